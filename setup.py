@@ -1,3 +1,201 @@
-from setuptools import setup
+"""Builds the native module by driving CMakeLists.txt, or leaves it out. Metadata is in pyproject.toml.
 
-setup()
+Environment variables:
+    LEARNED_RESIZER_CUDA        unset: build where nvcc or an NVIDIA driver is found. 0: never. 1: always, failing where that
+                                is impossible. pypi: always, with the compiler of the PyPI wheels even where nvcc is found.
+    LEARNED_RESIZER_CUDA_ARCHS  GPU architectures, as "80;90" (default: every one of 80 86 89 90 100 120 that nvcc knows).
+    CUDACXX                     the nvcc to use; otherwise the one of CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda.
+    CMAKE_BUILD_PARALLEL_LEVEL  compile jobs at a time (default: one a core).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "learned_resizer_cuda"
+NOTE = "_build_note.txt"
+
+# One minor version for all, since nvcc, its headers and its libraries go together; the first of CUDA 13, since the PTX of a
+# later one is refused by the drivers of an earlier one.
+PYPI_COMPILER = [
+    "nvidia-cuda-nvcc==13.0.*",
+    "nvidia-nvvm==13.0.*",
+    "nvidia-cuda-crt==13.0.*",
+    "nvidia-cuda-runtime==13.0.*",
+    "nvidia-cuda-cccl==13.0.*",
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whether to build the native module, with which nvcc, and why."""
+
+    build: bool
+    why: str
+    nvcc: Path | None = None
+    requires: tuple[str, ...] = ()
+
+
+def say(line: str) -> None:
+    # stderr is what pip shows first when a build fails, and it is not reordered against CMake's output.
+    print(f"{PACKAGE.replace('_', '-')}: {line}", file=sys.stderr, flush=True)
+
+
+def find_nvcc() -> Path | None:
+    """The nvcc of a CUDA toolkit, or None. An empty CUDA_HOME keeps from looking in /usr/local/cuda."""
+    if asked := os.environ.get("CUDACXX"):
+        found = shutil.which(asked)
+        if found is None:
+            raise CompileError(f"CUDACXX={asked!r} names no executable file")
+        return Path(found).resolve()
+    home = os.environ.get("CUDA_HOME", os.environ.get("CUDA_PATH"))
+    inside = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
+    found = inside or shutil.which("nvcc")
+    if found is None and home is None:
+        found = shutil.which("nvcc", path="/usr/local/cuda/bin")
+    return Path(found) if found else None
+
+
+def find_pypi_nvcc() -> Path | None:
+    """The nvcc of the PyPI wheels, where they are installed in the environment that runs this."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        root = Path(folder) / "cu13"
+        # All five wheels unpack into this folder; nvcc alone compiles nothing.
+        parts = (
+            "bin/nvcc",
+            "nvvm/bin/cicc",
+            "include/crt/host_config.h",
+            "lib/libcudart_static.a",
+            "include/cccl/nv/target",
+        )
+        if all((root / part).exists() for part in parts):
+            return root / "bin" / "nvcc"
+    return None
+
+
+def driver_sign() -> str | None:
+    """What shows that an NVIDIA driver is installed, or None."""
+    if Path("/proc/driver/nvidia").exists():
+        return "/proc/driver/nvidia"
+    if shutil.which("nvidia-smi"):
+        return "nvidia-smi"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return "libcuda.so.1"
+
+
+def make_plan() -> Plan:
+    """Decide from LEARNED_RESIZER_CUDA, nvcc and the driver; the module's docstring says how."""
+    asked = os.environ.get("LEARNED_RESIZER_CUDA", "")
+    if asked not in ("", "0", "1", "pypi"):
+        raise CompileError(f"LEARNED_RESIZER_CUDA must be unset, 0, 1 or pypi, got {asked!r}")
+    if asked == "0":
+        return Plan(False, "LEARNED_RESIZER_CUDA=0 was set")
+    nvcc = None if asked == "pypi" else find_nvcc()
+    if nvcc:
+        return Plan(True, f"nvcc is {nvcc}", nvcc)
+    sign = f"LEARNED_RESIZER_CUDA={asked} was set" if asked else driver_sign()
+    if sign is None:
+        return Plan(False, "neither nvcc nor an NVIDIA driver was found")
+    if not asked:
+        sign = f"an NVIDIA driver was found ({sign})"
+    return Plan(
+        True, f"{sign}; the compiler is that of the PyPI wheels", find_pypi_nvcc(), tuple(PYPI_COMPILER)
+    )
+
+
+class CMakeBuild(build_ext):
+    """Configures, builds and installs the CMake target _C."""
+
+    def run(self) -> None:
+        if not PLAN.nvcc:
+            raise CompileError(
+                f"the native module is to be built ({PLAN.why}), but no CUDA compiler was found: neither nvcc nor the wheels "
+                f"{', '.join(PYPI_COMPILER)}. With build isolation pip installs those wheels; without it, install them or set "
+                "CUDACXX. LEARNED_RESIZER_CUDA=0 installs without native code."
+            )
+        say(f"building the native module: {PLAN.why}")
+        try:
+            self._cmake(PLAN.nvcc)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CompileError(
+                f"building the native module failed, see the messages above ({error}). It was tried because {PLAN.why}. "
+                "LEARNED_RESIZER_CUDA=0 installs without native code."
+            ) from error
+
+    def _cmake(self, nvcc: Path) -> None:
+        import pybind11
+
+        build = Path(self.build_temp).resolve()
+        prefix = ROOT if self.inplace else Path(self.build_lib).resolve()
+        cmake, ninja = find_tool("cmake"), find_tool("ninja")
+        options = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_CUDA_COMPILER": nvcc,
+            "CMAKE_MAKE_PROGRAM": ninja,
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "LEARNED_RESIZER_CUDA_ARCHS": os.environ.get("LEARNED_RESIZER_CUDA_ARCHS", ""),
+        }
+        # --fresh: an earlier build's cache points into an isolated environment that is gone by now.
+        command = [cmake, "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
+        subprocess.run([*command, *(f"-D{name}={value}" for name, value in options.items())], check=True)
+        subprocess.run([cmake, "--build", str(build), "--target", "_C"], check=True)
+        subprocess.run([cmake, "--install", str(build), "--prefix", str(prefix)], check=True)
+
+    def get_outputs(self) -> list[str]:
+        return (
+            [] if self.inplace else [self.get_ext_fullpath(extension.name) for extension in self.extensions]
+        )
+
+
+class BuildPython(build_py):
+    """Copies the Python files into an empty folder, and says why there is no native module where there is none."""
+
+    def run(self) -> None:
+        target = Path(self.build_lib) / PACKAGE
+        if not self.editable_mode:
+            # setuptools packs all that lies there, so an earlier build's _C would end up in a pure Python wheel.
+            shutil.rmtree(target, ignore_errors=True)
+        super().run()
+        if not PLAN.build:
+            say(f"installing without native code: {PLAN.why}")
+            if not self.editable_mode:
+                # pip hides the line above; the loader shows this one.
+                (target / NOTE).write_text(PLAN.why + "\n", encoding="utf-8")
+
+
+def find_tool(name: str) -> str:
+    """Path of cmake or ninja; prefers that of the running environment, which need not be activated."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise FileNotFoundError(f"{name} was not found; pip install {name}")
+    return found
+
+
+PLAN = make_plan()
+
+setup(
+    # setuptools hands these to pip as the wheel's further build requirements (PEP 517 get_requires_for_build_wheel).
+    setup_requires=list(PLAN.requires),
+    ext_modules=[Extension(f"{PACKAGE}._C", sources=[])] if PLAN.build else [],
+    cmdclass={"build_ext": CMakeBuild, "build_py": BuildPython},
+)

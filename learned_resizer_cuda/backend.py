@@ -1,6 +1,7 @@
 """Choice of backend: one predicate, `refusal`, decides where an op runs and says why not elsewhere.
 
-An op has up to two implementations: "native" (CUDA C++, on CUDA tensors) and "torch" (pure PyTorch, on every device).
+An op has up to two implementations: "native" (CUDA C++, on CUDA tensors) and "torch" (pure PyTorch, on every
+device).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import torch
@@ -28,15 +29,14 @@ def use_backend(name: str) -> Iterator[None]:
     """Choose the backend of every op called inside the `with` block, in this thread or task only.
 
     Args:
-        name: "auto" takes the native kernel where it can run and pure torch elsewhere; "torch" always takes pure torch;
-            "native" takes the native kernel and raises where it cannot run.
+        name: "auto" takes the native kernel where it can run and pure torch elsewhere; "torch" always takes
+            pure torch; "native" takes the native kernel and raises where it cannot run.
 
-    Autograd runs the backward of CUDA tensors in threads of its own, which do not see this context. The ops of this
-    package therefore keep the name their forward ran under and use it again in their backward.
+    Autograd runs the backward of CUDA tensors in threads of its own, which do not see this context.
 
     Raises:
         ValueError: for any other name.
-        RuntimeError: from an op inside the block, with "native", where the native kernel cannot run; says why.
+        RuntimeError: from an op inside the block with "native" where the native kernel cannot run; says why.
     """
     if name not in BACKENDS:
         raise ValueError(f"name must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
@@ -51,7 +51,8 @@ def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Say why the native kernel of an op cannot run on tensors of this device and dtype.
 
     Args:
-        op: the op's name. An op's backward runs on the same kernels, so `resample_backward` is asked as `resample`.
+        op: the op's name. An op's backward runs on the same kernels: `resample_backward` is asked as
+            `resample`.
         device: where the tensors are; a CUDA device without an index means the current one.
         dtype: of the tensors.
 
@@ -69,7 +70,7 @@ def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     return _cuda_refusal(op.removesuffix("_backward"), device, dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cuda_refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     from .kernels import native
 
@@ -93,10 +94,11 @@ def choose(op: str, tensor: torch.Tensor) -> Literal["native", "torch"]:
     """Backend on which `op` runs for this tensor, under the innermost `use_backend`.
 
     Raises:
-        RuntimeError: "native" is asked for and cannot run; names the op, the tensor's device and dtype, and the reason.
+        RuntimeError: "native" is asked for and cannot run; names the op, the tensor's device and dtype, and the
+            reason.
     """
     asked = _backend.get()
-    # Pure torch is the usual case on a CPU and is called per image there: decide it without building a sentence.
+    # The usual case on a CPU, where it is called per image: decide it without building a sentence.
     if asked == "torch" or (asked == "auto" and not tensor.is_cuda):
         return "torch"
     reason = refusal(op, tensor.device, tensor.dtype)
@@ -104,6 +106,7 @@ def choose(op: str, tensor: torch.Tensor) -> Literal["native", "torch"]:
         return "native"
     if asked == "native":
         raise RuntimeError(
-            f"use_backend('native'): {op} cannot run natively on a {tensor.dtype} tensor on {tensor.device}: {reason}"
+            f"use_backend('native'): {op} cannot run natively on a {tensor.dtype} tensor on {tensor.device}: "
+            f"{reason}"
         )
     return "torch"

@@ -24,7 +24,9 @@ class NativeUnavailable(RuntimeError):
     """The native module cannot be used. `state` is one of "not built", "built for something else", "failed to load"."""
 
     def __init__(self, state: str, reason: str) -> None:
-        super().__init__(f"the native module is {state}: {reason}" if state != "failed to load" else f"{state}: {reason}")
+        super().__init__(
+            f"the native module is {state}: {reason}" if state != "failed to load" else f"{state}: {reason}"
+        )
         self.state = state
         self.reason = reason
 
@@ -67,7 +69,8 @@ def _load() -> ModuleType:
     version = module.build_record()["version"]
     if version != __version__:
         raise NativeUnavailable(
-            "built for something else", f"it was built from version {version}, this package is {__version__}; {_REBUILD}"
+            "built for something else",
+            f"it was built from version {version}, this package is {__version__}; {_REBUILD}",
         )
     return module
 
