@@ -1,11 +1,12 @@
 """Builds the native module by driving CMakeLists.txt, or leaves it out. Metadata is in pyproject.toml.
 
 Environment variables:
-    LEARNED_RESIZER_CUDA        unset: build where nvcc or an NVIDIA driver is found. 0: never. 1: always, failing where that
-                                is impossible. pypi: always, with the compiler of the PyPI wheels even where nvcc is found.
-    LEARNED_RESIZER_CUDA_ARCHS  GPU architectures, as "80;90" (default: every one of 80 86 89 90 100 120 that nvcc knows).
-    CUDACXX                     the nvcc to use; otherwise the one of CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda.
-    CMAKE_BUILD_PARALLEL_LEVEL  compile jobs at a time (default: one a core).
+    LEARNED_RESIZER_CUDA        unset: build where nvcc or an NVIDIA driver is found; 0: never; 1: always;
+                                pypi: always, with the PyPI wheels' compiler even where nvcc is found.
+                                A build that is tried and fails makes the installation fail.
+    LEARNED_RESIZER_CUDA_ARCHS  GPU architectures, as "80;90"; default: of 80 86 89 90 100 120, those nvcc knows.
+    CUDACXX                     the nvcc to use; default: that of CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda.
+    CMAKE_BUILD_PARALLEL_LEVEL  compile jobs at a time; default: one a core.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "learned_resizer_cuda"
 NOTE = "_build_note.txt"
 
-# One minor version for all, since nvcc, its headers and its libraries go together; the first of CUDA 13, since the PTX of a
-# later one is refused by the drivers of an earlier one.
+# One minor version for all, since nvcc, its headers and its libraries go together; the first of CUDA 13,
+# since drivers refuse PTX that is newer than they are.
 PYPI_COMPILER = [
     "nvidia-cuda-nvcc==13.0.*",
     "nvidia-nvvm==13.0.*",
@@ -116,9 +117,8 @@ def make_plan() -> Plan:
         return Plan(False, "neither nvcc nor an NVIDIA driver was found")
     if not asked:
         sign = f"an NVIDIA driver was found ({sign})"
-    return Plan(
-        True, f"{sign}; the compiler is that of the PyPI wheels", find_pypi_nvcc(), tuple(PYPI_COMPILER)
-    )
+    why = f"{sign}; the compiler is that of the PyPI wheels"
+    return Plan(True, why, find_pypi_nvcc(), tuple(PYPI_COMPILER))
 
 
 class CMakeBuild(build_ext):
@@ -127,17 +127,17 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         if not PLAN.nvcc:
             raise CompileError(
-                f"the native module is to be built ({PLAN.why}), but no CUDA compiler was found: neither nvcc nor the wheels "
-                f"{', '.join(PYPI_COMPILER)}. With build isolation pip installs those wheels; without it, install them or set "
-                "CUDACXX. LEARNED_RESIZER_CUDA=0 installs without native code."
+                f"the native module is to be built ({PLAN.why}), but they are not installed: "
+                f"{', '.join(PYPI_COMPILER)}. With build isolation pip installs them; without it, install "
+                "them or name an nvcc in CUDACXX. LEARNED_RESIZER_CUDA=0 installs without native code."
             )
         say(f"building the native module: {PLAN.why}")
         try:
             self._cmake(PLAN.nvcc)
         except (OSError, subprocess.CalledProcessError) as error:
             raise CompileError(
-                f"building the native module failed, see the messages above ({error}). It was tried because {PLAN.why}. "
-                "LEARNED_RESIZER_CUDA=0 installs without native code."
+                f"building the native module failed, see the messages above ({error}). "
+                f"It was tried because {PLAN.why}. LEARNED_RESIZER_CUDA=0 installs without native code."
             ) from error
 
     def _cmake(self, nvcc: Path) -> None:
@@ -167,12 +167,12 @@ class CMakeBuild(build_ext):
 
 
 class BuildPython(build_py):
-    """Copies the Python files into an empty folder, and says why there is no native module where there is none."""
+    """Copies the Python files into an empty folder, and says why where there is to be no native module."""
 
     def run(self) -> None:
         target = Path(self.build_lib) / PACKAGE
         if not self.editable_mode:
-            # setuptools packs all that lies there, so an earlier build's _C would end up in a pure Python wheel.
+            # setuptools packs all that lies there: an earlier build's _C would end up in a pure Python wheel.
             shutil.rmtree(target, ignore_errors=True)
         super().run()
         if not PLAN.build:
@@ -194,7 +194,7 @@ def find_tool(name: str) -> str:
 PLAN = make_plan()
 
 setup(
-    # setuptools hands these to pip as the wheel's further build requirements (PEP 517 get_requires_for_build_wheel).
+    # setuptools hands these to pip as further build requirements (PEP 517, get_requires_for_build_wheel).
     setup_requires=list(PLAN.requires),
     ext_modules=[Extension(f"{PACKAGE}._C", sources=[])] if PLAN.build else [],
     cmdclass={"build_ext": CMakeBuild, "build_py": BuildPython},

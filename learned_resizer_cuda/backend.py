@@ -94,8 +94,8 @@ def choose(op: str, tensor: torch.Tensor) -> Literal["native", "torch"]:
     """Backend on which `op` runs for this tensor, under the innermost `use_backend`.
 
     Raises:
-        RuntimeError: "native" is asked for and cannot run; names the op, the tensor's device and dtype, and the
-            reason.
+        RuntimeError: "native" is asked for and cannot run; names the op, the tensor's device and dtype, and
+            the reason.
     """
     asked = _backend.get()
     # The usual case on a CPU, where it is called per image: decide it without building a sentence.

@@ -1,7 +1,8 @@
 """Lazy loader of the native module `learned_resizer_cuda._C`.
 
-Importing this module, or the package, does not load `_C`; the first `load()` does. Three failures are told apart, since
-each has another cure: the module was not built, it was built for something else, or it is there and fails to load.
+Importing this module, or the package, does not load `_C`; the first `load()` does. Three failures are told
+apart, since each has another cure: the module was not built, it was built for something else, or it is there
+and fails to load.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ _outcome: ModuleType | NativeUnavailable | None = None
 
 
 class NativeUnavailable(RuntimeError):
-    """The native module cannot be used. `state` is one of "not built", "built for something else", "failed to load"."""
+    """The native module cannot be used.
+
+    Attributes:
+        state: "not built", "built for something else" or "failed to load".
+        reason: what was found and what to do, without a full stop.
+    """
 
     def __init__(self, state: str, reason: str) -> None:
-        super().__init__(
-            f"the native module is {state}: {reason}" if state != "failed to load" else f"{state}: {reason}"
-        )
+        super().__init__(f"native module {state}: {reason}")
         self.state = state
         self.reason = reason
 
@@ -35,11 +39,12 @@ def load() -> ModuleType:
     """Import `_C` once and check that it belongs to this Python and this package version.
 
     Returns:
-        The module. Loading creates no CUDA context and does not need a GPU or a driver.
+        The module. Loading it makes no CUDA context and needs neither a GPU nor a driver.
 
     Raises:
-        NativeUnavailable: with its state and reason; for "failed to load", the reason is the linker's own message and the
-            original exception is chained. A failure is remembered: later calls raise it again without another try.
+        NativeUnavailable: with its state and reason. For "failed to load" the reason is the linker's own
+            message, and the original exception is chained. A failure is remembered: later calls raise it
+            again without another try.
     """
     global _outcome
     if _outcome is None:
@@ -55,30 +60,36 @@ def load() -> ModuleType:
 def _load() -> ModuleType:
     found = sorted(path.name for path in _PACKAGE.glob("_C.*") if path.suffix in (".so", ".pyd"))
     if not found:
-        raise NativeUnavailable("not built", f"this installation has pure Python only; {_REBUILD}")
+        # Written by setup.py when it leaves the module out.
+        note = _PACKAGE / "_build_note.txt"
+        why = (
+            note.read_text(encoding="utf-8").strip() if note.exists() else "there is none in this source tree"
+        )
+        raise NativeUnavailable("not built", f"{why}; {_REBUILD}")
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
-    if not any(name == "_C" + suffix for name in found for suffix in suffixes):
+    if not any(f"_C{suffix}" in found for suffix in suffixes):
         raise NativeUnavailable(
             "built for something else",
-            f"found {', '.join(found)}, but this Python loads _C{suffixes[0]} only; {_REBUILD}",
+            f"found {', '.join(found)}, but this Python loads _C{suffixes[0]}; {_REBUILD}",
         )
     try:
         module = importlib.import_module("learned_resizer_cuda._C")
     except (ImportError, OSError) as error:
-        raise NativeUnavailable("failed to load", f"the native module fails to load: {error}") from error
+        raise NativeUnavailable("failed to load", str(error)) from error
     version = module.build_record()["version"]
     if version != __version__:
         raise NativeUnavailable(
             "built for something else",
-            f"it was built from version {version}, this package is {__version__}; {_REBUILD}",
+            f"it was built from version {version} of this package, which is now {__version__}; {_REBUILD}",
         )
     return module
 
 
 def build_record() -> dict[str, Any] | None:
-    """How `_C` was built (version, CUDA version, architectures, compilers, ops with dtypes), or None where it cannot be loaded.
+    """How `_C` was built, or None where it cannot be loaded. Makes no CUDA context.
 
-    Makes no CUDA context.
+    Keys: version, cuda, architectures and ptx (lists, as "90"), host_compiler, python, pybind11, ops (the
+    dtype names of each op).
     """
     try:
         return load().build_record()
@@ -89,8 +100,8 @@ def build_record() -> dict[str, Any] | None:
 def architecture_refusal(record: dict[str, Any], capability: tuple[int, int]) -> str | None:
     """Say why a build has no code for a GPU of this compute capability; None where it has.
 
-    Machine code for X.y runs on X.z with z >= y; PTX for X.y is compiled by the driver for every newer capability
-    (CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility").
+    Machine code for X.y runs on X.z with z >= y; PTX for X.y is compiled by the driver for every newer
+    capability (CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility").
     """
     for arch in record["architectures"]:
         major, minor = divmod(int(arch), 10)
@@ -101,8 +112,8 @@ def architecture_refusal(record: dict[str, Any], capability: tuple[int, int]) ->
             return None
     built = ", ".join(f"sm_{arch}" for arch in record["architectures"])
     return (
-        f"the native module is built for something else: it has code for {built}, "
-        f"this GPU is sm_{capability[0]}{capability[1]}; reinstall with LEARNED_RESIZER_CUDA_ARCHS naming it"
+        f"native module built for something else: it has code for {built}, this GPU is "
+        f"sm_{capability[0]}{capability[1]}; reinstall with LEARNED_RESIZER_CUDA_ARCHS naming it"
     )
 
 
@@ -111,16 +122,15 @@ def driver_refusal(record: dict[str, Any], driver: int) -> str | None:
 
     Args:
         record: `build_record()`.
-        driver: newest CUDA version that the driver serves, as CUDA writes it (13000 for 13.0); 0 for no driver.
+        driver: newest CUDA version that the driver serves, as CUDA writes it: 13000 for 13.0; 0 for none.
 
-    A driver serves every minor version of its major ("Minor Version Compatibility" in the CUDA Compatibility guide).
+    A driver serves every minor version of its major (CUDA Compatibility guide, "Minor Version Compatibility").
     """
     if driver == 0:
         return "no NVIDIA driver is loaded"
-    needed = int(record["cuda"].split(".")[0])
-    if driver // 1000 < needed:
+    if driver // 1000 < int(record["cuda"].split(".")[0]):
         return (
-            f"the native module is built with CUDA {record['cuda']}, "
-            f"the driver serves up to CUDA {driver // 1000}.{driver % 1000 // 10}"
+            f"native module built for something else: it needs a driver for CUDA {record['cuda']}, "
+            f"this one serves up to CUDA {driver // 1000}.{driver % 1000 // 10}"
         )
     return None
