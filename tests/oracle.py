@@ -1,0 +1,97 @@
+"""Resampling written from its definition: dense float64 matrices, one output at a time, sharing no code with the package.
+
+The definitions are those of docs/math.md, part 1. Everything is Python floats and one loop over all inputs for each
+output, so that it can be checked by reading.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+
+# Where the weights of a window cancel to less than this, the window holds no pixel that counts (beyond the image, or
+# touching it only at zeros of the filter) and the output is the image's last pixel. Same rule as the package's.
+EMPTY_WINDOW = 1e-7
+
+
+def kernel(interpolation: str, t: float, a: float) -> float:
+    """Value at `t` of the triangle, Keys' cubic with parameter `a`, or Lanczos-3."""
+    t = abs(t)
+    if t >= SUPPORT[interpolation]:
+        return 0.0
+    if interpolation == "bilinear":
+        return 1.0 - t
+    if interpolation == "bicubic":
+        if t < 1.0:
+            return (a + 2.0) * t**3 - (a + 3.0) * t**2 + 1.0
+        return a * t**3 - 5.0 * a * t**2 + 8.0 * a * t - 4.0 * a
+    if t == 0.0:
+        return 1.0
+    return 3.0 * math.sin(math.pi * t) * math.sin(math.pi * t / 3.0) / (math.pi * t) ** 2
+
+
+@lru_cache(maxsize=4096)
+def matrix(in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool) -> np.ndarray:
+    """Dense matrix of one axis, float64 (out_size, in_size); `factor` (out/in) sets the coordinates where given."""
+    step = in_size / out_size if factor is None else 1.0 / factor
+    rows = np.zeros((out_size, in_size))
+    for o in range(out_size):
+        center = (o + 0.5) * step
+        row = _antialiased_row if antialias else _plain_row
+        row(rows[o], center, max(step, 1.0), interpolation)
+        total = rows[o].sum()
+        if abs(total) < EMPTY_WINDOW:
+            rows[o] = 0.0
+            rows[o, in_size - 1] = 1.0
+        else:
+            rows[o] /= total
+    rows.setflags(write=False)
+    return rows
+
+
+def _antialiased_row(row: np.ndarray, center: float, stretch: float, interpolation: str) -> None:
+    for i in range(len(row)):
+        row[i] = kernel(interpolation, (i + 0.5 - center) / stretch, -0.5)
+
+
+def _plain_row(row: np.ndarray, center: float, _: float, interpolation: str) -> None:
+    last = len(row) - 1
+    position = center - 0.5
+    if interpolation == "bilinear":
+        position = min(max(position, 0.0), float(last))
+    reach = int(SUPPORT[interpolation])
+    for i in range(math.floor(position) - reach, math.floor(position) + reach + 2):
+        row[min(max(i, 0), last)] += kernel(interpolation, position - i, -0.75)
+
+
+def resize(
+    image: np.ndarray,
+    size: tuple[int, int],
+    factor: tuple[float | None, float | None],
+    interpolation: str,
+    antialias: bool,
+) -> np.ndarray:
+    """Resample the two last axes of an array in float64, without any rounding to the image's type."""
+    rows, columns = (
+        matrix(n, out, f, interpolation, antialias) for n, out, f in zip(image.shape[-2:], size, factor, strict=True)
+    )
+    return np.einsum("yh,...hw,xw->...yx", rows, image.astype(np.float64), columns, optimize=True)
+
+
+def gain(
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+    factor: tuple[float | None, float | None],
+    interpolation: str,
+    antialias: bool,
+) -> np.ndarray:
+    """Sum of absolute weights of every output pixel, (out_height, out_width): by how much errors can grow."""
+    rows, columns = (
+        np.abs(matrix(n, out, f, interpolation, antialias)).sum(1)
+        for n, out, f in zip(shape[-2:], size, factor, strict=True)
+    )
+    return rows[:, None] * columns[None, :]
