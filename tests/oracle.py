@@ -1,7 +1,7 @@
 """Resampling from its definition: dense float64 matrices, row by row, sharing no code with the package.
 
-The definitions are those of docs/math.md, part 1. Everything is Python floats and one loop over all inputs for
-each output, so that it can be checked by reading.
+The definitions are those of docs/math.md, part 1. Everything is Python floats and one loop over all inputs
+for each output, so that it can be checked by reading.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
-# Where the weights of a window add up to less than this, the window holds no pixel that counts (it lies beyond the
-# image, or touches it only at zeros of the filter) and the output is the last pixel. Same rule as the package's.
+# Where the weights of a window add up to less than this, the window holds no pixel that counts (it lies beyond
+# the image, or touches it only at zeros of the filter): the output is the last pixel. The package's rule too.
 EMPTY_WINDOW = 1e-7
 
 
@@ -38,7 +38,7 @@ def kernel(interpolation: str, t: float, a: float) -> float:
 def matrix(
     in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
 ) -> np.ndarray:
-    """Dense matrix of one axis, float64 (out_size, in_size); `factor` (out/in), if any, sets the coordinates."""
+    """Dense matrix of one axis, float64 (out_size, in_size); a `factor` (out/in) sets the coordinates."""
     step = in_size / out_size if factor is None else 1.0 / factor
     rows = np.zeros((out_size, in_size))
     for o in range(out_size):
