@@ -4,7 +4,7 @@ Environment variables:
     LEARNED_RESIZER_CUDA        unset: build where nvcc or an NVIDIA driver is found; 0: never; 1: always;
                                 pypi: always, with the PyPI wheels' compiler even where nvcc is found.
                                 A build that is tried and fails makes the installation fail.
-    LEARNED_RESIZER_CUDA_ARCHS  GPU architectures, as "80;90"; default: of 80 86 89 90 100 120, those nvcc knows.
+    LEARNED_RESIZER_CUDA_ARCHS  GPU architectures, as "80;90"; default: of 80 86 89 90 100 120 those known
     CUDACXX                     the nvcc to use; default: that of CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda.
     CMAKE_BUILD_PARALLEL_LEVEL  compile jobs at a time; default: one a core.
 """

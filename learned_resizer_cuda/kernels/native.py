@@ -124,7 +124,7 @@ def driver_refusal(record: dict[str, Any], driver: int) -> str | None:
         record: `build_record()`.
         driver: newest CUDA version that the driver serves, as CUDA writes it: 13000 for 13.0; 0 for none.
 
-    A driver serves every minor version of its major (CUDA Compatibility guide, "Minor Version Compatibility").
+    A driver serves every minor version of its major ("Minor Version Compatibility", CUDA Compatibility).
     """
     if driver == 0:
         return "no NVIDIA driver is loaded"
