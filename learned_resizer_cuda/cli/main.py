@@ -1,0 +1,101 @@
+"""The command `learned-resizer`: finds the subcommand and imports that one only.
+
+`info` needs the core dependencies alone; every other command is a typer command of the [train] extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .._version import __version__
+
+# name: (module of this package whose function of that name is the command, its line in the help)
+COMMANDS = {
+    "train": (
+        "train",
+        "train the learned resizer in front of a classifier and compare it with fixed filters",
+    ),
+    "resize": ("resize", "resize image files and folders"),
+    "info": ("", "show versions, what is built, and which backend each op takes here"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: arguments without the program's name; default: those of the process.
+
+    Returns:
+        The exit code of `info`, of the help and of usage errors (2: unknown command or missing extra). Other
+        commands end by raising SystemExit with theirs.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"learned-resizer {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "info":
+        return _info(rest)
+    if name not in COMMANDS:
+        return _fail(f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}")
+    return _typer(name, rest)
+
+
+def _info(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print("usage: learned-resizer info [--json]\n\n" + COMMANDS["info"][1])
+        return 0
+    if arguments not in ([], ["--json"]):
+        return _fail(f"info takes no argument but --json, got {' '.join(arguments)!r}")
+    from ..info import format_info, info
+
+    found = info()
+    if arguments:
+        import json
+
+        print(json.dumps(found, indent=2))
+    else:
+        print(format_info(found))
+    return 0
+
+
+def _typer(name: str, arguments: list[str]) -> int:
+    try:
+        import typer
+
+        command = getattr(importlib.import_module(f"learned_resizer_cuda.cli.{COMMANDS[name][0]}"), name)
+    except ModuleNotFoundError as error:
+        # A missing module of this package is a fault of the package: show it whole.
+        if (error.name or "").split(".")[0] == "learned_resizer_cuda":
+            raise
+        return _fail(f'{name} needs {error.name}: pip install "learned-resizer-cuda[train]"')
+    app = typer.Typer(add_completion=False)
+    app.command(name)(command)
+    app(args=arguments, prog_name=f"learned-resizer {name}")
+    return 0
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: learned-resizer [--help] [--version] COMMAND [ARGUMENTS]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "learned-resizer COMMAND --help shows the arguments of one.",
+        ]
+    )
+
+
+def _fail(message: str) -> int:
+    print(f"learned-resizer: {message}", file=sys.stderr)
+    return 2

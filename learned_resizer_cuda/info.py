@@ -1,0 +1,146 @@
+"""What is installed and built here, and which backend each op would take, as a dict and as text."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import backend
+from ._version import __version__
+from .kernels import native
+
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
+
+def info() -> dict[str, Any]:
+    """Versions, what is built and for which GPUs, and the backend each op would take here.
+
+    Returns:
+        A dict that `json.dumps` takes:
+            versions: of this package, python, torch, the CUDA that torch was built with, triton, numpy, the
+                NVIDIA driver and the newest CUDA it serves; None where absent.
+            devices: one dict a CUDA device that torch sees: name, capability (as "9.0").
+            native: state ("loaded" or one of `NativeUnavailable.state`), reason (None when loaded), and record
+                (`kernels.native.build_record`).
+            backend: the one asked for, by `use_backend`.
+            ops: for each op and each of "cpu" and "cuda": backend ("torch", "native" or None where nothing can
+                run), native_refused (why native cannot run, or None). Asked for float32 and the current GPU.
+    """
+    try:
+        record = native.load().build_record()
+        state, reason = "loaded", None
+    except native.NativeUnavailable as error:
+        record, state, reason = None, error.state, error.reason
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    driver, driver_cuda = _driver()
+    return {
+        "versions": {
+            "learned-resizer-cuda": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torch's CUDA": torch.version.cuda,
+            "triton": _installed("triton"),
+            "numpy": _installed("numpy"),
+            "NVIDIA driver": driver,
+            "driver's CUDA": driver_cuda,
+        },
+        "devices": [
+            {
+                "name": torch.cuda.get_device_name(device),
+                "capability": "{}.{}".format(*torch.cuda.get_device_capability(device)),
+            }
+            for device in devices
+        ],
+        "native": {"state": state, "reason": reason, "record": record},
+        "backend": backend.current(),
+        "ops": {op: {kind: _route(op, kind) for kind in ("cpu", "cuda")} for op in _ops()},
+    }
+
+
+def format_info(found: dict[str, Any]) -> str:
+    """The dict of `info` as lines of text, without a last newline."""
+    lines = []
+    width = max(len(name) for name in found["versions"])
+    for name, version in found["versions"].items():
+        lines.append(f"{name:<{width}}  {version if version is not None else '-'}")
+    lines.append("")
+    if found["devices"]:
+        for index, device in enumerate(found["devices"]):
+            lines.append(f"cuda:{index}: {device['name']}, compute capability {device['capability']}")
+    else:
+        lines.append("CUDA devices: torch sees none")
+    lines.append("")
+    record = found["native"]["record"]
+    if record is None:
+        lines.append(f"native module: {found['native']['state']} ({found['native']['reason']})")
+    else:
+        codes = [f"sm_{arch}" for arch in record["architectures"]] + [f"PTX {arch}" for arch in record["ptx"]]
+        lines.append(f"native module: version {record['version']}, for {', '.join(codes)}")
+        lines.append(
+            f"  built with CUDA {record['cuda']}, {record['host_compiler']}, Python {record['python']}, "
+            f"pybind11 {record['pybind11']}"
+        )
+        for op, dtypes in record["ops"].items():
+            lines.append(f"  {op}: {', '.join(dtypes)}")
+    lines.append("")
+    lines.append(f"backend of each op here, asked for {found['backend']!r}, float32:")
+    for op, routes in found["ops"].items():
+        for kind, route in routes.items():
+            taken = route["backend"] or "none"
+            refused = f" (not native: {route['native_refused']})" if route["native_refused"] else ""
+            lines.append(f"  {op} on {kind}: {taken}{refused}")
+    return "\n".join(lines)
+
+
+def _ops() -> tuple[str, ...]:
+    from .ops import OPS
+
+    return OPS
+
+
+def _route(op: str, kind: str) -> dict[str, str | None]:
+    refused = backend.refusal(op, torch.device(kind), torch.float32)
+    taken: str | None = "torch"
+    if kind == "cuda" and not torch.cuda.is_available():
+        taken = None
+    elif backend.current() == "native" and refused:
+        taken = None
+    elif backend.current() != "torch" and not refused:
+        taken = "native"
+    return {"backend": taken, "native_refused": refused}
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _driver() -> tuple[str | None, str | None]:
+    """Version of the NVIDIA driver and the newest CUDA version it serves; makes no CUDA context."""
+    version = None
+    if _DRIVER_FILE.exists():
+        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _DRIVER_FILE.read_text(encoding="utf-8"))
+        version = found.group(1) if found else None
+    if version is None:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+            version = result.stdout.splitlines()[0].strip() if result.stdout else None
+        except (OSError, subprocess.SubprocessError):
+            version = None
+    served = ctypes.c_int(0)
+    try:
+        status = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(served))
+    except OSError:
+        return version, None
+    cuda = f"{served.value // 1000}.{served.value % 1000 // 10}" if status == 0 else None
+    return version, cuda
