@@ -27,11 +27,11 @@ def info() -> dict[str, Any]:
             versions: of this package, python, torch, the CUDA that torch was built with, triton, numpy, the
                 NVIDIA driver and the newest CUDA it serves; None where absent.
             devices: one dict a CUDA device that torch sees: name, capability (as "9.0").
-            native: state ("loaded" or one of `NativeUnavailable.state`), reason (None when loaded), and record
-                (`kernels.native.build_record`).
+            native: state ("loaded" or one of `NativeUnavailable.state`), reason (None when loaded), and
+                record (`kernels.native.build_record`).
             backend: the one asked for, by `use_backend`.
-            ops: for each op and each of "cpu" and "cuda": backend ("torch", "native" or None where nothing can
-                run), native_refused (why native cannot run, or None). Asked for float32 and the current GPU.
+            ops: for each op and each of "cpu" and "cuda": backend ("torch", "native" or None where nothing
+                can run), native_refused (why native cannot run, or None); for float32 on the current GPU.
     """
     try:
         record = native.load().build_record()
@@ -108,9 +108,7 @@ def _ops() -> tuple[str, ...]:
 def _route(op: str, kind: str) -> dict[str, str | None]:
     refused = backend.refusal(op, torch.device(kind), torch.float32)
     taken: str | None = "torch"
-    if kind == "cuda" and not torch.cuda.is_available():
-        taken = None
-    elif backend.current() == "native" and refused:
+    if (kind == "cuda" and not torch.cuda.is_available()) or (backend.current() == "native" and refused):
         taken = None
     elif backend.current() != "torch" and not refused:
         taken = "native"

@@ -53,7 +53,8 @@ int driver_version() {
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Native kernels of learned_resizer_cuda. Internal: use the package's functions.";
   module.def("build_record", &build_record, "How this module was built, as a dict. Makes no CUDA context.");
-  module.def("driver_version", &driver_version,
-             "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
+  module.def(
+      "driver_version", &driver_version,
+      "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
   bind_resample(module);
 }

@@ -15,7 +15,7 @@ from .._version import __version__
 COMMANDS = {
     "train": (
         "train",
-        "train the learned resizer in front of a classifier and compare it with fixed filters",
+        "train the learned resizer in front of a classifier, beside fixed filters",
     ),
     "resize": ("resize", "resize image files and folders"),
     "info": ("", "show versions, what is built, and which backend each op takes here"),
