@@ -1,0 +1,185 @@
+"""Apply band tables to an image with torch's sparse CSR products.
+
+This is the pure-torch resampling: each axis is one product of a sparse band matrix with the image seen as a
+matrix, so a pixel outside an output's window never touches it (not even as 0 * inf), a sum always runs in the
+same order, and the adjoint is the same call with transposed tables. On a CPU it is 2 to 5 times faster than
+torch's antialiased kernels forward and 4 to 8 times backward (``benchmarks/``), because those recompute or
+reload the weights of a row for each channel and scatter in the backward.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from .bands import Bands
+
+# Intermediate rows are kept to what fits a core's L2 cache, and are reused from chunk to chunk: fresh large
+# allocations would cost a page fault per 4 KiB, more than the arithmetic.
+_CHUNK_ELEMENTS = 256 * 1024
+
+# Non-zeros of a block-diagonal matrix: enough rows a product to hide its call, small enough to stay cached.
+_BLOCK_WEIGHTS = 64 * 1024
+
+
+def is_channels_last(image: Tensor) -> bool:
+    """Whether the channels of a 4-D image are interleaved in memory, for dense images and crops of them."""
+    return image.shape[1] > 1 and image.stride(1) == 1 and not image.is_contiguous()
+
+
+def empty_image(like: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised ``(B, C, height, width)`` on ``like``'s device and in its memory format."""
+    layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
+    shape = (like.shape[0], like.shape[1], height, width)
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
+def apply_bands(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
+    """Resample both axes of an image: ``R_h @ image @ R_w.T`` for each of its planes.
+
+    Args:
+        image: ``(B, C, H, W)``, float32 or float64, any strides.
+        bands_h: table of shape ``(h, H)`` in the image's dtype.
+        bands_w: table of shape ``(w, W)`` in the image's dtype.
+
+    Returns:
+        ``(B, C, h, w)`` in the image's memory format. Deterministic.
+    """
+    out = empty_image(image, bands_h.out_size, bands_w.out_size)
+    if out.numel() == 0:
+        return out
+    # Rows of W * inner elements: interleaved channels only make the row longer.
+    if is_channels_last(image):
+        inner = image.shape[1]
+        x = image.permute(0, 2, 3, 1).contiguous().view(-1, bands_h.in_size, bands_w.in_size * inner)
+        y = out.permute(0, 2, 3, 1).view(-1, bands_h.out_size, bands_w.out_size * inner)
+    else:
+        inner = 1
+        x = image.contiguous().view(-1, bands_h.in_size, bands_w.in_size)
+        y = out.view(-1, bands_h.out_size, bands_w.out_size)
+    resample_planes(x, y, bands_h, bands_w, inner)
+    return out
+
+
+def resample_planes(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int) -> None:
+    """Write ``R_h @ x @ (R_w ⊗ I_inner).T`` of each plane ``x (P, H, W*inner)`` into ``y (P, h, w*inner)``."""
+    if is_identity(bands_w):
+        for p in _plane_chunks(x, y.shape[1] * y.shape[2]):
+            _vertical(x[p], y[p], bands_h)
+    elif is_identity(bands_h):
+        _horizontal(x.flatten(0, 1), y.flatten(0, 1), bands_w, inner)
+    elif bands_h.out_size <= bands_h.in_size:
+        _vertical_first(x, y, bands_h, bands_w, inner)
+    else:
+        _horizontal_first(x, y, bands_h, bands_w, inner)
+
+
+def _vertical_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int) -> None:
+    height, row = bands_h.out_size, x.shape[2]
+    rows = min(height, max(1, _CHUNK_ELEMENTS // row))
+    if rows == height:
+        scratch = x.new_empty(_planes_per_chunk(x, height * row) * height, row)
+        for p in _plane_chunks(x, height * row):
+            temp = scratch[: len(x[p]) * height].view(-1, height, row)
+            _vertical(x[p], temp, bands_h)
+            _horizontal(temp.flatten(0, 1), y[p].flatten(0, 1), bands_w, inner)
+        return
+    scratch = x.new_empty(rows, row)
+    for plane in range(len(x)):
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            temp = scratch[: bottom - top]
+            first, matrix = _row_slice(bands_h, top, bottom)
+            _multiply(matrix, x[plane, first : first + matrix.shape[1]], temp)
+            _horizontal(temp, y[plane, top:bottom], bands_w, inner)
+
+
+def _horizontal_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int) -> None:
+    size = bands_h.in_size * y.shape[2]
+    scratch = x.new_empty(_planes_per_chunk(x, size) * bands_h.in_size, y.shape[2])
+    for p in _plane_chunks(x, size):
+        temp = scratch[: len(x[p]) * bands_h.in_size].view(-1, bands_h.in_size, y.shape[2])
+        _horizontal(x[p].flatten(0, 1), temp.flatten(0, 1), bands_w, inner)
+        _vertical(temp, y[p], bands_h)
+
+
+def _planes_per_chunk(x: Tensor, elements: int) -> int:
+    return min(len(x), max(1, _CHUNK_ELEMENTS // elements))
+
+
+def _plane_chunks(x: Tensor, elements: int) -> list[slice]:
+    """Groups of planes whose intermediates, ``elements`` each, fill a chunk."""
+    step = _planes_per_chunk(x, elements)
+    return [slice(p, min(p + step, len(x))) for p in range(0, len(x), step)]
+
+
+def _vertical(x: Tensor, y: Tensor, bands: Bands) -> None:
+    """``y (P, h, K) = R @ x (P, H, K)``."""
+    _multiply(_block_diagonal(bands, len(x)), x.flatten(0, 1), y.flatten(0, 1))
+
+
+def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int) -> None:
+    """``y (N, w*inner) = x (N, W*inner) @ (R ⊗ I_inner).T``."""
+    if inner == 1:
+        _multiply(_block_diagonal(bands, 1), x.t(), y.t())
+        return
+    step = max(1, _BLOCK_WEIGHTS // (bands.max_count * bands.out_size))
+    for top in range(0, len(x), step):
+        rows = x[top : top + step]
+        matrix = _block_diagonal(bands, len(rows))
+        _multiply(matrix, rows.reshape(-1, inner), y[top : top + step].view(-1, inner))
+
+
+def _multiply(matrix: Tensor, dense: Tensor, out: Tensor) -> None:
+    torch.addmm(dense.new_zeros(()), matrix, dense, beta=0, out=out)
+
+
+def is_identity(bands: Bands) -> bool:
+    """Whether the table leaves its axis as it is."""
+    if "identity" not in bands.cache:
+        same = bands.in_size == bands.out_size
+        bands.cache["identity"] = same and bool((bands.dense() == torch.eye(bands.in_size)).all())
+    return bands.cache["identity"]
+
+
+def _block_diagonal(bands: Bands, repeat: int) -> Tensor:
+    """``I_repeat ⊗ R`` as a sparse CSR tensor, so that one product serves ``repeat`` planes or rows."""
+    key = ("block", repeat)
+    if key not in bands.cache:
+        count = (bands.offset[1:] - bands.offset[:-1]).repeat(repeat)
+        column = _columns(bands.start, bands.offset)
+        shift = torch.arange(repeat, device=column.device).repeat_interleave(len(column)) * bands.in_size
+        bands.cache[key] = _csr(
+            count, column.repeat(repeat) + shift, bands.weight.repeat(repeat), repeat * bands.in_size
+        )
+    return bands.cache[key]
+
+
+def _row_slice(bands: Bands, top: int, bottom: int) -> tuple[int, Tensor]:
+    """Rows ``top:bottom`` of R without its leading empty columns: ``(first column, sparse CSR)``."""
+    key = ("rows", top, bottom)
+    if key not in bands.cache:
+        offset = bands.offset[top : bottom + 1]
+        column = _columns(bands.start[top:bottom], offset - offset[0])
+        first, last = (int(column.min()), int(column.max())) if len(column) else (0, 0)
+        weight = bands.weight[int(offset[0]) : int(offset[-1])]
+        bands.cache[key] = (first, _csr(offset[1:] - offset[:-1], column - first, weight, last + 1 - first))
+    return bands.cache[key]
+
+
+def _columns(start: Tensor, offset: Tensor) -> Tensor:
+    count = offset[1:] - offset[:-1]
+    return torch.arange(int(offset[-1]), device=start.device) + (start - offset[:-1]).repeat_interleave(count)
+
+
+def _csr(count: Tensor, column: Tensor, weight: Tensor, columns: int) -> Tensor:
+    offset = torch.zeros(len(count) + 1, dtype=torch.int32, device=count.device)
+    torch.cumsum(count, 0, dtype=torch.int32, out=offset[1:])
+    with warnings.catch_warnings(), torch.inference_mode(False):
+        # torch calls its CSR layout beta; the one product used here has been stable since 1.13.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            offset, column.to(torch.int32), weight, (len(count), columns), check_invariants=False
+        )

@@ -1,0 +1,256 @@
+"""Band tables: one axis of a resampling as a sparse matrix in CSR form.
+
+Output ``o`` of an axis reads the inputs ``start[o] … start[o] + count[o] - 1`` with weights that sum to 1.
+The antialiased filters (triangle, cubic a = -0.5, Lanczos-3) and their windows are those of Pillow and of
+torch's ``antialias=True``; without antialiasing the taps are torch's (linear, cubic a = -0.75) with the
+image's border repeated. ``docs/math.md`` derives every formula used here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+
+# Support of each filter in input pixels, before antialiasing widens it by max(scale, 1).
+_SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
+
+# A window whose weights sum to less than this has no usable pixel: it lies beyond the image, or touches it at zeros
+# of the filter only (where rounding leaves about 1e-17).
+_EMPTY_WINDOW = 1e-7
+
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """One axis as a band matrix of shape ``(out_size, in_size)``, its rows in CSR form.
+
+    Attributes:
+        in_size: number of columns.
+        out_size: number of rows.
+        start: int32 ``(out_size,)``, first input each row reads. Non-decreasing.
+        offset: int32 ``(out_size + 1,)``, CSR offsets into ``weight``. ``start + count`` is non-decreasing too.
+        weight: float32 or float64 ``(nnz,)``. The rows of a forward table sum to 1.
+        max_count: the most inputs any row reads.
+        max_open: the most rows that read any one input (the transposed table's ``max_count``).
+        cache: what implementations derive from the table and keep with it.
+    """
+
+    in_size: int
+    out_size: int
+    start: Tensor
+    offset: Tensor
+    weight: Tensor
+    max_count: int
+    max_open: int
+    # Whatever an implementation derives from the table (its own matrix format, a launch plan) and keeps with it.
+    cache: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _transposed(self) -> Bands:
+        start, offset, weight = (t.cpu().numpy() for t in (self.start, self.offset, self.weight))
+        count = np.diff(offset)
+        row = np.repeat(np.arange(self.out_size), count)
+        column = _ranges(start, count)
+        order = np.argsort(column, kind="stable")
+        open_rows = np.bincount(column, minlength=self.in_size)
+        offset_t = _offsets(open_rows)
+        # An input that no output reads has an empty row; its start only has to keep the order.
+        start_t = np.searchsorted(start.astype(np.int64) + count, np.arange(self.in_size), side="right")
+        start_t = np.minimum(start_t, self.out_size)
+        assert (
+            open_rows.sum() == 0 or (row[order][offset_t[:-1][open_rows > 0]] == start_t[open_rows > 0]).all()
+        )
+        return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device)
+
+    def transposed(self) -> Bands:
+        """The adjoint's table, of shape ``(in_size, out_size)``; rows of unread inputs are empty."""
+        return self._transposed
+
+    def dense(self) -> Tensor:
+        """The band matrix as a dense tensor ``(out_size, in_size)``, on the table's device and in its dtype."""
+        matrix = torch.zeros(self.out_size, self.in_size, dtype=self.weight.dtype)
+        count = np.diff(self.offset.cpu().numpy())
+        row = np.repeat(np.arange(self.out_size), count)
+        column = _ranges(self.start.cpu().numpy(), count)
+        matrix[torch.from_numpy(row), torch.from_numpy(column)] = self.weight.cpu()
+        return matrix.to(self.weight.device)
+
+
+def get_bands(
+    in_size: int,
+    out_size: int,
+    scale: float | None,
+    interpolation: str,
+    antialias: bool,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Bands:
+    """Return the cached band table of one axis.
+
+    Args:
+        in_size: input length, at least 1.
+        out_size: output length, at least 1.
+        scale: explicit scale factor (output pixels per input pixel) that sets the coordinates, or ``None`` to
+            derive it from the sizes.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
+        antialias: widen the filter by the scale when shrinking.
+        dtype: dtype of the image. The weights are computed in float64 and kept in float64 for float64 images,
+            else in float32.
+        device: where the table's tensors live.
+
+    Raises:
+        ValueError: if an axis is too long for 32-bit table entries (about 300 million pixels).
+    """
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    factor = None if scale is None else float(scale)
+    return _cached_bands(
+        int(in_size), int(out_size), factor, interpolation, bool(antialias), dtype, str(device)
+    )
+
+
+@lru_cache(maxsize=128)
+def _cached_bands(
+    in_size: int,
+    out_size: int,
+    factor: float | None,
+    interpolation: str,
+    antialias: bool,
+    dtype: torch.dtype,
+    device: str,
+) -> Bands:
+    start, count, weight = _rows(in_size, out_size, factor, interpolation, antialias)
+    # A cache outlives the mode it was filled in: inference tensors would fail in a later training step.
+    with torch.inference_mode(False):
+        return _make(in_size, start, _offsets(count), weight, dtype, torch.device(device))
+
+
+def _make(
+    in_size: int,
+    start: np.ndarray,
+    offset: np.ndarray,
+    weight: np.ndarray,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Bands:
+    count = np.diff(offset)
+    # +1 where a row opens, -1 where it closes: the running sum is the number of rows open at an input.
+    edges = np.bincount(start, minlength=in_size + 1) - np.bincount(start + count, minlength=in_size + 1)
+    return Bands(
+        in_size=in_size,
+        out_size=len(start),
+        start=torch.from_numpy(start.astype(np.int32)).to(device),
+        offset=torch.from_numpy(offset.astype(np.int32)).to(device),
+        weight=torch.from_numpy(np.ascontiguousarray(weight)).to(device=device, dtype=dtype),
+        max_count=int(count.max(initial=0)),
+        max_open=int(np.cumsum(edges).max(initial=0)),
+    )
+
+
+def _rows(
+    in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ``start`` and ``count`` of every row and the rows' weights one after another, in float64."""
+    scale = in_size / out_size if factor is None else 1.0 / factor
+    build = _antialiased_rows if antialias else _plain_rows
+    start, count, weight = build(in_size, out_size, scale, interpolation)
+    if count.sum() > _INT32_MAX or in_size > _INT32_MAX:
+        raise ValueError(
+            f"size: an axis of {in_size} -> {out_size} pixels with interpolation={interpolation!r} needs "
+            f"{count.sum()} weights; expected at most {_INT32_MAX}"
+        )
+    return start, count, weight
+
+
+def _antialiased_rows(
+    in_size: int, out_size: int, scale: float, interpolation: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    stretch = max(scale, 1.0)
+    support = _SUPPORT[interpolation] * stretch
+    center = scale * (np.arange(out_size) + 0.5)
+    start = np.maximum(np.trunc(center - support + 0.5), 0).astype(np.int64)
+    end = np.minimum(np.trunc(center + support + 0.5), in_size).astype(np.int64)
+    start = np.minimum(start, in_size - 1)
+    count = np.maximum(end - start, 1)
+    row = np.repeat(np.arange(out_size), count)
+    column = _ranges(start, count)
+    weight = _FILTERS[interpolation]((column - center[row] + 0.5) / stretch, -0.5)
+    return _normalise(start, count, row, weight)
+
+
+def _plain_rows(
+    in_size: int, out_size: int, scale: float, interpolation: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    support = _SUPPORT[interpolation]
+    source = scale * (np.arange(out_size) + 0.5) - 0.5
+    if interpolation == "bilinear":
+        source = np.maximum(source, 0.0)
+    # From here on all taps fall on the border pixel; also keeps the integers below small.
+    source = np.minimum(source, in_size - 1 + support)
+    nearest = np.floor(source)
+    fraction = source - nearest
+    taps = np.arange(1 - support, support + 1)
+    column = np.clip(nearest[:, None].astype(np.int64) + taps, 0, in_size - 1)
+    weight = _FILTERS[interpolation](taps - fraction[:, None], -0.75)
+    # Taps beyond the border all fall on the border pixel: add them up there.
+    start, end = column[:, 0], column[:, -1]
+    count = end - start + 1
+    merged = np.zeros(count.sum())
+    np.add.at(merged, _offsets(count)[:-1, None] + column - start[:, None], weight)
+    row = np.repeat(np.arange(out_size), count)
+    return _normalise(start, count, row, merged)
+
+
+def _normalise(
+    start: np.ndarray, count: np.ndarray, row: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    total = np.bincount(row, weights=weight, minlength=len(start))
+    empty = np.abs(total) < _EMPTY_WINDOW
+    weight = weight / np.where(empty, 1.0, total)[row]
+    if empty.any():
+        # Only coordinates beyond the last pixel get here (a size larger than the factor covers): repeat it.
+        # The window keeps its extent: a later one may start before the last pixel and hold usable weights again.
+        weight[empty[row]] = 0.0
+        weight[_offsets(count)[1:][empty] - 1] = 1.0
+    return start, count, weight
+
+
+def _triangle(x: np.ndarray, _: float) -> np.ndarray:
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel with parameter ``a`` (Keys 1981)."""
+    x = np.abs(x)
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def _lanczos(x: np.ndarray, _: float) -> np.ndarray:
+    return np.where(np.abs(x) < 3.0, np.sinc(x) * np.sinc(x / 3.0), 0.0)
+
+
+_FILTERS = {"bilinear": _triangle, "bicubic": _cubic, "lanczos": _lanczos}
+
+
+def _offsets(count: np.ndarray) -> np.ndarray:
+    return np.concatenate(([0], np.cumsum(count)))
+
+
+def _ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Concatenate ``start[i] … start[i] + count[i] - 1`` over all rows."""
+    return np.arange(count.sum()) - np.repeat(_offsets(count)[:-1] - start, count)
+
+
+def output_size(in_size: int, factor: float) -> int:
+    """Output length for a scale factor: ``floor(in_size * factor)``, as in torch."""
+    return math.floor(in_size * factor)

@@ -1,0 +1,58 @@
+"""The torch.library namespace ``learned_resizer`` and what registering an op there takes.
+
+An op gets its schema, its implementations on CPU and CUDA, its shapes (fake), autograd, autocast and vmap from
+its own file. ``Library.define`` and ``impl`` cost about 4 µs a call, the ``custom_op`` decorator about 90.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+NAMESPACE = "learned_resizer"
+
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+
+_AUTOCAST_KEYS = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
+_NO_AUTOCAST = torch._C.DispatchKeySet(_AUTOCAST_KEYS[0]) | torch._C.DispatchKeySet(_AUTOCAST_KEYS[1])
+
+
+def define(
+    schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]
+) -> None:
+    """Define an op from its schema, with its implementations and its fake (Meta) kernel."""
+    name = schema.split("(", 1)[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, cpu, "CPU")
+    LIBRARY.impl(name, cuda, "CUDA")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+
+
+def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
+    torch.library.register_autograd(
+        f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=LIBRARY
+    )
+
+
+def register_vmap(name: str, rule: Callable[..., Any]) -> None:
+    torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
+
+
+def register_autocast(name: str, cast: Callable[..., tuple[Any, ...]] | None = None) -> None:
+    """Give an op its autocast rule: its arguments pass through ``cast(dtype, *args)``, then autocast is off.
+
+    Without a rule an op's own inner products would be cast, since an implementation written in Python is
+    still under autocast when it runs. ``cast=None`` leaves the arguments as they are.
+    """
+    op = getattr(getattr(torch.ops, NAMESPACE), name)
+    for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+
+        def kernel(*args: Any, device_type: str = device_type) -> Any:
+            if cast is not None:
+                args = cast(torch.get_autocast_dtype(device_type), *args)
+            with torch._C._ExcludeDispatchKeyGuard(_NO_AUTOCAST):
+                return op(*args)
+
+        LIBRARY.impl(name, kernel, key)

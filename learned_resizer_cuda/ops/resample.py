@@ -1,0 +1,191 @@
+"""``resample`` and its adjoint ``resample_backward``: both axes of an image through band matrices.
+
+Forward ``y = R_h x R_wᵀ``, adjoint ``x̄ = R_hᵀ ȳ R_w``: the same computation with transposed tables, so the
+backward of each op is the other one and every derivative exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from .band_matmul import apply_bands, empty_image
+from .bands import Bands, get_bands
+from .library import LIBRARY, define, register_autocast, register_autograd, register_vmap
+
+_PARAMETERS = "SymInt height, SymInt width, float? scale_h, float? scale_w, str interpolation, bool antialias"
+
+# dtypes that both implementations take
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+
+
+def _tables(
+    image: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    filter: tuple[str, bool],
+) -> tuple[Bands, Bands]:
+    interpolation, antialias = filter
+    _check_dtype(image.dtype)
+    bands_h = get_bands(image.shape[2], height, scale_h, interpolation, antialias, image.dtype, image.device)
+    bands_w = get_bands(image.shape[3], width, scale_w, interpolation, antialias, image.dtype, image.device)
+    return bands_h, bands_w
+
+
+def _transposed_tables(
+    grad: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    filter: tuple[str, bool],
+) -> tuple[Bands, Bands]:
+    interpolation, antialias = filter
+    _check_dtype(grad.dtype)
+    bands_h = get_bands(height, grad.shape[2], scale_h, interpolation, antialias, grad.dtype, grad.device)
+    bands_w = get_bands(width, grad.shape[3], scale_w, interpolation, antialias, grad.dtype, grad.device)
+    return bands_h.transposed(), bands_w.transposed()
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in DTYPES:
+        raise TypeError(f"image: got dtype {dtype}; expected {', '.join(str(d) for d in DTYPES)}")
+
+
+def _run_torch(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
+    """Pure torch on any device; accumulates in float32 (float64 for float64) and rounds once at the end."""
+    if image.dtype in (torch.float32, torch.float64):
+        return apply_bands(image, bands_h, bands_w)
+    out = apply_bands(image.float(), bands_h, bands_w)
+    if image.dtype == torch.uint8:
+        out = out.add_(0.5).floor_().clamp_(0, 255)
+    return out.to(image.dtype)
+
+
+def _run(op: str, image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
+    if backend.choose(op, image) == "native":
+        from ..kernels import resample as kernel
+
+        return kernel.resample(image, bands_h, bands_w)
+    return _run_torch(image, bands_h, bands_w)
+
+
+def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | None, float | None]) -> bool:
+    """Whether torch's own CPU kernel computes this resampling (float32, coordinates within the image)."""
+    if image.dtype != torch.float32 or image.numel() == 0:
+        return False
+    # torch <= 2.15 resamples the rows wrongly where the output is one pixel wide.
+    if width == 1:
+        return False
+    sizes = ((image.shape[2], height), (image.shape[3], width))
+    # Beyond the last pixel torch reads outside its window; the tables repeat the border.
+    return all(f is None or (out - 0.5) <= size * f for (size, out), f in zip(sizes, scale, strict=True))
+
+
+def _resample_cpu(
+    image: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    interpolation: str,
+    antialias: bool,
+) -> Tensor:
+    # For float32 the answer users know is F.interpolate's. Its coordinates are rounded to float32, which moves
+    # results by up to 3e-5 of the range from the exact tables; taking its kernel keeps the two equal.
+    torch_kernel = _ATEN.get((interpolation, antialias))
+    if (
+        torch_kernel is not None
+        and _matches_torch(image, height, width, (scale_h, scale_w))
+        and backend.choose("resample", image) == "torch"
+    ):
+        return torch_kernel(image, [height, width], False, scale_h, scale_w)
+    tables = _tables(image, height, width, scale_h, scale_w, (interpolation, antialias))
+    return _run("resample", image, *tables)
+
+
+_ATEN = {
+    ("bilinear", True): torch.ops.aten._upsample_bilinear2d_aa.default,
+    ("bicubic", True): torch.ops.aten._upsample_bicubic2d_aa.default,
+    ("bilinear", False): torch.ops.aten.upsample_bilinear2d.default,
+    ("bicubic", False): torch.ops.aten.upsample_bicubic2d.default,
+}
+
+
+def _resample_cuda(
+    image: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    interpolation: str,
+    antialias: bool,
+) -> Tensor:
+    tables = _tables(image, height, width, scale_h, scale_w, (interpolation, antialias))
+    return _run("resample", image, *tables)
+
+
+def _resample_backward(
+    grad: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    interpolation: str,
+    antialias: bool,
+) -> Tensor:
+    tables = _transposed_tables(grad, height, width, scale_h, scale_w, (interpolation, antialias))
+    return _run("resample_backward", grad, *tables)
+
+
+def _fake(image: Tensor, height: int, width: int, *_: Any) -> Tensor:
+    _check_dtype(image.dtype)
+    return empty_image(image, height, width)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, _, _, *parameters = inputs
+    ctx.input_size = image.shape[2:]
+    ctx.parameters = parameters
+
+
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    image = torch.ops.learned_resizer.resample_backward(grad, *ctx.input_size, *ctx.parameters)
+    return image, None, None, None, None, None, None
+
+
+def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    out = torch.ops.learned_resizer.resample(grad, *ctx.input_size, *ctx.parameters)
+    return out, None, None, None, None, None, None
+
+
+def _vmap(name: str) -> Any:
+    def rule(
+        info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any
+    ) -> tuple[Tensor, int]:
+        stacked = image.movedim(in_dims[0], 0)
+        out = getattr(torch.ops.learned_resizer, name)(stacked.flatten(0, 1), *parameters)
+        return out.unflatten(0, stacked.shape[:2]), 0
+
+    return rule
+
+
+define(f"resample(Tensor image, {_PARAMETERS}) -> Tensor", cpu=_resample_cpu, cuda=_resample_cuda, fake=_fake)
+define(
+    f"resample_backward(Tensor grad, {_PARAMETERS}) -> Tensor",
+    cpu=_resample_backward,
+    cuda=_resample_backward,
+    fake=_fake,
+)
+register_autograd("resample", _autograd, _setup_context)
+register_autograd("resample_backward", _autograd_backward, _setup_context)
+for _name in ("resample", "resample_backward"):
+    register_vmap(_name, _vmap(_name))
+    register_autocast(_name)
+
+__all__ = ["DTYPES", "LIBRARY"]

@@ -1,0 +1,159 @@
+"""Differentiable bilinear, bicubic and lanczos resampling of images: ``resize`` and ``Resize``."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .ops.bands import INTERPOLATIONS, output_size
+
+Size = int | Sequence[int]
+ScaleFactor = float | Sequence[float]
+
+
+def resize(
+    image: Tensor,
+    size: Size | None = None,
+    *,
+    scale_factor: ScaleFactor | None = None,
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+) -> Tensor:
+    """Resize an image, differentiably, by any factor up or down.
+
+    Half-pixel centres (``align_corners=False``). With ``antialias=True`` the filters are those of Pillow and of
+    torch's ``antialias=True``: triangle, cubic with a = -0.5, Lanczos-3, each widened by the scale when
+    shrinking. With ``antialias=False``: torch's bilinear and bicubic (a = -0.75), and Lanczos-3 at its own
+    width, with the image's border repeated. ``docs/math.md`` has the formulas.
+
+    Args:
+        image: ``(..., C, H, W)``, at least 3-D. float64, float32, float16, bfloat16 or uint8, in any value
+            range. Any strides; interleaved channels (channels_last) stay interleaved.
+        size: output size, an int for both sides or ``(height, width)``.
+        scale_factor: output pixels per input pixel, one number or ``(height, width)``. Alone it gives the size
+            ``floor(side * scale_factor)``; the coordinates follow the factor itself, as in ``F.interpolate``
+            with ``recompute_scale_factor=False``. With ``size`` too, the factor sets the coordinates only, and
+            outputs beyond the image repeat its border.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
+        antialias: widen the filter when shrinking.
+
+    Returns:
+        ``(..., C, height, width)`` in the image's dtype. Half types accumulate in float32. uint8 is rounded
+        half up and saturated once, at the end. Deterministic, forward and backward. Autocast leaves the dtype
+        as it is.
+
+    Raises:
+        TypeError: if ``image`` is no tensor or has another dtype, or ``size`` is no integer.
+        ValueError: for another rank, an empty side, a size or factor that is not positive and finite, an
+            unknown ``interpolation``, or neither ``size`` nor ``scale_factor``.
+    """
+    check_interpolation(interpolation)
+    check_antialias(antialias)
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image: got {type(image).__name__}; expected a torch.Tensor (..., C, H, W)")
+    if image.dim() < 3:
+        raise ValueError(
+            f"image: got shape {tuple(image.shape)}; expected at least 3 dimensions (..., C, H, W)"
+        )
+    if image.dtype not in ops.resample.DTYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in ops.resample.DTYPES)
+        raise TypeError(f"image: got dtype {image.dtype}; expected one of {expected}")
+    in_h, in_w = image.shape[-2:]
+    if in_h == 0 or in_w == 0:
+        raise ValueError(f"image: got shape {tuple(image.shape)}; expected sides of at least 1 pixel")
+    scale_h, scale_w = (None, None) if scale_factor is None else check_scale_factor(scale_factor)
+    if size is not None:
+        height, width = check_size(size)
+    elif scale_h is not None and scale_w is not None:
+        height, width = output_size(in_h, scale_h), output_size(in_w, scale_w)
+        if height < 1 or width < 1:
+            raise ValueError(
+                f"scale_factor: got {scale_factor}, which makes {in_h}x{in_w} pixels {height}x{width}; "
+                "expected at least one pixel a side"
+            )
+    else:
+        raise ValueError("size: got None and scale_factor None; expected at least one of them")
+
+    batched = image if image.dim() == 4 else image.reshape(-1, *image.shape[-3:])
+    out = torch.ops.learned_resizer.resample(
+        batched, height, width, scale_h, scale_w, interpolation, antialias
+    )
+    return out if image.dim() == 4 else out.reshape(*image.shape[:-2], height, width)
+
+
+class Resize(nn.Module):
+    """``resize`` to a fixed size, as a module or a transform.
+
+    Args:
+        size: output size, an int for both sides or ``(height, width)``.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
+        antialias: widen the filter when shrinking.
+
+    Raises:
+        TypeError, ValueError: as ``resize``.
+    """
+
+    def __init__(self, size: Size, *, interpolation: str = "bilinear", antialias: bool = True) -> None:
+        super().__init__()
+        self.size = check_size(size)
+        self.interpolation = check_interpolation(interpolation)
+        self.antialias = check_antialias(antialias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(..., C, H, W)`` → ``(..., C, *size)``; see ``resize``."""
+        return resize(image, self.size, interpolation=self.interpolation, antialias=self.antialias)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, interpolation={self.interpolation!r}, antialias={self.antialias}"
+
+
+def check_size(size: Size) -> tuple[int, int]:
+    """Return ``size`` as ``(height, width)`` or raise, naming what is wrong."""
+    expected = "expected a positive int or a pair (height, width) of them"
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size: got {size!r}; {expected}")
+    for side in sides:
+        # A traced size is a SymInt: an integer that torch.compile keeps symbolic.
+        if isinstance(side, bool) or not isinstance(side, numbers.Integral | torch.SymInt):
+            raise TypeError(f"size: got {size!r}; {expected}")
+        if side < 1:
+            raise ValueError(f"size: got {size!r}; {expected}")
+    height, width = (side if isinstance(side, torch.SymInt) else int(side) for side in sides)
+    return height, width
+
+
+def check_scale_factor(scale_factor: ScaleFactor) -> tuple[float, float]:
+    """Return ``scale_factor`` as ``(height, width)`` or raise, naming what is wrong."""
+    expected = "expected a positive finite number or a pair (height, width) of them"
+    is_pair = isinstance(scale_factor, Sequence) and not isinstance(scale_factor, str)
+    factors = tuple(scale_factor) if is_pair else (scale_factor, scale_factor)
+    if len(factors) != 2:
+        raise ValueError(f"scale_factor: got {scale_factor!r}; {expected}")
+    for factor in factors:
+        if isinstance(factor, bool) or not isinstance(factor, numbers.Real | torch.SymFloat | torch.SymInt):
+            raise TypeError(f"scale_factor: got {scale_factor!r}; {expected}")
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"scale_factor: got {scale_factor!r}; {expected}")
+    height, width = (float(factor) for factor in factors)
+    return height, width
+
+
+def check_interpolation(interpolation: str) -> str:
+    """Return ``interpolation`` if it is known, else raise."""
+    if interpolation not in INTERPOLATIONS:
+        known = ", ".join(repr(name) for name in INTERPOLATIONS)
+        raise ValueError(f"interpolation: got {interpolation!r}; expected one of {known}")
+    return interpolation
+
+
+def check_antialias(antialias: bool) -> bool:
+    """Return ``antialias`` if it is a bool, else raise."""
+    if not isinstance(antialias, bool):
+        raise TypeError(f"antialias: got {antialias!r}; expected True or False")
+    return antialias
