@@ -21,6 +21,23 @@ COMMANDS = {
     "info": ("", "show versions, what is built, and which backend each op takes here"),
 }
 
+# What the [train] extra brings, as imported.
+TRAIN_MODULES = {
+    "lightning",
+    "timm",
+    "torchmetrics",
+    "torchvision",
+    "PIL",
+    "matplotlib",
+    "typer",
+    "rich",
+    "safetensors",
+    "yaml",
+    "mlxtend",
+    "skimage",
+    "sklearn",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line.
@@ -70,14 +87,14 @@ def _typer(name: str, arguments: list[str]) -> int:
         import typer
 
         command = getattr(importlib.import_module(f"learned_resizer_cuda.cli.{COMMANDS[name][0]}"), name)
+        app = typer.Typer(add_completion=False)
+        app.command(name)(command)
+        app(args=arguments, prog_name=f"learned-resizer {name}")
     except ModuleNotFoundError as error:
-        # A missing module of this package is a fault of the package: show it whole.
-        if (error.name or "").split(".")[0] == "learned_resizer_cuda":
+        # Any other missing module is a fault to be shown whole.
+        if (error.name or "").split(".")[0] not in TRAIN_MODULES:
             raise
         return _fail(f'{name} needs {error.name}: pip install "learned-resizer-cuda[train]"')
-    app = typer.Typer(add_completion=False)
-    app.command(name)(command)
-    app(args=arguments, prog_name=f"learned-resizer {name}")
     return 0
 
 
