@@ -13,7 +13,7 @@ import numpy as np
 
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
-# Where the weights of a window add up to less than this, the window holds no pixel that counts (it lies beyond
+# Where the weights of a window add up to less than this, it holds no pixel that counts (it lies beyond
 # the image, or touches it only at zeros of the filter): the output is the last pixel. The package's rule too.
 EMPTY_WINDOW = 1e-7
 

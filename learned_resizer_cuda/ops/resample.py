@@ -83,8 +83,12 @@ def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | 
     if width == 1:
         return False
     sizes = ((image.shape[2], height), (image.shape[3], width))
-    # Beyond the last pixel torch reads outside its window; the tables repeat the border.
-    return all(f is None or (out - 0.5) <= size * f for (size, out), f in zip(sizes, scale, strict=True))
+    # Beyond the last pixel torch reads outside its window; the tables repeat the border. And torch leaves an axis
+    # alone whose size does not change, whatever the factor.
+    return all(
+        f is None or (out - 0.5 <= size * f and (size != out or f == 1.0))
+        for (size, out), f in zip(sizes, scale, strict=True)
+    )
 
 
 def _resample_cpu(
