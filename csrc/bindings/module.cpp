@@ -15,46 +15,45 @@ void bind_resample(py::module_& module);
 namespace {
 
 std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  return parts;
+    std::vector<std::string> parts;
+    std::istringstream stream(text);
+    for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+    return parts;
 }
 
 // How this module was built. Reads constants only: makes no CUDA context and needs no driver.
 py::dict build_record() {
-  // The names that Python asks with, one line an op; a backward runs on its forward's kernels.
-  py::dict ops;
-  ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
+    // The names that Python asks with, one line an op; a backward runs on its forward's kernels.
+    py::dict ops;
+    ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
 
-  py::dict record;
-  record["version"] = LEARNED_RESIZER_VERSION;
-  record["cuda"] = LEARNED_RESIZER_CUDA_VERSION;
-  record["architectures"] = split(LEARNED_RESIZER_ARCHITECTURES);
-  record["ptx"] = split(LEARNED_RESIZER_PTX);
-  record["host_compiler"] = LEARNED_RESIZER_HOST_COMPILER;
-  record["python"] = PY_VERSION;
-  std::ostringstream pybind;
-  pybind << PYBIND11_VERSION_MAJOR << '.' << PYBIND11_VERSION_MINOR;
-  record["pybind11"] = pybind.str();
-  record["ops"] = ops;
-  return record;
+    py::dict record;
+    record["version"] = LEARNED_RESIZER_VERSION;
+    record["cuda"] = LEARNED_RESIZER_CUDA_VERSION;
+    record["architectures"] = split(LEARNED_RESIZER_ARCHITECTURES);
+    record["ptx"] = split(LEARNED_RESIZER_PTX);
+    record["host_compiler"] = LEARNED_RESIZER_HOST_COMPILER;
+    record["python"] = PY_VERSION;
+    std::ostringstream pybind;
+    pybind << PYBIND11_VERSION_MAJOR << '.' << PYBIND11_VERSION_MINOR;
+    record["pybind11"] = pybind.str();
+    record["ops"] = ops;
+    return record;
 }
 
 // Newest CUDA version the installed driver serves, as 1000·major + 10·minor; 0 where there is no driver.
 int driver_version() {
-  int version = 0;
-  // Fails only without a usable driver, which 0 already says.
-  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+    int version = 0;
+    // Fails only without a usable driver, which 0 already says.
+    return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "Native kernels of learned_resizer_cuda. Internal: use the package's functions.";
-  module.def("build_record", &build_record, "How this module was built, as a dict. Makes no CUDA context.");
-  module.def(
-      "driver_version", &driver_version,
-      "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
-  bind_resample(module);
+    module.doc() = "Native kernels of learned_resizer_cuda. Internal: use the package's functions.";
+    module.def("build_record", &build_record, "How this module was built, as a dict. Makes no CUDA context.");
+    module.def("driver_version", &driver_version,
+               "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
+    bind_resample(module);
 }
