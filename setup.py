@@ -134,7 +134,7 @@ class CMakeBuild(build_ext):
         say(f"building the native module: {PLAN.why}")
         try:
             self._cmake(PLAN.nvcc)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, ImportError, subprocess.CalledProcessError) as error:
             raise CompileError(
                 f"building the native module failed, see the messages above ({error}). "
                 f"It was tried because {PLAN.why}. LEARNED_RESIZER_CUDA=0 installs without native code."
@@ -161,9 +161,7 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--install", str(build), "--prefix", str(prefix)], check=True)
 
     def get_outputs(self) -> list[str]:
-        return (
-            [] if self.inplace else [self.get_ext_fullpath(extension.name) for extension in self.extensions]
-        )
+        return [] if self.inplace else [self.get_ext_fullpath(extension.name) for extension in self.extensions]
 
 
 class BuildPython(build_py):

@@ -83,6 +83,32 @@ def returned(result: subprocess.CompletedProcess[str]) -> list[str]:
     return result.stdout.rpartition("RESULT\n")[2].split()
 
 
+# --- what the sources promise ------------------------------------------------------------------------------
+
+
+def test_native_code_includes_no_torch_and_the_core_no_python():
+    included = {
+        path.relative_to(ROOT): set(re.findall(r'#include\s*[<"]([^>"]+)', path.read_text(encoding="utf-8")))
+        for path in (ROOT / "csrc").rglob("*")
+        if path.suffix in (".h", ".hpp", ".cuh", ".cu", ".cpp")
+    }
+    assert included
+    for path, names in included.items():
+        for name in names:
+            assert not re.match(r"(torch|ATen|c10)/", name), f"{path} includes {name}"
+            if path.parts[1] == "core":
+                assert not re.match(r"(pybind11/|Python\.h)", name), f"{path} includes {name}"
+
+
+def test_formatters_are_pinned_alike_for_ci_and_pre_commit():
+    pins = [
+        set(re.findall(r'"((?:ruff|clang-format)==[^"]+)"', (ROOT / name).read_text(encoding="utf-8")))
+        for name in ("pyproject.toml", ".pre-commit-config.yaml")
+    ]
+    assert len(pins[0]) == 2
+    assert pins[0] == pins[1]
+
+
 # --- what the build asks for -------------------------------------------------------------------------------
 
 
