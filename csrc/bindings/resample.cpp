@@ -1,0 +1,155 @@
+// The resample kernel for Python: a plan object, and its launch on raw pointers.
+#include "resample.h"
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <stdexcept>
+#include <string>
+
+#include "resample_plan.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using learned_resizer::DType;
+using learned_resizer::Form;
+using learned_resizer::Plan;
+
+constexpr std::array<const char*, 5> kDTypes = {"float64", "float32", "float16", "bfloat16", "uint8"};
+constexpr std::array<int64_t, 5> kSizes = {8, 4, 2, 2, 1};
+
+DType parse_dtype(const std::string& name) {
+    for (size_t i = 0; i < kDTypes.size(); ++i)
+        if (name == kDTypes[i]) return static_cast<DType>(i);
+    throw py::value_error("dtype: got '" + name + "'; expected float64, float32, float16, bfloat16 or uint8");
+}
+
+// The elements of a one-dimensional contiguous buffer, which the caller keeps alive.
+template <class T>
+const T* elements(const py::buffer_info& info, const char* name, py::ssize_t expected) {
+    if (info.ndim != 1 || !info.item_type_is_equivalent_to<T>() || info.strides[0] != info.itemsize)
+        throw py::value_error(std::string(name) + ": got a buffer of format '" + info.format + "' and " +
+                              std::to_string(info.ndim) + " dimensions; expected a contiguous vector of format '" +
+                              py::format_descriptor<T>::format() + "'");
+    if (info.shape[0] != expected)
+        throw py::value_error(std::string(name) + ": got " + std::to_string(info.shape[0]) + " elements; expected " +
+                              std::to_string(expected));
+    return static_cast<const T*>(info.ptr);
+}
+
+// One axis as Python passes it: (in_size, start, offset, weight), see AxisTable.
+struct AxisArgument {
+    py::buffer_info start, offset, weight;
+    learned_resizer::AxisTable table;
+
+    AxisArgument(const py::tuple& axis, const char* name) {
+        if (axis.size() != 4) throw py::value_error(std::string(name) + ": expected (in_size, start, offset, weight)");
+        const std::string prefix = std::string(name) + ".";
+        start = axis[1].cast<py::buffer>().request();
+        offset = axis[2].cast<py::buffer>().request();
+        weight = axis[3].cast<py::buffer>().request();
+        table.in_size = axis[0].cast<int64_t>();
+        table.out_size = start.size;
+        table.start = elements<int32_t>(start, (prefix + "start").c_str(), start.size);
+        table.offset = elements<int32_t>(offset, (prefix + "offset").c_str(), start.size + 1);
+        table.weight = elements<double>(weight, (prefix + "weight").c_str(), table.offset[start.size]);
+    }
+};
+
+Plan plan_resample(const std::string& dtype, int64_t planes, int64_t channels, bool vectors, int multiprocessors,
+                   const py::tuple& rows, const py::tuple& columns) {
+    const AxisArgument row_axis(rows, "rows");
+    const AxisArgument column_axis(columns, "columns");
+    learned_resizer::PlanRequest request{};
+    request.rows = row_axis.table;
+    request.columns = column_axis.table;
+    request.dtype = parse_dtype(dtype);
+    request.planes = planes;
+    request.channels = channels;
+    request.vectors = vectors;
+    request.multiprocessors = multiprocessors;
+    return learned_resizer::make_plan(request);
+}
+
+using Strides = std::array<int64_t, 5>;  // image, plane, channel, row, column, in elements
+
+Strides parse_strides(const py::tuple& strides) {
+    if (strides.size() != 5)
+        throw py::value_error("strides: got " + std::to_string(strides.size()) + "; expected 5: image, plane, channel, row, column");
+    Strides result;
+    for (size_t i = 0; i < 5; ++i) result[i] = strides[i].cast<int64_t>();
+    return result;
+}
+
+bool resample_vectors(const std::string& dtype, uintptr_t image, int64_t width, int64_t channels, const py::tuple& strides) {
+    const Strides s = parse_strides(strides);
+    return learned_resizer::vectors_allowed(parse_dtype(dtype), reinterpret_cast<const void*>(image), width, channels,
+                                            s[0], s[1], s[2], s[3], s[4]);
+}
+
+void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t planes_per_image, const py::tuple& strides,
+              uintptr_t output, int device, uintptr_t stream) {
+    const Strides s = parse_strides(strides);
+    const auto dtype = static_cast<size_t>(plan.shape.dtype);
+    if (tables == 0 || tables % 16 != 0) throw py::value_error("tables: got address " + std::to_string(tables) + "; expected a 16-byte aligned one");
+    if (image == 0) throw py::value_error("image: got a null address");
+    // The kernel stores up to two elements at once.
+    if (output == 0 || output % (2 * kSizes[dtype]) != 0)
+        throw py::value_error("output: got address " + std::to_string(output) + "; expected one aligned to " +
+                              std::to_string(2 * kSizes[dtype]) + " bytes");
+    if (planes_per_image < 1 || plan.shape.planes % planes_per_image != 0)
+        throw py::value_error("planes_per_image: got " + std::to_string(planes_per_image) + "; expected a divisor of " +
+                              std::to_string(plan.shape.planes));
+    if (device < 0) throw py::value_error("device: got " + std::to_string(device) + "; expected a CUDA device's index");
+    if (plan.shape.vectors &&
+        !learned_resizer::vectors_allowed(plan.shape.dtype, reinterpret_cast<const void*>(image), plan.shape.in_width,
+                                          plan.shape.channels, s[0], s[1], s[2], s[3], s[4]))
+        throw py::value_error("image: the plan reads aligned vectors, which this address and these strides do not allow");
+    learned_resizer::ResampleParams params{};
+    params.plan = plan.shape;
+    params.tables = reinterpret_cast<const unsigned char*>(tables);
+    params.image = reinterpret_cast<const void*>(image);
+    params.planes_per_image = planes_per_image;
+    params.stride_image = s[0];
+    params.stride_plane = s[1];
+    params.stride_channel = s[2];
+    params.stride_row = s[3];
+    params.stride_column = s[4];
+    params.output = reinterpret_cast<void*>(output);
+    const int error = learned_resizer::launch_resample(params, device, reinterpret_cast<void*>(stream));
+    if (error != 0)
+        throw std::runtime_error(std::string("resample: the launch on cuda:") + std::to_string(device) + " failed: " +
+                                 learned_resizer::cuda_error_name(error) + ": " + learned_resizer::cuda_error_text(error));
+}
+
+}  // namespace
+
+void bind_resample(py::module_& module) {
+    py::class_<Plan>(module, "ResamplePlan", py::buffer_protocol(),
+                     "Programs of one resampling. As a buffer: the tables to put on the device, 16-byte aligned.")
+        .def_buffer([](Plan& plan) {
+            return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
+                                   {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
+        })
+        .def_property_readonly("form", [](const Plan& p) { return p.shape.form == Form::kFold ? "fold" : "gather"; })
+        .def_property_readonly("slots", [](const Plan& p) { return p.shape.slots; })
+        .def_property_readonly("threads", [](const Plan& p) { return p.shape.threads; })
+        .def_property_readonly("blocks", [](const Plan& p) { return p.shape.blocks; })
+        .def_property_readonly("shared_bytes", [](const Plan& p) { return p.shape.shared_bytes; })
+        .def_property_readonly("tiles", [](const Plan& p) { return p.shape.tiles; })
+        .def_property_readonly("pieces", [](const Plan& p) { return p.shape.pieces; })
+        .def_property_readonly("strip_rows", [](const Plan& p) { return p.shape.strip_rows; })
+        .def_property_readonly("taps", [](const Plan& p) { return p.shape.taps; })
+        .def_property_readonly("group_planes", [](const Plan& p) { return p.shape.group_planes; })
+        .def_property_readonly("group_channels", [](const Plan& p) { return p.shape.group_channels; });
+    module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("planes"), py::arg("channels"),
+               py::arg("vectors"), py::arg("multiprocessors"), py::arg("rows"), py::arg("columns"),
+               "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
+    module.def("resample_vectors", &resample_vectors, py::arg("dtype"), py::arg("image"), py::arg("width"),
+               py::arg("channels"), py::arg("strides"), "Whether rows of this image can be read as aligned vectors.");
+    module.def("resample", &resample, py::arg("plan"), py::arg("tables"), py::arg("image"), py::arg("planes_per_image"),
+               py::arg("strides"), py::arg("output"), py::arg("device"), py::arg("stream"),
+               "Launch on a stream of a device; addresses are device pointers, strides are in elements.");
+}

@@ -1,0 +1,199 @@
+// The vocabulary the kernels are written in. nvcc gets this file's definitions; a host compiler gets those of
+// csrc/tests/host/device_host.h, which run each thread of a block as a fiber, so that the same kernel source runs anywhere.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define LR_DEVICE __device__ __forceinline__
+#define LR_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define LR_UNROLL _Pragma("unroll")
+#define LR_NO_UNROLL _Pragma("unroll 1")
+#else
+#include "device_host.h"
+#endif
+
+namespace learned_resizer {
+
+// 16-bit floats travel as bits: the kernels only convert them, and a host compiler need not know the types.
+struct Half {
+    uint16_t bits;
+};
+struct BFloat16 {
+    uint16_t bits;
+};
+
+// N elements as the 32-bit words that hold them, aligned for one memory access (two for 32 bytes).
+template <class T, int N>
+struct Words {
+    static constexpr int kCount = N * static_cast<int>(sizeof(T)) / 4;
+    uint32_t word[kCount];
+};
+
+template <class A>
+struct alignas(2 * sizeof(A)) Pair {
+    A x, y;
+};
+
+template <class A>
+struct alignas(16) Quad {
+    A v[4];
+};
+
+#if defined(__CUDACC__)
+
+LR_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+LR_DEVICE int thread_count() { return static_cast<int>(blockDim.x); }
+LR_DEVICE int64_t block_index() { return blockIdx.x; }
+LR_DEVICE int64_t block_count() { return gridDim.x; }
+LR_DEVICE void barrier() { __syncthreads(); }
+
+LR_DEVICE unsigned char* dynamic_shared() {
+    extern __shared__ uint4 lr_dynamic_shared[];
+    return reinterpret_cast<unsigned char*>(lr_dynamic_shared);
+}
+
+// Read-only data that no other block of this multiprocessor reads soon: do not displace the tables from L1.
+LR_DEVICE uint32_t load_stream(const uint32_t* p) {
+    uint32_t r;
+    asm("ld.global.nc.L1::no_allocate.b32 %0, [%1];" : "=r"(r) : "l"(p));
+    return r;
+}
+LR_DEVICE uint2 load_stream(const uint2* p) {
+    uint2 r;
+    asm("ld.global.nc.L1::no_allocate.v2.b32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(p));
+    return r;
+}
+LR_DEVICE uint4 load_stream(const uint4* p) {
+    uint4 r;
+    asm("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+        : "l"(p));
+    return r;
+}
+
+// Aligned load of N elements.
+template <class T, int N>
+LR_DEVICE Words<T, N> load_words(const T* p) {
+    Words<T, N> r;
+    if constexpr (Words<T, N>::kCount == 1) {
+        r.word[0] = load_stream(reinterpret_cast<const uint32_t*>(p));
+    } else if constexpr (Words<T, N>::kCount == 2) {
+        const uint2 q = load_stream(reinterpret_cast<const uint2*>(p));
+        r.word[0] = q.x, r.word[1] = q.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < Words<T, N>::kCount / 4; ++i) {
+            const uint4 q = load_stream(reinterpret_cast<const uint4*>(p) + i);
+            r.word[4 * i] = q.x, r.word[4 * i + 1] = q.y, r.word[4 * i + 2] = q.z, r.word[4 * i + 3] = q.w;
+        }
+    }
+    return r;
+}
+
+template <class T>
+LR_DEVICE T load_element(const T* p) {
+    return *p;
+}
+LR_DEVICE float load_element(const float* p) { return __ldg(p); }
+LR_DEVICE double load_element(const double* p) { return __ldg(p); }
+LR_DEVICE uint8_t load_element(const uint8_t* p) { return __ldg(p); }
+LR_DEVICE Half load_element(const Half* p) { return {__ldg(&p->bits)}; }
+LR_DEVICE BFloat16 load_element(const BFloat16* p) { return {__ldg(&p->bits)}; }
+
+LR_DEVICE float float_from_bits(uint32_t bits) { return __uint_as_float(bits); }
+LR_DEVICE double double_from_words(uint32_t low, uint32_t high) {
+    return __hiloint2double(static_cast<int>(high), static_cast<int>(low));
+}
+LR_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+LR_DEVICE uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
+LR_DEVICE uint16_t float_to_bfloat16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+// Largest integer not above x, saturated to 0 ... 255.
+LR_DEVICE uint8_t float_to_uint8_floor(float x) { return static_cast<uint8_t>(min(__float2uint_rd(x), 255u)); }
+LR_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+LR_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// Copies `bytes` (a multiple of 16) from global to shared memory, all threads together; the caller puts the barrier.
+LR_DEVICE void copy_to_shared(void* target, const void* source, int bytes) {
+    for (int i = thread_index(); i < bytes / 16; i += thread_count())
+        static_cast<uint4*>(target)[i] = __ldg(static_cast<const uint4*>(source) + i);
+}
+
+#endif
+
+template <class T>
+struct Accumulator {
+    using type = float;
+};
+template <>
+struct Accumulator<double> {
+    using type = double;
+};
+
+
+template <class T>
+struct Decode;
+template <>
+struct Decode<double> {
+    LR_DEVICE static double at(const uint32_t* w, int i) { return double_from_words(w[2 * i], w[2 * i + 1]); }
+    LR_DEVICE static double of(double x) { return x; }
+};
+template <>
+struct Decode<float> {
+    LR_DEVICE static float at(const uint32_t* w, int i) { return float_from_bits(w[i]); }
+    LR_DEVICE static float of(float x) { return x; }
+};
+template <>
+struct Decode<Half> {
+    LR_DEVICE static float at(const uint32_t* w, int i) {
+        return half_to_float(static_cast<uint16_t>(w[i / 2] >> (16 * (i % 2))));
+    }
+    LR_DEVICE static float of(Half x) { return half_to_float(x.bits); }
+};
+template <>
+struct Decode<BFloat16> {
+    LR_DEVICE static float at(const uint32_t* w, int i) {
+        return float_from_bits(i % 2 ? w[i / 2] & 0xffff0000u : w[i / 2] << 16);
+    }
+    LR_DEVICE static float of(BFloat16 x) { return float_from_bits(static_cast<uint32_t>(x.bits) << 16); }
+};
+template <>
+struct Decode<uint8_t> {
+    LR_DEVICE static float at(const uint32_t* w, int i) {
+        return static_cast<float>(static_cast<uint8_t>(w[i / 4] >> (8 * (i % 4))));
+    }
+    LR_DEVICE static float of(uint8_t x) { return static_cast<float>(x); }
+};
+
+// The one rounding of a result. For uint8 the accumulator started at kRoundingBias, so that floor rounds half up.
+template <class T>
+struct Encode;
+template <>
+struct Encode<double> {
+    static constexpr double kRoundingBias = 0.0;
+    LR_DEVICE static double of(double x) { return x; }
+};
+template <>
+struct Encode<float> {
+    static constexpr float kRoundingBias = 0.0f;
+    LR_DEVICE static float of(float x) { return x; }
+};
+template <>
+struct Encode<Half> {
+    static constexpr float kRoundingBias = 0.0f;
+    LR_DEVICE static Half of(float x) { return {float_to_half(x)}; }
+};
+template <>
+struct Encode<BFloat16> {
+    static constexpr float kRoundingBias = 0.0f;
+    LR_DEVICE static BFloat16 of(float x) { return {float_to_bfloat16(x)}; }
+};
+template <>
+struct Encode<uint8_t> {
+    static constexpr float kRoundingBias = 0.5f;
+    LR_DEVICE static uint8_t of(float x) { return float_to_uint8_floor(x); }
+};
+
+}  // namespace learned_resizer

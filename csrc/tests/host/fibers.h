@@ -1,0 +1,31 @@
+// Runs the threads of one block on the host: each is a fiber, a barrier is a yield.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace learned_resizer::host {
+
+struct Launch {
+    int64_t blocks = 1;
+    int threads = 1;
+    std::size_t shared_bytes = 0;
+    // Order in which the threads run between two barriers. A kernel that lacks a barrier gives another result in one of them.
+    bool backwards = false;
+};
+
+// Runs `kernel` once per thread of every block, block after block. Dynamic shared memory is a heap block of exactly
+// `shared_bytes`, filled with 0xFF (NaN as float or double) before each block. Aborts with a message if the threads of a
+// block do not all arrive at the same barrier.
+void run(const Launch& launch, const std::function<void()>& kernel);
+
+// For the code inside a fiber.
+int thread_index();
+int thread_count();
+int64_t block_index();
+int64_t block_count();
+unsigned char* dynamic_shared();
+void barrier(int line);
+
+}  // namespace learned_resizer::host

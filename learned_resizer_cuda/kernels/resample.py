@@ -1,0 +1,141 @@
+"""Launcher of the native resample kernel (csrc/core/resample.cuh) on CUDA tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops.band_matmul import empty_image, is_channels_last
+from ..ops.bands import Bands
+from . import native
+
+# Plans that a captured CUDA graph replays: their tables must live as long as the process.
+_captured: set[_DevicePlan] = set()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the kernel walks an image: planes of rows of columns of interleaved channels.
+
+    Attributes:
+        planes: B·C for NCHW, B for channels_last.
+        planes_per_image: C for NCHW, 1 for channels_last.
+        channels: interleaved channels: 1 for NCHW, C for channels_last.
+        strides: in elements, of image, plane, channel, row and column.
+    """
+
+    planes: int
+    planes_per_image: int
+    channels: int
+    strides: tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class _DevicePlan:
+    plan: Any  # _C.ResamplePlan
+    tables: Tensor  # uint8, its tables on the device
+
+
+def layout_of(image: Tensor) -> Layout:
+    """Describe a 4-D image with any strides; dense channels_last images keep their channels interleaved."""
+    batch, channels = image.shape[:2]
+    n, c, y, x = image.stride()
+    if is_channels_last(image):
+        return Layout(batch, 1, channels, (n, 0, c, y, x))
+    return Layout(batch * channels, channels, 1, (n, c, 0, y, x))
+
+
+def axis_arguments(bands: Bands) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """The table as the planner takes it: ``(in_size, start, offset, weight)``, weights in float64 (exact)."""
+    start, offset, weight = (t.detach().cpu().numpy() for t in (bands.start, bands.offset, bands.weight))
+    return bands.in_size, start, offset, weight.astype(np.float64)
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    bands_h: Bands,
+    bands_w: Bands,
+    dtype: torch.dtype,
+    planes: int,
+    channels: int,
+    vectors: bool,
+    device: torch.device,
+) -> _DevicePlan:
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"resample {bands_h.in_size}x{bands_w.in_size} -> {bands_h.out_size}x{bands_w.out_size} on {device}: "
+            "its tables are not on the device yet and cannot be put there while a CUDA graph is captured; "
+            "run the same call once before capturing"
+        )
+    plan = native.load().plan_resample(
+        dtype=str(dtype).removeprefix("torch."),
+        planes=planes,
+        channels=channels,
+        vectors=vectors,
+        multiprocessors=torch.cuda.get_device_properties(device).multi_processor_count,
+        rows=axis_arguments(bands_h),
+        columns=axis_arguments(bands_w),
+    )
+    # A blocking copy, so that the tables are there for every stream.
+    tables = torch.from_numpy(np.array(plan, copy=True)).to(device)
+    return _DevicePlan(plan, tables)
+
+
+def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
+    """Resample both axes of a CUDA image with band tables: ``R_h @ image @ R_w.T`` for each plane.
+
+    One launch on the current stream of the image's device, forward and adjoint alike (the adjoint's tables
+    are the transposed ones). Bitwise deterministic: every sum has one fixed order, without atomics.
+
+    Args:
+        image: ``(B, C, H, W)`` on a CUDA device, any strides; float64, float32, float16, bfloat16 or uint8.
+            Read in place, without a copy. Half types accumulate in float32; uint8 rounds half up and saturates
+            once, at the end.
+        bands_h: table of shape ``(h, H)``, on any device. It is read back to the host once; a table on the CPU
+            saves that copy.
+        bands_w: table of shape ``(w, W)``.
+
+    Returns:
+        ``(B, C, h, w)`` in the image's dtype and memory format.
+
+    Raises:
+        ValueError: if a table's input size is not the image's.
+        RuntimeError: if the launch fails, naming the CUDA error; or if a CUDA graph is being captured and this
+            combination of tables and layout has not run before.
+    """
+    if image.ndim != 4 or image.shape[2] != bands_h.in_size or image.shape[3] != bands_w.in_size:
+        raise ValueError(
+            f"image: got shape {tuple(image.shape)}; expected (B, C, {bands_h.in_size}, {bands_w.in_size}) "
+            "as the tables say"
+        )
+    out = empty_image(image, bands_h.out_size, bands_w.out_size)
+    if out.numel() == 0:
+        return out
+    module = native.load()
+    layout = layout_of(image)
+    dtype = str(image.dtype).removeprefix("torch.")
+    vectors = module.resample_vectors(
+        dtype, image.data_ptr(), bands_w.in_size, layout.channels, layout.strides
+    )
+    ready = _plan(bands_h, bands_w, image.dtype, layout.planes, layout.channels, vectors, image.device)
+    stream = torch.cuda.current_stream(image.device)
+    if torch.cuda.is_current_stream_capturing():
+        _captured.add(ready)
+    # If the cache drops the plan, its memory must not be reused before this launch is through.
+    ready.tables.record_stream(stream)
+    module.resample(
+        ready.plan,
+        ready.tables.data_ptr(),
+        image.data_ptr(),
+        layout.planes_per_image,
+        layout.strides,
+        out.data_ptr(),
+        image.device.index,
+        stream.cuda_stream,
+    )
+    return out
