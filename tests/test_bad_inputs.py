@@ -1,0 +1,235 @@
+"""Bad inputs: each raises the right exception, whose message names the argument, its value and what was expected.
+
+`python -m tests.test_bad_inputs` prints them with their messages as a Markdown table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import learned_resizer_cuda
+from learned_resizer_cuda import EMDLoss, FusedResizer, Resize, SigmoidCrossEntropyLoss, reference, resize
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A call, the exception it has to raise, and what the message has to hold."""
+
+    call: str
+    error: type[Exception]
+    argument: str
+    value: str
+    expected: str
+
+
+SIZE = "a positive int or a pair (height, width)"
+FACTOR = "a positive finite number or a pair (height, width)"
+
+RESIZE = [
+    Bad("resize(image.numpy(), 8)", TypeError, "image", "ndarray", "torch.Tensor"),
+    Bad("resize(image[0, 0], 8)", ValueError, "image", "(16, 12)", "at least 3 dimensions"),
+    Bad("resize(image[0, 0, 0, 0], 8)", ValueError, "image", "()", "at least 3 dimensions"),
+    Bad("resize(image[..., :0], 8)", ValueError, "image", "(2, 3, 16, 0)", "at least 1 pixel"),
+    Bad("resize(image[:, :, :0], 8)", ValueError, "image", "(2, 3, 0, 12)", "at least 1 pixel"),
+    Bad("resize(image.int(), 8)", TypeError, "image", "torch.int32", "uint8"),
+    Bad("resize(image.long(), 8)", TypeError, "image", "torch.int64", "uint8"),
+    Bad("resize(image.bool(), 8)", TypeError, "image", "torch.bool", "uint8"),
+    Bad("resize(image.to(torch.complex64), 8)", TypeError, "image", "torch.complex64", "float32"),
+    Bad("resize(image)", ValueError, "size", "None and scale_factor None", "at least one"),
+    Bad("resize(image, 0)", ValueError, "size", "0", SIZE),
+    Bad("resize(image, -8)", ValueError, "size", "-8", SIZE),
+    Bad("resize(image, (8, 0))", ValueError, "size", "(8, 0)", SIZE),
+    Bad("resize(image, 8.0)", TypeError, "size", "8.0", SIZE),
+    Bad("resize(image, math.nan)", TypeError, "size", "nan", SIZE),
+    Bad("resize(image, True)", TypeError, "size", "True", SIZE),
+    Bad("resize(image, '8')", TypeError, "size", "'8'", SIZE),
+    Bad("resize(image, ())", ValueError, "size", "()", SIZE),
+    Bad("resize(image, (8, 8, 8))", ValueError, "size", "(8, 8, 8)", SIZE),
+    Bad("resize(image, (8, None))", TypeError, "size", "(8, None)", SIZE),
+    Bad("resize(image, scale_factor=0)", ValueError, "scale_factor", "0", FACTOR),
+    Bad("resize(image, scale_factor=-0.5)", ValueError, "scale_factor", "-0.5", FACTOR),
+    Bad("resize(image, scale_factor=math.nan)", ValueError, "scale_factor", "nan", FACTOR),
+    Bad("resize(image, scale_factor=math.inf)", ValueError, "scale_factor", "inf", FACTOR),
+    Bad("resize(image, scale_factor=(0.5,))", ValueError, "scale_factor", "(0.5,)", FACTOR),
+    Bad("resize(image, scale_factor='half')", TypeError, "scale_factor", "'half'", FACTOR),
+    Bad("resize(image, scale_factor=True)", TypeError, "scale_factor", "True", FACTOR),
+    Bad("resize(image, scale_factor=0.01)", ValueError, "scale_factor", "0.01", "at least one pixel"),
+    Bad("resize(image, 8, scale_factor=math.nan)", ValueError, "scale_factor", "nan", FACTOR),
+    Bad("resize(image, 8, interpolation='nearest')", ValueError, "interpolation", "'nearest'", "'lanczos'"),
+    Bad("resize(image, 8, interpolation='BILINEAR')", ValueError, "interpolation", "'BILINEAR'", "'bilinear'"),
+    Bad("resize(image, 8, interpolation=None)", ValueError, "interpolation", "None", "'bilinear'"),
+    Bad("resize(image, 8, interpolation=['bicubic'])", ValueError, "interpolation", "['bicubic']", "'bicubic'"),
+    Bad("resize(image, 8, antialias=None)", TypeError, "antialias", "None", "True or False"),
+    Bad("Resize(0)", ValueError, "size", "0", SIZE),
+    Bad("Resize(8, interpolation='area')", ValueError, "interpolation", "'area'", "'bicubic'"),
+    Bad("Resize(8)(image.short())", TypeError, "image", "torch.int16", "uint8"),
+]
+
+# Each of these for FusedResizer and for reference.Resizer, which stands where `Module` does.
+RESIZER = [
+    Bad("Module(0)", ValueError, "size", "0", SIZE),
+    Bad("Module((8, 8, 8))", ValueError, "size", "(8, 8, 8)", SIZE),
+    Bad("Module(8, in_channels=0)", ValueError, "in_channels", "0", "at least 1"),
+    Bad("Module(8, num_filters=0)", ValueError, "num_filters", "0", "at least 1"),
+    Bad("Module(8, num_filters=16.0)", TypeError, "num_filters", "16.0", "an int of at least 1"),
+    Bad("Module(8, num_blocks=-1)", ValueError, "num_blocks", "-1", "at least 0"),
+    Bad("Module(8, num_blocks=True)", TypeError, "num_blocks", "True", "an int of at least 0"),
+    Bad("Module(8, negative_slope=math.nan)", ValueError, "negative_slope", "nan", "finite number"),
+    Bad("Module(8, negative_slope=-0.1)", ValueError, "negative_slope", "-0.1", "at least 0"),
+    Bad("Module(8, negative_slope='0.2')", TypeError, "negative_slope", "'0.2'", "finite number"),
+    Bad("Module(8, interpolation='cubic')", ValueError, "interpolation", "'cubic'", "'bicubic'"),
+    Bad("Module(8, antialias='yes')", TypeError, "antialias", "'yes'", "True or False"),
+    Bad("Module(8)('image.png')", TypeError, "image", "str", "torch.Tensor"),
+    Bad("Module(8)(image[0])", ValueError, "image", "(3, 16, 12)", "(B, 3, H, W)"),
+    Bad("Module(8)(image[:, :1])", ValueError, "image", "(2, 1, 16, 12)", "(B, 3, H, W)"),
+    Bad("Module(8)(image[..., :0])", ValueError, "image", "(2, 3, 16, 0)", "at least 1"),
+    Bad("Module(8)(image.double())", TypeError, "image", "torch.float64", "torch.float32"),
+    Bad("Module(8)(image.byte())", TypeError, "image", "torch.uint8", "torch.float32"),
+    Bad("Module(8)(image.to('meta'))", ValueError, "image", "meta", "on cpu"),
+    Bad("Module(8)(image, size=0)", ValueError, "size", "0", SIZE),
+    Bad("Module(8)(image, size=(4, 4.5))", TypeError, "size", "(4, 4.5)", SIZE),
+]
+
+# What torch's own layers refuse in reference.Resizer, in their words, and FusedResizer has to refuse itself.
+FUSED = [
+    Bad("Module(1)(image[:1, :, :1, :1])", ValueError, "image", "1 values per channel", "at least 2"),
+    Bad("Module(1)(image[:1])", ValueError, "image", "1 values per channel", "at least 2"),
+    Bad("synchronised(Module(8))(image)", TypeError, "FusedResizer", "SyncBatchNorm", "BatchNorm2d"),
+]
+
+LOSSES = [
+    Bad("EMDLoss(d=0)", ValueError, "d", "0", "at least 1"),
+    Bad("EMDLoss(d=-2)", ValueError, "d", "-2", "at least 1"),
+    Bad("EMDLoss(d=math.nan)", ValueError, "d", "nan", "finite number"),
+    Bad("EMDLoss(d='2')", TypeError, "d", "'2'", "finite number"),
+    Bad("EMDLoss()(logits[0], target[0])", ValueError, "logits", "(10,)", "(B, K)"),
+    Bad("EMDLoss()(logits, target[:, :9])", ValueError, "target", "(4, 9)", "(4, 10)"),
+    Bad("EMDLoss()(logits[:, :0], target[:, :0])", ValueError, "logits", "(4, 0)", "at least 1"),
+    Bad("EMDLoss()(logits[:0], target[:0])", ValueError, "logits", "(0, 10)", "at least 1"),
+    Bad("EMDLoss()(logits.long(), target)", TypeError, "logits", "torch.int64", "floating-point"),
+    Bad("EMDLoss()(logits, target.argmax(1))", TypeError, "target", "torch.int64", "floating-point"),
+    Bad("SigmoidCrossEntropyLoss(1.5)", ValueError, "label_smoothing", "1.5", "in [0, 1]"),
+    Bad("SigmoidCrossEntropyLoss(-0.1)", ValueError, "label_smoothing", "-0.1", "in [0, 1]"),
+    Bad("SigmoidCrossEntropyLoss(math.nan)", ValueError, "label_smoothing", "nan", "in [0, 1]"),
+    Bad("SigmoidCrossEntropyLoss()(logits, labels + 10)", ValueError, "target", "19", "0 to 9"),
+    Bad("SigmoidCrossEntropyLoss()(logits, labels - 9)", ValueError, "target", "-9", "0 to 9"),
+    Bad("SigmoidCrossEntropyLoss()(logits, labels[:3])", ValueError, "target", "(3,)", "(4,)"),
+    Bad("SigmoidCrossEntropyLoss()(logits, labels.float())", TypeError, "target", "torch.float32", "integer"),
+    Bad("SigmoidCrossEntropyLoss()(logits, target[:, :5])", ValueError, "target", "(4, 5)", "(4, 10)"),
+    Bad("SigmoidCrossEntropyLoss()(logits[0], labels)", ValueError, "logits", "(10,)", "(B, K)"),
+]
+
+BACKEND = [
+    Bad("use_backend('cuda')", ValueError, "name", "'cuda'", "'auto', 'torch', 'native'"),
+    Bad("use_backend(None)", ValueError, "name", "None", "'auto', 'torch', 'native'"),
+    Bad(
+        "native(resize, image, 8)",
+        RuntimeError,
+        "resample",
+        "torch.float32 tensor on cpu",
+        "CUDA tensors only",
+    ),
+    Bad("native(resize, image.byte(), 8)", RuntimeError, "resample", "torch.uint8 tensor on cpu", "CUDA"),
+]
+
+
+def use_backend(name: Any) -> None:
+    with learned_resizer_cuda.use_backend(name):
+        pass
+
+
+def native(function: Any, *arguments: Any) -> None:
+    with learned_resizer_cuda.use_backend("native"):
+        function(*arguments)
+
+
+def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception:
+    """Make the call; return what it raised."""
+    names = {
+        "image": torch.rand(2, 3, 16, 12),
+        "logits": torch.rand(4, 10),
+        "target": torch.full((4, 10), 0.1),
+        "labels": torch.tensor([0, 3, 5, 9]),
+        "Module": module,
+        "EMDLoss": EMDLoss,
+        "Resize": Resize,
+        "SigmoidCrossEntropyLoss": SigmoidCrossEntropyLoss,
+        "math": math,
+        "native": native,
+        "resize": resize,
+        "synchronised": torch.nn.SyncBatchNorm.convert_sync_batchnorm,
+        "torch": torch,
+        "use_backend": use_backend,
+    }
+    try:
+        result = eval(bad.call, names)
+    except Exception as error:
+        return error
+    raise AssertionError(f"{bad.call} returned {type(result).__name__}; expected {bad.error.__name__}")
+
+
+def check(bad: Bad, error: Exception) -> None:
+    assert type(error) is bad.error, f"{type(error).__name__}: {error}"
+    message = str(error)
+    for part in (bad.argument, bad.value, bad.expected):
+        assert part in message, f"{part!r} is not in {message!r}"
+    assert "\n" not in message, "an error message is one line"
+
+
+@pytest.mark.parametrize("bad", [*RESIZE, *FUSED, *LOSSES], ids=lambda bad: bad.call)
+def test_bad_input(bad: Bad) -> None:
+    error = provoke(bad)
+    check(bad, error)
+    assert str(error).startswith(f"{bad.argument}: got "), str(error)
+
+
+@pytest.mark.parametrize("module", [FusedResizer, reference.Resizer])
+@pytest.mark.parametrize("bad", RESIZER, ids=lambda bad: bad.call)
+def test_bad_input_of_resizer(bad: Bad, module: type[torch.nn.Module]) -> None:
+    error = provoke(bad, module)
+    check(bad, error)
+    assert str(error).startswith(f"{bad.argument}: got "), str(error)
+
+
+@pytest.mark.parametrize("bad", BACKEND, ids=lambda bad: bad.call)
+def test_bad_backend(bad: Bad) -> None:
+    check(bad, provoke(bad))
+
+
+def test_size_and_factor_together_are_valid() -> None:
+    """The factor sets the coordinates: the size only cuts what the factor alone gives."""
+    image = torch.rand(2, 3, 16, 12, dtype=torch.float64)
+    whole = resize(image, scale_factor=0.5, interpolation="bicubic")
+    assert torch.equal(resize(image, (5, 6), scale_factor=0.5, interpolation="bicubic"), whole[:, :, :5])
+
+
+def test_a_module_survives_a_bad_call() -> None:
+    """A refused call leaves the running statistics as they were."""
+    module = FusedResizer(8)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    for bad in (torch.rand(2, 1, 16, 12), torch.rand(2, 3, 16, 12).double()):
+        with pytest.raises((TypeError, ValueError)):
+            module(bad)
+    with pytest.raises(ValueError, match="size"):
+        module(torch.rand(2, 3, 16, 12), size=-1)
+    after = module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def main() -> None:
+    """Print every case and its message as a Markdown table."""
+    print("| call | raises | message |\n|---|---|---|")
+    for bad in (*RESIZE, *RESIZER, *FUSED, *LOSSES, *BACKEND):
+        error = provoke(bad)
+        call = bad.call.replace("Module", "FusedResizer")
+        message = str(error).replace("|", "\\|")
+        print(f"| `{call}` | {type(error).__name__} | {message} |")
+
+
+if __name__ == "__main__":
+    main()
