@@ -4,8 +4,22 @@
 learned resizer of Talebi & Milanfar (ICCV 2021) to train in front of a vision network.
 """
 
+from . import reference
 from ._version import __version__
 from .backend import use_backend
+from .info import info
+from .losses import EMDLoss, SigmoidCrossEntropyLoss
 from .resize import Resize, resize
+from .resizer import FusedResizer
 
-__all__ = ["Resize", "__version__", "resize", "use_backend"]
+__all__ = [
+    "EMDLoss",
+    "FusedResizer",
+    "Resize",
+    "SigmoidCrossEntropyLoss",
+    "__version__",
+    "info",
+    "reference",
+    "resize",
+    "use_backend",
+]

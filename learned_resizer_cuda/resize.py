@@ -57,9 +57,7 @@ def resize(
     if not isinstance(image, Tensor):
         raise TypeError(f"image: got {type(image).__name__}; expected a torch.Tensor (..., C, H, W)")
     if image.dim() < 3:
-        raise ValueError(
-            f"image: got shape {tuple(image.shape)}; expected at least 3 dimensions (..., C, H, W)"
-        )
+        raise ValueError(f"image: got shape {tuple(image.shape)}; expected at least 3 dimensions (..., C, H, W)")
     if image.dtype not in ops.resample.DTYPES:
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in ops.resample.DTYPES)
         raise TypeError(f"image: got dtype {image.dtype}; expected one of {expected}")
@@ -80,9 +78,7 @@ def resize(
         raise ValueError("size: got None and scale_factor None; expected at least one of them")
 
     batched = image if image.dim() == 4 else image.reshape(-1, *image.shape[-3:])
-    out = torch.ops.learned_resizer.resample(
-        batched, height, width, scale_h, scale_w, interpolation, antialias
-    )
+    out = torch.ops.learned_resizer.resample(batched, height, width, scale_h, scale_w, interpolation, antialias)
     return out if image.dim() == 4 else out.reshape(*image.shape[:-2], height, width)
 
 

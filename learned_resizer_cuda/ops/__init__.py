@@ -1,8 +1,8 @@
 """The ops behind the modules, registered as ``torch.ops.learned_resizer.*``: one file an op."""
 
-from . import resample
+from . import conv, head, resample, stem
 
 # Stems of the ops; an op's backward is ``<stem>_backward``.
-OPS = ("resample",)
+OPS = ("resample", "stem", "conv", "head")
 
-__all__ = ["OPS", "resample"]
+__all__ = ["OPS", "conv", "head", "resample", "stem"]

@@ -105,6 +105,23 @@ def _horizontal_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inne
         _vertical(temp, y[p], bands_h)
 
 
+def accumulate_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int, top: int) -> None:
+    """Add to ``y (h, w*inner)`` what the rows ``top:top+T`` of its input, ``x (T, W*inner)``, contribute to it."""
+    first, matrix = _column_slice(bands_h, top, top + len(x))
+    if matrix.shape[0]:
+        temp = x.new_empty(matrix.shape[0], x.shape[1])
+        _multiply(matrix, x, temp)
+        _horizontal(temp, y[first : first + len(temp)], bands_w, inner, accumulate=True)
+
+
+def resample_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int, top: int) -> None:
+    """Write the rows ``top:top+T`` of the resampled ``x (H, W*inner)`` into ``y (T, w*inner)``."""
+    first, matrix = _row_slice(bands_h, top, top + len(y))
+    temp = x.new_empty(len(y), x.shape[1])
+    _multiply(matrix, x[first : first + matrix.shape[1]], temp)
+    _horizontal(temp, y, bands_w, inner)
+
+
 def _planes_per_chunk(x: Tensor, elements: int) -> int:
     return min(len(x), max(1, _CHUNK_ELEMENTS // elements))
 
@@ -120,20 +137,23 @@ def _vertical(x: Tensor, y: Tensor, bands: Bands) -> None:
     _multiply(_block_diagonal(bands, len(x)), x.flatten(0, 1), y.flatten(0, 1))
 
 
-def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int) -> None:
-    """``y (N, w*inner) = x (N, W*inner) @ (R ⊗ I_inner).T``."""
+def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int, accumulate: bool = False) -> None:
+    """``y (N, w*inner) = x (N, W*inner) @ (R ⊗ I_inner).T``, added to y if ``accumulate``."""
     if inner == 1:
-        _multiply(_block_diagonal(bands, 1), x.t(), y.t())
+        _multiply(_block_diagonal(bands, 1), x.t(), y.t(), accumulate)
         return
     step = max(1, _BLOCK_WEIGHTS // (bands.max_count * bands.out_size))
     for top in range(0, len(x), step):
         rows = x[top : top + step]
         matrix = _block_diagonal(bands, len(rows))
-        _multiply(matrix, rows.reshape(-1, inner), y[top : top + step].view(-1, inner))
+        _multiply(matrix, rows.reshape(-1, inner), y[top : top + step].view(-1, inner), accumulate)
 
 
-def _multiply(matrix: Tensor, dense: Tensor, out: Tensor) -> None:
-    torch.addmm(dense.new_zeros(()), matrix, dense, beta=0, out=out)
+def _multiply(matrix: Tensor, dense: Tensor, out: Tensor, accumulate: bool = False) -> None:
+    if accumulate:
+        torch.addmm(out, matrix, dense, out=out)
+    else:
+        torch.addmm(dense.new_zeros(()), matrix, dense, beta=0, out=out)
 
 
 def is_identity(bands: Bands) -> bool:
@@ -166,6 +186,23 @@ def _row_slice(bands: Bands, top: int, bottom: int) -> tuple[int, Tensor]:
         first, last = (int(column.min()), int(column.max())) if len(column) else (0, 0)
         weight = bands.weight[int(offset[0]) : int(offset[-1])]
         bands.cache[key] = (first, _csr(offset[1:] - offset[:-1], column - first, weight, last + 1 - first))
+    return bands.cache[key]
+
+
+def _column_slice(bands: Bands, left: int, right: int) -> tuple[int, Tensor]:
+    """Columns ``left:right`` of R without its leading empty rows: ``(first row, sparse CSR)``."""
+    key = ("columns", left, right)
+    if key not in bands.cache:
+        end = bands.start + bands.offset[1:] - bands.offset[:-1]
+        rows = ((bands.start < right) & (end > left)).nonzero().flatten()
+        # Starts and ends never decrease, so the rows that read these columns are consecutive.
+        top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        column = _columns(bands.start, bands.offset)
+        entries = slice(int(bands.offset[top]), int(bands.offset[bottom]))
+        column, weight = column[entries], bands.weight[entries]
+        keep = (column >= left) & (column < right)
+        count = end[top:bottom].clamp(max=right) - bands.start[top:bottom].clamp(min=left)
+        bands.cache[key] = (top, _csr(count, column[keep] - left, weight[keep], right - left))
     return bands.cache[key]
 
 

@@ -66,9 +66,7 @@ class Bands:
         # An input that no output reads has an empty row; its start only has to keep the order.
         start_t = np.searchsorted(start.astype(np.int64) + count, np.arange(self.in_size), side="right")
         start_t = np.minimum(start_t, self.out_size)
-        assert (
-            open_rows.sum() == 0 or (row[order][offset_t[:-1][open_rows > 0]] == start_t[open_rows > 0]).all()
-        )
+        assert open_rows.sum() == 0 or (row[order][offset_t[:-1][open_rows > 0]] == start_t[open_rows > 0]).all()
         return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device)
 
     def transposed(self) -> Bands:
@@ -112,9 +110,7 @@ def get_bands(
     """
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
     factor = None if scale is None else float(scale)
-    return _cached_bands(
-        int(in_size), int(out_size), factor, interpolation, bool(antialias), dtype, str(device)
-    )
+    return _cached_bands(int(in_size), int(out_size), factor, interpolation, bool(antialias), dtype, str(device))
 
 
 @lru_cache(maxsize=128)

@@ -19,9 +19,7 @@ _AUTOCAST_KEYS = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.Autocas
 _NO_AUTOCAST = torch._C.DispatchKeySet(_AUTOCAST_KEYS[0]) | torch._C.DispatchKeySet(_AUTOCAST_KEYS[1])
 
 
-def define(
-    schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]
-) -> None:
+def define(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define an op from its schema, with its implementations and its fake (Meta) kernel."""
     name = schema.split("(", 1)[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -31,9 +29,18 @@ def define(
 
 
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
-    torch.library.register_autograd(
-        f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=LIBRARY
-    )
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+
+
+def register_no_second_derivative(name: str) -> None:
+    """Make differentiating through a backward op an error that says so, instead of a missing gradient."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            f"{name}: second derivatives are not implemented; use learned_resizer_cuda.reference.Resizer for them"
+        )
+
+    register_autograd(name, backward, lambda ctx, inputs, output: None)
 
 
 def register_vmap(name: str, rule: Callable[..., Any]) -> None:

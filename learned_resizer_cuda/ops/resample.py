@@ -169,9 +169,7 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _vmap(name: str) -> Any:
-    def rule(
-        info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any
-    ) -> tuple[Tensor, int]:
+    def rule(info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any) -> tuple[Tensor, int]:
         stacked = image.movedim(in_dims[0], 0)
         out = getattr(torch.ops.learned_resizer, name)(stacked.flatten(0, 1), *parameters)
         return out.unflatten(0, stacked.shape[:2]), 0

@@ -1,0 +1,34 @@
+"""Features as rows of interleaved channels, the form in which the pure-torch ops work on them.
+
+A channels_last ``(K, n, H, W)`` is, without a copy, rows ``(K, H, W*n)``. Per-channel vectors are repeated along
+a row: an inner loop over n = 16 channels alone would not vectorise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rows(features: Tensor) -> Tensor:
+    """``(K, n, H, W)`` as rows ``(K, H, W*n)``; copies only if it is not channels_last."""
+    return features.permute(0, 2, 3, 1).contiguous().flatten(2)
+
+
+def maps(rows: Tensor, num_filters: int) -> Tensor:
+    """Rows ``(K, H, W*n)`` as channels_last ``(K, n, H, W)``, without a copy."""
+    return rows.unflatten(2, (-1, num_filters)).permute(0, 3, 1, 2)
+
+
+def along_row(vector: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """A per-channel vector ``(n,)`` repeated for every pixel of a row: ``(W*n,)``."""
+    return vector.to(dtype).repeat(width)
+
+
+def sum_pixels(rows: Tensor, num_filters: int) -> Tensor:
+    """Per-channel sums ``(n,)`` of rows ``(K, H, W*n)``: down the rows first, which vectorises, then along one."""
+    return rows.sum((0, 1)).view(-1, num_filters).sum(0)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,139 @@
+"""What ``conv`` and ``head`` apply to their input as they load it, and its adjoint.
+
+Forward, for a raw feature t, per-channel scale and shift of the batch normalisation before it, and optionally a
+skip (a second raw feature u with an affine of its own)::
+
+    v = lrelu(scale · t + shift  [+ skip_scale · u + skip_shift])      (slope 1: no activation)
+
+Adjoint, for dv: ``g = dv · lrelu'(v)`` and then::
+
+    dt = scale · g,        dscale = Σ g · t,        dshift = Σ g
+    du = skip_scale · g,   dskip_scale = Σ g · u,   dskip_shift = Σ g
+
+Only raw convolution outputs are kept for the backward; v is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .layout import along_row, channels_last, maps, rows, sum_pixels
+from .statistics import accumulation_dtype
+
+SCHEMA = (
+    "Tensor input, Tensor scale, Tensor shift, Tensor? skip, Tensor? skip_scale, Tensor? skip_shift, "
+    "float negative_slope"
+)
+GRADS = "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
+
+# Elements of one feature map in a group of images worked on at once, as in ``stem``.
+_GROUP_ELEMENTS = 512 * 1024
+
+
+class Prologue(NamedTuple):
+    """Arguments of the prologue in the schema's order; features ``(B, n, h, w)``, vectors ``(n,)``."""
+
+    input: Tensor
+    scale: Tensor
+    shift: Tensor
+    skip: Tensor | None
+    skip_scale: Tensor | None
+    skip_shift: Tensor | None
+    negative_slope: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of v and of every sum."""
+        return accumulation_dtype(self.input.dtype)
+
+    def groups(self) -> Iterator[slice]:
+        """Groups of images small enough to stay near the cores."""
+        batch, n, height, width = self.input.shape
+        step = max(1, _GROUP_ELEMENTS // (n * height * width))
+        for first in range(0, batch, step):
+            yield slice(first, min(first + step, batch))
+
+    def apply(self, group: slice) -> Tensor:
+        """v of a group of images, channels_last."""
+        n, width = self.input.shape[1], self.input.shape[3]
+        shift = self.shift if self.skip_shift is None else self.shift + self.skip_shift
+        t = rows(self.input[group]).to(self.dtype)
+        v = torch.addcmul(along_row(shift, width, self.dtype), t, along_row(self.scale, width, self.dtype))
+        if self.skip is not None and self.skip_scale is not None:
+            v.addcmul_(rows(self.skip[group]).to(self.dtype), along_row(self.skip_scale, width, self.dtype))
+        if self.negative_slope != 1:
+            F.leaky_relu_(v, self.negative_slope)
+        return maps(v, n)
+
+    def fake_grads(self) -> list[Tensor]:
+        """Shapes of ``PrologueGrads.result``."""
+        vector = torch.empty_like(self.scale)
+        grads = [_fake_features(self.input), vector, torch.empty_like(vector)]
+        if self.skip is None:
+            return grads + [torch.empty(0, dtype=self.dtype, device=vector.device) for _ in range(3)]
+        return [*grads, _fake_features(self.skip), torch.empty_like(vector), torch.empty_like(vector)]
+
+
+class PrologueGrads:
+    """Gradients of a prologue's arguments, filled group by group."""
+
+    def __init__(self, prologue: Prologue) -> None:
+        batch, n, height, width = prologue.input.shape
+        self._prologue = prologue
+        self._input = prologue.scale.new_empty((batch, height, width * n), dtype=prologue.dtype)
+        self._skip = None if prologue.skip is None else torch.empty_like(self._input)
+        self._scale, self._shift, self._skip_scale = (
+            torch.zeros_like(prologue.scale, dtype=prologue.dtype) for _ in range(3)
+        )
+
+    def add(self, group: slice, v: Tensor, grad_v: Tensor) -> None:
+        """Take in dv of a group of images, given the v that ``Prologue.apply`` returned for it."""
+        p, (n, width) = self._prologue, (v.shape[1], v.shape[3])
+        g = rows(channels_last(grad_v))
+        if p.negative_slope != 1:
+            g = torch.ops.aten.leaky_relu_backward(g, rows(v), p.negative_slope, True)
+        self._shift += sum_pixels(g, n)
+        scratch = self._input[group]
+        torch.mul(g, rows(p.input[group]).to(p.dtype), out=scratch)
+        self._scale += sum_pixels(scratch, n)
+        torch.mul(g, along_row(p.scale, width, p.dtype), out=scratch)
+        if p.skip is not None and p.skip_scale is not None and self._skip is not None:
+            scratch = self._skip[group]
+            torch.mul(g, rows(p.skip[group]).to(p.dtype), out=scratch)
+            self._skip_scale += sum_pixels(scratch, n)
+            torch.mul(g, along_row(p.skip_scale, width, p.dtype), out=scratch)
+
+    def result(self) -> list[Tensor]:
+        """Gradients in the schema's order, empty tensors for an absent skip's."""
+        p, n = self._prologue, self._prologue.input.shape[1]
+        grads = [maps(self._input, n).to(p.input.dtype), self._scale.to(p.scale.dtype), self._shift.to(p.scale.dtype)]
+        if self._skip is None:
+            return grads + [self._input.new_empty(0) for _ in range(3)]
+        skip = maps(self._skip, n).to(p.input.dtype)
+        return [*grads, skip, self._skip_scale.to(p.scale.dtype), grads[2].clone()]
+
+
+def autograd_result(ctx_has_skip: bool, grads: list[Tensor]) -> list[Tensor | None]:
+    """The op's gradients in the form autograd takes: ``None`` for an absent skip and for the slope."""
+    return [*grads[:3], *(grads[3:6] if ctx_has_skip else [None] * 3), None]
+
+
+def autocast(dtype: torch.dtype, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The prologue's arguments under autocast: features in its dtype, vectors as they are."""
+    input, scale, shift, skip, *rest = args[:7]
+    return cast(dtype, input), scale, shift, None if skip is None else cast(dtype, skip), *rest
+
+
+def cast(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    """``tensor`` in autocast's dtype; float64 stays, as in torch's own rules."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+
+
+def _fake_features(like: Tensor) -> Tensor:
+    batch, n, height, width = like.shape
+    return like.new_empty(batch, height, width, n).permute(0, 3, 1, 2)

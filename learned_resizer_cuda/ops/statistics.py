@@ -1,0 +1,69 @@
+"""Per-channel mean and variance, merged tile by tile in Chan's form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .layout import along_row, maps, rows
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: the dtype in which sums and statistics are kept."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Statistics:
+    """Running (count, mean, M2) of feature maps, M2 being the sum of squared deviations from the mean.
+
+    Two sets merge as ``M2 = M2a + M2b + δ²·na·nb/n`` with ``δ = mean_b - mean_a`` (Chan, Golub & LeVeque 1983);
+    ``Σc² - (Σc)²/n`` would lose the digits that a mean far from zero takes.
+
+    Args:
+        num_filters: channels.
+        dtype: of the maps added and of the result.
+        device: of both.
+    """
+
+    def __init__(self, num_filters: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.count = 0
+        # In float64: the vectors are short, and the merges then add no error of their own.
+        self.mean = torch.zeros(num_filters, dtype=torch.float64, device=device)
+        self.m2 = torch.zeros(num_filters, dtype=torch.float64, device=device)
+        self.dtype = dtype
+
+    def add(self, features: Tensor) -> None:
+        """Merge in ``features (K, n, H, W)``."""
+        count = features.numel() // max(features.shape[1], 1)
+        if count == 0:
+            return
+        mean, var = (v.double() for v in torch.batch_norm_update_stats(features, None, None, 0.0))
+        delta = mean - self.mean
+        total = self.count + count
+        self.mean += delta * (count / total)
+        self.m2 += var * count + delta.square() * (self.count * count / total)
+        self.count = total
+
+    def result(self, wanted: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance, both ``(n,)``; two empty tensors where they are not wanted."""
+        if not wanted:
+            empty = self.mean.new_empty(0, dtype=self.dtype)
+            return empty, empty.clone()
+        return self.mean.to(self.dtype), (self.m2 / max(self.count, 1)).to(self.dtype)
+
+
+def add_statistics_grad(
+    grad: Tensor, features: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor, pixels: int
+) -> Tensor:
+    """``grad + dmean / M + 2 (features - mean) / M · dvar``: what the statistics add to a feature's gradient.
+
+    Args:
+        grad, features: ``(K, n, H, W)``, channels_last.
+        mean, grad_mean, grad_var: ``(n,)``.
+        pixels: M, over which the statistics were taken.
+    """
+    n, width = grad.shape[1], grad.shape[3]
+    scale = grad_var * (2 / pixels)
+    shift = grad_mean / pixels - mean * scale
+    out = torch.addcmul(rows(grad), rows(features), along_row(scale, width, grad.dtype))
+    return maps(out.add_(along_row(shift, width, grad.dtype)), n)

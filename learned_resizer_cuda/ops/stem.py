@@ -1,0 +1,237 @@
+"""``stem``: everything at input resolution, from the image to the resized feature and its statistics.
+
+Forward, for an image x and the resampling R::
+
+    a = lrelu(W0 * x + b0)        7×7, zero padding
+    c = lrelu(W1 a + b1)          1×1
+    z = R c                       (the batch normalisation that follows c commutes with R, whose rows sum to 1)
+    mean, var = mean and biased variance of c over batch and pixels, M = B·H·W of them
+
+Adjoint, for dz, dmean, dvar::
+
+    dc  = Rᵀ dz + dmean / M + 2 (c - mean) / M · dvar
+    dc' = dc · lrelu'(c);   dW1 = Σ dc' aᵀ,   db1 = Σ dc',   da = W1ᵀ dc'
+    da' = da · lrelu'(a);   dW0 = Σ da' ⋆ x,  db0 = Σ da',   dx = W0ᵀ * da'   (only if asked for)
+
+The adjoint recomputes a and c from the image. Both run tile by tile, so no tensor with n channels at input
+resolution outlives one tile, whatever the image's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .band_matmul import accumulate_rows, resample_planes, resample_rows
+from .bands import Bands, get_bands
+from .layout import channels_last, maps, rows, sum_pixels
+from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .prologue import cast
+from .statistics import Statistics, accumulation_dtype, add_statistics_grad
+
+# Elements of one feature map in a tile. A tile's few maps then stay near the cores, and freed ones are used again.
+_TILE_ELEMENTS = 512 * 1024
+_LEAST_TILE_ROWS = 16
+
+_PARAMETERS = "SymInt height, SymInt width, str interpolation, bool antialias, float negative_slope"
+
+
+class _Tile(NamedTuple):
+    """Whole images ``first:last``, or the rows ``top:bottom`` of one image."""
+
+    first: int
+    last: int
+    top: int
+    bottom: int
+    whole: bool
+
+
+def _tiles(image: Tensor, num_filters: int) -> Iterator[_Tile]:
+    batch, _, height, width = image.shape
+    images = _TILE_ELEMENTS // (height * width * num_filters)
+    if images:
+        for first in range(0, batch, images):
+            yield _Tile(first, min(first + images, batch), 0, height, True)
+        return
+    rows = max(_LEAST_TILE_ROWS, _TILE_ELEMENTS // (width * num_filters))
+    # Equal tiles: a thin last one would cost as much in calls.
+    rows = -(-height // -(-height // rows))
+    for index in range(batch):
+        for top in range(0, height, rows):
+            yield _Tile(index, index + 1, top, min(top + rows, height), rows >= height)
+
+
+def _halo(image: Tensor, tile: _Tile) -> Tensor:
+    """The tile's part of the image with the 3 rows above and below that the 7×7 kernel reads, zero beyond it."""
+    height = image.shape[2]
+    rows = image[tile.first : tile.last, :, max(tile.top - 3, 0) : min(tile.bottom + 3, height)]
+    return F.pad(rows, (0, 0, max(3 - tile.top, 0), max(tile.bottom + 3 - height, 0)))
+
+
+def _features(x: Tensor, w0: Tensor, b0: Tensor, w1: Tensor, b1: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+    """``a`` and ``c`` of a tile from its rows with halo; both ``(K, n, T, W)``, channels_last."""
+    a = F.leaky_relu_(F.conv2d(x, w0, b0, padding=(0, 3)), slope)
+    c = F.leaky_relu_(F.conv2d(a, w1, b1), slope)
+    return a, channels_last(c)
+
+
+def _tables(image: Tensor, height: int, width: int, interpolation: str, antialias: bool) -> tuple[Bands, Bands]:
+    dtype = accumulation_dtype(image.dtype)
+    return (
+        get_bands(image.shape[2], height, None, interpolation, antialias, dtype, image.device),
+        get_bands(image.shape[3], width, None, interpolation, antialias, dtype, image.device),
+    )
+
+
+def _stem(
+    image: Tensor,
+    w0: Tensor,
+    b0: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    height: int,
+    width: int,
+    interpolation: str,
+    antialias: bool,
+    negative_slope: float,
+    statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n = len(w0)
+    bands_h, bands_w = _tables(image, height, width, interpolation, antialias)
+    dtype = bands_h.weight.dtype
+    w0, w1 = channels_last(w0), channels_last(w1)
+    z = torch.zeros(len(image), height, width * n, dtype=dtype, device=image.device)
+    moments = Statistics(n, dtype, image.device)
+    for tile in _tiles(image, n):
+        _, c = _features(_halo(image, tile), w0, b0, w1, b1, negative_slope)
+        c = c.to(dtype)
+        if statistics:
+            moments.add(c)
+        if tile.whole:
+            resample_planes(rows(c), z[tile.first : tile.last], bands_h, bands_w, n)
+        else:
+            accumulate_rows(rows(c)[0], z[tile.first], bands_h, bands_w, n, tile.top)
+    return maps(z, n).to(image.dtype), *moments.result(statistics)
+
+
+def _stem_backward(
+    grad_z: Tensor,
+    grad_mean: Tensor,
+    grad_var: Tensor,
+    image: Tensor,
+    w0: Tensor,
+    b0: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    mean: Tensor,
+    height: int,
+    width: int,
+    interpolation: str,
+    antialias: bool,
+    negative_slope: float,
+    statistics: bool,
+    image_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n = len(w0)
+    tables = _tables(image, height, width, interpolation, antialias)
+    bands_h, bands_w = (table.transposed() for table in tables)
+    dtype = bands_h.weight.dtype
+    w0_last, w1_last = channels_last(w0), channels_last(w1)
+    dz = rows(grad_z.to(dtype))
+    dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
+    dw1 = torch.zeros(n, n, dtype=dtype, device=image.device)
+    dx = torch.zeros_like(image, dtype=dtype) if image_grad else image.new_empty(0)
+    pixels = image.shape[0] * image.shape[2] * image.shape[3]
+    for tile in _tiles(image, n):
+        x = _halo(image, tile)
+        a, c = _features(x, w0_last, b0, w1_last, b1, negative_slope)
+        a, c = a.to(dtype), c.to(dtype)
+        dc = torch.empty_like(c)
+        if tile.whole:
+            resample_planes(dz[tile.first : tile.last], rows(dc), bands_h, bands_w, n)
+        else:
+            resample_rows(dz[tile.first], rows(dc)[0], bands_h, bands_w, n, tile.top)
+        if statistics:
+            dc = add_statistics_grad(dc, c, mean, grad_mean, grad_var, pixels)
+        dc = torch.ops.aten.leaky_relu_backward(dc, c, negative_slope, True)
+        flat_dc, flat_a = (t.permute(0, 2, 3, 1).reshape(-1, n) for t in (dc, a))
+        dw1.addmm_(flat_dc.t(), flat_a)
+        db1 += sum_pixels(rows(dc), n)
+        da = torch.mm(flat_dc, w1.to(dtype).view(n, n)).view(*dc.shape[:1], *dc.shape[2:], n).permute(0, 3, 1, 2)
+        da = torch.ops.aten.leaky_relu_backward(da, a, negative_slope, True)
+        db0 += sum_pixels(rows(da), n)
+        # oneDNN's weight gradient with 3 input channels is twice as fast on contiguous planes.
+        dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
+            da.contiguous(), x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
+            [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [image_grad, True, False],
+        )  # fmt: skip
+        dw0 += dw0_tile
+        if image_grad:
+            _add_halo(dx, dx_halo, tile)
+    return dx.to(image.dtype), *(
+        g.to(p.dtype) for g, p in ((dw0, w0), (db0, b0), (dw1.view_as(w1), w1), (db1, b1))
+    )  # fmt: skip
+
+
+def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
+    height = dx.shape[2]
+    top, bottom = max(tile.top - 3, 0), min(tile.bottom + 3, height)
+    skip = max(3 - tile.top, 0)
+    dx[tile.first : tile.last, :, top:bottom] += dx_halo[:, :, skip : skip + bottom - top]
+
+
+def _fake_stem(
+    image: Tensor, w0: Tensor, b0: Tensor, w1: Tensor, b1: Tensor, height: int, width: int, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, statistics = w0.shape[0], rest[-1]
+    z = image.new_empty(image.shape[0], height, width, n).permute(0, 3, 1, 2)
+    vector = torch.empty(n if statistics else 0, dtype=accumulation_dtype(image.dtype), device=image.device)
+    return z, vector, torch.empty_like(vector)
+
+
+def _fake_stem_backward(
+    grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    dx = torch.empty_like(image) if rest[-1] else image.new_empty(0)
+    return dx, *(torch.empty_like(p, memory_format=torch.contiguous_format) for p in rest[:4])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, height, width, interpolation, antialias, negative_slope, statistics = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.parameters = (height, width, interpolation, antialias, negative_slope, statistics)
+
+
+def _autograd(ctx: Any, grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor | None, ...]:
+    dx, *grads = torch.ops.learned_resizer.stem_backward(
+        grad_z, grad_mean, grad_var, *ctx.saved_tensors, *ctx.parameters, ctx.needs_input_grad[0]
+    )
+    return dx if ctx.needs_input_grad[0] else None, *grads, *(None,) * len(ctx.parameters)
+
+
+def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
+    tensors, rest = args[:5], args[5:]
+    return *(cast(dtype, t) for t in tensors), *rest
+
+
+_WEIGHTS = "Tensor w0, Tensor b0, Tensor w1, Tensor b1"
+define(
+    f"stem(Tensor image, {_WEIGHTS}, {_PARAMETERS}, bool statistics) -> (Tensor, Tensor, Tensor)",
+    cpu=_stem,
+    cuda=_stem,
+    fake=_fake_stem,
+)
+define(
+    f"stem_backward(Tensor grad_z, Tensor grad_mean, Tensor grad_var, Tensor image, {_WEIGHTS}, Tensor mean, "
+    f"{_PARAMETERS}, bool statistics, bool image_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cpu=_stem_backward,
+    cuda=_stem_backward,
+    fake=_fake_stem_backward,
+)
+register_autograd("stem", _autograd, _setup_context)
+register_no_second_derivative("stem_backward")
+register_autocast("stem", _autocast)

@@ -1,0 +1,151 @@
+"""``FusedResizer``: the learned resizer without a feature map at input resolution."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import reference
+from .ops.layout import along_row, maps, rows
+from .resize import Size
+
+
+class _Affine(NamedTuple):
+    """A raw feature ``(B, n, h, w)`` with the batch normalisation still to be applied to it, ``scale·x + shift``."""
+
+    raw: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def value(self) -> Tensor:
+        """The feature it stands for, as a tensor."""
+        x = rows(self.raw)
+        width = self.raw.shape[3]
+        value = torch.addcmul(along_row(self.shift, width, x.dtype), x, along_row(self.scale, width, x.dtype))
+        return maps(value, self.raw.shape[1])
+
+
+_NO_SKIP = (None, None, None)
+
+
+class FusedResizer(reference.Resizer):
+    """Learned image resizer (Talebi & Milanfar, ICCV 2021), to train in front of a vision network.
+
+    The same function, parameters and ``state_dict`` as ``reference.Resizer``, computed so that no tensor with
+    ``num_filters`` channels at input resolution is ever kept, forward or backward: every row of a resampling
+    matrix sums to 1, so the first batch normalisation commutes with the resize and is applied after it, and
+    the backward computes the features again, tile by tile (``docs/math.md``).
+
+    Training mode, running statistics, ``momentum`` and ``eps`` follow each ``BatchNorm2d`` among the submodules.
+    The submodules hold the parameters only: hooks on them do not run. Deterministic: the same input gives the
+    same bits, forward and backward. First derivatives only.
+
+    Args:
+        size: output size, an int for both sides or ``(height, width)``.
+        in_channels: channels of the image, in and out.
+        num_filters: channels n of the feature maps.
+        num_blocks: residual blocks r at output resolution; 0 leaves them out.
+        interpolation: ``"bilinear"`` (the paper's), ``"bicubic"`` or ``"lanczos"``.
+        antialias: widen the filter when shrinking; ``False`` reproduces the paper.
+        negative_slope: of every LeakyReLU, at least 0.
+        zero_init: zero the last convolution, so that the module starts as exactly ``resize``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what was expected.
+    """
+
+    def forward(self, image: Tensor, size: Size | None = None) -> Tensor:
+        """Resize a batch of images.
+
+        Args:
+            image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast. Any value range;
+                networks usually want it normalised before the resizer.
+            size: output size of this call instead of the module's.
+
+        Returns:
+            ``(B, in_channels, height, width)``, in the dtype of the image.
+
+        Raises:
+            TypeError, ValueError: for an image or size that does not fit, naming what was expected; in training
+                mode also where a batch normalisation would see fewer than two values per channel.
+        """
+        height, width = self.check_input(image, size)
+        ops = torch.ops.learned_resizer
+        batch, _, in_h, in_w = image.shape
+        sampling = (height, width, self.interpolation, self.antialias)
+        base = ops.resample(image, height, width, None, None, self.interpolation, self.antialias)
+
+        stem = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
+        z, mean, var = ops.stem(image, *stem, *sampling, self.negative_slope, _is_batch_normed(self.norm1))
+        f = _Affine(z, *_affine(self.norm1, mean, var, batch * in_h * in_w))
+
+        last, skip = f, _NO_SKIP
+        for module in self.blocks:
+            block = cast(reference.Block, module)
+            if skip is not _NO_SKIP:
+                # Two features are as many as the next convolution adds while loading: a third waits for this sum.
+                total = last.value() + _Affine(*skip).value()
+                last, skip = _Affine(total, torch.ones_like(f.scale), torch.zeros_like(f.shift)), _NO_SKIP
+            middle = self._conv(last, skip, 1.0, block.conv1, block.norm1)
+            inner = self._conv(middle, _NO_SKIP, self.negative_slope, block.conv2, block.norm2)
+            last, skip = inner, last
+        last = self._conv(last, skip, 1.0, self.conv3, self.norm2)
+        return ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
+
+    @staticmethod
+    def _conv(
+        last: _Affine,
+        skip: _Affine | tuple[None, None, None],
+        negative_slope: float,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d,
+    ) -> _Affine:
+        raw, mean, var = torch.ops.learned_resizer.conv(
+            *last, *skip, negative_slope, conv.weight, _is_batch_normed(norm)
+        )
+        return _Affine(raw, *_affine(norm, mean, var, raw.shape[0] * raw.shape[2] * raw.shape[3]))
+
+
+def _is_batch_normed(norm: nn.BatchNorm2d) -> bool:
+    """Whether a batch normalisation uses the batch's statistics, by torch's own rule."""
+    if isinstance(norm, nn.SyncBatchNorm):
+        # Its statistics would silently stay local.
+        raise TypeError("FusedResizer: got SyncBatchNorm submodules; expected BatchNorm2d (convert the network only)")
+    return norm.training or (norm.running_mean is None and norm.running_var is None)
+
+
+def _affine(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Scale and shift ``(n,)`` that apply a batch normalisation, updating its running statistics in training.
+
+    Args:
+        norm: holds γ, β, ε and the running statistics.
+        mean, var: of the batch over ``count`` values per channel, var biased; unused where the running ones are.
+        count: values per channel.
+    """
+    if _is_batch_normed(norm):
+        if count < 2:
+            raise ValueError(
+                f"image: got {count} values per channel for a batch normalisation in training mode; "
+                "expected at least 2 (a larger batch or size, or eval mode)"
+            )
+        if norm.training and norm.track_running_stats:
+            _update_running_statistics(norm, mean, var, count)
+    else:
+        mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = norm.weight * torch.rsqrt(var + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+@torch.no_grad()
+def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
+    running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    momentum = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum or 0.0)
+    # The running variance takes the unbiased estimate, as in torch.
+    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum or 0.0)
