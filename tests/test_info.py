@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,10 +19,14 @@ from learned_resizer_cuda.info import format_info, info
 from learned_resizer_cuda.kernels import native
 from learned_resizer_cuda.ops import OPS
 
+# Python looks in the current folder first: there a fresh interpreter finds the package that this one has.
+HOME = Path(learned_resizer_cuda.__file__).parent.parent
+
 
 def run(script: str) -> str:
     """Standard output of a script in a fresh interpreter."""
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    result = subprocess.run(command, cwd=HOME, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -174,5 +179,5 @@ def test_a_missing_extra_is_named_in_one_line(missing):
 
 def test_python_dash_m_runs_the_command_line():
     command = [sys.executable, "-m", "learned_resizer_cuda", "--version"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=True)
     assert result.stdout == f"learned-resizer {learned_resizer_cuda.__version__}\n"
