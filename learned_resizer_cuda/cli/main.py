@@ -91,10 +91,11 @@ def _typer(name: str, arguments: list[str]) -> int:
         app.command(name)(command)
         app(args=arguments, prog_name=f"learned-resizer {name}")
     except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
         # Any other missing module is a fault to be shown whole.
-        if (error.name or "").split(".")[0] not in TRAIN_MODULES:
+        if missing not in TRAIN_MODULES:
             raise
-        return _fail(f'{name} needs {error.name}: pip install "learned-resizer-cuda[train]"')
+        return _fail(f'{name} needs {missing}: pip install "learned-resizer-cuda[train]"')
     return 0
 
 
