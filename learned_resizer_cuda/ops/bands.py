@@ -22,6 +22,9 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 # Support of each filter in input pixels, before antialiasing widens it by max(scale, 1).
 _SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
 
+# Weights below this are zeros of the filter that float64 did not hit (sinc at an integer leaves 4e-17).
+_ZERO_WEIGHT = 1e-14
+
 # A window whose weights sum to less than this has no usable pixel: it lies beyond the image, or touches it at zeros
 # of the filter only (where rounding leaves about 1e-17).
 _EMPTY_WINDOW = 1e-7
@@ -155,15 +158,16 @@ def _rows(
     in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ``start`` and ``count`` of every row and the rows' weights one after another, in float64."""
+    # Every output reads at most 2 · support inputs, times the scale when shrinking.
+    weights = 2 * _SUPPORT[interpolation] * max(in_size, out_size)
+    if weights > _INT32_MAX:
+        raise ValueError(
+            f"size: an axis of {in_size} -> {out_size} pixels with interpolation={interpolation!r} needs about "
+            f"{weights} weights; expected at most {_INT32_MAX}"
+        )
     scale = in_size / out_size if factor is None else 1.0 / factor
     build = _antialiased_rows if antialias else _plain_rows
-    start, count, weight = build(in_size, out_size, scale, interpolation)
-    if count.sum() > _INT32_MAX or in_size > _INT32_MAX:
-        raise ValueError(
-            f"size: an axis of {in_size} -> {out_size} pixels with interpolation={interpolation!r} needs "
-            f"{count.sum()} weights; expected at most {_INT32_MAX}"
-        )
-    return start, count, weight
+    return build(in_size, out_size, scale, interpolation)
 
 
 def _antialiased_rows(
@@ -210,7 +214,7 @@ def _normalise(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     total = np.bincount(row, weights=weight, minlength=len(start))
     empty = np.abs(total) < _EMPTY_WINDOW
-    weight = weight / np.where(empty, 1.0, total)[row]
+    weight = np.where(np.abs(weight) < _ZERO_WEIGHT, 0.0, weight) / np.where(empty, 1.0, total)[row]
     if empty.any():
         # Only coordinates beyond the last pixel get here (a size larger than the factor covers): repeat it.
         # The window keeps its extent: a later one may start before the last pixel and hold usable weights again.

@@ -1,0 +1,258 @@
+"""resize and the resample op: values, adjoint, derivatives, layouts, transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from learned_resizer_cuda import Resize, resize
+from learned_resizer_cuda.ops.bands import INTERPOLATIONS
+
+
+RESAMPLE = torch.ops.learned_resizer.resample
+FILTERS = [(name, antialias) for name in INTERPOLATIONS for antialias in (True, False)]
+PILLOW = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def exact(image: torch.Tensor, size: tuple[int, int], interpolation: str, antialias: bool) -> torch.Tensor:
+    """Resampling of the last two axes in float64 by the tests' own matrices."""
+    rows = torch.from_numpy(oracle.matrix(image.shape[-2], size[0], None, interpolation, antialias).copy())
+    columns = torch.from_numpy(oracle.matrix(image.shape[-1], size[1], None, interpolation, antialias).copy())
+    return rows @ image.double() @ columns.T
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_matches_pillow_over_random_sizes(interpolation: str) -> None:
+    rng = np.random.default_rng(0)
+    for height, width, out_h, out_w in rng.integers(1, 257, (300, 4)).tolist():
+        image = rng.random((height, width), dtype=np.float32)
+        expected = np.asarray(Image.fromarray(image).resize((out_w, out_h), PILLOW[interpolation]))
+        got = resize(torch.from_numpy(image)[None], (out_h, out_w), interpolation=interpolation)[0].numpy()
+        # Values in [0, 1]. torch's kernels, taken for bilinear and bicubic in float32, round coordinates to
+        # float32: up to 2.4e-5 at these sizes against Pillow's float64 coordinates.
+        np.testing.assert_allclose(got, expected, rtol=0, atol=3e-5, err_msg=f"{height}x{width} -> {out_h}x{out_w}")
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), FILTERS)
+def test_matches_interpolate_over_random_sizes(interpolation: str, antialias: bool) -> None:
+    if interpolation == "lanczos":
+        pytest.skip("F.interpolate has lanczos in some torch versions only; Pillow and the oracle cover it")
+    rng = np.random.default_rng(1)
+    for height, width, out_h, out_w in rng.integers(1, 257, (300, 4)).tolist():
+        if out_w == 1:
+            continue  # torch <= 2.15 is wrong there (test_one_pixel_wide); Pillow and the oracle cover it
+        image = torch.from_numpy(rng.random((1, 2, height, width), dtype=np.float32))
+        expected = F.interpolate(image, (out_h, out_w), mode=interpolation, antialias=antialias)
+        got = resize(image, (out_h, out_w), interpolation=interpolation, antialias=antialias)
+        torch.testing.assert_close(got, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_one_pixel_wide(interpolation: str) -> None:
+    image = torch.rand(2, 3, 50, 60)
+    got = resize(image, (20, 1), interpolation=interpolation)
+    torch.testing.assert_close(got.double(), exact(image, (20, 1), interpolation, True), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), FILTERS)
+@pytest.mark.parametrize(
+    ("in_size", "out_size"), [((2000, 3), (10, 3)), ((4, 2), (800, 400)), ((1, 1), (7, 9)), ((37, 41), (37, 41))]
+)
+def test_extreme_ratios(
+    interpolation: str, antialias: bool, in_size: tuple[int, int], out_size: tuple[int, int]
+) -> None:
+    image = torch.rand(2, *in_size, dtype=torch.float64)
+    got = resize(image, out_size, interpolation=interpolation, antialias=antialias)
+    # float64 sums of up to 1,200 products
+    torch.testing.assert_close(got, exact(image, out_size, interpolation, antialias), rtol=0, atol=1e-13)
+
+
+def test_identity_is_exact() -> None:
+    image = torch.randn(2, 3, 17, 19, dtype=torch.float64)
+    for interpolation, antialias in FILTERS:
+        assert torch.equal(resize(image, (17, 19), interpolation=interpolation, antialias=antialias), image)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_uint8_rounds_once(interpolation: str) -> None:
+    # Black and white pixels: the strongest overshoot, where rounding between the passes would show.
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 2, (1, 3, 61, 47), generator=generator, dtype=torch.uint8) * 255
+    for size in ((30, 23), (100, 90), (61, 20)):
+        got = resize(image, size, interpolation=interpolation)
+        value = exact(image, size, interpolation, True)
+        difference = (got.double() - (value + 0.5).floor().clamp(0, 255)).abs()
+        assert got.dtype == torch.uint8
+        # One level, and only where float32's error (below 1e-6 of 255) decides a tie.
+        assert difference.max() <= 1
+        assert not difference[(value - value.floor() - 0.5).abs() > 3e-4].any()
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
+def test_half_types_round_once(dtype: torch.dtype, eps: float) -> None:
+    image = torch.rand(2, 3, 64, 48).to(dtype)
+    got = resize(image, (31, 29), interpolation="lanczos")
+    expected = exact(image, (31, 29), "lanczos", True)
+    # Half a unit in the last place of values below 2, and float32's own error.
+    assert (got.double() - expected).abs().max() <= 2 * eps * 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), FILTERS)
+@pytest.mark.parametrize(("in_size", "out_size"), [((9, 7), (4, 5)), ((5, 6), (11, 8))])
+def test_adjoint_identity(
+    interpolation: str, antialias: bool, in_size: tuple[int, int], out_size: tuple[int, int]
+) -> None:
+    x = torch.randn(2, 3, *in_size, dtype=torch.float64)
+    y = torch.randn(2, 3, *out_size, dtype=torch.float64)
+    rest = (None, None, interpolation, antialias)
+    left = (RESAMPLE(x, *out_size, *rest) * y).sum()
+    right = (x * torch.ops.learned_resizer.resample_backward(y, *in_size, *rest)).sum()
+    assert abs(left - right) <= 1e-12 * x.norm() * y.norm()
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), FILTERS)
+@pytest.mark.parametrize("size", [(3, 2), (6, 7)])
+def test_gradients(interpolation: str, antialias: bool, size: tuple[int, int]) -> None:
+    image = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        return resize(image, size, interpolation=interpolation, antialias=antialias)
+
+    assert torch.autograd.gradcheck(run, image)
+    assert torch.autograd.gradgradcheck(run, image)
+
+
+@pytest.mark.parametrize("op", ["resample", "resample_backward"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_opcheck(op: str, layout: torch.memory_format) -> None:
+    image = torch.randn(2, 3, 7, 5).contiguous(memory_format=layout).requires_grad_()
+    for rest in ((None, None, "bicubic", True), (0.6, 0.7, "lanczos", False)):
+        torch.library.opcheck(getattr(torch.ops.learned_resizer, op).default, (image, 4, 6, *rest))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8])
+def test_layouts_agree_and_are_kept(dtype: torch.dtype) -> None:
+    image = (torch.rand(2, 3, 20, 30) * 255).to(dtype)
+    interleaved = image.contiguous(memory_format=torch.channels_last)
+    crop = interleaved[:, :, 3:17, 2:25]
+    for interpolation, antialias in FILTERS:
+        plain = resize(image, (9, 41), interpolation=interpolation, antialias=antialias)
+        got = resize(interleaved, (9, 41), interpolation=interpolation, antialias=antialias)
+        assert plain.is_contiguous()
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        # torch's kernels sum in another order for another layout: a unit in the last place of 255.
+        step = {torch.uint8: 1, torch.float16: 0.25, torch.bfloat16: 2, torch.float32: 1e-4}.get(dtype, 1e-12)
+        torch.testing.assert_close(got.double(), plain.double(), rtol=0, atol=step)
+        cropped = resize(crop, 5, interpolation=interpolation, antialias=antialias)
+        assert cropped.is_contiguous(memory_format=torch.channels_last)
+        again = resize(crop.contiguous(), 5, interpolation=interpolation, antialias=antialias)
+        torch.testing.assert_close(cropped.double(), again.double(), rtol=0, atol=step)
+
+
+def test_any_rank_and_empty_batch() -> None:
+    image = torch.rand(4, 2, 3, 9, 7)
+    out = resize(image, (5, 6))
+    assert out.shape == (4, 2, 3, 5, 6)
+    torch.testing.assert_close(out[1, 1], resize(image[1, 1], (5, 6)), rtol=0, atol=0)
+    empty = torch.rand(0, 3, 9, 7, requires_grad=True)
+    out = resize(empty, 4)
+    out.sum().backward()
+    assert out.shape == (0, 3, 4, 4)
+    assert empty.grad is not None and empty.grad.shape == empty.shape
+
+
+def test_scale_factor_sets_coordinates() -> None:
+    image = torch.rand(1, 2, 37, 53)
+    for mode in ("bilinear", "bicubic"):
+        for antialias in (True, False):
+            expected = F.interpolate(
+                image, scale_factor=(0.37, 1.61), mode=mode, antialias=antialias, recompute_scale_factor=False
+            )
+            got = resize(image, scale_factor=(0.37, 1.61), interpolation=mode, antialias=antialias)
+            torch.testing.assert_close(got, expected, rtol=0, atol=5e-6)
+    # With a size too, the factor alone sets the coordinates: a smaller size is a crop.
+    full = resize(image, scale_factor=0.5)
+    part = resize(image, (7, 9), scale_factor=0.5)
+    torch.testing.assert_close(part, full[..., :7, :9], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_size_beyond_the_image_repeats_its_border(interpolation: str) -> None:
+    image = torch.rand(1, 1, 6, 6, dtype=torch.float64)
+    out = resize(image, (20, 20), scale_factor=1.0, interpolation=interpolation)
+    torch.testing.assert_close(out[..., :6, :6], image, rtol=0, atol=1e-12)
+    # Beyond the filter's support nothing but the last pixel is left.
+    far = out[..., 10:, 10:]
+    torch.testing.assert_close(far, image[..., -1:, -1:].expand_as(far), rtol=0, atol=1e-12)
+
+
+def test_non_finite_pixels_stay_local() -> None:
+    for interpolation in INTERPOLATIONS:
+        image = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+        image[..., 10, 20] = float("inf")
+        out = resize(image, 32, interpolation=interpolation)
+        reached = ~torch.isfinite(out[0, 0])
+        rows, columns = reached.nonzero().T
+        # The pixel is read by outputs within the support (3 at most, in output pixels) of its place, and no other.
+        assert reached.any()
+        assert (rows - 5).abs().max() <= 3 and (columns - 10).abs().max() <= 3
+
+
+def test_vmap_compile_and_autocast() -> None:
+    images = torch.rand(5, 3, 12, 10)
+    for f in (lambda i: resize(i, 4), lambda i: resize(i, (6, 5), interpolation="lanczos")):
+        torch.testing.assert_close(torch.vmap(f)(images), f(images), rtol=0, atol=1e-6)
+    in_dim = torch.vmap(lambda i: resize(i, 4), in_dims=1)(torch.rand(2, 5, 3, 12, 10))
+    assert in_dim.shape == (5, 2, 3, 4, 4)
+
+    lanczos = resize(images, 4, interpolation="lanczos")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = resize(images, 4, interpolation="lanczos")
+    assert torch.equal(under, lanczos)
+
+
+def test_compiles_without_graph_breaks() -> None:
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def f(image: torch.Tensor) -> torch.Tensor:
+        return resize(image * 2, (4, 6), interpolation="lanczos").sum()
+
+    image = torch.rand(2, 3, 9, 7, requires_grad=True)
+    (grad,) = torch.autograd.grad(f(image), image)
+    (expected,) = torch.autograd.grad(resize(image * 2, (4, 6), interpolation="lanczos").sum(), image)
+    torch.testing.assert_close(grad, expected, rtol=0, atol=1e-6)
+
+
+def test_cached_tables_outlive_inference_mode() -> None:
+    with torch.inference_mode():
+        resize(torch.rand(1, 1, 23, 29), (11, 13), interpolation="lanczos")
+    image = torch.rand(1, 1, 23, 29, requires_grad=True)
+    resize(image, (11, 13), interpolation="lanczos").sum().backward()
+    assert image.grad is not None
+
+
+def test_meta_and_module() -> None:
+    assert resize(torch.empty(2, 3, 8, 8, device="meta"), 4).shape == (2, 3, 4, 4)
+    module = Resize((4, 6), interpolation="bicubic", antialias=False)
+    image = torch.rand(2, 3, 8, 8)
+    assert torch.equal(module(image), resize(image, (4, 6), interpolation="bicubic", antialias=False))
+    assert "bicubic" in repr(module)
+
+
+def test_deterministic() -> None:
+    image = torch.rand(4, 3, 65, 43, requires_grad=True)
+    results = []
+    for _ in range(5):
+        image.grad = None
+        out = resize(image, (30, 77), interpolation="bicubic")
+        out.square().sum().backward()
+        results.append((out.detach(), image.grad))
+    for out, grad in results[1:]:
+        assert torch.equal(out, results[0][0]) and torch.equal(grad, results[0][1])
