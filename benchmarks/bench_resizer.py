@@ -1,0 +1,100 @@
+"""`FusedResizer` against `reference.Resizer`, the same network composed from torch.nn, in both memory
+formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import memory
+from benchmarks.cases import OURS, Case
+from benchmarks.peers import image, memory_format
+from benchmarks.race import Entry, largest_difference, race
+from learned_resizer_cuda import FusedResizer, reference
+
+# Differences relative to the largest entry of each tensor.
+# In float64, of everything: rounding alone.
+EXACT = 1e-9
+# In float32, of the output: torch's batch normalisation in channels_last is 3e-5 from float64, the others
+# 4e-6.
+FORWARD = 1e-4
+# In float32, of the gradients: a LeakyReLU input within rounding of zero has slope 1 in one and 0.2 in the
+# other, and each such pixel shows in the stem's gradients. The reference's own are up to 8e-3 from those in
+# float64.
+GRADIENT = 2e-2
+
+PAPER = (8, 448, 224, 6)  # batch, input, output, rounds
+SMALL = (64, 96, 16, 15)  # the built-in experiment's
+
+# name of the contestant: (module, layout). Ours takes images as loaders deliver them.
+CONTESTANTS = {
+    OURS: ("fused", "NCHW"),
+    "reference, NCHW": ("reference", "NCHW"),
+    "reference, channels_last": ("reference", "channels_last"),
+}
+MODULES = {"fused": FusedResizer, "reference": reference.Resizer}
+
+
+def _entry(name: str, case: Case, device: torch.device, state: dict[str, Tensor]) -> Entry:
+    kind, layout = CONTESTANTS[name]
+    module = MODULES[kind](case.out_size, interpolation=case.interpolation, antialias=case.antialias)
+    module.load_state_dict(state)
+    module.to(device, getattr(torch, case.dtype), memory_format=memory_format(layout)).train(
+        case.direction == "train step"
+    )
+    x = image(case, device).contiguous(memory_format=memory_format(layout))
+    run = _train_step if module.training else _evaluate
+    bound = GRADIENT if module.training else FORWARD
+    return Entry(name, run(module, x, case), list, bound)
+
+
+def _evaluate(module: nn.Module, x: Tensor, _: Case) -> Callable[[], tuple[Tensor, ...]]:
+    def run() -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return (module(x),)
+
+    return run
+
+
+def _train_step(module: nn.Module, x: Tensor, case: Case) -> Callable[[], tuple[Tensor, ...]]:
+    shape = (case.batch, 3, case.out_size, case.out_size)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(x)
+    parameters = list(module.parameters())
+
+    def run() -> tuple[Tensor, ...]:
+        y = module(x)
+        return (y.detach(), *torch.autograd.grad(y, parameters, grad))
+
+    return run
+
+
+def _check_in_float64(case: Case, device: torch.device, state: dict[str, Tensor]) -> None:
+    """Hold ours against the reference where rounding cannot hide or fake a difference."""
+    case = replace(case, dtype="float64", batch=2, in_size=64, out_size=31)
+    ours, theirs, _ = (_entry(name, case, device, state) for name in CONTESTANTS)
+    difference = largest_difference(ours.outputs(ours.run()), theirs.outputs(theirs.run()))
+    assert difference <= EXACT, f"{case.label}: ours differs from the reference by {difference:.3g}"
+
+
+@pytest.mark.parametrize(("batch", "in_size", "out_size", "rounds"), [PAPER, SMALL], ids=["448-224", "96-16"])
+@pytest.mark.parametrize("direction", ["evaluation", "train step"])
+def test_resizer(
+    benchmark: Any, device: torch.device, direction: str, batch: int, in_size: int, out_size: int, rounds: int
+) -> None:
+    case = Case("FusedResizer", direction, "bilinear", True, "float32", "NCHW", batch, in_size, out_size)
+    torch.manual_seed(0)
+    state = reference.Resizer(out_size).state_dict()
+    _check_in_float64(case, device, state)
+    ours, *peers = (_entry(name, case, device, state) for name in CONTESTANTS)
+    peaks = {}
+    if direction == "train step" and memory.available(device):
+        for name, (kind, layout) in CONTESTANTS.items():
+            peaks[name] = memory.peak_in_subprocess(
+                kind, layout, batch=batch, in_size=in_size, out_size=out_size, device=device
+            )
+    race(benchmark, case, ours, peers, device=device, rounds=rounds, memory=peaks)

@@ -1,0 +1,37 @@
+"""What is timed. No torch in here, so that a report can be made anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OURS = "learned_resizer_cuda"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case, by everything that a ratio depends on."""
+
+    op: str
+    direction: str
+    interpolation: str
+    antialias: bool
+    dtype: str
+    layout: str
+    batch: int
+    in_size: int
+    out_size: int
+
+    @property
+    def sides(self) -> str:
+        """As "8 × 448² → 224²"."""
+        return f"{self.batch} × {self.in_size}² → {self.out_size}²"
+
+    @property
+    def filter(self) -> str:
+        """As "bicubic" or "bicubic, no antialias"."""
+        return self.interpolation if self.antialias else f"{self.interpolation}, no antialias"
+
+    @property
+    def label(self) -> str:
+        """One line that tells this case from every other."""
+        return f"{self.op} {self.direction}, {self.filter}, {self.dtype} {self.layout}, {self.sides}"
