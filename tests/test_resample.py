@@ -8,17 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.Image import Resampling
 
 from learned_resizer_cuda import Resize, resize
 from learned_resizer_cuda.ops.bands import INTERPOLATIONS
 
-
 RESAMPLE = torch.ops.learned_resizer.resample
 FILTERS = [(name, antialias) for name in INTERPOLATIONS for antialias in (True, False)]
+EXTREMES = [((2000, 3), (10, 3)), ((4, 2), (800, 400)), ((1, 1), (7, 9)), ((37, 41), (37, 41))]
 PILLOW = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Resampling.BILINEAR,
+    "bicubic": Resampling.BICUBIC,
+    "lanczos": Resampling.LANCZOS,
 }
 
 

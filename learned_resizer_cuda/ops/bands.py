@@ -158,14 +158,13 @@ def _rows(
     in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ``start`` and ``count`` of every row and the rows' weights one after another, in float64."""
-    # Every output reads at most 2 · support inputs, times the scale when shrinking.
-    weights = 2 * _SUPPORT[interpolation] * max(in_size, out_size)
-    if weights > _INT32_MAX:
-        raise ValueError(
-            f"size: an axis of {in_size} -> {out_size} pixels with interpolation={interpolation!r} needs about "
-            f"{weights} weights; expected at most {_INT32_MAX}"
-        )
     scale = in_size / out_size if factor is None else 1.0 / factor
+    window = min(in_size, math.ceil(2 * _SUPPORT[interpolation] * max(scale, 1.0)) + 1)
+    if out_size * window > _INT32_MAX:
+        raise ValueError(
+            f"size: an axis of {in_size} -> {out_size} pixels with interpolation={interpolation!r} needs up to "
+            f"{out_size * window} weights; expected at most {_INT32_MAX}"
+        )
     build = _antialiased_rows if antialias else _plain_rows
     return build(in_size, out_size, scale, interpolation)
 
