@@ -77,7 +77,7 @@ def resize(
     else:
         raise ValueError("size: got None and scale_factor None; expected at least one of them")
 
-    batched = image if image.dim() == 4 else image.reshape(-1, *image.shape[-3:])
+    batched = image.unsqueeze(0) if image.dim() == 3 else image.flatten(0, -4)
     out = torch.ops.learned_resizer.resample(batched, height, width, scale_h, scale_w, interpolation, antialias)
     return out if image.dim() == 4 else out.reshape(*image.shape[:-2], height, width)
 

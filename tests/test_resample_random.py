@@ -211,6 +211,8 @@ FOUND_EARLIER = [
     Case((1, 2, 2), "contiguous", torch.float64, (33, 33), (3.0, 3.0), "lanczos", True, 0),
     # Taps of a window beyond the image still reach pixels before the last one.
     Case((1, 5, 6), "contiguous", torch.float64, (39, 14), (3.28, 0.23), "lanczos", False, 0),
+    # No channels, and no batch to count them by.
+    Case((0, 4, 5), "contiguous", torch.float32, (2, 3), None, "bilinear", True, 0),
     # One output column.
     Case((2, 3, 17, 40), "channels_last", torch.float32, (9, 1), None, "bicubic", True, 0),
 ]
