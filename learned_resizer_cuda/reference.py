@@ -122,7 +122,10 @@ class Resizer(nn.Module):
         if width == 1 and height > 1:
             # torch <= 2.15 resamples rows wrongly on a CPU where the output is one pixel wide, not one pixel high.
             return self._interpolate(x.mT.contiguous(), width, height).mT
-        return F.interpolate(x, (height, width), mode=self.interpolation, antialias=self.antialias)
+        # torch's antialiasing on a CPU knows no half types.
+        wide = x.float() if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16) else x
+        out = F.interpolate(wide, (height, width), mode=self.interpolation, antialias=self.antialias)
+        return out.to(x.dtype)
 
     def check_input(self, image: Tensor, size: Size | None) -> tuple[int, int]:
         """Return the output size of a call, or raise what is wrong with its arguments."""
