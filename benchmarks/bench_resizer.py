@@ -20,13 +20,13 @@ from learned_resizer_cuda import FusedResizer, reference
 # Differences relative to the largest entry of each tensor.
 # In float64, of everything: rounding alone.
 EXACT = 1e-9
-# In float32, of the output: torch's batch normalisation in channels_last is 3e-5 from float64, the others
+# In float32, of the output: torch's batch normalisation in channels_last is 5e-5 from float64, the others
 # 4e-6.
 FORWARD = 1e-4
-# In float32, of the gradients: a LeakyReLU input within rounding of zero has slope 1 in one and 0.2 in the
-# other, and each such pixel shows in the stem's gradients. The reference's own are up to 8e-3 from those in
-# float64.
-GRADIENT = 2e-2
+# In float32, of the gradients: a LeakyReLU input within that error of zero has slope 1 in one and 0.2 in
+# the other, and each such pixel shows in a gradient. In NCHW, ours and the reference's are 6e-4 from those
+# in float64 at most; the reference's in channels_last are 1.5e-2 from them.
+GRADIENT = {"NCHW": 5e-3, "channels_last": 5e-2}
 
 PAPER = (8, 448, 224, 6)  # batch, input, output, rounds
 SMALL = (64, 96, 16, 15)  # the built-in experiment's
@@ -49,7 +49,7 @@ def _entry(name: str, case: Case, device: torch.device, state: dict[str, Tensor]
     )
     x = image(case, device).contiguous(memory_format=memory_format(layout))
     run = _train_step if module.training else _evaluate
-    bound = GRADIENT if module.training else FORWARD
+    bound = GRADIENT[layout] if module.training else FORWARD
     return Entry(name, run(module, x, case), list, bound)
 
 
