@@ -8,7 +8,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define LR_DEVICE __device__ __forceinline__
-#define LR_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// "1" lets the compiler take the registers it needs: left to its own choice it spills a few to fit one more block.
+#define LR_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 #define LR_UNROLL _Pragma("unroll")
 #define LR_NO_UNROLL _Pragma("unroll 1")
 #else

@@ -60,6 +60,13 @@ LR_DEVICE void divide(int64_t n, int64_t d, int64_t& quotient, int64_t& remainde
     }
 }
 
+// Row `row` >= 0 of a column. Bytes and an unsigned row make this two instructions.
+template <class T>
+LR_DEVICE const T* row_of(const T* column, int32_t row, int64_t row_bytes) {
+    const int64_t offset = static_cast<int64_t>(static_cast<uint32_t>(row)) * row_bytes;
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(column) + offset);
+}
+
 // The elements of the image row that one thread owns.
 template <class T, int V, bool kVectors>
 struct Source;
@@ -71,8 +78,8 @@ struct Source<T, V, true> {
     const T* base;
     bool valid;
 
-    LR_DEVICE void load(Raw& raw, int32_t row, int64_t stride_row) const {
-        if (valid && row >= 0) raw = load_words<T, V>(base + row * stride_row);
+    LR_DEVICE void load(Raw& raw, int32_t row, int64_t row_bytes) const {
+        if (valid && row >= 0) raw = load_words<T, V>(row_of(base, row, row_bytes));
     }
     LR_DEVICE static typename Accumulator<T>::type value(const Raw& raw, int v) { return Decode<T>::at(raw.word, v); }
 };
@@ -86,11 +93,11 @@ struct Source<T, V, false> {
     const T* base[V];
     bool valid[V];
 
-    LR_DEVICE void load(Raw& raw, int32_t row, int64_t stride_row) const {
+    LR_DEVICE void load(Raw& raw, int32_t row, int64_t row_bytes) const {
         if (row < 0) return;
         LR_UNROLL
         for (int v = 0; v < V; ++v)
-            if (valid[v]) raw.item[v] = load_element(base[v] + row * stride_row);
+            if (valid[v]) raw.item[v] = load_element(row_of(base[v], row, row_bytes));
     }
     LR_DEVICE static typename Accumulator<T>::type value(const Raw& raw, int v) { return Decode<T>::of(raw.item[v]); }
 };
@@ -177,38 +184,27 @@ struct Resample {
                     sum[r][1] = kept[2 * r * p.plan.tile_entries + 1];
                 }
             }
+            // Two trips at a time hide the latency of shared memory; more would only take registers.
+            int taps = p.plan.taps;
             if constexpr (F == Form::kFold) {
                 if (step == 1) {
-                    // Neighbouring taps are neighbours in memory; the planner made every first tap even.
-                    for (int tap = 0; tap < p.plan.taps; tap += 2, from += 2, weight += stride) {
-                        Pair<A> x[R];
-                        LR_UNROLL
-                        for (int r = 0; r < R; ++r) x[r] = pair(from + r * E);
-                        fold_pair(sum, pair(weight), x);
+                    LR_NO_UNROLL
+                    for (; taps >= 4; taps -= 4, from += 4, weight += 2 * stride) {
+                        add_neighbours(sum, from, weight);
+                        add_neighbours(sum, from + 2, weight + stride);
                     }
+                    if (taps > 0) add_neighbours(sum, from, weight);
                 } else {
-                    for (int tap = 0; tap < p.plan.taps; tap += 2, from += 2 * step, weight += stride) {
-                        Pair<A> x[R];
-                        LR_UNROLL
-                        for (int r = 0; r < R; ++r) x[r] = {from[r * E], from[r * E + step]};
-                        fold_pair(sum, pair(weight), x);
-                    }
+                    LR_NO_UNROLL
+                    for (; taps > 0; taps -= 2, from += 2 * step, weight += stride) add_strided(sum, from, step, weight);
                 }
             } else {
-                for (int tap = 0; tap < p.plan.taps; ++tap, from += step, weight += stride) {
-                    const Pair<A> w = pair(weight);
-                    A x[R];
-                    LR_UNROLL
-                    for (int r = 0; r < R; ++r) x[r] = from[r * E];
-                    if (w.x != A(0)) {
-                        LR_UNROLL
-                        for (int r = 0; r < R; ++r) sum[r][0] = fma(w.x, x[r], sum[r][0]);
-                    }
-                    if (w.y != A(0)) {
-                        LR_UNROLL
-                        for (int r = 0; r < R; ++r) sum[r][1] = fma(w.y, x[r], sum[r][1]);
-                    }
+                LR_NO_UNROLL
+                for (; taps >= 2; taps -= 2, from += 2 * step, weight += 2 * stride) {
+                    add_shared(sum, from, weight);
+                    add_shared(sum, from + step, weight + stride);
                 }
+                if (taps > 0) add_shared(sum, from, weight);
             }
             if (piece + 1 < p.plan.pieces) {
                 LR_UNROLL
@@ -224,7 +220,21 @@ struct Resample {
         }
     }
 
-    LR_DEVICE static void fold_pair(A (&sum)[R][2], const Pair<A>& w, const Pair<A> (&x)[R]) {
+    // Two taps of one output that are neighbours in memory; the planner made every first tap even.
+    LR_DEVICE static void add_neighbours(A (&sum)[R][2], const A* from, const A* weight) {
+        Pair<A> x[R];
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) x[r] = pair(from + r * E);
+        add_pair(sum, pair(weight), x);
+    }
+    // Two taps of one output that are a pixel of interleaved channels apart.
+    LR_DEVICE static void add_strided(A (&sum)[R][2], const A* from, int step, const A* weight) {
+        Pair<A> x[R];
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) x[r] = {from[r * E], from[r * E + step]};
+        add_pair(sum, pair(weight), x);
+    }
+    LR_DEVICE static void add_pair(A (&sum)[R][2], const Pair<A>& w, const Pair<A> (&x)[R]) {
         if (w.x != A(0)) {
             LR_UNROLL
             for (int r = 0; r < R; ++r) sum[r][0] = fma(w.x, x[r].x, sum[r][0]);
@@ -232,6 +242,21 @@ struct Resample {
         if (w.y != A(0)) {
             LR_UNROLL
             for (int r = 0; r < R; ++r) sum[r][0] = fma(w.y, x[r].y, sum[r][0]);
+        }
+    }
+    // One tap that two neighbouring outputs share.
+    LR_DEVICE static void add_shared(A (&sum)[R][2], const A* from, const A* weight) {
+        const Pair<A> w = pair(weight);
+        A x[R];
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) x[r] = from[r * E];
+        if (w.x != A(0)) {
+            LR_UNROLL
+            for (int r = 0; r < R; ++r) sum[r][0] = fma(w.x, x[r], sum[r][0]);
+        }
+        if (w.y != A(0)) {
+            LR_UNROLL
+            for (int r = 0; r < R; ++r) sum[r][1] = fma(w.y, x[r], sum[r][1]);
         }
     }
 
@@ -276,9 +301,10 @@ struct Resample {
         const int begin = strip_begin[0];
         const int end = strip_begin[1];
         const S* program = reinterpret_cast<const S*>(p.tables + p.plan.steps);
+        const int64_t row_bytes = p.stride_row * static_cast<int64_t>(sizeof(T));
         typename Source<T, V, kVectors>::Raw raw[kInFlight] = {};
         LR_UNROLL
-        for (int q = 0; q < kInFlight; ++q) source.load(raw[q], strip_first[q], p.stride_row);
+        for (int q = 0; q < kInFlight; ++q) source.load(raw[q], strip_first[q], row_bytes);
         A kept[K][V] = {};  // fold: the open output rows; gather: the last image rows
         int done = 0;       // output rows that have gone through the horizontal filter
         for (int chunk = begin; chunk < end; chunk += kChunkSteps) {
@@ -292,7 +318,7 @@ struct Resample {
                 LR_UNROLL
                 for (int q = 0; q < kGroupSteps; ++q) {
                     const S step = steps[group + q];
-                    run_step(source, step, raw[q % kInFlight], kept);
+                    run_step(source, step, row_bytes, raw[q % kInFlight], kept);
                     flush = step.flags >> kStepFlushShift;
                 }
                 if (flush != 0) {
@@ -305,11 +331,12 @@ struct Resample {
         }
     }
 
-    LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step,
+    LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step, int64_t row_bytes,
                             typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
         const int slot = (step.flags >> kStepSlotShift) & 7;
         if constexpr (F == Form::kFold) {
-            if (step.flags & kStepRow) {
+            // An idle step has zero weights only; where folding is short, a branch around it costs more than it saves.
+            if (K * V <= 16 || step.flags & kStepRow) {
                 A x[V];
                 LR_UNROLL
                 for (int v = 0; v < V; ++v) x[v] = source.value(raw, v);
@@ -321,7 +348,7 @@ struct Resample {
                     }
                 }
             }
-            source.load(raw, step.next_row, p.stride_row);
+            source.load(raw, step.next_row, row_bytes);
             if (step.flags & kStepEmit) {
                 LR_UNROLL
                 for (int k = 0; k < K; ++k) {
@@ -341,7 +368,7 @@ struct Resample {
                         for (int v = 0; v < V; ++v) kept[k][v] = source.value(raw, v);
                     }
                 }
-                source.load(raw, step.next_row, p.stride_row);
+                source.load(raw, step.next_row, row_bytes);
             }
             if (step.flags & kStepEmit) {
                 A sum[V] = {};

@@ -454,7 +454,8 @@ Plan make_plan(const PlanRequest& request) {
     const int64_t open = rows.sweep(0, request.rows.out_size, [&](int64_t) { ++used; });
     const int64_t span = rows.widest();
     const auto slots = [](int64_t n) { return static_cast<int>(std::max<int64_t>(round_up(n, 2), 2)); };
-    const bool fold = open > 8 ? span > 8 : span > 8 || used * slots(open) <= shape.out_height * slots(span);
+    // Gather has one row in flight, which suffices where the stores dominate; fold has several.
+    const bool fold = span > 8 || (open <= 8 && used >= shape.out_height);
     shape.form = fold ? Form::kFold : Form::kGather;
     const int64_t open_limit = fold && open > 8 ? 8 : 0;  // a strip of 8 outputs has no more than 8 open
     shape.slots = open_limit ? 8 : slots(fold ? open : span);

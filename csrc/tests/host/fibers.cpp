@@ -93,7 +93,7 @@ void run_block() {
             if (block->fibers[i].waits_at == first) continue;
             std::fprintf(stderr, "mismatched barrier in block %lld: thread 0 is at line %d, thread %d at line %d (%d: finished)\n",
                          static_cast<long long>(block->index), first, i, block->fibers[i].waits_at, kFinished);
-            std::abort();
+            std::_Exit(1);  // not abort: a test that expects this message must not count as crashed
         }
         if (first == kFinished) return;
     }

@@ -16,8 +16,8 @@ struct Launch {
 };
 
 // Runs `kernel` once per thread of every block, block after block. Dynamic shared memory is a heap block of exactly
-// `shared_bytes`, filled with 0xFF (NaN as float or double) before each block. Aborts with a message if the threads of a
-// block do not all arrive at the same barrier.
+// `shared_bytes`, filled with 0xFF (NaN as float or double) before each block. Ends the process with a message if the threads
+// of a block do not all arrive at the same barrier.
 void run(const Launch& launch, const std::function<void()>& kernel);
 
 // For the code inside a fiber.

@@ -1,0 +1,31 @@
+// The independent oracle: filters and band matrices written afresh from their definition, as dense float64 matrices.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace learned_resizer::test {
+
+enum class Filter { kTriangle, kCubic, kLanczos };
+
+struct Dense {
+    int64_t rows = 0, columns = 0;
+    std::vector<double> value;  // [rows][columns]
+    double at(int64_t r, int64_t c) const { return value[r * columns + c]; }
+};
+
+// Weights of `out` outputs over `in` inputs. Output o is centred at (o + 1/2) in/out in input coordinates, input i at i + 1/2.
+// antialias: the filter widened by max(in/out, 1), taken where its support covers the input's centre, normalised to sum 1.
+// Without: the plain filter (cubic with a = -0.75), taps beyond the border moved onto the border pixel.
+Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias);
+Dense transposed(const Dense& matrix);
+
+// The same matrix as the kernel's planner takes it. Zeros between the first and last non-zero of a row are kept.
+struct Table {
+    int64_t in_size = 0;
+    std::vector<int32_t> start, offset;
+    std::vector<double> weight;
+};
+Table table_of(const Dense& matrix);
+
+}  // namespace learned_resizer::test

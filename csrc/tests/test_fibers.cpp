@@ -1,0 +1,60 @@
+// The host's stand-in for a GPU must itself catch what it claims to catch. Usage: test_fibers order|missed|other|overrun
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "fibers.h"
+
+namespace {
+
+using namespace learned_resizer::host;
+
+// A reversal through shared memory is right in both orders with its barrier, and wrong in one without.
+int reverse(bool with_barrier, bool backwards, std::vector<int>& out) {
+    constexpr int kCount = 32;
+    out.assign(kCount, -1);
+    run({1, kCount, kCount * sizeof(int), backwards}, [&] {
+        int* shared = reinterpret_cast<int*>(dynamic_shared());
+        shared[thread_index()] = thread_index();
+        if (with_barrier) barrier(__LINE__);
+        out[thread_index()] = shared[thread_count() - 1 - thread_index()];
+    });
+    int wrong = 0;
+    for (int i = 0; i < kCount; ++i) wrong += out[i] != kCount - 1 - i;
+    return wrong;
+}
+
+int test_order() {
+    std::vector<int> forwards, backwards;
+    if (reverse(true, false, forwards) != 0 || reverse(true, true, backwards) != 0) return 1;
+    reverse(false, false, forwards);
+    reverse(false, true, backwards);
+    // Without the barrier poison is read, by other threads in each order.
+    return forwards == backwards ? 1 : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const std::string what = argc > 1 ? argv[1] : "";
+    if (what == "order") return test_order();
+    if (what == "missed") {
+        run({1, 32, 0, false}, [] {
+            if (thread_index() != 7) barrier(__LINE__);
+        });
+    } else if (what == "other") {
+        run({1, 32, 0, false}, [] {
+            if (thread_index() < 16) {
+                barrier(__LINE__);
+            } else {
+                barrier(__LINE__);
+            }
+        });
+    } else if (what == "overrun") {
+        run({1, 32, 32 * 4 - 4, false}, [] { std::memset(dynamic_shared() + 4 * thread_index(), 0, 4); });
+    }
+    std::printf("%s: not caught\n", what.c_str());
+    return 1;
+}
