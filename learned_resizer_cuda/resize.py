@@ -116,7 +116,7 @@ def check_size(size: Size) -> tuple[int, int]:
         raise ValueError(f"size: got {size!r}; {expected}")
     for side in sides:
         # A traced size is a SymInt: an integer that torch.compile keeps symbolic.
-        if isinstance(side, bool) or not isinstance(side, numbers.Integral | torch.SymInt):
+        if isinstance(side, bool) or not isinstance(side, (numbers.Integral, torch.SymInt)):
             raise TypeError(f"size: got {size!r}; {expected}")
         if side < 1:
             raise ValueError(f"size: got {size!r}; {expected}")
@@ -132,7 +132,7 @@ def check_scale_factor(scale_factor: ScaleFactor) -> tuple[float, float]:
     if len(factors) != 2:
         raise ValueError(f"scale_factor: got {scale_factor!r}; {expected}")
     for factor in factors:
-        if isinstance(factor, bool) or not isinstance(factor, numbers.Real | torch.SymFloat | torch.SymInt):
+        if isinstance(factor, bool) or not isinstance(factor, (numbers.Real, torch.SymFloat, torch.SymInt)):
             raise TypeError(f"scale_factor: got {scale_factor!r}; {expected}")
         if not (math.isfinite(factor) and factor > 0):
             raise ValueError(f"scale_factor: got {scale_factor!r}; {expected}")
