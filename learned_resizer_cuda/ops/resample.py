@@ -22,39 +22,24 @@ _PARAMETERS = "SymInt height, SymInt width, float? scale_h, float? scale_w, str 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 
-def _tables(
-    image: Tensor,
-    height: int,
-    width: int,
-    scale_h: float | None,
-    scale_w: float | None,
-    filter: tuple[str, bool],
-) -> tuple[Bands, Bands]:
-    interpolation, antialias = filter
+def _run(op: str, image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
+    """Run one of the two ops on the backend chosen for it; ``height`` and ``width`` are its output's."""
     _check_dtype(image.dtype)
-    bands_h = get_bands(image.shape[2], height, scale_h, interpolation, antialias, image.dtype, image.device)
-    bands_w = get_bands(image.shape[3], width, scale_w, interpolation, antialias, image.dtype, image.device)
-    return bands_h, bands_w
+    scale_h, scale_w, *filter = parameters
+    native = backend.choose(op, image) == "native"
+    # The native kernel makes its own tables on the device, from tables on the host.
+    place = (image.dtype, torch.device("cpu") if native else image.device)
+    if op == "resample":
+        bands_h = get_bands(image.shape[2], height, scale_h, *filter, *place)
+        bands_w = get_bands(image.shape[3], width, scale_w, *filter, *place)
+    else:
+        bands_h = get_bands(height, image.shape[2], scale_h, *filter, *place).transposed()
+        bands_w = get_bands(width, image.shape[3], scale_w, *filter, *place).transposed()
+    if native:
+        from ..kernels import resample as kernel
 
-
-def _transposed_tables(
-    grad: Tensor,
-    height: int,
-    width: int,
-    scale_h: float | None,
-    scale_w: float | None,
-    filter: tuple[str, bool],
-) -> tuple[Bands, Bands]:
-    interpolation, antialias = filter
-    _check_dtype(grad.dtype)
-    bands_h = get_bands(height, grad.shape[2], scale_h, interpolation, antialias, grad.dtype, grad.device)
-    bands_w = get_bands(width, grad.shape[3], scale_w, interpolation, antialias, grad.dtype, grad.device)
-    return bands_h.transposed(), bands_w.transposed()
-
-
-def _check_dtype(dtype: torch.dtype) -> None:
-    if dtype not in DTYPES:
-        raise TypeError(f"image: got dtype {dtype}; expected {', '.join(str(d) for d in DTYPES)}")
+        return kernel.resample(image, bands_h, bands_w)
+    return _run_torch(image, bands_h, bands_w)
 
 
 def _run_torch(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
@@ -67,12 +52,9 @@ def _run_torch(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     return out.to(image.dtype)
 
 
-def _run(op: str, image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
-    if backend.choose(op, image) == "native":
-        from ..kernels import resample as kernel
-
-        return kernel.resample(image, bands_h, bands_w)
-    return _run_torch(image, bands_h, bands_w)
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in DTYPES:
+        raise TypeError(f"image: got dtype {dtype}; expected {', '.join(str(d) for d in DTYPES)}")
 
 
 def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | None, float | None]) -> bool:
@@ -109,8 +91,7 @@ def _resample_cpu(
         and backend.choose("resample", image) == "torch"
     ):
         return torch_kernel(image, [height, width], False, scale_h, scale_w)
-    tables = _tables(image, height, width, scale_h, scale_w, (interpolation, antialias))
-    return _run("resample", image, *tables)
+    return _run("resample", image, height, width, scale_h, scale_w, interpolation, antialias)
 
 
 _ATEN = {
@@ -121,30 +102,12 @@ _ATEN = {
 }
 
 
-def _resample_cuda(
-    image: Tensor,
-    height: int,
-    width: int,
-    scale_h: float | None,
-    scale_w: float | None,
-    interpolation: str,
-    antialias: bool,
-) -> Tensor:
-    tables = _tables(image, height, width, scale_h, scale_w, (interpolation, antialias))
-    return _run("resample", image, *tables)
+def _resample_cuda(image: Tensor, *parameters: Any) -> Tensor:
+    return _run("resample", image, *parameters)
 
 
-def _resample_backward(
-    grad: Tensor,
-    height: int,
-    width: int,
-    scale_h: float | None,
-    scale_w: float | None,
-    interpolation: str,
-    antialias: bool,
-) -> Tensor:
-    tables = _transposed_tables(grad, height, width, scale_h, scale_w, (interpolation, antialias))
-    return _run("resample_backward", grad, *tables)
+def _resample_backward(grad: Tensor, *parameters: Any) -> Tensor:
+    return _run("resample_backward", grad, *parameters)
 
 
 def _fake(image: Tensor, height: int, width: int, *_: Any) -> Tensor:
