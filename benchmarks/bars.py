@@ -1,5 +1,4 @@
-"""The bar: what each ratio has to reach, for the cases that have one (448→224, batch 8, float32,
-antialiased)."""
+"""The bar: what each ratio has to reach, for the cases that have one (448→224, batch 8, float32)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`FusedResizer` against `reference.Resizer`, the same network composed from torch.nn, in both memory
-formats."""
+"""`FusedResizer` against `reference.Resizer`, the same network composed from torch.nn, in two layouts."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ from learned_resizer_cuda import FusedResizer, reference
 # Differences relative to the largest entry of each tensor.
 # In float64, of everything: rounding alone.
 EXACT = 1e-9
-# In float32, of the output: torch's batch normalisation in channels_last is 5e-5 from float64, the others
-# 4e-6.
+# In float32, of the output: the reference in channels_last is 5e-5 from float64, the others are 4e-6 from it.
 FORWARD = 1e-4
 # In float32, of the gradients: a LeakyReLU input within that error of zero has slope 1 in one and 0.2 in
 # the other, and each such pixel shows in a gradient. In NCHW, ours and the reference's are 6e-4 from those

@@ -1,5 +1,4 @@
-"""Other libraries' resizing, as contestants of one case: PyTorch, torchvision, Pillow and kornia where
-installed."""
+"""Other libraries' resizing, as contestants of one case: PyTorch, torchvision, Pillow and kornia."""
 
 from __future__ import annotations
 

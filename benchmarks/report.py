@@ -1,9 +1,9 @@
-"""Turns the JSON of `pytest benchmarks --benchmark-only --benchmark-json results.json` into tables and a
-plot.
+"""Turns the benchmarks' JSON into tables and a plot.
 
+    pytest benchmarks --benchmark-only --benchmark-json results.json
     python -m benchmarks.report results.json -o benchmarks/results
 
-writes `<device>.json` (the rows, compact, from which `benchmarks.readme` fills the README), `<device>.md` and
+The report writes `<device>.json` (the rows, compact, from which `benchmarks.readme` fills the README), `<device>.md` and
 `<device>.png` into the folder.
 """
 

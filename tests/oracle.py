@@ -35,9 +35,7 @@ def kernel(interpolation: str, t: float, a: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def matrix(
-    in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
-) -> np.ndarray:
+def matrix(in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool) -> np.ndarray:
     """Dense matrix of one axis, float64 (out_size, in_size); a `factor` (out/in) sets the coordinates."""
     step = in_size / out_size if factor is None else 1.0 / factor
     rows = np.zeros((out_size, in_size))
@@ -79,8 +77,7 @@ def resize(
 ) -> np.ndarray:
     """Resample the two last axes of an array in float64, without any rounding to the image's type."""
     rows, columns = (
-        matrix(n, out, f, interpolation, antialias)
-        for n, out, f in zip(image.shape[-2:], size, factor, strict=True)
+        matrix(n, out, f, interpolation, antialias) for n, out, f in zip(image.shape[-2:], size, factor, strict=True)
     )
     return np.einsum("yh,...hw,xw->...yx", rows, image.astype(np.float64), columns, optimize=True)
 

@@ -1,5 +1,4 @@
-"""`resize` on random shapes, strides, dtypes, filters and factors, against the independent oracle of
-oracle.py.
+"""`resize` on random shapes, strides, dtypes, filters and factors, against the oracle of oracle.py.
 
 A failure prints the case; `pytest -m slow tests/test_resample_random.py` runs 2,000 of them.
 """
@@ -86,9 +85,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         shape=(*leading, height, width),
         strides=draw(st.sampled_from(["contiguous", "channels_last", "permuted", "sliced", "expanded"])),
-        dtype=draw(
-            st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8])
-        ),
+        dtype=draw(st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8])),
         size=size,
         factor=factor,
         interpolation=draw(st.sampled_from(["bilinear", "bicubic", "lanczos"])),
@@ -127,9 +124,7 @@ def check(case: Case) -> None:
     before = image.clone()
     differentiable = image.dtype.is_floating_point
     x = image.detach().requires_grad_(differentiable)
-    y = resize(
-        x, case.size, scale_factor=case.factor, interpolation=case.interpolation, antialias=case.antialias
-    )
+    y = resize(x, case.size, scale_factor=case.factor, interpolation=case.interpolation, antialias=case.antialias)
     assert y.shape == (*case.shape[:-2], *case.out_size)
     assert y.dtype == case.dtype
     check_forward(case, image, y.detach())
@@ -139,9 +134,7 @@ def check(case: Case) -> None:
 
 
 def check_forward(case: Case, image: Tensor, y: Tensor) -> None:
-    exact = oracle.resize(
-        image.double().numpy(), case.out_size, case.factors, case.interpolation, case.antialias
-    )
+    exact = oracle.resize(image.double().numpy(), case.out_size, case.factors, case.interpolation, case.antialias)
     rows, columns = amplifications(case)
     amplification = rows[:, None] * columns[None, :]
     if case.dtype == torch.uint8:
