@@ -124,13 +124,14 @@ def measure(run: Callable[[], Any], device: torch.device) -> float:
         run()
         return time.perf_counter() - start
     calls = 10
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(device)
-    begin.record()
-    for _ in range(calls):
-        run()
-    end.record()
-    end.synchronize()
+    with torch.cuda.device(device):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(calls):
+            run()
+        end.record()
+        end.synchronize()
     return begin.elapsed_time(end) / 1e3 / calls
 
 

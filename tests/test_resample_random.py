@@ -216,6 +216,20 @@ def test_found_earlier(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.uint8], ids=str)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((1, 2, 400, 2), (2, 400)), ((2, 1, 3, 600), (600, 3)), ((1, 3, 1, 1), (200, 200)), ((3, 200, 200), (1, 1))],
+    ids=str,
+)
+@pytest.mark.parametrize("antialias", [True, False], ids=["antialias", "plain"])
+def test_ratios_of_200(
+    shape: tuple[int, ...], size: tuple[int, int], interpolation: str, antialias: bool, dtype: torch.dtype
+) -> None:
+    check(Case(shape, "contiguous", dtype, size, None, interpolation, antialias, 0))
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_random_cases(case: Case) -> None:
