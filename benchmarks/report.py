@@ -3,8 +3,8 @@
     pytest benchmarks --benchmark-only --benchmark-json results.json
     python -m benchmarks.report results.json -o benchmarks/results
 
-The report writes `<device>.json` (the rows, compact, from which `benchmarks.readme` fills the README), `<device>.md` and
-`<device>.png` into the folder.
+The report writes `<device>.json` (the rows, compact, from which `benchmarks.readme` fills the README),
+`<device>.md` and `<device>.png` into the folder.
 """
 
 from __future__ import annotations
