@@ -124,6 +124,23 @@ void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t plane
                                  learned_resizer::cuda_error_name(error) + ": " + learned_resizer::cuda_error_text(error));
 }
 
+py::dict shape_dict(const Plan& plan) {
+    const learned_resizer::PlanShape& s = plan.shape;
+    py::dict d;
+    d["dtype"] = kDTypes[static_cast<size_t>(s.dtype)];
+    d["form"] = s.form == Form::kFold ? "fold" : "gather";
+    d["vectors"] = s.vectors != 0;
+    d["pair_store"] = s.pair_store != 0;
+#define LR_FIELD(name) d[#name] = s.name
+    LR_FIELD(slots), LR_FIELD(threads), LR_FIELD(shared_bytes), LR_FIELD(strip_rows), LR_FIELD(strips), LR_FIELD(tiles);
+    LR_FIELD(pieces), LR_FIELD(group_planes), LR_FIELD(group_channels), LR_FIELD(channel_groups);
+    LR_FIELD(plane_elements), LR_FIELD(taps), LR_FIELD(entry_columns), LR_FIELD(tile_columns), LR_FIELD(tile_entries);
+    LR_FIELD(planes), LR_FIELD(plane_groups), LR_FIELD(blocks), LR_FIELD(channels), LR_FIELD(strip_begin);
+    LR_FIELD(strip_first), LR_FIELD(steps), LR_FIELD(tile_table), LR_FIELD(entry_table), LR_FIELD(weight_table);
+#undef LR_FIELD
+    return d;
+}
+
 }  // namespace
 
 void bind_resample(py::module_& module) {
@@ -133,17 +150,7 @@ void bind_resample(py::module_& module) {
             return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
                                    {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
         })
-        .def_property_readonly("form", [](const Plan& p) { return p.shape.form == Form::kFold ? "fold" : "gather"; })
-        .def_property_readonly("slots", [](const Plan& p) { return p.shape.slots; })
-        .def_property_readonly("threads", [](const Plan& p) { return p.shape.threads; })
-        .def_property_readonly("blocks", [](const Plan& p) { return p.shape.blocks; })
-        .def_property_readonly("shared_bytes", [](const Plan& p) { return p.shape.shared_bytes; })
-        .def_property_readonly("tiles", [](const Plan& p) { return p.shape.tiles; })
-        .def_property_readonly("pieces", [](const Plan& p) { return p.shape.pieces; })
-        .def_property_readonly("strip_rows", [](const Plan& p) { return p.shape.strip_rows; })
-        .def_property_readonly("taps", [](const Plan& p) { return p.shape.taps; })
-        .def_property_readonly("group_planes", [](const Plan& p) { return p.shape.group_planes; })
-        .def_property_readonly("group_channels", [](const Plan& p) { return p.shape.group_channels; });
+        .def_property_readonly("shape", &shape_dict, "What was planned, as a dict: the fields of PlanShape in resample.h.");
     module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("planes"), py::arg("channels"),
                py::arg("vectors"), py::arg("multiprocessors"), py::arg("rows"), py::arg("columns"),
                "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");

@@ -118,6 +118,7 @@ LR_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma
 
 // Copies `bytes` (a multiple of 16) from global to shared memory, all threads together; the caller puts the barrier.
 LR_DEVICE void copy_to_shared(void* target, const void* source, int bytes) {
+    LR_NO_UNROLL
     for (int i = thread_index(); i < bytes / 16; i += thread_count())
         static_cast<uint4*>(target)[i] = __ldg(static_cast<const uint4*>(source) + i);
 }

@@ -177,13 +177,8 @@ struct Resample {
             A* kept = partial + (static_cast<int64_t>(first) * p.plan.tile_entries + j) * 2;
             A sum[R][2];
             LR_UNROLL
-            for (int r = 0; r < R; ++r) {
-                sum[r][0] = sum[r][1] = Encode<T>::kRoundingBias;
-                if (piece > 0 && r < count) {
-                    sum[r][0] = kept[2 * r * p.plan.tile_entries];
-                    sum[r][1] = kept[2 * r * p.plan.tile_entries + 1];
-                }
-            }
+            for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = Encode<T>::kRoundingBias;
+            if (piece > 0) resume(sum, kept, count);
             // Two trips at a time hide the latency of shared memory; more would only take registers.
             int taps = p.plan.taps;
             if constexpr (F == Form::kFold) {
@@ -207,16 +202,28 @@ struct Resample {
                 if (taps > 0) add_shared(sum, from, weight);
             }
             if (piece + 1 < p.plan.pieces) {
-                LR_UNROLL
-                for (int r = 0; r < R; ++r) {
-                    if (r < count) {
-                        kept[2 * r * p.plan.tile_entries] = sum[r][0];
-                        kept[2 * r * p.plan.tile_entries + 1] = sum[r][1];
-                    }
-                }
+                keep(sum, kept, count);
             } else {
                 store(entry, sum, first, count);
             }
+        }
+    }
+
+    // The sums of an output whose taps come in several windows, between two of them.
+    LR_DEVICE void resume(A (&sum)[R][2], const A* kept, int count) const {
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) {
+            if (r >= count) break;
+            sum[r][0] = kept[2 * r * p.plan.tile_entries];
+            sum[r][1] = kept[2 * r * p.plan.tile_entries + 1];
+        }
+    }
+    LR_DEVICE void keep(const A (&sum)[R][2], A* kept, int count) const {
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) {
+            if (r >= count) break;
+            kept[2 * r * p.plan.tile_entries] = sum[r][0];
+            kept[2 * r * p.plan.tile_entries + 1] = sum[r][1];
         }
     }
 
@@ -270,15 +277,20 @@ struct Resample {
         LR_UNROLL
         for (int r = 0; r < R; ++r, to += stride_row) {
             if (r >= count) break;
-            if constexpr (F == Form::kFold) {
+            if constexpr (F == Form::kFold)
                 *to = Encode<T>::of(sum[r][0]);
-            } else if (p.plan.pair_store) {
-                *reinterpret_cast<Two*>(to) = Two{Encode<T>::of(sum[r][0]), Encode<T>::of(sum[r][1])};
-            } else {
-                *to = Encode<T>::of(sum[r][0]);
-                if (!(entry.source >> 31)) to[p.plan.channels] = Encode<T>::of(sum[r][1]);
-            }
+            else if (p.plan.pair_store)
+                store_pair(to, sum[r]);
+            else
+                store_two(to, sum[r], entry);
         }
+    }
+    LR_DEVICE static void store_pair(T* to, const A (&sum)[2]) {
+        *reinterpret_cast<Two*>(to) = Two{Encode<T>::of(sum[0]), Encode<T>::of(sum[1])};
+    }
+    LR_DEVICE void store_two(T* to, const A (&sum)[2], const Entry& entry) const {
+        *to = Encode<T>::of(sum[0]);
+        if (!(entry.source >> 31)) to[p.plan.channels] = Encode<T>::of(sum[1]);
     }
 
     // Element e of the row buffer: its plane within the group, column of the window and channel.
@@ -333,55 +345,69 @@ struct Resample {
 
     LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step, int64_t row_bytes,
                             typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
-        const int slot = (step.flags >> kStepSlotShift) & 7;
         if constexpr (F == Form::kFold) {
             // An idle step has zero weights only; where folding is short, a branch around it costs more than it saves.
-            if (K * V <= 16 || step.flags & kStepRow) {
-                A x[V];
-                LR_UNROLL
-                for (int v = 0; v < V; ++v) x[v] = source.value(raw, v);
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) {
-                    if (step.weight[k] != A(0)) {
-                        LR_UNROLL
-                        for (int v = 0; v < V; ++v) kept[k][v] = fma(step.weight[k], x[v], kept[k][v]);
-                    }
-                }
-            }
+            if (K * V <= 16 || step.flags & kStepRow) fold_row(step, raw, kept);
             source.load(raw, step.next_row, row_bytes);
-            if (step.flags & kStepEmit) {
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) {
-                    if (slot == k) {
-                        put_row((step.flags >> kStepBatchShift) & 3, kept[k]);
-                        LR_UNROLL
-                        for (int v = 0; v < V; ++v) kept[k][v] = A(0);
-                    }
-                }
-            }
+            if (step.flags & kStepEmit) emit_folded(step, kept);
         } else {
             if (step.flags & kStepRow) {
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) {
-                    if (slot == k) {
-                        LR_UNROLL
-                        for (int v = 0; v < V; ++v) kept[k][v] = source.value(raw, v);
-                    }
-                }
+                keep_row(step, raw, kept);
                 source.load(raw, step.next_row, row_bytes);
             }
-            if (step.flags & kStepEmit) {
-                A sum[V] = {};
+            if (step.flags & kStepEmit) emit_gathered(step, kept);
+        }
+    }
+
+    LR_DEVICE static int batch_row_of(const S& step) { return (step.flags >> kStepBatchShift) & 3; }
+
+    // Fold: adds the image row to every open output row.
+    LR_DEVICE static void fold_row(const S& step, const typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
+        A x[V];
+        LR_UNROLL
+        for (int v = 0; v < V; ++v) x[v] = Source<T, V, kVectors>::value(raw, v);
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) {
+            if (step.weight[k] != A(0)) {
                 LR_UNROLL
-                for (int k = 0; k < K; ++k) {
-                    if (step.weight[k] != A(0)) {
-                        LR_UNROLL
-                        for (int v = 0; v < V; ++v) sum[v] = fma(step.weight[k], kept[k][v], sum[v]);
-                    }
-                }
-                put_row((step.flags >> kStepBatchShift) & 3, sum);
+                for (int v = 0; v < V; ++v) kept[k][v] = fma(step.weight[k], x[v], kept[k][v]);
             }
         }
+    }
+    // Calls `use` with the row in the step's slot. A loop over the slots would not do: the compiler may replace its counter
+    // by the slot that it was compared with, and then the registers become an array in memory.
+    template <int k = 0, class Use>
+    LR_DEVICE static void with_slot(const S& step, A (&kept)[K][V], const Use& use) {
+        if (((step.flags >> kStepSlotShift) & 7) == k) use(kept[k]);
+        if constexpr (k + 1 < K) with_slot<k + 1>(step, kept, use);
+    }
+
+    // Fold: the oldest output row is complete; its slot becomes the newest one's.
+    LR_DEVICE void emit_folded(const S& step, A (&kept)[K][V]) {
+        with_slot(step, kept, [&](A(&row)[V]) {
+            put_row(batch_row_of(step), row);
+            LR_UNROLL
+            for (int v = 0; v < V; ++v) row[v] = A(0);
+        });
+    }
+    // Gather: the image row replaces the oldest.
+    LR_DEVICE static void keep_row(const S& step, const typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
+        with_slot(step, kept, [&](A(&row)[V]) {
+            LR_UNROLL
+            for (int v = 0; v < V; ++v) row[v] = Source<T, V, kVectors>::value(raw, v);
+        });
+    }
+    // Gather: an output row from the image rows that are kept.
+    LR_DEVICE void emit_gathered(const S& step, const A (&kept)[K][V]) {
+        A sum[V] = {};
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) {
+            if (step.weight[k] != A(0)) {
+                LR_UNROLL
+                for (int v = 0; v < V; ++v) sum[v] = fma(step.weight[k], kept[k][v], sum[v]);
+            }
+        }
+        put_row(batch_row_of(step), sum);
     }
 
     LR_DEVICE void run() {
