@@ -35,7 +35,8 @@ def train(
     num_blocks: Annotated[int, typer.Option(help="Residual blocks of the learned resizer (r in the paper).")] = 1,
     loss: Annotated[str, typer.Option(help="Cross-entropy over softmax or sigmoid outputs.")] = "softmax",
     label_smoothing: Annotated[float, typer.Option(help="Label smoothing, in [0, 1).")] = 0.0,
-    accelerator: Annotated[str, typer.Option(help="Where to train: auto, cpu, or another of Lightning's.")] = "auto",
+    evaluations: Annotated[int, typer.Option(help="Passes over the test images during an arm's training.")] = 8,
+    accelerator: Annotated[str, typer.Option(help="Where to train: auto, cpu or gpu.")] = "auto",
     output: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<date>-<time>")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a former run's files in the folder.")] = False,
 ) -> None:
@@ -65,6 +66,7 @@ def train(
             num_blocks=num_blocks,
             loss=loss,
             label_smoothing=label_smoothing,
+            evaluations=evaluations,
             accelerator=accelerator,
         )
         prepare_folder(folder, overwrite)

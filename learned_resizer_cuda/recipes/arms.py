@@ -75,9 +75,8 @@ def long_steps(config: RunConfig, learned_seconds: float | None, seconds_per_ste
     """Steps of ``bicubic-long``: at least ``LONG_FACTOR`` times the others', and at least as much training time
     as the learned arm had.
 
-    The time part is rounded up to a whole multiple of ``config.steps``, with a tenth to spare, so that the
-    number does not follow the clock's noise; where time does not ask for more, it follows from the
-    configuration alone.
+    Where ``LONG_FACTOR`` is time enough, the number follows from the configuration alone. Else it is rounded up,
+    with a tenth to spare, to a whole multiple of ``config.steps``, so that it does not follow the clock's noise.
 
     Args:
         learned_seconds: training time of the learned arm, None where it did not run.
@@ -87,6 +86,7 @@ def long_steps(config: RunConfig, learned_seconds: float | None, seconds_per_ste
         return config.long_steps
     factor = LONG_FACTOR
     if learned_seconds is not None and seconds_per_step is not None:
-        needed = 1.1 * learned_seconds / seconds_per_step
-        factor = max(factor, math.ceil(needed / config.steps))
+        needed = learned_seconds / (seconds_per_step * config.steps)
+        if needed > factor:
+            factor = math.ceil(1.1 * needed)
     return factor * config.steps

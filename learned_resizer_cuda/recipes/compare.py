@@ -167,6 +167,8 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
+            # Lightning 2.6 under torch 2.15: its own use of torch's pytree, nothing a user could change.
+            warnings.filterwarnings("ignore", message=".*LeafSpec")
             yield
     finally:
         logger.setLevel(level)

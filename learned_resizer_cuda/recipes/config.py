@@ -11,6 +11,7 @@ from ..ops.bands import INTERPOLATIONS
 
 ARMS = ("bilinear", "bicubic", "blind", "learned", "bicubic-long")
 LOSSES = ("softmax", "sigmoid")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 LONG_FACTOR = 5
 """Steps of the long arm over those of the others: 2,000 for 400."""
 
@@ -37,7 +38,7 @@ class RunConfig:
         weight_decay: of AdamW.
         evaluations: passes over the test set during a run, the last one after the last step.
         num_workers: processes that draw training batches; results do not depend on it.
-        accelerator: Lightning's name of the device to train on.
+        accelerator: where to train, of ``ACCELERATORS``; ``"auto"`` takes a GPU where there is one.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
@@ -78,6 +79,9 @@ class RunConfig:
         for name, known in (("interpolation", INTERPOLATIONS), ("loss", LOSSES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; expected one of {', '.join(known)}")
+        if self.accelerator not in ACCELERATORS:
+            known = ", ".join(ACCELERATORS)
+            raise ValueError(f"accelerator: got {self.accelerator!r}; expected one of {known}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: got {self.label_smoothing}; expected a number in [0, 1)")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

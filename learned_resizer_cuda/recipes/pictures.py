@@ -126,11 +126,14 @@ def save_samples(
         panels.append((f"difference\nlearned − {interpolation}", output - base, None))
     figure = Figure(figsize=(2.1 * len(panels) + 0.5, 2.3 * len(index) + 1), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(index), len(panels), squeeze=False)
+    # The colour bar has a row of its own, so that it takes nothing from the panels above it.
+    grid = figure.subplots(len(index) + 1, len(panels), squeeze=False, height_ratios=[1] * len(index) + [0.06])
+    for axes in grid[-1]:
+        axes.set_axis_off()
     for column, (title, values, answer) in enumerate(panels):
         told = None if answer is None else answer.network(values).argmax(1).tolist()
         scale = _scale(title, values)
-        for row, axes in enumerate(grid[:, column]):
+        for row, axes in enumerate(grid[:-1, column]):
             shown = axes.imshow(values[row, 0].numpy(), interpolation="nearest", **scale)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -144,7 +147,8 @@ def save_samples(
             if not column:
                 axes.set_ylabel(f"digit {truth[row]}", fontsize=13)
         if title.startswith("difference"):
-            figure.colorbar(shown, ax=list(grid[:, column]), location="bottom", fraction=0.05, pad=0.01)
+            grid[-1, column].set_axis_on()
+            figure.colorbar(shown, cax=grid[-1, column], orientation="horizontal")
     figure.savefig(path, dpi=100)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
@@ -133,7 +134,8 @@ class Recorder(Callback):
         self.rows.append(row)
         if self.on_evaluation:
             self.on_evaluation(row)
-        if trainer.training:
+        # Between batches of a fit; trainer.training is not yet set again here.
+        if trainer.state.fn == TrainerFn.FITTING:
             self.stopwatch.start()
 
     def _flush(self) -> None:

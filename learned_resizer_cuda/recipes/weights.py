@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
-    from .. import FusedResizer
+    from ..resizer import FusedResizer
 
 FORMAT = "learned-resizer/1"
 _LIMIT = 4096
@@ -34,7 +34,7 @@ class ResizerConfig:
 
     def build(self) -> FusedResizer:
         """A ``FusedResizer`` with random weights."""
-        from .. import FusedResizer
+        from ..resizer import FusedResizer
 
         values = asdict(self)
         return FusedResizer(values.pop("size"), **values)

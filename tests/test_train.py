@@ -1,0 +1,428 @@
+"""The comparison's parts: configuration, arms, figures, verdicts and the file of a trained resizer."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
+
+from learned_resizer_cuda import Resize, reference, resize
+from learned_resizer_cuda.data.digits import DigitsOnPhotographs
+from learned_resizer_cuda.recipes import compare as compare_module
+from learned_resizer_cuda.recipes.arms import BlindResizer, build_arm, long_steps
+from learned_resizer_cuda.recipes.compare import ArmResult, Watcher, compare, train_arm
+from learned_resizer_cuda.recipes.config import ARMS, RunConfig
+from learned_resizer_cuda.recipes.joint import JointTraining, adamw_one_cycle, classification_loss
+from learned_resizer_cuda.recipes.networks import SmallCNN
+from learned_resizer_cuda.recipes.pictures import pick_images
+from learned_resizer_cuda.recipes.record import Row
+from learned_resizer_cuda.recipes.report import Figure, Gap, as_dict, summarise
+from learned_resizer_cuda.recipes.run import FILES, prepare_folder
+from learned_resizer_cuda.recipes.weights import FORMAT, ResizerConfig, load_resizer, save_resizer
+
+
+@pytest.fixture(scope="module")
+def source() -> DigitsOnPhotographs:
+    return DigitsOnPhotographs()
+
+
+def small(source: DigitsOnPhotographs) -> DigitsOnPhotographs:
+    """The same data with a tenth of the test digits: what a test of the machinery needs."""
+    copy = DigitsOnPhotographs()
+    copy.test_index = source.test_index[::10]
+    return copy
+
+
+# configuration
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("steps", 1, "steps: got 1; expected at least 2"),
+        ("steps", 2.0, "steps: got 2.0; expected an integer"),
+        ("seeds", 0, "seeds: got 0; expected at least 1"),
+        ("seed", -1, "seed: got -1; expected at least 0"),
+        ("seed", True, "seed: got True; expected an integer"),
+        ("batch_size", 0, "batch_size: got 0"),
+        ("long_steps", 1, "long_steps: got 1; expected at least 2"),
+        ("num_filters", 0, "num_filters: got 0"),
+        ("num_blocks", -1, "num_blocks: got -1"),
+        ("arms", ("bilinear", "cubic"), "arms: got bilinear, cubic; expected some of bilinear, bicubic"),
+        ("arms", ("bilinear", "bilinear"), "each once"),
+        ("arms", (), "arms: got none"),
+        ("interpolation", "nearest", "interpolation: got 'nearest'; expected one of bilinear, bicubic, lanczos"),
+        ("loss", "hinge", "loss: got 'hinge'; expected one of softmax, sigmoid"),
+        ("label_smoothing", 1.0, "label_smoothing: got 1.0"),
+        ("label_smoothing", float("nan"), "label_smoothing: got nan"),
+        ("learning_rate", 0.0, "learning_rate: got 0.0"),
+        ("learning_rate", float("inf"), "learning_rate: got inf"),
+        ("weight_decay", -1.0, "weight_decay: got -1.0"),
+    ],
+)
+def test_bad_configuration(name: str, value: object, expected: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        RunConfig(**{name: value})  # type: ignore[arg-type]
+    assert expected in str(caught.value)
+
+
+def test_configuration_survives_its_file(tmp_path: Path) -> None:
+    config = RunConfig(arms=("learned", "bicubic"), seeds=3, long_steps=77, weight_decay=0.25, loss="sigmoid")
+    config.save(tmp_path / "config.yaml")
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+    with pytest.raises(ValueError, match="config: got unknown stepz; expected"):
+        RunConfig.from_dict({"stepz": 3})
+
+
+def test_default_is_the_protocol() -> None:
+    config = RunConfig()
+    assert (config.steps, config.batch_size, config.canvas, config.size) == (400, 64, 96, 16)
+    assert (config.learning_rate, config.weight_decay) == (3e-3, 1e-4)
+    assert config.ordered_arms == ARMS and ARMS[-1] == "bicubic-long"
+
+
+# arms
+
+
+def test_network_and_resizer_start_alike_in_every_arm() -> None:
+    config = RunConfig()
+    built = {arm: build_arm(arm, config, 3, 1, 10) for arm in ARMS}
+    reference_network = built["bilinear"][1].state_dict()
+    for _, network in built.values():
+        assert all(torch.equal(value, reference_network[name]) for name, value in network.state_dict().items())
+    learned, blind = built["learned"][0], built["blind"][0]
+    assert isinstance(blind, BlindResizer)
+    for name, value in learned.state_dict().items():
+        assert torch.equal(value, blind.resizer.state_dict()[name])
+    other = build_arm("bilinear", config, 4, 1, 10)[1].state_dict()
+    assert not torch.equal(other["head.weight"], reference_network["head.weight"])
+
+
+def test_building_leaves_the_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    build_arm("learned", RunConfig(), 0, 1, 10)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_fixed_arms_are_the_filters() -> None:
+    image = torch.rand(2, 1, 96, 96)
+    for arm, interpolation in (("bilinear", "bilinear"), ("bicubic", "bicubic"), ("bicubic-long", "bicubic")):
+        resizer, _ = build_arm(arm, RunConfig(), 0, 1, 10)
+        assert torch.equal(resizer(image), resize(image, 16, interpolation=interpolation))
+
+
+def test_blind_arm_sees_only_what_bilinear_left() -> None:
+    """Two images whose bilinear resize is equal are one image to the blind arm, and two to the learned one."""
+    config = RunConfig()
+    torch.manual_seed(0)
+    # The 16 x 96 matrix of the filter, and of any detail the part that it maps to zero.
+    matrix = resize(torch.eye(96, dtype=torch.float64)[None], (96, 16))[0].T
+    detail = torch.randn(96, 96, dtype=torch.float64)
+    detail -= matrix.T @ torch.linalg.solve(matrix @ matrix.T, matrix @ detail)
+    assert resize(detail[None], 16).abs().max() < 1e-12  # a few hundred float64 roundings of values near 1
+    plain = torch.rand(1, 1, 96, 96, dtype=torch.float64)
+    detailed = plain + detail
+    outputs = {}
+    for arm in ("blind", "learned"):
+        resizer = build_arm(arm, config, 0, 1, 10)[0].double().eval()
+        outputs[arm] = (resizer(detailed) - resizer(plain)).abs().max().item()
+    assert outputs["blind"] < 1e-10
+    assert outputs["learned"] > 1e-2
+
+
+def test_parameters() -> None:
+    assert sum(p.numel() for p in SmallCNN(1, 10).parameters()) == 9 * (32 + 32 * 64 + 64 * 128) + 2 * 224 + 1290
+    resizer, _ = build_arm("learned", RunConfig(), 0, 3, 10)
+    assert sum(p.numel() for p in resizer.parameters()) == 12035  # the paper's, n = 16, r = 1, three channels
+
+
+@pytest.mark.parametrize(
+    ("learned", "per_step", "expected"),
+    [
+        (None, None, 2000),
+        (None, 0.03, 2000),
+        (50.0, None, 2000),
+        (30.0, 0.03, 2000),  # 1,000 steps would do
+        (60.0, 0.03, 2000),  # exactly as long
+        (60.1, 0.03, 2400),  # 2,003 and a tenth to spare, in whole multiples of 400
+        (300.0, 0.03, 11200),
+    ],
+)
+def test_length_of_the_long_arm(learned: float | None, per_step: float | None, expected: int) -> None:
+    assert long_steps(RunConfig(), learned, per_step) == expected
+    assert long_steps(RunConfig(long_steps=123), learned, per_step) == 123
+
+
+# training
+
+
+def test_gradient_reaches_the_resizer() -> None:
+    resizer, network = build_arm("learned", RunConfig(), 0, 1, 10)
+    module = JointTraining(resizer, network, classification_loss("softmax", 0.0), adamw_one_cycle(1e-3, 0, 10))
+    step = module.training_step((torch.rand(4, 1, 96, 96), torch.arange(4)), 0)
+    step["loss"].backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    assert resizer.conv1.weight.grad.abs().max() > 0
+    assert 0 <= int(step["correct"]) <= 4
+
+
+def test_losses() -> None:
+    logits, labels = torch.randn(6, 10, dtype=torch.float64), torch.arange(6)
+    softmax = classification_loss("softmax", 0.1)(logits, labels)
+    smooth = torch.full((6, 10), 0.01, dtype=torch.float64)
+    smooth[torch.arange(6), labels] += 0.9
+    assert torch.allclose(softmax, -(smooth * logits.log_softmax(1)).sum(1).mean())
+    sigmoid = classification_loss("sigmoid", 0.1)(logits, labels)
+    p = logits.sigmoid()
+    assert torch.allclose(sigmoid, -(smooth * p.log() + (1 - smooth) * (1 - p).log()).sum(1).mean())
+
+
+def test_one_cycle_ends_at_the_last_step() -> None:
+    parts = adamw_one_cycle(1e-2, 1e-4, 10)([torch.nn.Parameter(torch.zeros(1))])
+    optimiser, schedule = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(9):
+        optimiser.step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    assert max(rates) == pytest.approx(1e-2, rel=1e-6) and rates[-1] < 1e-6
+
+
+class Log(Watcher):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def start(self, arm: str, seed: int, steps: int) -> None:
+        self.told.append(("start", (arm, seed, steps)))
+
+    def step(self, step: int) -> None:
+        self.told.append(("step", step))
+
+    def evaluated(self, row: Row) -> None:
+        self.told.append(("evaluated", row.step))
+
+    def finish(self, result: ArmResult) -> None:
+        self.told.append(("finish", result.arm))
+
+
+def test_same_seed_same_numbers(source: DigitsOnPhotographs, tmp_path: Path) -> None:
+    config = RunConfig(arms=("bicubic", "learned"), steps=6, batch_size=8, evaluations=4, accelerator="cpu")
+    runs = [compare(config, small(source), tmp_path / f"{number}.csv") for number in range(2)]
+    lines = [list(csv.DictReader((tmp_path / f"{number}.csv").open())) for number in range(2)]
+    for row in lines[0] + lines[1]:
+        assert float(row.pop("cpu_seconds")) > 0 and float(row.pop("wall_seconds")) > 0
+    assert lines[0] == lines[1]
+    # 6 steps in evaluations every 2: three passes over the test set an arm
+    assert [row["split"] for row in lines[0]].count("test") == 6 and len(lines[0]) == 18
+    for first, second in zip(*runs, strict=True):
+        assert first.test_loss == second.test_loss and first.train_accuracy == second.train_accuracy
+        for a, b in zip(first.network.state_dict().values(), second.network.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_rows_and_progress(source: DigitsOnPhotographs) -> None:
+    """Seven steps tested every two: the last step is tested too, and testing does not count as training time."""
+    config = RunConfig(arms=("bilinear",), steps=7, batch_size=8, evaluations=4, accelerator="cpu")
+    log = Log()
+    (result,) = compare(config, small(source), watcher=log)
+    train, test = ([row for row in result.rows if row.split == split] for split in ("train", "test"))
+    assert [row.step for row in train] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row.step for row in test] == [2, 4, 6, 7]
+    assert all(a.cpu_seconds < b.cpu_seconds for a, b in itertools.pairwise(train))
+    assert all(row.cpu_seconds <= result.cpu_seconds for row in result.rows)
+    assert test[-1].cpu_seconds == result.cpu_seconds >= train[-1].cpu_seconds
+    assert log.told[0] == ("start", ("bilinear", 0, 7)) and log.told[-1] == ("finish", "bilinear")
+    assert [what for what in log.told if what[0] == "step"] == [("step", n) for n in range(1, 8)]
+    assert [number for what, number in log.told if what == "evaluated"] == [2, 4, 6, 7]
+
+
+def test_testing_is_not_training_time(source: DigitsOnPhotographs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that moves by one at each pass over a test batch, and not else, training takes no time."""
+    now = [0.0]
+    monkeypatch.setattr("learned_resizer_cuda.recipes.record.time.process_time", lambda: now[0])
+    original = JointTraining.validation_step
+
+    def slow(self: JointTraining, *args: object) -> object:
+        now[0] += 1
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JointTraining, "validation_step", slow)
+    config = RunConfig(steps=4, batch_size=4, evaluations=2, accelerator="cpu")
+    result = train_arm(config, small(source), "bilinear", 0, 4)
+    assert now[0] == 2 and result.cpu_seconds == 0
+
+
+def test_long_arm_follows_the_learned_arm(source: DigitsOnPhotographs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The long arm's length is settled once, from the first seed's times, and is at least the learned arm's."""
+    asked: list[tuple[str, int, int]] = []
+
+    def fake(config: RunConfig, source: object, arm: str, seed: int, steps: int, *rest: object) -> ArmResult:
+        asked.append((arm, seed, steps))
+        seconds = {"bicubic": 2.0, "learned": 30.0 + seed}.get(arm, 0.1)
+        none = torch.nn.Identity()
+        return ArmResult(arm, seed, steps, 0.5, 0.5, 1.0, seconds, seconds, 0, "cpu", [], none, none)
+
+    monkeypatch.setattr(compare_module, "train_arm", fake)
+    compare_module.compare(RunConfig(arms=("bicubic", "learned", "bicubic-long"), steps=10, seeds=2), source)
+    # 30 s at 0.2 s a step is 150 steps; with a tenth to spare 165, in whole tens 170
+    assert [steps for arm, _, steps in asked if arm == "bicubic-long"] == [170, 170]
+    assert [seed for arm, seed, _ in asked if arm == "learned"] == [0, 1]
+
+
+# figures and verdicts
+
+
+def result(arm: str, accuracy: float, seed: int = 0, seconds: float = 1.0, steps: int = 400) -> ArmResult:
+    none = torch.nn.Identity()
+    return ArmResult(arm, seed, steps, accuracy, accuracy, 1.0, seconds, seconds, 0, "cpu", [], none, none)
+
+
+def test_figure() -> None:
+    assert Figure.of([0.5]).text(factor=100) == "50.0"
+    assert Figure.of([0.5, 0.6, 0.7]).text(factor=100) == "60.0 ± 10.0"  # sample standard deviation
+
+
+@pytest.mark.parametrize(
+    ("learned", "other", "verdict", "words"),
+    [
+        (0.90, 0.60, "wins", "learned wins"),
+        (0.60, 0.90, "loses", "does NOT win: bicubic is better"),
+        (0.90, 0.89, "undecided", "does NOT win: no clear gain"),
+        (0.89, 0.90, "undecided", "does NOT win: no clear gain"),
+        (0.80, 0.80, "undecided", "does NOT win: no clear gain"),
+    ],
+)
+def test_verdict(learned: float, other: float, verdict: str, words: str) -> None:
+    config = RunConfig(arms=("bicubic", "learned"))
+    summary = summarise(config, [result("bicubic", other), result("learned", learned)], 1000)
+    (gap,) = summary.gaps
+    p = (learned + other) / 2
+    assert gap.margin == pytest.approx(2 * np.sqrt(2 * p * (1 - p) / 1000))
+    assert gap.verdict == verdict and words in gap.sentence()
+    assert f"{100 * (learned - other):+.1f} points" in gap.sentence()
+
+
+def test_seeds_that_disagree_widen_the_margin() -> None:
+    """Gaps of +25, +5 and -5 points: 8 on average, but no clear gain."""
+    config = RunConfig(arms=("bicubic", "learned"), seeds=3)
+    results = []
+    for seed, accuracy in enumerate((0.85, 0.65, 0.55)):
+        results += [result("bicubic", 0.6, seed), result("learned", accuracy, seed)]
+    (gap,) = summarise(config, results, 100_000).gaps
+    assert gap.gap.mean == pytest.approx(0.25 / 3) and gap.gap.std is not None
+    assert gap.margin == pytest.approx(2 * gap.gap.std / np.sqrt(3), rel=0.01)
+    assert gap.verdict == "undecided"
+
+
+def test_gaps_and_note_on_the_long_arm() -> None:
+    config = RunConfig()
+    results = [result(arm, 0.5) for arm in ARMS if arm not in ("learned", "bicubic-long")]
+    results += [result("learned", 0.9, seconds=50), result("bicubic-long", 0.7, seconds=60, steps=2000)]
+    summary = summarise(config, results, 1000)
+    assert [gap.against for gap in summary.gaps] == ["bicubic", "bilinear", "blind", "bicubic-long"]
+    assert summary.notes == ["bicubic-long: 2000 steps, 60 CPU s, at least the learned arm's 50 CPU s"]
+    results[-1] = dataclasses.replace(results[-1], cpu_seconds=49.0)
+    assert "LESS THAN" in summarise(config, results, 1000).notes[0]
+    values = json.loads(json.dumps(as_dict(config, summary, 1.0, "cpu")))
+    assert values["gaps"][3]["verdict"] == "wins" and values["arms"]["learned"]["test_accuracy"]["mean"] == 0.9
+
+
+def test_no_gap_without_the_learned_arm() -> None:
+    config = RunConfig(arms=("bilinear", "bicubic"))
+    assert summarise(config, [result("bilinear", 0.5), result("bicubic", 0.6)], 1000).gaps == []
+
+
+def test_gap_of_equal_extremes() -> None:
+    assert Gap("bicubic", Figure.of([0.0]), 0.0).verdict == "undecided"
+
+
+def test_sample_images_are_of_different_classes() -> None:
+    labels = torch.arange(10).repeat_interleave(100)
+    chosen = pick_images(labels, 5)
+    assert labels[chosen].tolist() == [0, 2, 4, 7, 9] and len(set(chosen)) == 5
+    assert pick_images(torch.tensor([3, 3, 1]), 5)  # fewer classes than rows
+
+
+# the run's folder
+
+
+def test_folder_is_not_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "run"
+    prepare_folder(folder, overwrite=False)
+    prepare_folder(folder, overwrite=False)  # still empty
+    for name in ("summary.json", "notes.txt"):
+        (folder / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty; choose another folder or pass --overwrite"):
+        prepare_folder(folder, overwrite=False)
+    assert (folder / "summary.json").read_text() == "mine"
+    prepare_folder(folder, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]  # a stranger's file stays
+    assert "notes.txt" not in FILES
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        prepare_folder(folder / "notes.txt", overwrite=True)
+
+
+# the trained resizer's file
+
+
+def test_weights_survive_their_file(tmp_path: Path) -> None:
+    config = ResizerConfig((16, 24), in_channels=1, num_filters=5, num_blocks=2, interpolation="lanczos")
+    resizer = config.build()
+    resizer(torch.rand(4, 1, 48, 48))  # running statistics move away from their start
+    resizer.eval()
+    path = tmp_path / "resizer.safetensors"
+    save_resizer(resizer, config, path, {"seed": "0"})
+    loaded, read = load_resizer(path)
+    image = torch.rand(2, 1, 50, 40)
+    assert read == config and not loaded.training
+    with torch.no_grad():
+        assert torch.equal(loaded(image), resizer(image))
+        assert loaded(image).shape == (2, 1, 16, 24)
+
+
+def test_weights_of_the_reference_load_too(tmp_path: Path) -> None:
+    module = reference.Resizer(8, in_channels=3).eval()
+    save_resizer(module, ResizerConfig((8, 8)), tmp_path / "a.safetensors")
+    loaded, _ = load_resizer(tmp_path / "a.safetensors")
+    image = torch.rand(1, 3, 20, 20)
+    with torch.no_grad():
+        # float32, values near 1, sums of 49 * 16 products: the bar set for FusedResizer against its reference
+        assert (loaded(image) - module(image)).abs().max() <= 1e-5
+
+
+def test_bad_weights(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_resizer(path)
+    path.write_bytes(b"not safetensors at all")
+    with pytest.raises(ValueError, match="no readable safetensors file"):
+        load_resizer(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="holds no learned resizer: its format is None"):
+        load_resizer(path)
+    good = json.dumps(dataclasses.asdict(ResizerConfig((8, 8))))
+    for described, words in (
+        (good, "does not describe a learned resizer.*Missing key"),
+        ("{}", "does not describe"),
+        ("not json", "does not describe"),
+        (good.replace('"num_filters": 16', '"num_filters": 100000000'), "implausible"),
+        (good.replace('"num_filters"', '"filters"'), "unexpected keyword"),
+    ):
+        save_file({"weight": torch.zeros(2)}, path, metadata={"format": FORMAT, "resizer": described})
+        with pytest.raises(ValueError, match=f"(?s){words}"):
+            load_resizer(path)
+
+
+def test_fixed_arm_has_nothing_to_train() -> None:
+    resizer, _ = build_arm("bilinear", RunConfig(), 0, 1, 10)
+    assert isinstance(resizer, Resize) and not list(resizer.parameters())
