@@ -91,8 +91,8 @@ def test_resizer(
     ours, *peers = (_entry(name, case, device, state) for name in CONTESTANTS)
     peaks = {}
     if direction == "train step" and memory.available(device):
+        sizes = {"batch": batch, "in_size": in_size, "out_size": out_size, "device": device}
+        repeats = 3 if benchmark.enabled else 1
         for name, (kind, layout) in CONTESTANTS.items():
-            peaks[name] = memory.peak_in_subprocess(
-                kind, layout, batch=batch, in_size=in_size, out_size=out_size, device=device
-            )
+            peaks[name] = memory.peak_in_subprocess(kind, layout, **sizes, repeats=repeats)
     race(benchmark, case, ours, peers, device=device, rounds=rounds, memory=peaks)

@@ -34,7 +34,7 @@ float32 and back. For uint8, PyTorch and Pillow round between the two passes as 
 integers for it: a less exact function, which has no bar."""
 
 MEMORY_HOW = """\
-Peak of one training step above inputs, parameters and the gradient it receives, each in a process of its own
+Peak of one training step above inputs, parameters and the gradient it receives, the least of three processes each
 (`benchmarks/memory.py` tells how). Here the ratio is ours over the peer's: lower is better."""
 
 

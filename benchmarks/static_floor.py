@@ -193,9 +193,7 @@ def work_of(plan: Any, tables: bytes) -> Work:
     flushes = int(((flags >> 8) > 0).sum()) * copies
     tiles = _array(tables, s["tile_table"], np.int32, s["tiles"] * s["pieces"] * 4).reshape(-1, 4)
     entry_stride = -(-s["tile_entries"] * 8 // 16) * 2
-    entries = _array(tables, s["entry_table"], np.uint32, len(tiles) * entry_stride * 2).reshape(
-        len(tiles), -1, 2
-    )
+    entries = _array(tables, s["entry_table"], np.uint32, len(tiles) * entry_stride * 2).reshape(len(tiles), -1, 2)
     entry_warps, conflicts = 0, 0
     width = 2 if s["form"] == "fold" and s["group_channels"] == 1 else 1
     for tile, tile_entries in zip(tiles, entries, strict=True):
