@@ -76,12 +76,9 @@ class RunConfig:
             raise ValueError(
                 f"arms: got {', '.join(self.arms) or 'none'}; expected some of {', '.join(ARMS)}, each once"
             )
-        for name, known in (("interpolation", INTERPOLATIONS), ("loss", LOSSES)):
+        for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; expected one of {', '.join(known)}")
-        if self.accelerator not in ACCELERATORS:
-            known = ", ".join(ACCELERATORS)
-            raise ValueError(f"accelerator: got {self.accelerator!r}; expected one of {known}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: got {self.label_smoothing}; expected a number in [0, 1)")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -120,6 +117,11 @@ class RunConfig:
         return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
+_KNOWN: dict[str, tuple[str, ...]] = {
+    "interpolation": INTERPOLATIONS,
+    "loss": LOSSES,
+    "accelerator": ACCELERATORS,
+}
 _LEAST = {
     "seed": 0,
     "seeds": 1,
