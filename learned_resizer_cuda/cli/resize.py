@@ -37,13 +37,14 @@ def resize(
     weights: Annotated[
         Path | None, typer.Option(help="Use the learned resizer in this file, from `learned-resizer train`.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace files in the output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the output folder.")] = False,
 ) -> None:
     """Resize image files, and folders with all they hold, into another folder.
 
     A file keeps its name, format, colour profile and alpha; a folder keeps its tree below the output folder;
     hidden files in it are left alone. Images are turned upright by their EXIF orientation first. What is no
-    image, damaged or too large is named and skipped, and the rest is done.
+    image, damaged or too large is named and skipped, and the rest is done. JPEG and WebP are written at
+    quality 95.
 
     Exit code: 0 all done, 1 some files skipped, 2 nothing done for a wrong argument.
     """
@@ -204,7 +205,7 @@ def _work(
 
 
 def _shown(path: Path) -> str:
-    """The path as text that every encoding of Unicode can hold: bytes that are no text show as ``\\udc..``'s kin."""
+    """The path as text; bytes that are no UTF-8 show as ``\\xff``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

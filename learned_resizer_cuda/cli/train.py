@@ -38,12 +38,14 @@ def train(
     evaluations: Annotated[int, typer.Option(help="Passes over the test images during an arm's training.")] = 8,
     accelerator: Annotated[str, typer.Option(help="Where to train: auto, cpu or gpu.")] = "auto",
     output: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<date>-<time>")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a former run's files in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a former run's files in the folder.")] = False,
 ) -> None:
     """Train the learned resizer in front of a small network, beside fixed filters.
 
-    The images are real and come with the [train] extra: handwritten digits on photographs, 96×96, resized to
-    16×16 for the network. bilinear and bicubic are the fixed filters; blind is the learned resizer fed only with
+    The images are real and come with the installed packages, no network needed: handwritten digits on
+    photographs, 96×96, resized to 16×16 for the network.
+
+    bilinear and bicubic are the fixed filters; blind is the learned resizer fed only with
     what bilinear left, and bicubic-long trains at least as long as the learned arm takes: together they tell a
     gain that comes from the image's detail from one that comes from more parameters or more training.
 
