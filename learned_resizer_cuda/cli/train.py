@@ -80,10 +80,12 @@ def train(
 def _run(config: RunConfig, folder: Path) -> None:
     from rich.console import Console
 
+    from ..recipes.memory import keep_freed_memory
     from ..recipes.progress import ProgressBars
     from ..recipes.report import table
     from ..recipes.run import FILES, run
 
+    keep_freed_memory()
     console = Console()
     started = time.perf_counter()
     try:

@@ -33,6 +33,7 @@ def save_curves(results: Sequence[ArmResult], path: Path) -> None:
     """Training loss by step, and test accuracy by step and by CPU time; mean line and range over the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     figure = Figure(figsize=(15, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -49,8 +50,11 @@ def save_curves(results: Sequence[ArmResult], path: Path) -> None:
     _finish(by_step, "Test accuracy by step", "optimiser step", "test accuracy, %")
     _finish(by_time, "Test accuracy by training time", "CPU seconds of training", "test accuracy, %")
     by_time.set_xlim(left=0)
-    for axes in (loss, by_step):
-        axes.set_xlim(left=0)
+    if len({result.steps for result in results}) > 1:
+        # The long arm would press the others into a corner.
+        for axes in (loss, by_step):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     handles, labels = by_step.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=12)
     figure.savefig(path, dpi=110)
