@@ -146,9 +146,7 @@ def test_architecture_refusal(capability, runs):
         assert "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120" in reason
 
 
-@pytest.mark.parametrize(
-    ("driver", "runs"), [(0, False), (12080, False), (13000, True), (13020, True), (14000, True)]
-)
+@pytest.mark.parametrize(("driver", "runs"), [(0, False), (12080, False), (13000, True), (13020, True), (14000, True)])
 def test_driver_refusal(driver, runs):
     assert (native.driver_refusal(RECORD, driver) is None) == runs
 
@@ -194,9 +192,7 @@ def test_loader_repeats_why_the_build_left_it_out(tmp_path):
 
 def test_loader_built_for_another_python(tmp_path):
     said = load_in_copy(tmp_path, **{"_C.cpython-38-x86_64-linux-gnu.so": b"x"})
-    assert said.startswith(
-        "built for something else|found _C.cpython-38-x86_64-linux-gnu.so, but this Python"
-    )
+    assert said.startswith("built for something else|found _C.cpython-38-x86_64-linux-gnu.so, but this Python")
     assert f"_C{SUFFIX}" in said
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import learned_resizer_cuda
+from learned_resizer_cuda import backend
 from learned_resizer_cuda.cli.main import COMMANDS, main
 from learned_resizer_cuda.info import format_info, info
 from learned_resizer_cuda.kernels import native
@@ -85,6 +86,20 @@ def test_info_holds_every_op_and_goes_through_json():
         assert "CUDA tensors only" in routes["cpu"]["native_refused"]
         if not torch.cuda.is_available():
             assert routes["cuda"] == {"backend": None, "native_refused": "torch sees no CUDA device"}
+
+
+@pytest.mark.gpu
+def test_info_and_the_choice_agree_on_this_gpu():
+    found = info()
+    route = found["ops"]["resample"]["cuda"]
+    capability = torch.cuda.get_device_capability(0)
+    assert found["devices"][0]["capability"] == f"{capability[0]}.{capability[1]}"
+    image = torch.zeros(1, 1, 2, 2, device="cuda")
+    assert backend.choose("resample", image) == route["backend"]
+    assert (route["backend"] == "native") == (route["native_refused"] is None)
+    if route["native_refused"] is None:
+        with backend.use_backend("native"):
+            assert learned_resizer_cuda.resize(image, 1).shape == (1, 1, 1, 1)
 
 
 def test_info_under_native_says_that_nothing_runs_on_a_cpu():
