@@ -36,11 +36,12 @@ class FusedResizer(reference.Resizer):
     The same function, parameters and ``state_dict`` as ``reference.Resizer``, computed so that no tensor with
     ``num_filters`` channels at input resolution is ever kept, forward or backward: every row of a resampling
     matrix sums to 1, so the first batch normalisation commutes with the resize and is applied after it, and
-    the backward computes the features again, tile by tile (``docs/math.md``).
+    the backward computes the features again, tile by tile (``docs/math.md``). On a CPU it works on as many images at
+    a time as torch has threads.
 
     Training mode, running statistics, ``momentum`` and ``eps`` follow each ``BatchNorm2d`` among the submodules.
-    The submodules hold the parameters only: hooks on them do not run. Deterministic: the same input gives the
-    same bits, forward and backward. First derivatives only.
+    The submodules hold the parameters only: hooks on them do not run. Deterministic: the same input and
+    number of threads give the same bits, forward and backward. First derivatives only.
 
     Args:
         size: output size, an int for both sides or ``(height, width)``.
@@ -74,6 +75,7 @@ class FusedResizer(reference.Resizer):
         height, width = self.check_input(image, size)
         ops = torch.ops.learned_resizer
         batch, _, in_h, in_w = image.shape
+        self._check_counts(batch * in_h * in_w, batch * height * width)
         sampling = (height, width, self.interpolation, self.antialias)
         base = ops.resample(image, height, width, None, None, self.interpolation, self.antialias)
 
@@ -93,6 +95,16 @@ class FusedResizer(reference.Resizer):
             last, skip = inner, last
         last = self._conv(last, skip, 1.0, self.conv3, self.norm2)
         return ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
+
+    def _check_counts(self, at_input: int, at_output: int) -> None:
+        """Raise where a batch normalisation would have no variance, before any running statistics change."""
+        for norm in self.modules():
+            count = at_input if norm is self.norm1 else at_output
+            if isinstance(norm, nn.BatchNorm2d) and count < 2 and _is_batch_normed(norm):
+                raise ValueError(
+                    f"image: got {count} values per channel for a batch normalisation in training mode; "
+                    "expected at least 2 (a larger batch or size, or eval mode)"
+                )
 
     @staticmethod
     def _conv(
@@ -125,11 +137,6 @@ def _affine(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> tupl
         count: values per channel.
     """
     if _is_batch_normed(norm):
-        if count < 2:
-            raise ValueError(
-                f"image: got {count} values per channel for a batch normalisation in training mode; "
-                "expected at least 2 (a larger batch or size, or eval mode)"
-            )
         if norm.training and norm.track_running_stats:
             _update_running_statistics(norm, mean, var, count)
     else:

@@ -317,6 +317,8 @@ def test_one_value_per_channel() -> None:
     for module in (fused, oracle):
         with pytest.raises(ValueError, match="value"):
             module(image)
+    # Nothing is lost: the running statistics are as they were.
+    assert all(torch.equal(got, new) for got, new in zip(fused.buffers(), pair(1)[0].buffers(), strict=True))
 
 
 def test_sync_batch_norm_is_refused() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from . import prologue
 from .layout import channels_last, maps, rows
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .parallel import map_in_order
 from .prologue import Prologue, PrologueGrads
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
 
@@ -32,13 +33,19 @@ def _conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch, _, height, width = p.input.shape
     n = len(weight)
     raw = p.input.new_empty(batch, height, width * n)
-    moments = Statistics(n, p.dtype, raw.device)
     kernel = channels_last(weight)
-    for group in p.groups():
+
+    def work(group: slice) -> Statistics:
         out = channels_last(F.conv2d(p.apply(group).to(weight.dtype), kernel, padding=1))
+        seen = Statistics(n, p.dtype, raw.device)
         if statistics:
-            moments.add(out.to(p.dtype))
+            seen.add(out.to(p.dtype))
         raw[group] = rows(out)
+        return seen
+
+    moments = Statistics(n, p.dtype, raw.device)
+    for seen in map_in_order(work, p.groups(), raw.device):
+        moments.merge(seen)
     return maps(raw, n), *moments.result(statistics)
 
 
@@ -48,9 +55,9 @@ def _conv_backward(
     p, (weight, statistics) = Prologue(*args[:7]), args[7:]
     grads = PrologueGrads(p)
     kernel = channels_last(weight).to(p.dtype)
-    grad_weight = torch.zeros_like(kernel)
     pixels = raw.shape[0] * raw.shape[2] * raw.shape[3]
-    for group in p.groups():
+
+    def work(group: slice) -> tuple[Tensor, Tensor]:
         v = p.apply(group)
         g = channels_last(grad_raw[group]).to(p.dtype)
         if statistics:
@@ -58,9 +65,11 @@ def _conv_backward(
         grad_v, grad_kernel, _ = torch.ops.aten.convolution_backward(
             g, v, kernel, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
         )
-        grad_weight += grad_kernel
-        grads.add(group, v, grad_v)
-    return *grads.result(), grad_weight.contiguous().to(weight.dtype)
+        return grads.add(group, v, grad_v), grad_kernel
+
+    done = map_in_order(work, p.groups(), raw.device)
+    grad_weight = sum((part for _, part in done), torch.zeros_like(kernel))
+    return *grads.result([part for part, _ in done]), grad_weight.contiguous().to(weight.dtype)
 
 
 def _fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:

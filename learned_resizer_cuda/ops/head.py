@@ -21,6 +21,7 @@ from torch import Tensor
 from . import prologue
 from .layout import channels_last, rows
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .parallel import map_in_order
 from .prologue import Prologue, PrologueGrads
 
 # Vector lanes that the CPU convolution fills with output channels.
@@ -59,12 +60,15 @@ def _head(*args: Any) -> Tensor:
     width, step = p.input.shape[3], _pixels_per_step(len(weight))
     kernel = _wide_weight(weight, step)
     out = torch.empty_like(base, memory_format=torch.preserve_format)
-    for group in p.groups():
+
+    def work(group: slice) -> None:
         v = _pad_width(p.apply(group).to(weight.dtype), step)
         y = F.conv2d(v, kernel, bias.to(weight.dtype).repeat(step), stride=(1, step), padding=3)
         # Channels (pixel, channel) of a step are its pixels side by side.
         y = rows(y).unflatten(2, (-1, len(weight)))[:, :, :width].permute(0, 3, 1, 2)
         torch.add(base[group], y, out=out[group])
+
+    map_in_order(work, p.groups(), out.device)
     return out
 
 
@@ -74,8 +78,8 @@ def _head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     channels, step = len(weight), _pixels_per_step(len(weight))
     kernel = channels_last(weight.to(p.dtype))
     wide = _wide_weight(weight.to(p.dtype), step)
-    grad_wide = torch.zeros_like(wide)
-    for group in p.groups():
+
+    def work(group: slice) -> tuple[Tensor, Tensor]:
         v = p.apply(group)
         g = channels_last(grad[group].to(p.dtype))
         grad_v, _, _ = torch.ops.aten.convolution_backward(
@@ -87,11 +91,17 @@ def _head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
             g.contiguous(), _pad_width(v, step).contiguous(), wide.contiguous(), None,
             [1, step], [3, 3], [1, 1], False, [0, 0], 1, [False, True, False],
         )  # fmt: skip
-        grad_wide += grad_kernel
-        grads.add(group, v, grad_v)
+        return grads.add(group, v, grad_v), grad_kernel
+
+    done = map_in_order(work, p.groups(), grad.device)
+    grad_wide = sum((part for _, part in done), torch.zeros_like(wide))
     grad_bias = grad.to(p.dtype).sum((0, 2, 3))
     grad_weight = _fold_wide(grad_wide, channels, weight.shape[3])
-    return *grads.result(), grad_weight.contiguous().to(weight.dtype), grad_bias.to(weight.dtype)
+    return (
+        *grads.result([part for part, _ in done]),
+        grad_weight.contiguous().to(weight.dtype),
+        grad_bias.to(weight.dtype),
+    )
 
 
 def _fake(*args: Any) -> Tensor:

@@ -15,7 +15,6 @@ Only raw convolution outputs are kept for the backward; v is computed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -51,12 +50,11 @@ class Prologue(NamedTuple):
         """dtype of v and of every sum."""
         return accumulation_dtype(self.input.dtype)
 
-    def groups(self) -> Iterator[slice]:
+    def groups(self) -> list[slice]:
         """Groups of images small enough to stay near the cores."""
         batch, n, height, width = self.input.shape
         step = max(1, _GROUP_ELEMENTS // (n * height * width))
-        for first in range(0, batch, step):
-            yield slice(first, min(first + step, batch))
+        return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
 
     def apply(self, group: slice) -> Tensor:
         """v of a group of images, channels_last."""
@@ -80,42 +78,48 @@ class Prologue(NamedTuple):
 
 
 class PrologueGrads:
-    """Gradients of a prologue's arguments, filled group by group."""
+    """Gradients of a prologue's arguments, computed group by group, in any order."""
 
     def __init__(self, prologue: Prologue) -> None:
         batch, n, height, width = prologue.input.shape
         self._prologue = prologue
         self._input = prologue.scale.new_empty((batch, height, width * n), dtype=prologue.dtype)
         self._skip = None if prologue.skip is None else torch.empty_like(self._input)
-        self._scale, self._shift, self._skip_scale = (
-            torch.zeros_like(prologue.scale, dtype=prologue.dtype) for _ in range(3)
-        )
 
-    def add(self, group: slice, v: Tensor, grad_v: Tensor) -> None:
-        """Take in dv of a group of images, given the v that ``Prologue.apply`` returned for it."""
+    def add(self, group: slice, v: Tensor, grad_v: Tensor) -> Tensor:
+        """Take in dv of a group of images, given the v that ``Prologue.apply`` returned for it.
+
+        Returns:
+            The group's part of dscale, dshift and dskip_scale, ``(3, n)``, for ``result``.
+        """
         p, (n, width) = self._prologue, (v.shape[1], v.shape[3])
+        sums = torch.zeros(3, n, dtype=p.dtype, device=v.device)
         g = rows(channels_last(grad_v))
         if p.negative_slope != 1:
             g = torch.ops.aten.leaky_relu_backward(g, rows(v), p.negative_slope, True)
-        self._shift += sum_pixels(g, n)
+        sums[1] = sum_pixels(g, n)
         scratch = self._input[group]
         torch.mul(g, rows(p.input[group]).to(p.dtype), out=scratch)
-        self._scale += sum_pixels(scratch, n)
+        sums[0] = sum_pixels(scratch, n)
         torch.mul(g, along_row(p.scale, width, p.dtype), out=scratch)
         if p.skip is not None and p.skip_scale is not None and self._skip is not None:
             scratch = self._skip[group]
             torch.mul(g, rows(p.skip[group]).to(p.dtype), out=scratch)
-            self._skip_scale += sum_pixels(scratch, n)
+            sums[2] = sum_pixels(scratch, n)
             torch.mul(g, along_row(p.skip_scale, width, p.dtype), out=scratch)
+        return sums
 
-    def result(self) -> list[Tensor]:
-        """Gradients in the schema's order, empty tensors for an absent skip's."""
+    def result(self, sums: list[Tensor]) -> list[Tensor]:
+        """Gradients in the schema's order, empty tensors for an absent skip's; ``sums`` from every ``add``."""
         p, n = self._prologue, self._prologue.input.shape[1]
-        grads = [maps(self._input, n).to(p.input.dtype), self._scale.to(p.scale.dtype), self._shift.to(p.scale.dtype)]
+        total = torch.zeros(3, n, dtype=p.dtype, device=p.input.device)
+        for part in sums:
+            total += part
+        scale, shift, skip_scale = total.to(p.scale.dtype).unbind()
+        grads = [maps(self._input, n).to(p.input.dtype), scale.clone(), shift.clone()]
         if self._skip is None:
             return grads + [self._input.new_empty(0) for _ in range(3)]
-        skip = maps(self._skip, n).to(p.input.dtype)
-        return [*grads, skip, self._skip_scale.to(p.scale.dtype), grads[2].clone()]
+        return [*grads, maps(self._skip, n).to(p.input.dtype), skip_scale.clone(), shift.clone()]
 
 
 def autograd_result(ctx_has_skip: bool, grads: list[Tensor]) -> list[Tensor | None]:

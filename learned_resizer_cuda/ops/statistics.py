@@ -34,14 +34,21 @@ class Statistics:
 
     def add(self, features: Tensor) -> None:
         """Merge in ``features (K, n, H, W)``."""
-        count = features.numel() // max(features.shape[1], 1)
-        if count == 0:
-            return
-        mean, var = (v.double() for v in torch.batch_norm_update_stats(features, None, None, 0.0))
+        count = features.numel() // features.shape[1]
+        if count:
+            mean, var = (v.double() for v in torch.batch_norm_update_stats(features, None, None, 0.0))
+            self._merge(count, mean, var * count)
+
+    def merge(self, other: Statistics) -> None:
+        """Merge in what another object has seen."""
+        if other.count:
+            self._merge(other.count, other.mean, other.m2)
+
+    def _merge(self, count: int, mean: Tensor, m2: Tensor) -> None:
         delta = mean - self.mean
         total = self.count + count
         self.mean += delta * (count / total)
-        self.m2 += var * count + delta.square() * (self.count * count / total)
+        self.m2 += m2 + delta.square() * (self.count * count / total)
         self.count = total
 
     def result(self, wanted: bool = True) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ resolution outlives one tile, whatever the image's size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +29,7 @@ from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
 from .layout import channels_last, maps, rows, sum_pixels
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .parallel import map_in_order
 from .prologue import cast
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
 
@@ -50,19 +50,20 @@ class _Tile(NamedTuple):
     whole: bool
 
 
-def _tiles(image: Tensor, num_filters: int) -> Iterator[_Tile]:
+def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
+    """The batch as groups of images that fill a tile, or single images as lists of tiles of rows."""
     batch, _, height, width = image.shape
     images = _TILE_ELEMENTS // (height * width * num_filters)
     if images:
-        for first in range(0, batch, images):
-            yield _Tile(first, min(first + images, batch), 0, height, True)
-        return
+        starts = range(0, batch, images)
+        return [[_Tile(first, min(first + images, batch), 0, height, True)] for first in starts]
     rows = max(_LEAST_TILE_ROWS, _TILE_ELEMENTS // (width * num_filters))
     # Equal tiles: a thin last one would cost as much in calls.
     rows = -(-height // -(-height // rows))
-    for index in range(batch):
-        for top in range(0, height, rows):
-            yield _Tile(index, index + 1, top, min(top + rows, height), rows >= height)
+    return [
+        [_Tile(index, index + 1, top, min(top + rows, height), rows >= height) for top in range(0, height, rows)]
+        for index in range(batch)
+    ]
 
 
 def _halo(image: Tensor, tile: _Tile) -> Tensor:
@@ -105,16 +106,23 @@ def _stem(
     dtype = bands_h.weight.dtype
     w0, w1 = channels_last(w0), channels_last(w1)
     z = torch.zeros(len(image), height, width * n, dtype=dtype, device=image.device)
+
+    def work(tiles: list[_Tile]) -> Statistics:
+        seen = Statistics(n, dtype, image.device)
+        for tile in tiles:
+            _, c = _features(_halo(image, tile), w0, b0, w1, b1, negative_slope)
+            c = c.to(dtype)
+            if statistics:
+                seen.add(c)
+            if tile.whole:
+                resample_planes(rows(c), z[tile.first : tile.last], bands_h, bands_w, n)
+            else:
+                accumulate_rows(rows(c)[0], z[tile.first], bands_h, bands_w, n, tile.top)
+        return seen
+
     moments = Statistics(n, dtype, image.device)
-    for tile in _tiles(image, n):
-        _, c = _features(_halo(image, tile), w0, b0, w1, b1, negative_slope)
-        c = c.to(dtype)
-        if statistics:
-            moments.add(c)
-        if tile.whole:
-            resample_planes(rows(c), z[tile.first : tile.last], bands_h, bands_w, n)
-        else:
-            accumulate_rows(rows(c)[0], z[tile.first], bands_h, bands_w, n, tile.top)
+    for seen in map_in_order(work, _groups(image, n), image.device):
+        moments.merge(seen)
     return maps(z, n).to(image.dtype), *moments.result(statistics)
 
 
@@ -142,39 +150,45 @@ def _stem_backward(
     dtype = bands_h.weight.dtype
     w0_last, w1_last = channels_last(w0), channels_last(w1)
     dz = rows(grad_z.to(dtype))
-    dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
-    dw1 = torch.zeros(n, n, dtype=dtype, device=image.device)
     dx = torch.zeros_like(image, dtype=dtype) if image_grad else image.new_empty(0)
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
-    for tile in _tiles(image, n):
-        x = _halo(image, tile)
-        a, c = _features(x, w0_last, b0, w1_last, b1, negative_slope)
-        a, c = a.to(dtype), c.to(dtype)
-        dc = torch.empty_like(c)
-        if tile.whole:
-            resample_planes(dz[tile.first : tile.last], rows(dc), bands_h, bands_w, n)
-        else:
-            resample_rows(dz[tile.first], rows(dc)[0], bands_h, bands_w, n, tile.top)
-        if statistics:
-            dc = add_statistics_grad(dc, c, mean, grad_mean, grad_var, pixels)
-        dc = torch.ops.aten.leaky_relu_backward(dc, c, negative_slope, True)
-        flat_dc, flat_a = (t.permute(0, 2, 3, 1).reshape(-1, n) for t in (dc, a))
-        dw1.addmm_(flat_dc.t(), flat_a)
-        db1 += sum_pixels(rows(dc), n)
-        da = torch.mm(flat_dc, w1.to(dtype).view(n, n)).view(*dc.shape[:1], *dc.shape[2:], n).permute(0, 3, 1, 2)
-        da = torch.ops.aten.leaky_relu_backward(da, a, negative_slope, True)
-        db0 += sum_pixels(rows(da), n)
-        # oneDNN's weight gradient with 3 input channels is twice as fast on contiguous planes.
-        dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
-            da.contiguous(), x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
-            [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [image_grad, True, False],
-        )  # fmt: skip
-        dw0 += dw0_tile
-        if image_grad:
-            _add_halo(dx, dx_halo, tile)
-    return dx.to(image.dtype), *(
-        g.to(p.dtype) for g, p in ((dw0, w0), (db0, b0), (dw1.view_as(w1), w1), (db1, b1))
-    )  # fmt: skip
+
+    def work(tiles: list[_Tile]) -> list[Tensor]:
+        dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
+        dw1 = torch.zeros(n, n, dtype=dtype, device=image.device)
+        for tile in tiles:
+            x = _halo(image, tile)
+            a, c = _features(x, w0_last, b0, w1_last, b1, negative_slope)
+            a, c = a.to(dtype), c.to(dtype)
+            dc = torch.empty_like(c)
+            if tile.whole:
+                resample_planes(dz[tile.first : tile.last], rows(dc), bands_h, bands_w, n)
+            else:
+                resample_rows(dz[tile.first], rows(dc)[0], bands_h, bands_w, n, tile.top)
+            if statistics:
+                dc = add_statistics_grad(dc, c, mean, grad_mean, grad_var, pixels)
+            dc = torch.ops.aten.leaky_relu_backward(dc, c, negative_slope, True)
+            flat_dc, flat_a = (rows(t).view(-1, n) for t in (dc, a))
+            dw1.addmm_(flat_dc.t(), flat_a)
+            db1 += sum_pixels(rows(dc), n)
+            da = maps(torch.mm(flat_dc, w1.to(dtype).view(n, n)).view(rows(dc).shape), n)
+            da = torch.ops.aten.leaky_relu_backward(da, a, negative_slope, True)
+            db0 += sum_pixels(rows(da), n)
+            # oneDNN's weight gradient with 3 input channels is twice as fast on contiguous planes.
+            dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
+                da.contiguous(), x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
+                [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [image_grad, True, False],
+            )  # fmt: skip
+            dw0 += dw0_tile
+            if image_grad:
+                _add_halo(dx, dx_halo, tile)
+        return [dw0, db0, dw1.view_as(w1), db1]
+
+    sums = [torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for p in (w0, b0, w1, b1)]
+    for grads in map_in_order(work, _groups(image, n), image.device):
+        for total, grad in zip(sums, grads, strict=True):
+            total += grad
+    return dx.to(image.dtype), *(g.to(p.dtype) for g, p in zip(sums, (w0, b0, w1, b1), strict=True))
 
 
 def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
