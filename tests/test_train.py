@@ -156,8 +156,9 @@ def test_parameters() -> None:
         (50.0, None, 2000),
         (30.0, 0.03, 2000),  # 1,000 steps would do
         (60.0, 0.03, 2000),  # exactly as long
-        (60.1, 0.03, 2400),  # 2,003 and a tenth to spare, in whole multiples of 400
-        (300.0, 0.03, 11200),
+        (60.1, 0.03, 4000),  # 2,003 and a tenth to spare, in whole multiples of 2,000
+        (109.0, 0.03, 4000),  # 3,633: 3,997 with the tenth
+        (110.0, 0.03, 6000),
     ],
 )
 def test_length_of_the_long_arm(learned: float | None, per_step: float | None, expected: int) -> None:
@@ -276,8 +277,8 @@ def test_long_arm_follows_the_learned_arm(source: DigitsOnPhotographs, monkeypat
 
     monkeypatch.setattr(compare_module, "train_arm", fake)
     compare_module.compare(RunConfig(arms=("bicubic", "learned", "bicubic-long"), steps=10, seeds=2), source)
-    # 30 s at 0.2 s a step is 150 steps; with a tenth to spare 165, in whole tens 170
-    assert [steps for arm, _, steps in asked if arm == "bicubic-long"] == [170, 170]
+    # 30 s at 0.2 s a step is 150 steps; with a tenth to spare 165, in whole fifties 200
+    assert [steps for arm, _, steps in asked if arm == "bicubic-long"] == [200, 200]
     assert [seed for arm, seed, _ in asked if arm == "learned"] == [0, 1]
 
 
@@ -332,7 +333,9 @@ def test_gaps_and_note_on_the_long_arm() -> None:
     results += [result("learned", 0.9, seconds=50), result("bicubic-long", 0.7, seconds=60, steps=2000)]
     summary = summarise(config, results, 1000)
     assert [gap.against for gap in summary.gaps] == ["bicubic", "bilinear", "blind", "bicubic-long"]
-    assert summary.notes == ["bicubic-long: 2000 steps, 60 CPU s, at least the learned arm's 50 CPU s"]
+    assert summary.notes == ["bicubic-long: 2,000 steps, 60 CPU s, at least the learned arm's 50 CPU s"]
+    results[-1] = dataclasses.replace(results[-1], steps=4000)
+    assert summarise(config, results, 1000).notes[0].endswith("--long-steps 4000 repeats it whatever the clock says")
     results[-1] = dataclasses.replace(results[-1], cpu_seconds=49.0)
     assert "LESS THAN" in summarise(config, results, 1000).notes[0]
     values = json.loads(json.dumps(as_dict(config, summary, 1.0, "cpu")))

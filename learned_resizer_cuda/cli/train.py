@@ -24,7 +24,7 @@ def train(
         int | None,
         typer.Option(
             help="Steps of bicubic-long.",
-            show_default="5 × steps, or more where that takes less time than the learned arm",
+            show_default="5 × steps; 10, 15, … × steps where that takes less time than the learned arm",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 64,

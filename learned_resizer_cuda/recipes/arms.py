@@ -75,8 +75,9 @@ def long_steps(config: RunConfig, learned_seconds: float | None, seconds_per_ste
     """Steps of ``bicubic-long``: at least ``LONG_FACTOR`` times the others', and at least as much training time
     as the learned arm had.
 
-    Where ``LONG_FACTOR`` is time enough, the number follows from the configuration alone. Else it is rounded up,
-    with a tenth to spare, to a whole multiple of ``config.steps``, so that it does not follow the clock's noise.
+    Where ``LONG_FACTOR`` is time enough, the number follows from the configuration alone. Else it is, with a tenth
+    to spare, rounded up to a whole multiple of that: a step so coarse that two runs on one machine agree on it,
+    though their clocks do not. ``config.long_steps`` settles it for good.
 
     Args:
         learned_seconds: training time of the learned arm, None where it did not run.
@@ -88,5 +89,5 @@ def long_steps(config: RunConfig, learned_seconds: float | None, seconds_per_ste
     if learned_seconds is not None and seconds_per_step is not None:
         needed = learned_seconds / (seconds_per_step * config.steps)
         if needed > factor:
-            factor = math.ceil(1.1 * needed)
+            factor = LONG_FACTOR * math.ceil(1.1 * needed / LONG_FACTOR)
     return factor * config.steps

@@ -25,8 +25,8 @@ class RunConfig:
         seed: seed of the first repetition, at least 0.
         seeds: number of repetitions, with seeds ``seed``, ``seed + 1``, and so on.
         steps: optimiser steps of every arm but the long one.
-        long_steps: optimiser steps of ``bicubic-long``. None: ``LONG_FACTOR * steps``, or more where that is
-            less training time than the learned arm took.
+        long_steps: optimiser steps of ``bicubic-long``. None: ``LONG_FACTOR * steps``, or a whole multiple of it
+            where that is less training time than the learned arm took.
         batch_size: canvases in a batch.
         canvas: side of the images that the resizers get, in pixels.
         size: side of the images that the network gets.

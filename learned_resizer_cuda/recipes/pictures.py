@@ -55,6 +55,7 @@ def save_curves(results: Sequence[ArmResult], path: Path) -> None:
         for axes in (loss, by_step):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        loss.set_xlim(left=min(result.steps for result in results) / 40)  # before that nothing has been learned
     handles, labels = by_step.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=12)
     figure.savefig(path, dpi=110)

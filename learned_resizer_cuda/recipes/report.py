@@ -15,7 +15,7 @@ import torch
 
 from .._version import __version__
 from .compare import TRAIN_WINDOW, ArmResult, training_seconds
-from .config import RunConfig
+from .config import LONG_FACTOR, RunConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,8 +118,11 @@ def summarise(config: RunConfig, results: Sequence[ArmResult], test_images: int)
         )
         steps = by_arm["bicubic-long"][0].steps
         relation = "at least" if long >= learned else "LESS THAN"
+        extended = config.long_steps is None and steps > LONG_FACTOR * config.steps
+        repeat = f"; --long-steps {steps} repeats it whatever the clock says" if extended else ""
         notes.append(
-            f"bicubic-long: {steps} steps, {long:.0f} {clock} s, {relation} the learned arm's {learned:.0f} {clock} s"
+            f"bicubic-long: {steps:,} steps, {long:.0f} {clock} s, {relation} the learned arm's {learned:.0f} {clock} s"
+            + repeat
         )
     return Summary(arms, gaps, notes)
 
