@@ -31,7 +31,7 @@ class EMDLoss(nn.Module):
             raise TypeError(f"d: got {d!r}; expected a finite number of at least 1")
         if not (math.isfinite(d) and d >= 1):
             raise ValueError(f"d: got {d!r}; expected a finite number of at least 1")
-        self.d = d
+        self.d: float = d
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean distance, a scalar in [0, 1].
@@ -86,7 +86,7 @@ class SigmoidCrossEntropyLoss(nn.Module):
             raise TypeError(f"label_smoothing: got {label_smoothing!r}; {expected}")
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing: got {label_smoothing!r}; {expected}")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing: float = label_smoothing
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss, a scalar of at least 0.

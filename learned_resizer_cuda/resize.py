@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,14 +128,15 @@ def check_size(size: Size) -> tuple[int, int]:
 def check_scale_factor(scale_factor: ScaleFactor) -> tuple[float, float]:
     """Return ``scale_factor`` as ``(height, width)`` or raise, naming what is wrong."""
     expected = "expected a positive finite number or a pair (height, width) of them"
-    is_pair = isinstance(scale_factor, Sequence) and not isinstance(scale_factor, str)
-    factors = tuple(scale_factor) if is_pair else (scale_factor, scale_factor)
+    factors: tuple[Any, ...] = (scale_factor, scale_factor)
+    if isinstance(scale_factor, Sequence) and not isinstance(scale_factor, str):
+        factors = tuple(scale_factor)
     if len(factors) != 2:
         raise ValueError(f"scale_factor: got {scale_factor!r}; {expected}")
     for factor in factors:
         if isinstance(factor, bool) or not isinstance(factor, (numbers.Real, torch.SymFloat, torch.SymInt)):
             raise TypeError(f"scale_factor: got {scale_factor!r}; {expected}")
-        if not (math.isfinite(factor) and factor > 0):
+        if not (math.isfinite(factor) and float(factor) > 0):
             raise ValueError(f"scale_factor: got {scale_factor!r}; {expected}")
     height, width = (float(factor) for factor in factors)
     return height, width

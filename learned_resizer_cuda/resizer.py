@@ -27,6 +27,7 @@ class _Affine(NamedTuple):
         return maps(value, self.raw.shape[1])
 
 
+_Skip = _Affine | tuple[None, None, None]
 _NO_SKIP = (None, None, None)
 
 
@@ -83,12 +84,13 @@ class FusedResizer(reference.Resizer):
         z, mean, var = ops.stem(image, *stem, *sampling, self.negative_slope, _is_batch_normed(self.norm1))
         f = _Affine(z, *_affine(self.norm1, mean, var, batch * in_h * in_w))
 
-        last, skip = f, _NO_SKIP
+        last: _Affine = f
+        skip: _Skip = _NO_SKIP
         for module in self.blocks:
             block = cast(reference.Block, module)
-            if skip is not _NO_SKIP:
+            if isinstance(skip, _Affine):
                 # Two features are as many as the next convolution adds while loading: a third waits for this sum.
-                total = last.value() + _Affine(*skip).value()
+                total = last.value() + skip.value()
                 last, skip = _Affine(total, torch.ones_like(f.scale), torch.zeros_like(f.shift)), _NO_SKIP
             middle = self._conv(last, skip, 1.0, block.conv1, block.norm1)
             inner = self._conv(middle, _NO_SKIP, self.negative_slope, block.conv2, block.norm2)
@@ -109,7 +111,7 @@ class FusedResizer(reference.Resizer):
     @staticmethod
     def _conv(
         last: _Affine,
-        skip: _Affine | tuple[None, None, None],
+        skip: _Skip,
         negative_slope: float,
         conv: nn.Conv2d,
         norm: nn.BatchNorm2d,

@@ -6,7 +6,7 @@ backward of each op is the other one and every derivative exists.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,16 +25,16 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uin
 def _run(op: str, image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
     """Run one of the two ops on the backend chosen for it; ``height`` and ``width`` are its output's."""
     _check_dtype(image.dtype)
-    scale_h, scale_w, *filter = parameters
+    scale_h, scale_w, interpolation, antialias = parameters
     native = backend.choose(op, image) == "native"
     # The native kernel makes its own tables on the device, from tables on the host.
-    place = (image.dtype, torch.device("cpu") if native else image.device)
+    rest = (interpolation, antialias, image.dtype, torch.device("cpu") if native else image.device)
     if op == "resample":
-        bands_h = get_bands(image.shape[2], height, scale_h, *filter, *place)
-        bands_w = get_bands(image.shape[3], width, scale_w, *filter, *place)
+        bands_h = get_bands(image.shape[2], height, scale_h, *rest)
+        bands_w = get_bands(image.shape[3], width, scale_w, *rest)
     else:
-        bands_h = get_bands(height, image.shape[2], scale_h, *filter, *place).transposed()
-        bands_w = get_bands(width, image.shape[3], scale_w, *filter, *place).transposed()
+        bands_h = get_bands(height, image.shape[2], scale_h, *rest).transposed()
+        bands_w = get_bands(width, image.shape[3], scale_w, *rest).transposed()
     if native:
         from ..kernels import resample as kernel
 
@@ -133,7 +133,7 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _vmap(name: str) -> Any:
     def rule(info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any) -> tuple[Tensor, int]:
-        stacked = image.movedim(in_dims[0], 0)
+        stacked = image.movedim(cast(int, in_dims[0]), 0)
         out = getattr(torch.ops.learned_resizer, name)(stacked.flatten(0, 1), *parameters)
         return out.unflatten(0, stacked.shape[:2]), 0
 

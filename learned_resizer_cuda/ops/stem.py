@@ -188,7 +188,8 @@ def _stem_backward(
     for grads in map_in_order(work, _groups(image, n), image.device):
         for total, grad in zip(sums, grads, strict=True):
             total += grad
-    return dx.to(image.dtype), *(g.to(p.dtype) for g, p in zip(sums, (w0, b0, w1, b1), strict=True))
+    dw0, db0, dw1, db1 = (g.to(p.dtype) for g, p in zip(sums, (w0, b0, w1, b1), strict=True))
+    return dx.to(image.dtype), dw0, db0, dw1, db1
 
 
 def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
