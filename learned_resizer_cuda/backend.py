@@ -106,7 +106,6 @@ def choose(op: str, tensor: torch.Tensor) -> Literal["native", "torch"]:
         return "native"
     if asked == "native":
         raise RuntimeError(
-            f"use_backend('native'): {op} cannot run natively on a {tensor.dtype} tensor on {tensor.device}: "
-            f"{reason}"
+            f"use_backend('native'): {op} cannot run natively on a {tensor.dtype} tensor on {tensor.device}: {reason}"
         )
     return "torch"
