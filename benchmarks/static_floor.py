@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from learned_resizer_cuda.kernels import native
 from learned_resizer_cuda.kernels.resample import axis_arguments
@@ -65,7 +64,8 @@ def disassembler() -> str:
 
 
 Frame = tuple[str, int]  # file name, line
-Instruction = tuple[str, tuple[Frame, ...]]  # opcode, its inlining chain from the innermost frame outwards
+# opcode, whether it is predicated, its basic block, and its inlining chain from the innermost frame outwards
+Instruction = tuple[str, bool, int, tuple[Frame, ...]]
 
 
 def disassemble(arch: str) -> dict[str, list[Instruction]]:
@@ -83,27 +83,33 @@ def disassemble(arch: str) -> dict[str, list[Instruction]]:
     kernels: dict[str, list[Instruction]] = {}
     current: list[Instruction] = []
     chain: list[Frame] = []
-    in_comment = False
+    in_comment, block = False, 0
     for line in text.splitlines():
         if match := re.match(r"\s*\.section\s+\.text\.(\w+)", line):
             current = kernels.setdefault(match[1], [])
+        elif re.match(r"\.L_x_\d+:", line):
+            block += 1
         elif match := re.match(r'\s*//## File "([^"]+)", line (\d+)', line):
             if not in_comment:
                 chain = []
             chain.append((Path(match[1]).name, int(match[2])))
             in_comment = True
             continue
-        elif match := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line):
-            current.append((match[1], tuple(chain)))
+        elif match := re.match(r"\s*/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line):
+            current.append((match[2], match[1] is not None, block, tuple(chain)))
+            block += match[2] in ("BRA", "EXIT", "RET", "BREAK")
         in_comment = False
     return kernels
 
 
+_SOURCES = ("resample.cuh", "resample_source.cuh", "resample_taps.cuh", "device.cuh")
+
+
 class Source:
-    """Maps lines of resample.cuh and device.cuh to the functions that contain them."""
+    """Maps source lines to the functions that contain them."""
 
     def __init__(self) -> None:
-        self.text = {name: (CORE / name).read_text().splitlines() for name in ("resample.cuh", "device.cuh")}
+        self.text = {name: (CORE / name).read_text().splitlines() for name in _SOURCES}
         self.owner: dict[Frame, str] = {}
         for name, lines in self.text.items():
             function, depth = "", 0
@@ -121,26 +127,41 @@ class Source:
         return self.text.get(frame[0], [""] * (frame[1] + 1))[frame[1] - 1]
 
 
-def region(chain: tuple[Frame, ...], source: Source) -> str:
+def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
     """Name what an instruction belongs to; the counts of `executions` have the same names."""
-    frames = {source.owner.get(frame, ""): frame for frame in reversed(chain)}
+    owners = [source.owner.get(frame, "") for frame in chain]
+    frames = dict(zip(reversed(owners), reversed(chain), strict=True))
+    if "divide" in frames and " d;" in source.line(frames["divide"]) and "uint32" not in source.line(frames["divide"]):
+        return "64-bit division"  # for more than 2^32 blocks
+    strided = " strided" if "add_taps_strided" in frames else ""
     for tap in ("add_neighbours", "add_strided", "add_shared"):
         if tap in frames:
-            caller = source.line(chain[[source.owner.get(f) for f in chain].index(tap) + 1])
-            return f"{tap} {'remainder' if 'if (taps > 0)' in caller else 'loop'}"
+            caller = source.line((*chain, ("", 0))[owners.index(tap) + 1])
+            return f"{tap} {'remainder' if 'if (taps > 0)' in caller else 'loop'}{strided}"
     if "filter_columns" in frames:
-        for name in ("resume", "keep", "store_pair", "store_two", "store"):
+        for name in ("resume", "keep"):
             if name in frames:
                 return name
         line = source.line(frames["filter_columns"])
-        if "taps -= 4" in line:
-            return "add_neighbours loop"
-        if "taps -= 2" in line:
-            return "add_strided loop" if "add_strided" in line else "add_shared loop"
-        return "entry"
+        if "store<" in line:
+            kind = next((name for name in ("store_pair", "store_two") if name in frames), "store")
+            return f"{kind} {'full' if 'store<true>' in line else 'part'}"
+        if "add_taps" in frames or strided:
+            line = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
+            for sign, name in (
+                ("taps -= 4", "add_neighbours loop"),
+                ("taps -= 2,", "add_shared loop" if "for" in line else "add_strided loop"),
+                ("while", "add_strided loop"),
+            ):
+                if sign in line:
+                    return name + strided
+            return f"entry{strided or ' unit'}"
+        return "flush" if "target +=" in line else "entry"
     for name in ("emit_folded", "emit_gathered", "fold_row", "keep_row"):
         if name in frames:
-            return name
+            # The body of one case of with_slot's switch, unless all bodies are issued under predicates.
+            in_case = "with_slot" in frames and "switch" not in source.line(frames["with_slot"])
+            return f"{name} slot" if in_case and not predicated else name
     if "run_step" in frames:
         return "load" if "load" in frames else "step"
     if "copy_to_shared" in frames:
@@ -204,28 +225,35 @@ def work_of(plan: Any, tables: bytes) -> Work:
             conflicts += _wavefronts(first[at : at + 32].astype(np.int64), width)
     passes = flushes / s["tiles"]  # batches of one tile
     entry_passes = entry_warps * passes
+    full = float(((flags >> 8) == 4).sum() / ((flags >> 8) > 0).sum())
     taps = s["taps"]
+    unit = s["group_channels"] == 1
+    strided = "" if unit else " strided"
     count: dict[str, float] = defaultdict(float)
     count["step"] = count["load"] = steps * warps / 4  # four copies of the code, each run once a group
     count["group"] = steps / 4 * warps
     count["flush"] = flushes * warps
-    count["entry"] = count["store"] = entry_passes
-    count["store_pair" if s["pair_store"] else "store_two"] = entry_passes
+    count["entry"] = count[f"entry{strided or ' unit'}"] = entry_passes
+    kind = "store" if s["form"] == "fold" else "store_pair" if s["pair_store"] else "store_two"
+    for name in {"store", kind}:
+        count[f"{name} full"] = entry_passes * full
+        count[f"{name} part"] = entry_passes * (1 - full)
     if s["form"] == "fold":
         count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
         count["emit_folded"] = emits * warps / 4
-        if s["group_channels"] == 1:
+        count["emit_folded slot"] = emits * warps / 4 / s["slots"]
+        if unit:
             count["add_neighbours loop"] = entry_passes * (taps // 4)
             count["add_neighbours remainder"] = entry_passes * (taps % 4 // 2)
         else:
-            count["add_strided loop"] = entry_passes * (taps // 2)
+            count["add_strided loop strided"] = entry_passes * (taps // 2)
         data_loads = taps / 2 * 4 * (1 if width == 2 else 2)
         weight_wavefronts = taps / 2 * 2
     else:
         count["keep_row"] = count["load"] = rows * warps / 4
         count["emit_gathered"] = emits * warps / 4
-        count["add_shared loop"] = entry_passes * (taps // 2)
-        count["add_shared remainder"] = entry_passes * (taps % 2)
+        count[f"add_shared loop{strided}"] = entry_passes * (taps // 2)
+        count[f"add_shared remainder{strided}"] = entry_passes * (taps % 2)
         data_loads = taps * 4
         weight_wavefronts = taps * 2
     threads = s["threads"]
@@ -249,8 +277,11 @@ def analyse(
     """Return warp instructions, shared wavefronts, instructions by region and the code size by region."""
     sizes: Counter[str] = Counter()
     shared = work.tap_wavefronts
-    for opcode, chain in kernel:
-        name = region(chain, source)
+    names = [region(chain, predicated, source) for _, predicated, _, chain in kernel]
+    # Constants that a case sets carry no line of their own: they belong to the case whose block they are in.
+    cases = {item[2]: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
+    for (opcode, _, block, _), own in zip(kernel, names, strict=True):
+        name = cases.get(block, own) if own in ("step", "emit_folded") else own
         sizes[name] += 1
         if opcode.split(".E")[0] in _SHARED and not name.startswith("add_"):
             shared += _SHARED[opcode] * work.executions.get(name, 0.0)

@@ -15,9 +15,7 @@ BUILD = ROOT / "build" / "host-tests"
 
 
 def _cmake(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        ["cmake", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    done = subprocess.run(["cmake", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, f"cmake {' '.join(map(str, arguments))}:\n{done.stdout}"
     return done.stdout
 

@@ -86,9 +86,7 @@ def run_host() -> Callable[[Tensor, Bands, Bands], tuple[Tensor, Facts]]:
         )
         assert error is None, error.decode()
         form, slots, vectors, pieces, group_planes, group_channels = facts.tolist()
-        return out, Facts(
-            ("fold", "gather")[form], slots, bool(vectors), pieces, group_planes, group_channels
-        )
+        return out, Facts(("fold", "gather")[form], slots, bool(vectors), pieces, group_planes, group_channels)
 
     return run
 
@@ -114,9 +112,7 @@ def _check(out: Tensor, exact: Tensor) -> None:
     assert error <= TOLERANCE[out.dtype] * max(1.0, exact.abs().max().item()), f"error {error}"
 
 
-def _tables(
-    sizes: tuple[int, int, int, int], filter: tuple[str, bool], dtype: torch.dtype
-) -> tuple[Bands, Bands]:
+def _tables(sizes: tuple[int, int, int, int], filter: tuple[str, bool], dtype: torch.dtype) -> tuple[Bands, Bands]:
     height, width, out_height, out_width = sizes
     return (
         get_bands(height, out_height, None, *filter, dtype, "cpu"),
@@ -196,8 +192,7 @@ def test_explicit_factors(run_host) -> None:
     image = _image((1, 2, 40, 50), torch.float32, 5)
     for factor, size in ((0.31, (30, 30)), (1.7, (60, 90)), (0.1, (40, 50))):
         tables = [
-            get_bands(n, m, factor, "bicubic", True, torch.float32, "cpu")
-            for n, m in zip((40, 50), size, strict=True)
+            get_bands(n, m, factor, "bicubic", True, torch.float32, "cpu") for n, m in zip((40, 50), size, strict=True)
         ]
         out, _ = run_host(image, *tables)
         _check(out, lr.resize(image.double(), size, scale_factor=factor, interpolation="bicubic"))

@@ -77,13 +77,15 @@ using Strides = std::array<int64_t, 5>;  // image, plane, channel, row, column, 
 
 Strides parse_strides(const py::tuple& strides) {
     if (strides.size() != 5)
-        throw py::value_error("strides: got " + std::to_string(strides.size()) + "; expected 5: image, plane, channel, row, column");
+        throw py::value_error("strides: got " + std::to_string(strides.size()) +
+                              "; expected 5: image, plane, channel, row, column");
     Strides result;
     for (size_t i = 0; i < 5; ++i) result[i] = strides[i].cast<int64_t>();
     return result;
 }
 
-bool resample_vectors(const std::string& dtype, uintptr_t image, int64_t width, int64_t channels, const py::tuple& strides) {
+bool resample_vectors(const std::string& dtype, uintptr_t image, int64_t width, int64_t channels,
+                      const py::tuple& strides) {
     const Strides s = parse_strides(strides);
     return learned_resizer::vectors_allowed(parse_dtype(dtype), reinterpret_cast<const void*>(image), width, channels,
                                             s[0], s[1], s[2], s[3], s[4]);
@@ -93,7 +95,8 @@ void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t plane
               uintptr_t output, int device, uintptr_t stream) {
     const Strides s = parse_strides(strides);
     const auto dtype = static_cast<size_t>(plan.shape.dtype);
-    if (tables == 0 || tables % 16 != 0) throw py::value_error("tables: got address " + std::to_string(tables) + "; expected a 16-byte aligned one");
+    if (tables == 0 || tables % 16 != 0)
+        throw py::value_error("tables: got address " + std::to_string(tables) + "; expected a 16-byte aligned one");
     if (image == 0) throw py::value_error("image: got a null address");
     // The kernel stores up to two elements at once.
     if (output == 0 || output % (2 * kSizes[dtype]) != 0)
@@ -106,7 +109,8 @@ void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t plane
     if (plan.shape.vectors &&
         !learned_resizer::vectors_allowed(plan.shape.dtype, reinterpret_cast<const void*>(image), plan.shape.in_width,
                                           plan.shape.channels, s[0], s[1], s[2], s[3], s[4]))
-        throw py::value_error("image: the plan reads aligned vectors, which this address and these strides do not allow");
+        throw py::value_error(
+            "image: the plan reads aligned vectors, which this address and these strides do not allow");
     learned_resizer::ResampleParams params{};
     params.plan = plan.shape;
     params.tables = reinterpret_cast<const unsigned char*>(tables);
@@ -120,8 +124,9 @@ void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t plane
     params.output = reinterpret_cast<void*>(output);
     const int error = learned_resizer::launch_resample(params, device, reinterpret_cast<void*>(stream));
     if (error != 0)
-        throw std::runtime_error(std::string("resample: the launch on cuda:") + std::to_string(device) + " failed: " +
-                                 learned_resizer::cuda_error_name(error) + ": " + learned_resizer::cuda_error_text(error));
+        throw std::runtime_error(std::string("resample: the launch on cuda:") + std::to_string(device) +
+                                 " failed: " + learned_resizer::cuda_error_name(error) + ": " +
+                                 learned_resizer::cuda_error_text(error));
 }
 
 py::dict shape_dict(const Plan& plan) {
@@ -150,7 +155,8 @@ void bind_resample(py::module_& module) {
             return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
                                    {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
         })
-        .def_property_readonly("shape", &shape_dict, "What was planned, as a dict: the fields of PlanShape in resample.h.");
+        .def_property_readonly("shape", &shape_dict,
+                               "What was planned, as a dict: the fields of PlanShape in resample.h.");
     module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("planes"), py::arg("channels"),
                py::arg("vectors"), py::arg("multiprocessors"), py::arg("rows"), py::arg("columns"),
                "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");

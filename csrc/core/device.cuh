@@ -1,5 +1,6 @@
 // The vocabulary the kernels are written in. nvcc gets this file's definitions; a host compiler gets those of
-// csrc/tests/host/device_host.h, which run each thread of a block as a fiber, so that the same kernel source runs anywhere.
+// csrc/tests/host/device_host.h, which run each thread of a block as a fiber, so that the same kernel source runs
+// anywhere.
 #pragma once
 
 #include <cstdint>
@@ -133,7 +134,6 @@ template <>
 struct Accumulator<double> {
     using type = double;
 };
-
 
 template <class T>
 struct Decode;

@@ -1,6 +1,6 @@
+#include <cuda_runtime.h>
 #include <algorithm>
 #include <cstdint>
-#include <cuda_runtime.h>
 
 #include "resample_variants.h"
 

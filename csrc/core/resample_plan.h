@@ -9,23 +9,24 @@
 
 namespace learned_resizer {
 
-// A band matrix in CSR form. Output o reads inputs start[o] ... start[o] + count[o] - 1, count[o] = offset[o+1] - offset[o].
+// A band matrix in CSR form. Output o reads inputs start[o] ... start[o] + count[o] - 1, count[o] = offset[o+1] -
+// offset[o].
 struct AxisTable {
     int64_t in_size;
     int64_t out_size;
-    const int32_t* start;    // [out_size]; rows may be empty
-    const int32_t* offset;   // [out_size + 1], offset[0] = 0, non-decreasing
-    const double* weight;    // [offset[out_size]]
+    const int32_t* start;   // [out_size]; rows may be empty
+    const int32_t* offset;  // [out_size + 1], offset[0] = 0, non-decreasing
+    const double* weight;   // [offset[out_size]]
 };
 
 struct PlanRequest {
     AxisTable rows;
     AxisTable columns;
     DType dtype;
-    int64_t planes;           // B*C for NCHW, B for interleaved channels; >= 1
-    int64_t channels;         // interleaved channels; 1 for NCHW
-    bool vectors;             // the image allows aligned vector loads (see vectors_allowed)
-    int multiprocessors;      // of the device, for the number of blocks
+    int64_t planes;       // B*C for NCHW, B for interleaved channels; >= 1
+    int64_t channels;     // interleaved channels; 1 for NCHW
+    bool vectors;         // the image allows aligned vector loads (see vectors_allowed)
+    int multiprocessors;  // of the device, for the number of blocks
 };
 
 struct Plan {

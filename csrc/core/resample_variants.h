@@ -24,11 +24,16 @@ bool with_resample_form(const PlanShape& plan, const Launch& launch) {
 template <class T, class Launch>
 bool with_resample_slots(const PlanShape& plan, const Launch& launch) {
     switch (plan.slots) {
-        case 2: return with_resample_form<T, 2>(plan, launch);
-        case 4: return with_resample_form<T, 4>(plan, launch);
-        case 6: return with_resample_form<T, 6>(plan, launch);
-        case 8: return with_resample_form<T, 8>(plan, launch);
-        default: return false;
+        case 2:
+            return with_resample_form<T, 2>(plan, launch);
+        case 4:
+            return with_resample_form<T, 4>(plan, launch);
+        case 6:
+            return with_resample_form<T, 6>(plan, launch);
+        case 8:
+            return with_resample_form<T, 8>(plan, launch);
+        default:
+            return false;
     }
 }
 
@@ -36,11 +41,16 @@ template <class Launch>
 bool with_resample_kernel(const PlanShape& plan, const Launch& launch) {
     switch (plan.dtype) {
         // float64 is for checks, not for speed: the planner gives it eight slots always.
-        case DType::kFloat64: return plan.slots == 8 && with_resample_form<double, 8>(plan, launch);
-        case DType::kFloat32: return with_resample_slots<float>(plan, launch);
-        case DType::kFloat16: return with_resample_slots<Half>(plan, launch);
-        case DType::kBFloat16: return with_resample_slots<BFloat16>(plan, launch);
-        case DType::kUInt8: return with_resample_slots<uint8_t>(plan, launch);
+        case DType::kFloat64:
+            return plan.slots == 8 && with_resample_form<double, 8>(plan, launch);
+        case DType::kFloat32:
+            return with_resample_slots<float>(plan, launch);
+        case DType::kFloat16:
+            return with_resample_slots<Half>(plan, launch);
+        case DType::kBFloat16:
+            return with_resample_slots<BFloat16>(plan, launch);
+        case DType::kUInt8:
+            return with_resample_slots<uint8_t>(plan, launch);
     }
     return false;
 }

@@ -19,9 +19,12 @@ double cubic(double x, double a) {
 
 double kernel(Filter filter, double x, double a) {
     switch (filter) {
-        case Filter::kTriangle: return std::max(0.0, 1.0 - std::fabs(x));
-        case Filter::kCubic: return cubic(x, a);
-        case Filter::kLanczos: return std::fabs(x) < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0;
+        case Filter::kTriangle:
+            return std::max(0.0, 1.0 - std::fabs(x));
+        case Filter::kCubic:
+            return cubic(x, a);
+        case Filter::kLanczos:
+            return std::fabs(x) < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0;
     }
     return 0.0;
 }
@@ -36,9 +39,11 @@ Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias) 
         const double center = (o + 0.5) * scale;
         double total = 0.0;
         if (antialias) {
-            for (int64_t i = 0; i < in; ++i) total += m.value[o * in + i] = kernel(filter, (i + 0.5 - center) / stretch, -0.5);
+            for (int64_t i = 0; i < in; ++i)
+                total += m.value[o * in + i] = kernel(filter, (i + 0.5 - center) / stretch, -0.5);
         } else {
-            // torch keeps the linear filter's coordinate from leaving the image on the left; on the right the border does it.
+            // torch keeps the linear filter's coordinate from leaving the image on the left; on the right the border
+            // does it.
             const double at = filter == Filter::kTriangle ? std::max(center, 0.5) : center;
             for (int64_t i = -3; i < in + 3; ++i) {
                 const double w = kernel(filter, i + 0.5 - at, -0.75);

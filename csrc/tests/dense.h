@@ -14,9 +14,9 @@ struct Dense {
     double at(int64_t r, int64_t c) const { return value[r * columns + c]; }
 };
 
-// Weights of `out` outputs over `in` inputs. Output o is centred at (o + 1/2) in/out in input coordinates, input i at i + 1/2.
-// antialias: the filter widened by max(in/out, 1), taken where its support covers the input's centre, normalised to sum 1.
-// Without: the plain filter (cubic with a = -0.75), taps beyond the border moved onto the border pixel.
+// Weights of `out` outputs over `in` inputs. Output o is centred at (o + 1/2) in/out in input coordinates, input i at i
+// + 1/2. antialias: the filter widened by max(in/out, 1), taken where its support covers the input's centre, normalised
+// to sum 1. Without: the plain filter (cubic with a = -0.75), taps beyond the border moved onto the border pixel.
 Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias);
 Dense transposed(const Dense& matrix);
 

@@ -1,4 +1,5 @@
-// The host's stand-in for a GPU must itself catch what it claims to catch. Usage: test_fibers order|missed|other|overrun
+// The host's stand-in for a GPU must itself catch what it claims to catch. Usage: test_fibers
+// order|missed|other|overrun
 
 #include <cstdio>
 #include <cstring>

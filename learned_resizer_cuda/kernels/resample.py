@@ -119,9 +119,7 @@ def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     module = native.load()
     layout = layout_of(image)
     dtype = str(image.dtype).removeprefix("torch.")
-    vectors = module.resample_vectors(
-        dtype, image.data_ptr(), bands_w.in_size, layout.channels, layout.strides
-    )
+    vectors = module.resample_vectors(dtype, image.data_ptr(), bands_w.in_size, layout.channels, layout.strides)
     ready = _plan(bands_h, bands_w, image.dtype, layout.planes, layout.channels, vectors, image.device)
     stream = torch.cuda.current_stream(image.device)
     if torch.cuda.is_current_stream_capturing():

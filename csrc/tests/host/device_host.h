@@ -85,7 +85,8 @@ inline uint16_t float_to_half(float x) {
     if (a >= 65520.0f) return sign | 0x7c00u;
     if (a == 0.0f) return sign;
     const int exponent = std::max(std::ilogb(a), -14);
-    const auto units = static_cast<uint32_t>(std::nearbyint(std::ldexp(a, 10 - exponent)));  // 1024 ... 2048, less if subnormal
+    const auto units =
+        static_cast<uint32_t>(std::nearbyint(std::ldexp(a, 10 - exponent)));  // 1024 ... 2048, less if subnormal
     return static_cast<uint16_t>(sign + (static_cast<uint32_t>(exponent + 14) << 10) + units);
 }
 

@@ -23,7 +23,7 @@ namespace learned_resizer::host {
 namespace {
 
 constexpr std::size_t kStackBytes = 256 * 1024;
-constexpr int kRunning = 0;   // `waits_at` of a thread that is not at a barrier
+constexpr int kRunning = 0;    // `waits_at` of a thread that is not at a barrier
 constexpr int kFinished = -1;  // and of one that has returned
 
 struct Fiber {
@@ -91,8 +91,10 @@ void run_block() {
         const int first = block->fibers[0].waits_at;
         for (int i = 1; i < threads; ++i) {
             if (block->fibers[i].waits_at == first) continue;
-            std::fprintf(stderr, "mismatched barrier in block %lld: thread 0 is at line %d, thread %d at line %d (%d: finished)\n",
-                         static_cast<long long>(block->index), first, i, block->fibers[i].waits_at, kFinished);
+            std::fprintf(
+                stderr,
+                "mismatched barrier in block %lld: thread 0 is at line %d, thread %d at line %d (%d: finished)\n",
+                static_cast<long long>(block->index), first, i, block->fibers[i].waits_at, kFinished);
             std::_Exit(1);  // not abort: a test that expects this message must not count as crashed
         }
         if (first == kFinished) return;

@@ -11,13 +11,14 @@ struct Launch {
     int64_t blocks = 1;
     int threads = 1;
     std::size_t shared_bytes = 0;
-    // Order in which the threads run between two barriers. A kernel that lacks a barrier gives another result in one of them.
+    // Order in which the threads run between two barriers. A kernel that lacks a barrier gives another result in one of
+    // them.
     bool backwards = false;
 };
 
 // Runs `kernel` once per thread of every block, block after block. Dynamic shared memory is a heap block of exactly
-// `shared_bytes`, filled with 0xFF (NaN as float or double) before each block. Ends the process with a message if the threads
-// of a block do not all arrive at the same barrier.
+// `shared_bytes`, filled with 0xFF (NaN as float or double) before each block. Ends the process with a message if the
+// threads of a block do not all arrive at the same barrier.
 void run(const Launch& launch, const std::function<void()>& kernel);
 
 // For the code inside a fiber.

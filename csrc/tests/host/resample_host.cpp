@@ -11,7 +11,8 @@
 namespace learned_resizer::host {
 
 bool run_resample(const ResampleParams& params, bool backwards) {
-    const Launch launch{params.plan.blocks, params.plan.threads, static_cast<std::size_t>(params.plan.shared_bytes), backwards};
+    const Launch launch{params.plan.blocks, params.plan.threads, static_cast<std::size_t>(params.plan.shared_bytes),
+                        backwards};
     bool found = false;
     with_resample_kernel(params.plan, [&](auto kernel) {
         found = true;
@@ -22,13 +23,14 @@ bool run_resample(const ResampleParams& params, bool backwards) {
 
 }  // namespace learned_resizer::host
 
-// For ctypes: plans and runs one resampling. `strides` are image, plane, channel, row, column in elements; `facts` receives
-// form, slots, vectors, pieces, group_planes, group_channels of the plan. Returns nullptr, or the error's text.
+// For ctypes: plans and runs one resampling. `strides` are image, plane, channel, row, column in elements; `facts`
+// receives form, slots, vectors, pieces, group_planes, group_channels of the plan. Returns nullptr, or the error's
+// text.
 extern "C" __attribute__((visibility("default"))) const char* resample_host(
-    int dtype, int64_t planes, int64_t planes_per_image, int64_t channels, const int64_t* sizes, const int32_t* row_start,
-    const int32_t* row_offset, const double* row_weight, const int32_t* column_start, const int32_t* column_offset,
-    const double* column_weight, const void* image, const int64_t* strides, void* output, int multiprocessors,
-    int32_t* facts) {
+    int dtype, int64_t planes, int64_t planes_per_image, int64_t channels, const int64_t* sizes,
+    const int32_t* row_start, const int32_t* row_offset, const double* row_weight, const int32_t* column_start,
+    const int32_t* column_offset, const double* column_weight, const void* image, const int64_t* strides, void* output,
+    int multiprocessors, int32_t* facts) {
     using namespace learned_resizer;
     static thread_local std::string error;
     try {
@@ -54,7 +56,8 @@ extern "C" __attribute__((visibility("default"))) const char* resample_host(
         params.stride_column = strides[4];
         params.output = output;
         const PlanShape& s = plan.shape;
-        const int32_t values[] = {static_cast<int32_t>(s.form), s.slots, s.vectors, s.pieces, s.group_planes, s.group_channels};
+        const int32_t values[] = {
+            static_cast<int32_t>(s.form), s.slots, s.vectors, s.pieces, s.group_planes, s.group_channels};
         for (int i = 0; i < 6; ++i) facts[i] = values[i];
         if (!host::run_resample(params)) throw std::runtime_error("no kernel for this plan");
     } catch (const std::exception& e) {
