@@ -234,6 +234,59 @@ def test_half_conversions_match_torch(run_host) -> None:
         assert torch.equal(out[finite], values[finite])
 
 
+def test_offsets_beyond_32_bits(run_host) -> None:
+    # 3 GiB of addresses of which a few pages are touched.
+    memory = torch.empty(3 * 2**30 + 64, dtype=torch.uint8)
+    view = memory.as_strided((1, 1, 4, 64), (0, 0, 2**30, 1))
+    view.copy_(_image((1, 1, 4, 64), torch.uint8, 8))
+    out, _ = run_host(view, *_tables((4, 64, 9, 20), ("bicubic", True), torch.uint8))
+    _check(out, lr.resize(view.double(), (9, 20), interpolation="bicubic"))
+
+
+def test_launcher_refuses_an_image_of_another_size() -> None:
+    from learned_resizer_cuda.kernels.resample import resample
+
+    tables = _tables((8, 9, 4, 5), ("bilinear", True), torch.float32)
+    with pytest.raises(ValueError, match=r"image: got shape \(1, 1, 9, 9\); expected \(B, C, 8, 9\)"):
+        resample(torch.zeros(1, 1, 9, 9), *tables)
+
+
+def test_binding_names_a_bad_argument() -> None:
+    from learned_resizer_cuda.kernels import native
+
+    try:
+        module = native.load()
+    except native.NativeUnavailable as unavailable:
+        pytest.skip(str(unavailable))
+    axis = axis_arguments(get_bands(8, 4, None, "bilinear", True))
+    arguments = {"planes": 2, "channels": 1, "vectors": False, "multiprocessors": 1, "rows": axis, "columns": axis}
+    plan = module.plan_resample("float32", **arguments)
+    assert len(memoryview(plan)) > 0 and plan.shape["form"] == "fold"
+    for change, message in (
+        ({"planes": 0}, "planes is 0"),
+        ({"channels": 0}, "channels is 0"),
+        ({"rows": axis[:3]}, "rows: expected"),
+        ({"rows": (8, axis[1].astype("int64"), *axis[2:])}, "rows.start: got a buffer of format"),
+        ({"columns": (8, axis[1], axis[2][:-1], axis[3])}, "columns.offset: got 4 elements; expected 5"),
+        ({"columns": (3, *axis[1:])}, "row 1 reads inputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module.plan_resample("float32", **(arguments | change))
+    with pytest.raises(ValueError, match="dtype: got 'int8'"):
+        module.plan_resample("int8", **arguments)
+    strides = (64, 64, 0, 8, 1)
+    for positional, message in (
+        ((plan, 8, 16, 2, strides, 16, 0, 0), "tables: got address 8"),
+        ((plan, 16, 0, 2, strides, 16, 0, 0), "image: got a null address"),
+        ((plan, 16, 16, 2, strides, 12, 0, 0), "output: got address 12; expected one aligned to 8 bytes"),
+        ((plan, 16, 16, 3, strides, 16, 0, 0), "planes_per_image: got 3"),
+        ((plan, 16, 16, 2, strides[:4], 16, 0, 0), "strides: got 4"),
+        ((plan, 16, 16, 2, strides, 16, -1, 0), "device: got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module.resample(*positional)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("filter", FILTERS, ids=lambda f: f"{f[0]}{'' if f[1] else '-plain'}")
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))

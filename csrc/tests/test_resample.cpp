@@ -221,13 +221,59 @@ void test_refusals() {
     refused("offset not from zero", bad, "offset[0] is 1");
 }
 
+// Plans of images too large to run here: limits kept, every output covered, indices in 64 bits.
+void test_plans() {
+    struct Size {
+        int64_t planes, channels, in, out;
+    };
+    for (const Size& z : {Size{192, 1, 448, 224},
+                          {64, 3, 448, 224},
+                          {192, 1, 2048, 224},
+                          {64, 3, 224, 448},
+                          {1, 1, 1, 1},
+                          {1, 3, 30000, 224},
+                          {1, 3, 224, 30000},
+                          {1, 64, 640, 7},
+                          {int64_t{1} << 33, 1, 32, 16}}) {
+        for (const Filter filter : {Filter::kTriangle, Filter::kLanczos}) {
+            if (z.in * z.out > 1000000 && filter == Filter::kLanczos) continue;
+            const Table table = table_of(resampling_matrix(z.in, z.out, filter, true));
+            for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16, DType::kUInt8}) {
+                PlanRequest request{};
+                request.rows = request.columns = {table.in_size, static_cast<int64_t>(table.start.size()),
+                                                  table.start.data(), table.offset.data(), table.weight.data()};
+                request.dtype = dtype;
+                request.planes = z.planes;
+                request.channels = z.channels;
+                request.vectors = z.in * z.channels % 8 == 0;
+                request.multiprocessors = 132;
+                const PlanShape p = make_plan(request).shape;
+                const bool good =
+                    p.shared_bytes <= kSharedLimit && p.threads % 32 == 0 && p.threads >= 32 && p.threads <= kThreads &&
+                    int64_t{p.tiles} * p.tile_columns >= z.out && int64_t{p.tiles - 1} * p.tile_columns < z.out &&
+                    int64_t{p.strips} * p.strip_rows >= z.out && p.channel_groups * p.group_channels == z.channels &&
+                    p.plane_groups * p.group_planes >= z.planes && (p.plane_groups - 1) * p.group_planes < z.planes &&
+                    p.blocks == p.plane_groups * p.tiles * p.strips * p.channel_groups &&
+                    p.group_planes * p.plane_elements <= row_capacity(dtype, p.vectors != 0) &&
+                    p.group_planes * p.plane_elements <= p.threads * vector_length(dtype, p.vectors != 0);
+                ++checks;
+                if (good) continue;
+                std::printf("plan of %lld planes, %lld channels, %lld -> %lld, dtype %d breaks a limit\n",
+                            static_cast<long long>(z.planes), static_cast<long long>(z.channels),
+                            static_cast<long long>(z.in), static_cast<long long>(z.out), static_cast<int>(dtype));
+                ++failures;
+            }
+        }
+    }
+}
+
 struct Group {
     const char* name;
     void (*run)();
 };
-constexpr Group kGroups[] = {{"filters", test_filters},  {"strides", test_strides}, {"sizes", test_sizes},
-                             {"tables", test_tables},    {"tiling", test_tiling},   {"infinity", test_infinity},
-                             {"refusals", test_refusals}};
+constexpr Group kGroups[] = {{"filters", test_filters},   {"strides", test_strides}, {"sizes", test_sizes},
+                             {"tables", test_tables},     {"tiling", test_tiling},   {"infinity", test_infinity},
+                             {"refusals", test_refusals}, {"plans", test_plans}};
 
 }  // namespace
 
@@ -239,6 +285,6 @@ int main(int argc, char** argv) {
             std::printf("%s: %d checks, %d failures\n", group.name, checks, failures);
             return failures == 0 && checks > 0 ? 0 : 1;
         }
-    std::printf("usage: test_resample filters|strides|sizes|tables|tiling|infinity|refusals\n");
+    std::printf("usage: test_resample filters|strides|sizes|tables|tiling|infinity|refusals|plans\n");
     return 2;
 }
