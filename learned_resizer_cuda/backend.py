@@ -32,7 +32,7 @@ def use_backend(name: str) -> Iterator[None]:
         name: "auto" takes the native kernel where it can run and pure torch elsewhere; "torch" always takes
             pure torch; "native" takes the native kernel and raises where it cannot run.
 
-    Autograd runs the backward of CUDA tensors in threads of its own, which do not see this context.
+    The backward of an op takes the backend that its forward was called under.
 
     Raises:
         ValueError: for any other name.

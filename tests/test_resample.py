@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from PIL.Image import Resampling
 
-from learned_resizer_cuda import Resize, resize
+from learned_resizer_cuda import Resize, resize, use_backend
 from learned_resizer_cuda.ops.bands import INTERPOLATIONS
 
 RESAMPLE = torch.ops.learned_resizer.resample
@@ -257,3 +257,14 @@ def test_deterministic() -> None:
         results.append((out.detach(), image.grad))
     for out, grad in results[1:]:
         assert torch.equal(out, results[0][0]) and torch.equal(grad, results[0][1])
+
+
+def test_backward_keeps_the_backend_of_its_forward() -> None:
+    image = torch.rand(1, 1, 8, 8, requires_grad=True)
+    with use_backend("torch"):
+        out = resize(image, 4)
+    with use_backend("native"):
+        # A CPU tensor has no native kernel: this would raise if the backward asked anew.
+        out.sum().backward()
+        with pytest.raises(RuntimeError, match="cannot run natively"):
+            resize(image, 4)

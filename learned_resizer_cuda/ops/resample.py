@@ -119,16 +119,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     image, _, _, *parameters = inputs
     ctx.input_size = image.shape[2:]
     ctx.parameters = parameters
+    # Autograd runs the backward of CUDA tensors in threads of its own, which do not see the caller's choice.
+    ctx.backend = backend.current()
 
 
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    image = torch.ops.learned_resizer.resample_backward(grad, *ctx.input_size, *ctx.parameters)
-    return image, None, None, None, None, None, None
+def _adjoint(op: Any) -> Any:
+    def autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with backend.use_backend(ctx.backend):
+            return op(grad, *ctx.input_size, *ctx.parameters), None, None, None, None, None, None
 
-
-def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    out = torch.ops.learned_resizer.resample(grad, *ctx.input_size, *ctx.parameters)
-    return out, None, None, None, None, None, None
+    return autograd
 
 
 def _vmap(name: str) -> Any:
@@ -147,8 +147,8 @@ define(
     cuda=_resample_backward,
     fake=_fake,
 )
-register_autograd("resample", _autograd, _setup_context)
-register_autograd("resample_backward", _autograd_backward, _setup_context)
+register_autograd("resample", _adjoint(torch.ops.learned_resizer.resample_backward), _setup_context)
+register_autograd("resample_backward", _adjoint(torch.ops.learned_resizer.resample), _setup_context)
 for _name in ("resample", "resample_backward"):
     register_vmap(_name, _vmap(_name))
     register_autocast(_name)
