@@ -358,3 +358,12 @@ def test_loss_curve_of_training_on_real_images() -> None:
     got, expected = curve(fused), curve(oracle)
     assert expected[-10:].mean() < 0.7 * expected[:10].mean(), "nothing was learned: the comparison would be empty"
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.mean()))
+
+
+def test_exports() -> None:
+    fused, _ = pair(6, num_filters=4)
+    fused.eval()
+    image = torch.rand(2, 3, 12, 10)
+    program = torch.export.export(fused, (image,))
+    torch.testing.assert_close(program.module()(image), fused(image), rtol=1e-5, atol=1e-6)
+    assert {node.target for node in program.graph.nodes} >= {torch.ops.learned_resizer.stem.default}
