@@ -15,8 +15,7 @@
 // stores. The order of steps, which slot a row takes and when a batch is complete were all decided on the host
 // (resample_plan.cpp).
 //
-// A weight of zero means "not in the band" and never touches an accumulator: 0 * inf must not become NaN in an output
-// whose band does not contain the infinite pixel.
+// A weight of zero means "not in the band" and never touches a sum: 0 * inf must not leak NaN out of a band.
 #pragma once
 
 #include "device.cuh"
@@ -368,7 +367,7 @@ struct Resample {
                 const int64_t window = tile_index * plan.pieces + piece;
                 const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
                 entry_count = planes * tile.entries_per_plane;
-                barrier();  // nobody still reads the tables of the window before
+                // Nobody still reads the tables of the window before: its last batch ended with a barrier.
                 copy_to_shared(weights, p.tables + plan.weight_table + window * weight_bytes(), weight_bytes());
                 const int64_t entry_bytes = round_up_16(sizeof(Entry) * plan.tile_entries);
                 copy_to_shared(entries, p.tables + plan.entry_table + window * entry_bytes,

@@ -142,7 +142,7 @@ Plan plan_for(const Image<T>& image, const Case& k, const Table& rows, const Tab
 }
 
 template <class T>
-std::vector<T> run_plan(const Plan& plan, const Image<T>& image, bool backwards) {
+std::vector<T> run_plan(const Plan& plan, const Image<T>& image, bool backwards, int64_t most_blocks = INT64_MAX) {
     std::vector<T> out(plan.shape.planes * plan.shape.out_height * plan.shape.out_width * plan.shape.channels);
     std::memset(static_cast<void*>(out.data()), 0xFF, out.size() * sizeof(T));
     ResampleParams p{};
@@ -156,7 +156,7 @@ std::vector<T> run_plan(const Plan& plan, const Image<T>& image, bool backwards)
     p.stride_row = image.stride_row;
     p.stride_column = image.stride_column;
     p.output = out.data();
-    if (!host::run_resample(p, backwards)) {
+    if (!host::run_resample(p, backwards, most_blocks)) {
         std::printf("no kernel for form %d, slots %d\n", static_cast<int>(p.plan.form), p.plan.slots);
         ++failures;
     }
@@ -213,7 +213,8 @@ void check(const char* what, const Case& k, const Dense& rows, const Dense& colu
     const Plan plan = plan_for(image, k, row_table, column_table, multiprocessors);
     const std::string name = describe(what, Storage<T>::name, k, rows, columns, plan);
     const std::vector<T> out = run_plan(plan, image, false);
-    const std::vector<T> again = run_plan(plan, image, true);
+    // Again with the threads in the other order, and with two blocks that take all the turns.
+    const std::vector<T> again = run_plan(plan, image, true, 2);
     ++checks;
     if (std::memcmp(out.data(), again.data(), out.size() * sizeof(T)) != 0) {
         std::printf("%s: depends on the order of the threads: a barrier is missing\n", name.c_str());

@@ -1,6 +1,6 @@
 #include "resample_host.h"
 
-#include <cstdio>
+#include <algorithm>
 #include <exception>
 #include <stdexcept>
 #include <string>
@@ -10,9 +10,9 @@
 
 namespace learned_resizer::host {
 
-bool run_resample(const ResampleParams& params, bool backwards) {
-    const Launch launch{params.plan.blocks, params.plan.threads, static_cast<std::size_t>(params.plan.shared_bytes),
-                        backwards};
+bool run_resample(const ResampleParams& params, bool backwards, int64_t most_blocks) {
+    const Launch launch{std::min(params.plan.blocks, most_blocks), params.plan.threads,
+                        static_cast<std::size_t>(params.plan.shared_bytes), backwards};
     bool found = false;
     with_resample_kernel(params.plan, [&](auto kernel) {
         found = true;

@@ -5,7 +5,7 @@
 
 namespace learned_resizer::host {
 
-// Returns false if there is no kernel for the plan.
-bool run_resample(const ResampleParams& params, bool backwards = false);
+// Returns false if there is no kernel for the plan. `most_blocks` limits the grid, so that blocks take several turns.
+bool run_resample(const ResampleParams& params, bool backwards = false, int64_t most_blocks = INT64_MAX);
 
 }  // namespace learned_resizer::host
