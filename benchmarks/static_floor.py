@@ -361,7 +361,10 @@ def main() -> None:
     parser.add_argument("--arch", default="90", help="compute capability to disassemble (default 90)")
     parser.add_argument("--verbose", action="store_true", help="print every region of every case")
     arguments = parser.parse_args()
-    table = rows(arguments.arch, arguments.verbose)
+    try:
+        table = rows(arguments.arch, arguments.verbose)
+    except (FileNotFoundError, native.NativeUnavailable) as missing:
+        raise SystemExit(f"static_floor: {missing}") from missing
     print(f"batch {BATCH}x{CHANNELS}, antialias, times in µs for the batch; instructions per pixel of the larger image")
     print("| case | direction | filter | dtype | layout | instr/px | issue | shared | DRAM | binds | / DRAM |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
