@@ -62,9 +62,7 @@ def _load() -> ModuleType:
     if not found:
         # Written by setup.py when it leaves the module out.
         note = _PACKAGE / "_build_note.txt"
-        why = (
-            note.read_text(encoding="utf-8").strip() if note.exists() else "there is none in this source tree"
-        )
+        why = note.read_text(encoding="utf-8").strip() if note.exists() else "there is none in this source tree"
         raise NativeUnavailable("not built", f"{why}; {_REBUILD}")
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
     if not any(f"_C{suffix}" in found for suffix in suffixes):

@@ -30,5 +30,10 @@ def sum_pixels(rows: Tensor, num_filters: int) -> Tensor:
     return rows.sum((0, 1)).view(-1, num_filters).sum(0)
 
 
+def leaky_relu_backward_(grad: Tensor, output: Tensor, negative_slope: float) -> Tensor:
+    """LeakyReLU's adjoint in place, from its output: with a slope of at least 0 that has its input's sign."""
+    return torch.ops.aten.leaky_relu_backward.grad_input(grad, output, negative_slope, True, grad_input=grad)
+
+
 def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layout import along_row, channels_last, maps, rows, sum_pixels
+from .layout import along_row, channels_last, leaky_relu_backward_, maps, rows, sum_pixels
 from .statistics import accumulation_dtype
 
 SCHEMA = (
@@ -31,7 +31,7 @@ SCHEMA = (
 GRADS = "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
 
 # Elements of one feature map in a group of images worked on at once, as in ``stem``.
-_GROUP_ELEMENTS = 512 * 1024
+_GROUP_ELEMENTS = 1024 * 1024
 
 
 class Prologue(NamedTuple):
@@ -87,7 +87,7 @@ class PrologueGrads:
         self._skip = None if prologue.skip is None else torch.empty_like(self._input)
 
     def add(self, group: slice, v: Tensor, grad_v: Tensor) -> Tensor:
-        """Take in dv of a group of images, given the v that ``Prologue.apply`` returned for it.
+        """Take in dv of a group of images, given the v that ``Prologue.apply`` returned for it; overwrites dv.
 
         Returns:
             The group's part of dscale, dshift and dskip_scale, ``(3, n)``, for ``result``.
@@ -96,7 +96,7 @@ class PrologueGrads:
         sums = torch.zeros(3, n, dtype=p.dtype, device=v.device)
         g = rows(channels_last(grad_v))
         if p.negative_slope != 1:
-            g = torch.ops.aten.leaky_relu_backward(g, rows(v), p.negative_slope, True)
+            leaky_relu_backward_(g, rows(v), p.negative_slope)
         sums[1] = sum_pixels(g, n)
         scratch = self._input[group]
         torch.mul(g, rows(p.input[group]).to(p.dtype), out=scratch)

@@ -60,7 +60,13 @@ class Statistics:
 
 
 def add_statistics_grad(
-    grad: Tensor, features: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor, pixels: int
+    grad: Tensor,
+    features: Tensor,
+    mean: Tensor,
+    grad_mean: Tensor,
+    grad_var: Tensor,
+    pixels: int,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``grad + dmean / M + 2 (features - mean) / M · dvar``: what the statistics add to a feature's gradient.
 
@@ -68,9 +74,11 @@ def add_statistics_grad(
         grad, features: ``(K, n, H, W)``, channels_last.
         mean, grad_mean, grad_var: ``(n,)``.
         pixels: M, over which the statistics were taken.
+        out: where the result goes, for instance ``grad`` itself; new memory if ``None``.
     """
     n, width = grad.shape[1], grad.shape[3]
     scale = grad_var * (2 / pixels)
     shift = grad_mean / pixels - mean * scale
-    out = torch.addcmul(rows(grad), rows(features), along_row(scale, width, grad.dtype))
-    return maps(out.add_(along_row(shift, width, grad.dtype)), n)
+    into = None if out is None else rows(out)
+    total = torch.addcmul(rows(grad), rows(features), along_row(scale, width, grad.dtype), out=into)
+    return maps(total.add_(along_row(shift, width, grad.dtype)), n)

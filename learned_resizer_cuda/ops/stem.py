@@ -27,14 +27,14 @@ from torch import Tensor
 
 from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
-from .layout import channels_last, maps, rows, sum_pixels
+from .layout import channels_last, leaky_relu_backward_, maps, rows, sum_pixels
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
 from .parallel import map_in_order
 from .prologue import cast
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
 
 # Elements of one feature map in a tile. A tile's few maps then stay near the cores, and freed ones are used again.
-_TILE_ELEMENTS = 512 * 1024
+_TILE_ELEMENTS = 1024 * 1024
 _LEAST_TILE_ROWS = 16
 
 _PARAMETERS = "SymInt height, SymInt width, str interpolation, bool antialias, float negative_slope"
@@ -166,17 +166,19 @@ def _stem_backward(
             else:
                 resample_rows(dz[tile.first], rows(dc)[0], bands_h, bands_w, n, tile.top)
             if statistics:
-                dc = add_statistics_grad(dc, c, mean, grad_mean, grad_var, pixels)
-            dc = torch.ops.aten.leaky_relu_backward(dc, c, negative_slope, True)
-            flat_dc, flat_a = (rows(t).view(-1, n) for t in (dc, a))
+                add_statistics_grad(dc, c, mean, grad_mean, grad_var, pixels, out=dc)
+            leaky_relu_backward_(dc, c, negative_slope)
+            flat_dc, flat_a, flat_c = (rows(t).view(-1, n) for t in (dc, a, c))
             dw1.addmm_(flat_dc.t(), flat_a)
             db1 += sum_pixels(rows(dc), n)
-            da = maps(torch.mm(flat_dc, w1.to(dtype).view(n, n)).view(rows(dc).shape), n)
-            da = torch.ops.aten.leaky_relu_backward(da, a, negative_slope, True)
+            # From here on c's memory holds da, and then dc's holds it once more: fresh memory costs page faults.
+            torch.mm(flat_dc, w1.to(dtype).view(n, n), out=flat_c)
+            da = leaky_relu_backward_(c, a, negative_slope)
             db0 += sum_pixels(rows(da), n)
             # oneDNN's weight gradient with 3 input channels is twice as fast on contiguous planes.
+            planes = flat_dc.view(da.shape).copy_(da)
             dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
-                da.contiguous(), x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
+                planes, x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
                 [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [image_grad, True, False],
             )  # fmt: skip
             dw0 += dw0_tile
