@@ -24,6 +24,9 @@ _CHUNK_ELEMENTS = 256 * 1024
 _BLOCK_WEIGHTS = 64 * 1024
 
 
+_HAS_MKL = torch.backends.mkl.is_available()
+
+
 def is_channels_last(image: Tensor) -> bool:
     """Whether the channels of a 4-D image are interleaved in memory, for dense images and crops of them."""
     return image.shape[1] > 1 and image.stride(1) == 1 and not image.is_contiguous()
@@ -150,10 +153,11 @@ def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int, accumulate: bool
 
 
 def _multiply(matrix: Tensor, dense: Tensor, out: Tensor, accumulate: bool = False) -> None:
-    if accumulate:
-        torch.addmm(out, matrix, dense, out=out)
-    else:
-        torch.addmm(dense.new_zeros(()), matrix, dense, beta=0, out=out)
+    # With another tensor in the place of `out`, torch first copies that to `out`, beta = 0 or not. MKL then does not
+    # read `out`; of other libraries that is not known, and what memory holds may be NaN.
+    if not accumulate and not (_HAS_MKL and out.device.type == "cpu"):
+        out.zero_()
+    torch.addmm(out, matrix, dense, beta=int(accumulate), out=out)
 
 
 def is_identity(bands: Bands) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
-from .layout import channels_last, leaky_relu_backward_, maps, rows, sum_pixels
+from .layout import leaky_relu_backward_, maps, rows, sum_pixels
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
 from .parallel import map_in_order
 from .prologue import cast
@@ -73,11 +73,19 @@ def _halo(image: Tensor, tile: _Tile) -> Tensor:
     return F.pad(rows, (0, 0, max(3 - tile.top, 0), max(tile.bottom + 3 - height, 0)))
 
 
-def _features(x: Tensor, w0: Tensor, b0: Tensor, w1: Tensor, b1: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """``a`` and ``c`` of a tile from its rows with halo; both ``(K, n, T, W)``, channels_last."""
-    a = F.leaky_relu_(F.conv2d(x, w0, b0, padding=(0, 3)), slope)
-    c = F.leaky_relu_(F.conv2d(a, w1, b1), slope)
-    return a, channels_last(c)
+def _features(
+    x: Tensor, w0: Tensor, b0: Tensor, w1: Tensor, b1: Tensor, slope: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """``a`` and ``c`` of a tile from its rows with halo: ``a (K, n, T, W)`` as planes, ``c`` channels_last.
+
+    Planes are what oneDNN's 7×7 weight gradient is fastest on; the 1×1 convolution, a matrix product over the
+    channels, turns them into the interleaved channels that the resampling is fastest on.
+    """
+    a = F.leaky_relu_(F.conv2d(x, w0, b0, padding=(0, 3)), slope).to(dtype).contiguous()
+    images, n, height, width = a.shape
+    weight = w1.to(dtype).view(n, n).t().expand(images, n, n)
+    c = F.leaky_relu_(torch.baddbmm(b1.to(dtype), a.flatten(2).mT, weight), slope)
+    return a, maps(c.view(images, height, width * n), n)
 
 
 def _tables(image: Tensor, height: int, width: int, interpolation: str, antialias: bool) -> tuple[Bands, Bands]:
@@ -104,14 +112,12 @@ def _stem(
     n = len(w0)
     bands_h, bands_w = _tables(image, height, width, interpolation, antialias)
     dtype = bands_h.weight.dtype
-    w0, w1 = channels_last(w0), channels_last(w1)
     z = torch.zeros(len(image), height, width * n, dtype=dtype, device=image.device)
 
     def work(tiles: list[_Tile]) -> Statistics:
         seen = Statistics(n, dtype, image.device)
         for tile in tiles:
-            _, c = _features(_halo(image, tile), w0, b0, w1, b1, negative_slope)
-            c = c.to(dtype)
+            _, c = _features(_halo(image, tile), w0, b0, w1, b1, negative_slope, dtype)
             if statistics:
                 seen.add(c)
             if tile.whole:
@@ -148,7 +154,6 @@ def _stem_backward(
     tables = _tables(image, height, width, interpolation, antialias)
     bands_h, bands_w = (table.transposed() for table in tables)
     dtype = bands_h.weight.dtype
-    w0_last, w1_last = channels_last(w0), channels_last(w1)
     dz = rows(grad_z.to(dtype))
     dx = torch.zeros_like(image, dtype=dtype) if image_grad else image.new_empty(0)
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
@@ -158,8 +163,7 @@ def _stem_backward(
         dw1 = torch.zeros(n, n, dtype=dtype, device=image.device)
         for tile in tiles:
             x = _halo(image, tile)
-            a, c = _features(x, w0_last, b0, w1_last, b1, negative_slope)
-            a, c = a.to(dtype), c.to(dtype)
+            a, c = _features(x, w0, b0, w1, b1, negative_slope, dtype)
             dc = torch.empty_like(c)
             if tile.whole:
                 resample_planes(dz[tile.first : tile.last], rows(dc), bands_h, bands_w, n)
@@ -168,17 +172,16 @@ def _stem_backward(
             if statistics:
                 add_statistics_grad(dc, c, mean, grad_mean, grad_var, pixels, out=dc)
             leaky_relu_backward_(dc, c, negative_slope)
-            flat_dc, flat_a, flat_c = (rows(t).view(-1, n) for t in (dc, a, c))
-            dw1.addmm_(flat_dc.t(), flat_a)
+            flat_dc = rows(dc).view(len(dc), -1, n)
+            dw1 += torch.bmm(flat_dc.mT, a.flatten(2).mT).sum(0)
             db1 += sum_pixels(rows(dc), n)
-            # From here on c's memory holds da, and then dc's holds it once more: fresh memory costs page faults.
-            torch.mm(flat_dc, w1.to(dtype).view(n, n), out=flat_c)
-            da = leaky_relu_backward_(c, a, negative_slope)
-            db0 += sum_pixels(rows(da), n)
-            # oneDNN's weight gradient with 3 input channels is twice as fast on contiguous planes.
-            planes = flat_dc.view(da.shape).copy_(da)
+            # da takes c's memory: fresh memory costs page faults.
+            da = rows(c).view(a.shape)
+            torch.bmm(w1.to(dtype).view(n, n).t().expand(len(dc), n, n), flat_dc.mT, out=da.view(len(dc), n, -1))
+            leaky_relu_backward_(da, a, negative_slope)
+            db0 += da.sum((0, 2, 3))
             dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
-                planes, x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
+                da, x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
                 [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [image_grad, True, False],
             )  # fmt: skip
             dw0 += dw0_tile
