@@ -31,7 +31,7 @@ SCHEMA = (
 GRADS = "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
 
 # Elements of one feature map in a group of images worked on at once, as in ``stem``.
-_GROUP_ELEMENTS = 1024 * 1024
+_GROUP_ELEMENTS = 512 * 1024
 
 
 class Prologue(NamedTuple):

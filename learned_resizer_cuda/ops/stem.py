@@ -34,7 +34,7 @@ from .prologue import cast
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
 
 # Elements of one feature map in a tile. A tile's few maps then stay near the cores, and freed ones are used again.
-_TILE_ELEMENTS = 1024 * 1024
+_TILE_ELEMENTS = 512 * 1024
 _LEAST_TILE_ROWS = 16
 
 _PARAMETERS = "SymInt height, SymInt width, str interpolation, bool antialias, float negative_slope"
