@@ -56,6 +56,17 @@ def test_matches_interpolate_over_random_sizes(interpolation: str, antialias: bo
         torch.testing.assert_close(got, expected, rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.25, 1.5, 2, 2.375, 3, 7, 9])
+def test_matches_interpolate_where_coordinates_are_exact(interpolation: str, scale: float) -> None:
+    # Scales of few binary digits take the tables; float32 then holds torch's coordinates exactly.
+    for out_h, out_w in ((8, 16), (24, 40), (64, 72)):
+        image = torch.rand(2, 3, int(out_h * scale), int(out_w * scale))
+        expected = F.interpolate(image, (out_h, out_w), mode=interpolation, antialias=True)
+        got = resize(image, (out_h, out_w), interpolation=interpolation)
+        torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_one_pixel_wide(interpolation: str) -> None:
     image = torch.rand(2, 3, 50, 60)

@@ -73,6 +73,13 @@ def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | 
     )
 
 
+def _is_exact(size: int, out: int, factor: float | None) -> bool:
+    """Whether every coordinate ``scale · (o + 1/2)`` of an axis is a float32: a scale of few binary digits."""
+    scale = size / out if factor is None else 1.0 / factor
+    # Of float32's 24 bits, at most 12 are before the binary point and 10 + 1 (for the half pixel) behind it.
+    return scale * 2**10 == int(scale * 2**10) and scale < 2**10 and scale * out < 2**12 and out < 2**12
+
+
 def _resample_cpu(
     image: Tensor,
     height: int,
@@ -83,11 +90,13 @@ def _resample_cpu(
     antialias: bool,
 ) -> Tensor:
     # For float32 the answer users know is F.interpolate's. Its coordinates are rounded to float32, which moves
-    # results by up to 3e-5 of the range from the exact tables; taking its kernel keeps the two equal.
+    # results by up to 3e-5 of the range from the exact tables; taking its kernel keeps the two equal. Where the
+    # coordinates need no rounding the two differ by rounding alone, and the tables are faster than its antialiasing.
     torch_kernel = _ATEN.get((interpolation, antialias))
     if (
         torch_kernel is not None
         and _matches_torch(image, height, width, (scale_h, scale_w))
+        and not (antialias and _is_exact(image.shape[2], height, scale_h) and _is_exact(image.shape[3], width, scale_w))
         and backend.choose("resample", image) == "torch"
     ):
         return torch_kernel(image, [height, width], False, scale_h, scale_w)
