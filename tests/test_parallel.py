@@ -78,6 +78,20 @@ def test_same_result_with_one_thread_and_two(monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_inference_mode_reaches_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stem, "_TILE_ELEMENTS", 16 * 40 * 10)
+    resizer = FusedResizer(20).eval()
+    image = torch.rand(5, 3, 40, 40)
+    with torch.inference_mode():
+        out = resizer(image)
+        # A size not seen before: its tables are made here and must serve training afterwards.
+        resizer(image, 23)
+    torch.testing.assert_close(out, resizer(image), rtol=1e-5, atol=1e-6)
+    resizer.train()(image, 23).sum().backward()
+    assert all(p.grad is not None for p in resizer.parameters())
+
+
 def _child(queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(2)
     queue.put(map_in_order(lambda item: item + 1, range(4), CPU))

@@ -30,8 +30,11 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], devi
     if device.type != "cpu" or threads == 1 or len(items) < threads:
         return [function(item) for item in items]
 
+    inference = torch.is_inference_mode_enabled()
+
     def run(item: Item) -> Result:
-        with torch.no_grad():
+        # Modes belong to a thread; what the caller made in inference mode can be written in that mode only.
+        with torch.inference_mode(inference), torch.no_grad():
             return function(item)
 
     # The process is part of the key: a forked child inherits the pool but not its threads.
