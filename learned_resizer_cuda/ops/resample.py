@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import backend
 from .band_matmul import apply_bands, empty_image
 from .bands import Bands, get_bands
-from .library import LIBRARY, define, register_autocast, register_autograd, register_vmap
+from .library import define, register_autocast, register_autograd, register_vmap
 
 _PARAMETERS = "SymInt height, SymInt width, float? scale_h, float? scale_w, str interpolation, bool antialias"
 
@@ -161,5 +161,3 @@ register_autograd("resample_backward", _adjoint(torch.ops.learned_resizer.resamp
 for _name in ("resample", "resample_backward"):
     register_vmap(_name, _vmap(_name))
     register_autocast(_name)
-
-__all__ = ["DTYPES", "LIBRARY"]
