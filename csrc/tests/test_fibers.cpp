@@ -1,5 +1,5 @@
 // The host's stand-in for a GPU must itself catch what it claims to catch. Usage: test_fibers
-// order|missed|other|overrun
+// order|missed|other|overrun|exchange
 
 #include <cstdio>
 #include <cstring>
@@ -52,6 +52,11 @@ int main(int argc, char** argv) {
             } else {
                 barrier(__LINE__);
             }
+        });
+    } else if (what == "exchange") {
+        run({1, 32, 0, false}, [] {
+            const int mine = thread_index();
+            if (mine != 7) warp_exchange(&mine, sizeof(mine), __LINE__);
         });
     } else if (what == "overrun") {
         run({1, 32, 32 * 4 - 4, false}, [] { std::memset(dynamic_shared() + 4 * thread_index(), 0, 4); });

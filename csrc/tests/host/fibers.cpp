@@ -2,6 +2,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -25,11 +26,15 @@ namespace {
 constexpr std::size_t kStackBytes = 256 * 1024;
 constexpr int kRunning = 0;    // `waits_at` of a thread that is not at a barrier
 constexpr int kFinished = -1;  // and of one that has returned
+constexpr int kWarp = 32;
+constexpr std::size_t kExchangeBytes = 64;  // most that a lane publishes
 
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<unsigned char[]> stack;
     int waits_at = kRunning;  // line of the barrier
+    bool in_warp = false;     // which is one of the warp, not of the block
+    int exchanges = 0;        // of the warp, so far
     void* fake_stack = nullptr;
 };
 
@@ -44,6 +49,8 @@ struct Block {
     std::size_t scheduler_size = 0;
     unsigned char* shared = nullptr;
     const std::function<void()>* kernel = nullptr;
+    // What the lanes published, per warp: two sets, since a lane may publish anew while others still read.
+    std::vector<unsigned char> published[2];
 };
 
 thread_local Block* block = nullptr;
@@ -64,7 +71,9 @@ void fiber_main() {
         std::fprintf(stderr, "device code threw an exception\n");
         std::abort();
     }
-    block->fibers[block->current].waits_at = kFinished;
+    Fiber& fiber = block->fibers[block->current];
+    fiber.waits_at = kFinished;
+    fiber.in_warp = false;
     to_scheduler(true);
 }
 
@@ -77,28 +86,47 @@ void resume(int thread) {
     LR_FINISH_SWITCH(block->scheduler_fake_stack, nullptr, nullptr);
 }
 
+[[noreturn]] void mismatch(const char* what, int first, int other) {
+    std::fprintf(stderr, "mismatched %s in block %lld: thread %d is at line %d, thread %d at line %d (%d: finished)\n",
+                 what, static_cast<long long>(block->index), first, block->fibers[first].waits_at, other,
+                 block->fibers[other].waits_at, kFinished);
+    std::_Exit(1);  // not abort: a test that expects this message must not count as crashed
+}
+
+// Runs the threads begin ... end-1 up to the next barrier of the block.
+void run_warp(int begin, int end) {
+    const Fiber& first = block->fibers[begin];
+    do {
+        for (int i = begin; i < end; ++i) resume(block->launch.backwards ? begin + end - 1 - i : i);
+        for (int i = begin + 1; i < end; ++i) {
+            const Fiber& other = block->fibers[i];
+            if (other.in_warp != first.in_warp || other.waits_at != first.waits_at)
+                mismatch(first.in_warp || other.in_warp ? "exchange" : "barrier", begin, i);
+        }
+        if (first.in_warp && end - begin != kWarp) mismatch("exchange of an incomplete warp", begin, end - 1);
+    } while (first.in_warp);
+}
+
 void run_block() {
     for (Fiber& fiber : block->fibers) {
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = kStackBytes;
         fiber.context.uc_link = nullptr;
+        fiber.exchanges = 0;
         makecontext(&fiber.context, fiber_main, 0);
     }
     const int threads = block->launch.threads;
-    for (;;) {
-        for (int i = 0; i < threads; ++i) resume(block->launch.backwards ? threads - 1 - i : i);
-        const int first = block->fibers[0].waits_at;
-        for (int i = 1; i < threads; ++i) {
-            if (block->fibers[i].waits_at == first) continue;
-            std::fprintf(
-                stderr,
-                "mismatched barrier in block %lld: thread 0 is at line %d, thread %d at line %d (%d: finished)\n",
-                static_cast<long long>(block->index), first, i, block->fibers[i].waits_at, kFinished);
-            std::_Exit(1);  // not abort: a test that expects this message must not count as crashed
+    const int warps = (threads + kWarp - 1) / kWarp;
+    const Fiber& first = block->fibers[0];
+    do {
+        for (int i = 0; i < warps; ++i) {
+            const int warp = block->launch.backwards ? warps - 1 - i : i;
+            run_warp(warp * kWarp, std::min(threads, (warp + 1) * kWarp));
         }
-        if (first == kFinished) return;
-    }
+        for (int i = kWarp; i < threads; i += kWarp)
+            if (block->fibers[i].waits_at != first.waits_at) mismatch("barrier", 0, i);
+    } while (first.waits_at != kFinished);
 }
 
 }  // namespace
@@ -109,6 +137,7 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
     state.kernel = &kernel;
     state.fibers.resize(launch.threads);
     for (Fiber& fiber : state.fibers) fiber.stack.reset(new unsigned char[kStackBytes]);
+    for (auto& set : state.published) set.resize((launch.threads + kWarp) * kExchangeBytes);
     block = &state;
     for (state.index = 0; state.index < launch.blocks; ++state.index) {
         // malloc, not a container: the sanitizer then guards exactly shared_bytes.
@@ -126,8 +155,24 @@ int64_t block_index() { return block->index; }
 int64_t block_count() { return block->launch.blocks; }
 unsigned char* dynamic_shared() { return block->shared; }
 void barrier(int line) {
-    block->fibers[block->current].waits_at = line;
+    Fiber& fiber = block->fibers[block->current];
+    fiber.waits_at = line;
+    fiber.in_warp = false;
     to_scheduler(false);
+}
+const void* warp_exchange(const void* data, std::size_t bytes, int line) {
+    Fiber& fiber = block->fibers[block->current];
+    if (bytes > kExchangeBytes) {
+        std::fprintf(stderr, "an exchange of %zu bytes; the host has room for %zu\n", bytes, kExchangeBytes);
+        std::abort();
+    }
+    const int warp = block->current / kWarp;
+    unsigned char* lanes = block->published[fiber.exchanges++ % 2].data() + warp * kWarp * kExchangeBytes;
+    if (bytes > 0) std::memcpy(lanes + block->current % kWarp * bytes, data, bytes);
+    fiber.waits_at = line;
+    fiber.in_warp = true;
+    to_scheduler(false);
+    return lanes;
 }
 
 }  // namespace learned_resizer::host

@@ -1,4 +1,5 @@
-// Runs the threads of one block on the host: each is a fiber, a barrier is a yield.
+// Runs the threads of one block on the host: each is a fiber, a barrier is a yield, what a warp does together an
+// exchange.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +19,7 @@ struct Launch {
 
 // Runs `kernel` once per thread of every block, block after block. Dynamic shared memory is a heap block of exactly
 // `shared_bytes`, filled with 0xFF (NaN as float or double) before each block. Ends the process with a message if the
-// threads of a block do not all arrive at the same barrier.
+// threads of a block do not all arrive at the same barrier, or those of a warp not at the same exchange.
 void run(const Launch& launch, const std::function<void()>& kernel);
 
 // For the code inside a fiber.
@@ -28,5 +29,8 @@ int64_t block_index();
 int64_t block_count();
 unsigned char* dynamic_shared();
 void barrier(int line);
+// Publishes `bytes` of this lane, waits for the whole warp, and returns what its 32 lanes published, one after another.
+// Valid until the lane's next exchange but one. No data, no bytes: a barrier of the warp.
+const void* warp_exchange(const void* data, std::size_t bytes, int line);
 
 }  // namespace learned_resizer::host
