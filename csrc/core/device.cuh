@@ -116,6 +116,8 @@ LR_DEVICE uint16_t float_to_bfloat16(float x) { return __bfloat16_as_ushort(__fl
 LR_DEVICE uint8_t float_to_uint8_floor(float x) { return static_cast<uint8_t>(min(__float2uint_rd(x), 255u)); }
 LR_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LR_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+// 1 / sqrt(x), correctly rounded twice: the approximation would be a rounding error more than the formulas' own.
+LR_DEVICE float inverse_root(float x) { return __frcp_rn(__fsqrt_rn(x)); }
 
 // Copies `bytes` (a multiple of 16) from global to shared memory, all threads together; the caller puts the barrier.
 LR_DEVICE void copy_to_shared(void* target, const void* source, int bytes) {

@@ -19,8 +19,8 @@ namespace learned_resizer {
 // is left out.
 enum class Arithmetic : int32_t { kBFloat16 = 0, kFloat16 = 1, kTF32 = 2, kFloat32 = 3 };
 
-constexpr int chained_term(int t, int i) { return 8 * (i / 2) + 2 * t + i % 2; }
-constexpr int linear_term(int t, int i) { return 4 * t + i; }
+LR_DEVICE constexpr int chained_term(int t, int i) { return 8 * (i / 2) + 2 * t + i % 2; }
+LR_DEVICE constexpr int linear_term(int t, int i) { return 4 * t + i; }
 
 template <class S>
 struct alignas(4 * sizeof(S)) Four {

@@ -102,6 +102,7 @@ inline uint8_t float_to_uint8_floor(float x) {
 
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline double fused_multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
+inline float inverse_root(float x) { return 1.0f / std::sqrt(x); }
 
 inline void copy_to_shared(void* target, const void* source, int bytes) {
     if (bytes % 16 != 0) {

@@ -1,0 +1,50 @@
+// What every launcher does around its kernel.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace learned_resizer {
+
+// Makes a device current for a scope.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        error_ = cudaGetDevice(&previous_);
+        if (error_ == cudaSuccess && previous_ != device) {
+            error_ = cudaSetDevice(device);
+            changed_ = error_ == cudaSuccess;
+        }
+    }
+    ~DeviceGuard() {
+        if (changed_) cudaSetDevice(previous_);
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+    cudaError_t error() const { return error_; }
+
+  private:
+    int previous_ = 0;
+    bool changed_ = false;
+    cudaError_t error_ = cudaSuccess;
+};
+
+// Launches `kernel` with `blocks` blocks, at most as many as a grid holds: the kernels' block loops take the rest.
+// Allows it the shared memory it asks for: beyond 48 KiB a kernel must be given leave, once a device.
+inline cudaError_t launch(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
+                          void* stream) {
+    if (blocks <= 0) return cudaSuccess;
+    if (shared_bytes > 48 * 1024) {
+        const cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+        if (error != cudaSuccess) return error;
+    }
+    const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, INT32_MAX));
+    const cudaError_t error = cudaLaunchKernel(kernel, dim3(grid), dim3(static_cast<unsigned>(threads)), arguments,
+                                               static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream));
+    return error;
+}
+
+}  // namespace learned_resizer

@@ -1,0 +1,20 @@
+#include "launch.h"
+#include "trunk_variants.h"
+
+namespace learned_resizer {
+
+int launch_trunk(const TrunkParams& params, TrunkKernel kernel, bool bfloat16, int device, void* stream) {
+    const DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess) return guard.error();
+    TrunkParams copy = params;
+    int64_t tiles = trunk_tiles(params, kernel);
+    void* arguments[] = {&copy, &tiles};
+    cudaError_t error = cudaErrorInvalidValue;
+    with_trunk_kernel(kernel, bfloat16, [&](auto instance) {
+        error = launch(reinterpret_cast<const void*>(instance), tiles, kTrunkThreads, trunk_shared_bytes(kernel),
+                       arguments, stream);
+    });
+    return error;
+}
+
+}  // namespace learned_resizer

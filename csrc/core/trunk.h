@@ -1,0 +1,70 @@
+// The layers behind the stem at inference, two convolutions a kernel: what the kernels read, and their launchers.
+// Plain C++: no torch, no Python.
+#pragma once
+
+#include <cstdint>
+
+namespace learned_resizer {
+
+// A batch normalisation with given statistics: y = (x - mean) gamma / sqrt(var + eps) + beta. float32, [n] each.
+struct TrunkNorm {
+    const float* mean;
+    const float* var;
+    const float* gamma;
+    const float* beta;
+    float eps;
+};
+
+// Features are [batch][height][width][n], dense, of the arithmetic's 16-bit type; weights are float32 and are rounded
+// to it as they load.
+struct TrunkParams {
+    int64_t batch, height, width;
+    const void* input;  // t
+    TrunkNorm norm;
+    const void* skip;  // u, or null; for the tail it is the feature skip too, and must be there
+    TrunkNorm skip_norm;
+    // v = norm(t) [+ skip_norm(u)]
+    const float* weight1;  // [n][n][3][3]
+    TrunkNorm norm1;       // of the first convolution's result
+    float negative_slope;  // block only
+
+    // Block: output = W2 * lrelu(norm1(W1 * v)), [batch][height][width][n].
+    const float* weight2;  // [n][n][3][3]
+    void* output;
+
+    // Tail: result = W * (norm1(W1 * v) + skip_norm(u)) + bias + base.
+    int32_t channels;        // 1 ... 4
+    const float* weight;     // [channels][n][7][7]
+    const float* bias;       // [channels]
+    const void* base;        // element (b, c, y, x) at b * base_stride[0] + c * [1] + y * [2] + x * [3]
+    void* result;            // likewise with result_stride
+    int64_t base_stride[4];  // in elements
+    int64_t result_stride[4];
+    int32_t wide;  // 1: base and result are float32; 0: of the arithmetic's type
+};
+
+enum class TrunkKernel : int32_t { kBlock = 0, kTail = 1 };
+
+constexpr int kTrunkThreads = 256;
+constexpr int kTrunkGrid = 32;                   // side of the tile that the first convolution computes
+constexpr int kTrunkBlockSide = kTrunkGrid - 2;  // outputs of a block's tile: its 3x3 reads one pixel around
+constexpr int kTrunkTailSide = kTrunkGrid - 6;   // outputs of the tail's tile: its 7x7 reads three
+constexpr int kTrunkFilters = 16;
+
+// Tiles of the output, and so the most blocks that have work.
+inline int64_t trunk_tiles(const TrunkParams& params, TrunkKernel kernel) {
+    const int64_t side = kernel == TrunkKernel::kBlock ? kTrunkBlockSide : kTrunkTailSide;
+    return params.batch * ((params.height + side - 1) / side) * ((params.width + side - 1) / side);
+}
+// Two maps and two sets of weights, of two bytes an element.
+constexpr int trunk_shared_bytes(TrunkKernel kernel) {
+    constexpr int source = (kTrunkGrid + 2) * (kTrunkGrid + 2) * kTrunkFilters,
+                  middle = kTrunkGrid * kTrunkGrid * kTrunkFilters;
+    constexpr int three = 9 * kTrunkFilters * kTrunkFilters, seven = 7 * 8 * kTrunkFilters * 8;
+    return 2 * (source + middle + three + (kernel == TrunkKernel::kBlock ? three : seven));
+}
+
+// `bfloat16`: the arithmetic, else float16. As launch_resample: any device and stream, returns the cudaError_t.
+int launch_trunk(const TrunkParams& params, TrunkKernel kernel, bool bfloat16, int device, void* stream);
+
+}  // namespace learned_resizer
