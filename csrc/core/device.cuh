@@ -9,8 +9,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define LR_DEVICE __device__ __forceinline__
+#define LR_HOST_DEVICE __host__ __device__
 // "1" lets the compiler take the registers it needs: left to its own choice it spills a few to fit one more block.
 #define LR_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+// For `blocks` blocks on a multiprocessor: where that many fit into its registers without a spill.
+#define LR_KERNEL_RESIDENT(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define LR_UNROLL _Pragma("unroll")
 #define LR_NO_UNROLL _Pragma("unroll 1")
 #else

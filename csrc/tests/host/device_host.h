@@ -11,7 +11,9 @@
 #include "fibers.h"
 
 #define LR_DEVICE inline
+#define LR_HOST_DEVICE
 #define LR_KERNEL(threads) inline void
+#define LR_KERNEL_RESIDENT(threads, blocks) inline void
 #define LR_UNROLL
 #define LR_NO_UNROLL
 

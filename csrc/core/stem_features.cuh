@@ -1,0 +1,206 @@
+// The features of the stem at input resolution, a few rows at a time and never in memory:
+//
+//   a = lrelu(W0 * x + b0)   7x7, zero padding        c = lrelu(W1 a + b1)   1x1
+//
+// A block owns 16 columns a warp and walks down the image. Its image rows are in a ring in shared memory, four channels
+// a pixel. The 7x7 is a matrix product for each kernel row: 8 taps (the last with zero weights) of 4 channels are 32
+// terms, and the four terms of a lane are the channels of one pixel. A lane keeps the fragments of kRows image rows
+// and moves on by a row for each kernel row, so every image row and every weight is read once for kRows rows of c.
+// Non-finite pixels reach four columns to the left, not three: 0 * inf is NaN in the eighth tap.
+#pragma once
+
+#include "fragment.cuh"
+#include "stem.h"
+
+namespace learned_resizer {
+
+template <Arithmetic M>
+constexpr bool kIs16Bit = M == Arithmetic::kBFloat16 || M == Arithmetic::kFloat16;
+
+// n: num_filters.
+template <Arithmetic M, int n>
+struct StemFeatures {
+    using F = Fragments<M>;
+    using S = typename F::S;
+    static constexpr int kRows = kIs16Bit<M> && n == 16 ? 3 : 2;
+    static constexpr int kTiles = n / 8;  // column tiles of a product
+    static constexpr int kSteps = n / 16;
+    static constexpr int kLoads = kRows == 4 ? 3 : 2;  // pixels that a thread loads for kRows rows of up to 8 warps
+    static constexpr int kW0 = 7 * 2 * 32 * kTiles * 4;
+    static constexpr int kW1 = kSteps * 32 * kTiles * 4;
+
+    S* ring;  // [kStemRing][16 warps + kStemPad][4]
+    S* w0;    // [7 kernel rows][2 steps][32 lanes][kTiles][4]
+    S* w1;    // [kSteps][32 lanes][kTiles][4], chained terms
+    float* bias;  // [2][n]: b0, b1
+    const StemImage& x;
+    float slope;
+    int pitch;  // pixels of a ring row
+    int64_t image;
+    int column;  // of the image, of the block's first
+
+    LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
+        return static_cast<int>(sizeof(S)) * (kStemRing * (kStemWarpColumns * warps + kStemPad) * 4 + kW0 + kW1) +
+               2 * n * static_cast<int>(sizeof(float));
+    }
+
+    LR_DEVICE StemFeatures(unsigned char* shared, const StemImage& source, const StemWeights& weights)
+        : x(source), slope(weights.negative_slope), pitch(kStemWarpColumns * warp_count() + kStemPad) {
+        bias = reinterpret_cast<float*>(shared);
+        w0 = reinterpret_cast<S*>(bias + 2 * n);
+        w1 = w0 + kW0;
+        ring = w1 + kW1;
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kW0; i += thread_count()) {
+            const int c = i % 4, tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % 2;
+            const int dy = i / (256 * kTiles), dx = 4 * step + lane % 4, filter = 8 * tile + lane / 4;
+            const bool exists = dx < 7 && c < x.channels;
+            w0[i] = F::encode(exists ? weights.w0[((filter * x.channels + c) * 7 + dy) * 7 + dx] : 0.0f);
+        }
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kW1; i += thread_count()) {
+            const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
+            const int from = 16 * step + chained_term(lane % 4, i % 4), filter = 8 * tile + lane / 4;
+            w1[i] = F::encode(weights.w1[filter * n + from]);
+        }
+        for (int i = thread_index(); i < 2 * n; i += thread_count()) bias[i] = i < n ? weights.b0[i] : weights.b1[i - n];
+    }
+
+    // Raw pixels on their way from global memory to the ring.
+    struct Raw {
+        uint32_t bits[kLoads][4];
+    };
+
+    // Requests image rows `row` ... row + kRows - 1.
+    LR_DEVICE void request(Raw& raw, int row) const {
+        LR_UNROLL
+        for (int l = 0; l < kLoads; ++l) {
+            const int i = thread_index() + l * thread_count();
+            const int64_t y = int64_t{row} + i / pitch, at = int64_t{column} - 3 + i % pitch;
+            const bool inside = i < kRows * pitch && y >= 0 && y < x.height && at >= 0 && at < x.width;
+            const int64_t offset = image * x.stride[0] + y * x.stride[2] + at * x.stride[3];
+            LR_UNROLL
+            for (int c = 0; c < 4; ++c) raw.bits[l][c] = inside && c < x.channels ? load(offset + c * x.stride[1]) : 0u;
+        }
+    }
+    // Puts them into the ring, converted; zero outside the image.
+    LR_DEVICE void store(const Raw& raw, int row) const {
+        LR_UNROLL
+        for (int l = 0; l < kLoads; ++l) {
+            const int i = thread_index() + l * thread_count();
+            if (i >= kRows * pitch) break;
+            const int64_t y = int64_t{row} + i / pitch, at = int64_t{column} - 3 + i % pitch;
+            const bool inside = y >= 0 && y < x.height && at >= 0 && at < x.width;
+            Four<S> pixel{};
+            LR_UNROLL
+            for (int c = 0; c < 4; ++c)
+                if (inside && c < x.channels) pixel.v[c] = F::encode(value(raw.bits[l][c], c));
+            *reinterpret_cast<Four<S>*>(ring + (ring_row(row + i / pitch) * pitch + i % pitch) * 4) = pixel;
+        }
+    }
+    LR_DEVICE static int ring_row(int row) { return row & (kStemRing - 1); }
+
+    LR_DEVICE uint32_t load(int64_t at) const {
+        switch (x.dtype) {
+            case DType::kFloat32:
+                return bits_from_float(load_element(static_cast<const float*>(x.data) + at));
+            case DType::kUInt8:
+                return load_element(static_cast<const uint8_t*>(x.data) + at);
+            default:
+                return load_element(static_cast<const Half*>(x.data) + at).bits;
+        }
+    }
+    LR_DEVICE float value(uint32_t bits, int c) const {
+        switch (x.dtype) {
+            case DType::kFloat32:
+                return float_from_bits(bits);
+            case DType::kFloat16:
+                return half_to_float(static_cast<uint16_t>(bits));
+            case DType::kUInt8:
+                return (static_cast<float>(bits) * (1.0f / 255.0f) - x.mean[c]) / x.std[c];
+            default:
+                return float_from_bits(bits << 16);
+        }
+    }
+
+    // Fills the ring for the features of rows row ... row + kRows - 1.
+    LR_DEVICE void begin(int row) const {
+        LR_NO_UNROLL
+        for (int r = -3; r < kRows + 3; r += kRows) {
+            Raw raw;
+            request(raw, row + r);
+            store(raw, row + r);
+        }
+    }
+    // First of the image rows that the step after `row` adds. `begin` has filled a multiple of kRows rows.
+    LR_DEVICE static int next(int row) { return row - 3 + (kRows + 6 + kRows - 1) / kRows * kRows; }
+
+    LR_DEVICE float activate(float v) const { return v < 0.0f ? v * slope : v; }
+
+    // A bias as the sums' first term.
+    LR_DEVICE static void start(float (&sum)[kRows][kTiles][4], const float* from) {
+        LR_UNROLL
+        for (int j = 0; j < kTiles; ++j) {
+            const Pair<float> two = *reinterpret_cast<const Pair<float>*>(from + 8 * j + lane_index() % 4 * 2);
+            LR_UNROLL
+            for (int q = 0; q < kRows; ++q) {
+                LR_UNROLL
+                for (int i = 0; i < 4; ++i) sum[q][j][i] = i % 2 == 0 ? two.x : two.y;
+            }
+        }
+    }
+
+    // a and c of rows row ... row + kRows - 1 at the warp's columns, as fragments.
+    LR_DEVICE void compute(int row, float (&a)[kRows][kTiles][4], float (&c)[kRows][kTiles][4]) const {
+        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+        const S* first = ring + (kStemWarpColumns * warp_index() + g + t) * 4;
+        start(a, bias);
+        typename F::A window[kRows][2];  // image row r is in slot r % kRows
+        LR_UNROLL
+        for (int dy = 0; dy < 7; ++dy) {
+            LR_UNROLL
+            for (int r = dy == 0 ? 0 : kRows - 1 + dy; r < kRows + dy; ++r) {
+                const S* pixel = first + ring_row(row - 3 + r) * pitch * 4;
+                LR_UNROLL
+                for (int s = 0; s < 2; ++s) window[r % kRows][s] = F::load_a(pixel + 16 * s, pixel + 16 * s + 32);
+            }
+            LR_UNROLL
+            for (int s = 0; s < 2; ++s) {
+                LR_UNROLL
+                for (int j = 0; j < kTiles; ++j) {
+                    const auto b = F::load_b(w0 + (((dy * 2 + s) * 32 + lane) * kTiles + j) * 4);
+                    LR_UNROLL
+                    for (int q = 0; q < kRows; ++q) F::multiply(a[q][j], window[(q + dy) % kRows][s], b);
+                }
+            }
+        }
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            LR_UNROLL
+            for (int j = 0; j < kTiles; ++j) {
+                LR_UNROLL
+                for (int i = 0; i < 4; ++i) a[q][j][i] = activate(a[q][j][i]);
+            }
+        }
+        start(c, bias + n);
+        LR_UNROLL
+        for (int s = 0; s < kSteps; ++s) {
+            LR_UNROLL
+            for (int j = 0; j < kTiles; ++j) {
+                const auto b = F::load_b(w1 + ((s * 32 + lane) * kTiles + j) * 4);
+                LR_UNROLL
+                for (int q = 0; q < kRows; ++q) F::multiply(c[q][j], F::chain(a[q][2 * s], a[q][2 * s + 1]), b);
+            }
+        }
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            LR_UNROLL
+            for (int j = 0; j < kTiles; ++j) {
+                LR_UNROLL
+                for (int i = 0; i < 4; ++i) c[q][j][i] = activate(c[q][j][i]);
+            }
+        }
+    }
+};
+
+}  // namespace learned_resizer
