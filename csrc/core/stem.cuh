@@ -22,9 +22,10 @@ namespace learned_resizer {
 
 template <Arithmetic M, int n, int K>
 struct Stem {
-    using Features = StemFeatures<M, n>;
+    static constexpr int kRows = kIs16Bit<M> ? (n == 16 ? 3 : K == 2 ? 2 : 1) : (n == 16 ? 2 : 1);
+    using Features = StemFeatures<M, n, kRows>;
     using F = typename Features::F;
-    static constexpr int kRows = Features::kRows, kTiles = Features::kTiles;
+    static constexpr int kTiles = Features::kTiles;
     static constexpr int kValues = 4 * kTiles;  // of a row of c that a lane holds
     // Floats between the pixels of a filtered row: with 8 to spare, neither the fragments' stores nor the filter's
     // loads meet in a bank.
@@ -232,7 +233,8 @@ struct StemResidency {
 };
 
 template <Arithmetic M, int n, int K>
-LR_KERNEL_RESIDENT(32 * kStemMaxWarps, (StemResidency<M, n, K>::kBlocks)) stem_kernel(const StemParams p) {
+LR_KERNEL_RESIDENT(32 * kStemMaxWarps, (StemResidency<M, n, K>::kBlocks))
+stem_kernel(const StemParams p) {
     Stem<M, n, K> stem(p);
     LaneMoments<n / 4> moments;
     for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item, moments);

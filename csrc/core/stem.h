@@ -7,6 +7,7 @@
 
 namespace learned_resizer {
 
+constexpr int kStemMinWarps = 2;
 constexpr int kStemMaxWarps = 8;
 constexpr int kStemWarpColumns = 16;  // columns of the image that a warp owns: one row tile of a matrix product
 constexpr int kStemRing = 16;         // image rows kept in shared memory

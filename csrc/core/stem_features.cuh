@@ -17,21 +17,22 @@ namespace learned_resizer {
 template <Arithmetic M>
 constexpr bool kIs16Bit = M == Arithmetic::kBFloat16 || M == Arithmetic::kFloat16;
 
-// n: num_filters.
-template <Arithmetic M, int n>
+// n: num_filters. R: rows that a warp makes together, 1 ... 3, as many as the registers of the kernel leave room for.
+template <Arithmetic M, int n, int R>
 struct StemFeatures {
     using F = Fragments<M>;
     using S = typename F::S;
-    static constexpr int kRows = kIs16Bit<M> && n == 16 ? 3 : 2;
+    static constexpr int kRows = R;
     static constexpr int kTiles = n / 8;  // column tiles of a product
     static constexpr int kSteps = n / 16;
-    static constexpr int kLoads = kRows == 4 ? 3 : 2;  // pixels that a thread loads for kRows rows of up to 8 warps
+    // Pixels that a thread loads for R rows: R (16 w + kStemPad) / 32 w of them, w >= 2 warps.
+    static constexpr int kLoads = (R + 2) / 2;
     static constexpr int kW0 = 7 * 2 * 32 * kTiles * 4;
     static constexpr int kW1 = kSteps * 32 * kTiles * 4;
 
-    S* ring;  // [kStemRing][16 warps + kStemPad][4]
-    S* w0;    // [7 kernel rows][2 steps][32 lanes][kTiles][4]
-    S* w1;    // [kSteps][32 lanes][kTiles][4], chained terms
+    S* ring;      // [kStemRing][16 warps + kStemPad][4]
+    S* w0;        // [7 kernel rows][2 steps][32 lanes][kTiles][4]
+    S* w1;        // [kSteps][32 lanes][kTiles][4], chained terms
     float* bias;  // [2][n]: b0, b1
     const StemImage& x;
     float slope;
@@ -63,7 +64,8 @@ struct StemFeatures {
             const int from = 16 * step + chained_term(lane % 4, i % 4), filter = 8 * tile + lane / 4;
             w1[i] = F::encode(weights.w1[filter * n + from]);
         }
-        for (int i = thread_index(); i < 2 * n; i += thread_count()) bias[i] = i < n ? weights.b0[i] : weights.b1[i - n];
+        for (int i = thread_index(); i < 2 * n; i += thread_count())
+            bias[i] = i < n ? weights.b0[i] : weights.b1[i - n];
     }
 
     // Raw pixels on their way from global memory to the ring.

@@ -1,0 +1,171 @@
+// A stem's inputs and its float64 formulas, for the tests of the forward and the backward kernels.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "dense.h"
+#include "stem_plan.h"
+#include "stem_variants.h"
+
+namespace learned_resizer::test {
+
+inline int failures = 0;
+
+enum class Layout { kNCHW, kNHWC, kPadded };
+
+struct StemCase {
+    int64_t batch = 1;
+    int channels = 3;
+    int64_t height = 0, width = 0, out_height = 0, out_width = 0;
+    Filter filter = Filter::kTriangle;
+    bool antialias = true;
+    DType image = DType::kFloat32;
+    Layout layout = Layout::kNCHW;
+    bool statistics = true;
+    float slope = 0.2f;
+    int multiprocessors = 132;
+};
+
+inline const char* name_of(Arithmetic m) {
+    constexpr const char* names[] = {"bfloat16", "float16", "tf32", "float32"};
+    return names[static_cast<int>(m)];
+}
+// Half a spacing of the operands' values near 1. float32: what three tf32 products leave out, and a sum of 147 terms.
+inline double unit_of(Arithmetic m) {
+    return m == Arithmetic::kBFloat16 ? 1.0 / 512 : m == Arithmetic::kFloat32 ? 1.0 / (1 << 21) : 1.0 / 4096;
+}
+
+// Everything is drawn from the case's sizes, and is what the kernel sees: images in their dtype, weights as rounded.
+template <Arithmetic M, int n>
+struct StemData {
+    using F = Fragments<M>;
+    const StemCase& k;
+    std::mt19937 random;
+    std::vector<float> image32;
+    std::vector<uint16_t> image16;
+    std::vector<uint8_t> image8;
+    std::vector<float> w0, b0, w1, b1, mean, std;
+    StemParams params{};
+    Dense rows, columns;
+    std::vector<double> x;  // [batch][height][width][channels], as the products see it
+
+    float draw(double m, double s) { return static_cast<float>(std::normal_distribution<double>(m, s)(random)); }
+    std::vector<float> draws(size_t count, double m, double s) {
+        std::vector<float> v(count);
+        for (auto& e : v) e = draw(m, s);
+        return v;
+    }
+
+    explicit StemData(const StemCase& c)
+        : k(c), random(static_cast<unsigned>(c.height * 31 + c.width * 7 + c.out_width + n)) {
+        const int channels = k.channels;
+        w0 = draws(size_t(n) * channels * 49, 0.0, 1.0 / std::sqrt(49.0 * channels));
+        b0 = draws(n, 0.0, 0.3);
+        w1 = draws(n * n, 0.0, 1.0 / std::sqrt(double(n)));
+        b1 = draws(n, 0.0, 0.3);
+        mean = draws(4, 0.45, 0.05), std = draws(4, 0.25, 0.01);
+        const int64_t pad = k.layout == Layout::kPadded ? 3 : 0;
+        int64_t* s = params.image.stride;
+        if (k.layout == Layout::kNHWC)
+            s[1] = 1, s[3] = channels, s[2] = k.width * channels, s[0] = k.height * s[2];
+        else
+            s[3] = 1 + pad, s[2] = k.width * s[3] + pad, s[1] = k.height * s[2], s[0] = channels * s[1];
+        const int64_t last =
+            (k.batch - 1) * s[0] + (channels - 1) * s[1] + (k.height - 1) * s[2] + (k.width - 1) * s[3];
+        image32.assign(last + 1, std::nanf(""));
+        image16.assign(last + 1, 0xFFFF);
+        image8.assign(last + 1, 255);
+        x.resize(k.batch * k.height * k.width * channels);
+        for (int64_t b = 0; b < k.batch; ++b)
+            for (int64_t y = 0; y < k.height; ++y)
+                for (int64_t i = 0; i < k.width; ++i)
+                    for (int c = 0; c < channels; ++c) {
+                        const int64_t at = b * s[0] + c * s[1] + y * s[2] + i * s[3];
+                        float value = draw(0.2, 1.0);
+                        if (k.image == DType::kUInt8) {
+                            image8[at] = static_cast<uint8_t>(random() % 256);
+                            value = (static_cast<float>(image8[at]) / 255.0f - mean[c]) / std[c];
+                        } else if (k.image == DType::kFloat16) {
+                            image16[at] = float_to_half(value), value = half_to_float(image16[at]);
+                        } else if (k.image == DType::kBFloat16) {
+                            image16[at] = float_to_bfloat16(value);
+                            value = float_from_bits(static_cast<uint32_t>(image16[at]) << 16);
+                        } else {
+                            image32[at] = value;
+                        }
+                        // A uint8's scaled value may be rounded to a neighbour of ours: no worse than one more
+                        // rounding.
+                        x[((b * k.height + y) * k.width + i) * channels + c] = F::rounded(value);
+                    }
+        params.image.data = k.image == DType::kFloat32 ? static_cast<const void*>(image32.data())
+                            : k.image == DType::kUInt8 ? static_cast<const void*>(image8.data())
+                                                       : image16.data();
+        params.image.height = k.height, params.image.width = k.width;
+        params.image.dtype = k.image, params.image.channels = channels;
+        if (k.image == DType::kUInt8) params.image.mean = mean.data(), params.image.std = std.data();
+        params.weights = {w0.data(), b0.data(), w1.data(), b1.data(), k.slope};
+        rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias);
+        columns = resampling_matrix(k.width, k.out_width, k.filter, k.antialias);
+    }
+
+    int64_t pixels() const { return k.batch * k.height * k.width; }
+    double activate(double v) const { return v < 0 ? v * k.slope : v; }
+
+    // a and c, [batch][height][width][n].
+    void features(std::vector<double>& a, std::vector<double>& c) const {
+        a.assign(pixels() * n, 0.0), c.assign(pixels() * n, 0.0);
+        for (int64_t b = 0; b < k.batch; ++b)
+            for (int64_t y = 0; y < k.height; ++y)
+                for (int64_t i = 0; i < k.width; ++i) {
+                    const int64_t at = ((b * k.height + y) * k.width + i) * n;
+                    for (int f = 0; f < n; ++f) {
+                        double sum = b0[f];
+                        for (int dy = 0; dy < 7; ++dy)
+                            for (int dx = 0; dx < 7; ++dx) {
+                                const int64_t iy = y + dy - 3, ix = i + dx - 3;
+                                if (iy < 0 || iy >= k.height || ix < 0 || ix >= k.width) continue;
+                                for (int ch = 0; ch < k.channels; ++ch)
+                                    sum += F::rounded(w0[((f * k.channels + ch) * 7 + dy) * 7 + dx]) *
+                                           x[((b * k.height + iy) * k.width + ix) * k.channels + ch];
+                            }
+                        a[at + f] = activate(sum);
+                    }
+                    for (int f = 0; f < n; ++f) {
+                        double sum = b1[f];
+                        for (int g = 0; g < n; ++g) sum += F::rounded(w1[f * n + g]) * a[at + g];
+                        c[at + f] = activate(sum);
+                    }
+                }
+    }
+
+    std::string name(const char* what) const {
+        char text[200];
+        std::snprintf(text, sizeof(text), "%s %s n=%d C=%d %lldx%lldx%lld -> %lldx%lld filter %d antialias %d image %d",
+                      what, name_of(M), n, k.channels, static_cast<long long>(k.batch),
+                      static_cast<long long>(k.height), static_cast<long long>(k.width),
+                      static_cast<long long>(k.out_height), static_cast<long long>(k.out_width),
+                      static_cast<int>(k.filter), k.antialias, static_cast<int>(k.image));
+        return text;
+    }
+
+    // Relative error in norm; NaN counts as beyond every bound.
+    void compare(const char* what, const std::vector<double>& got, const std::vector<double>& exact,
+                 double bound) const {
+        double error = 0.0, norm = 0.0;
+        for (size_t i = 0; i < exact.size(); ++i) {
+            error += (got[i] - exact[i]) * (got[i] - exact[i]);
+            norm += exact[i] * exact[i];
+        }
+        const double relative = std::sqrt(error) / std::max(std::sqrt(norm), 1e-30);
+        if (relative <= bound) return;
+        std::printf("%s: relative error %g beyond %g\n", name(what).c_str(), relative, bound);
+        ++failures;
+    }
+};
+
+}  // namespace learned_resizer::test
