@@ -16,6 +16,9 @@
 #define LR_KERNEL_RESIDENT(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define LR_UNROLL _Pragma("unroll")
 #define LR_NO_UNROLL _Pragma("unroll 1")
+// By a constant of the instance.
+#define LR_UNROLL_BY(n) LR_PRAGMA(unroll n)
+#define LR_PRAGMA(text) _Pragma(#text)
 #else
 #include "device_host.h"
 #endif

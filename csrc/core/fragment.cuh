@@ -75,6 +75,11 @@ struct Fragments16 {
         else
             mma_half(c, a.r, b.r);
     }
+    // Adds the lane's terms of A's row g to sum[0], those of row g+8 to sum[1].
+    LR_DEVICE static void add_terms(float (&sum)[2], const A& a) {
+        LR_UNROLL
+        for (int i = 0; i < 4; ++i) sum[i % 2] += decode(static_cast<S>(a.r[i])) + decode(static_cast<S>(a.r[i] >> 16));
+    }
     // x as the products will see it.
     LR_DEVICE static float rounded(float x) { return decode(encode(x)); }
 };
@@ -104,6 +109,11 @@ struct Fragments<Arithmetic::kTF32> {
         const Four<S> p = *reinterpret_cast<const Four<S>*>(column);
         return {{p.v[0], p.v[1], p.v[2], p.v[3]}};
     }
+    // From terms that were encoded already.
+    LR_DEVICE static A make(const float (&p)[4], const float (&q)[4]) {
+        return {{p[0], p[1], p[2], p[3]}, {q[0], q[1], q[2], q[3]}};
+    }
+    LR_DEVICE static B make_b(const float (&v)[4]) { return {{v[0], v[1], v[2], v[3]}}; }
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return {{encode(even[0]), encode(even[1]), encode(odd[0]), encode(odd[1])},
                 {encode(even[2]), encode(even[3]), encode(odd[2]), encode(odd[3])}};
@@ -112,53 +122,53 @@ struct Fragments<Arithmetic::kTF32> {
         mma_tf32(c, {a.p[0], a.q[0], a.p[1], a.q[1]}, {b.v[0], b.v[1]});
         mma_tf32(c, {a.p[2], a.q[2], a.p[3], a.q[3]}, {b.v[2], b.v[3]});
     }
+    LR_DEVICE static void add_terms(float (&sum)[2], const A& a) {
+        LR_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            sum[0] += a.p[i];
+            sum[1] += a.q[i];
+        }
+    }
     LR_DEVICE static float rounded(float x) { return encode(x); }
 };
 
+// Fragments hold the terms themselves; a product splits them. That is work done twice where a fragment is used twice,
+// but half the registers, of which these kernels have none to spare.
 template <>
 struct Fragments<Arithmetic::kFloat32> {
     using S = float;
     using T = Fragments<Arithmetic::kTF32>;
-    struct A {
-        T::A high, low;
-    };
-    struct B {
-        T::B high, low;
-    };
+    using A = T::A;
+    using B = T::B;
     LR_DEVICE static S encode(float x) { return x; }
     LR_DEVICE static float decode(S x) { return x; }
-    LR_DEVICE static void split(const float (&x)[4], float (&high)[4], float (&low)[4]) {
-        LR_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            high[i] = round_to_tf32(x[i]);
-            low[i] = round_to_tf32(x[i] - high[i]);
-        }
-    }
-    LR_DEVICE static A make(const float (&p)[4], const float (&q)[4]) {
-        A a;
-        split(p, a.high.p, a.low.p);
-        split(q, a.high.q, a.low.q);
-        return a;
-    }
-    LR_DEVICE static A load_a(const S* pixel, const S* pixel8) {
-        const Four<S> p = *reinterpret_cast<const Four<S>*>(pixel), q = *reinterpret_cast<const Four<S>*>(pixel8);
-        return make(p.v, q.v);
-    }
-    LR_DEVICE static B load_b(const S* column) {
-        const Four<S> p = *reinterpret_cast<const Four<S>*>(column);
-        B b;
-        split(p.v, b.high.v, b.low.v);
-        return b;
-    }
+    LR_DEVICE static A make(const float (&p)[4], const float (&q)[4]) { return T::make(p, q); }
+    LR_DEVICE static B make_b(const float (&v)[4]) { return T::make_b(v); }
+    LR_DEVICE static A load_a(const S* pixel, const S* pixel8) { return T::load_a(pixel, pixel8); }
+    LR_DEVICE static B load_b(const S* column) { return T::load_b(column); }
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return make({even[0], even[1], odd[0], odd[1]}, {even[2], even[3], odd[2], odd[3]});
     }
-    // Small terms first.
+    // Two terms at a time, small products first.
     LR_DEVICE static void multiply(float (&c)[4], const A& a, const B& b) {
-        T::multiply(c, a.low, b.high);
-        T::multiply(c, a.high, b.low);
-        T::multiply(c, a.high, b.high);
+        LR_UNROLL
+        for (int i = 0; i < 4; i += 2) {
+            const float x[4] = {a.p[i], a.q[i], a.p[i + 1], a.q[i + 1]}, y[2] = {b.v[i], b.v[i + 1]};
+            float high[4], low[4], high_b[2], low_b[2];
+            LR_UNROLL
+            for (int j = 0; j < 4; ++j) split(x[j], high[j], low[j]);
+            LR_UNROLL
+            for (int j = 0; j < 2; ++j) split(y[j], high_b[j], low_b[j]);
+            mma_tf32(c, low, high_b);
+            mma_tf32(c, high, low_b);
+            mma_tf32(c, high, high_b);
+        }
     }
+    LR_DEVICE static void split(float x, float& high, float& low) {
+        high = round_to_tf32(x);
+        low = round_to_tf32(x - high);
+    }
+    LR_DEVICE static void add_terms(float (&sum)[2], const A& a) { T::add_terms(sum, a); }
     LR_DEVICE static float rounded(float x) { return x; }
 };
 

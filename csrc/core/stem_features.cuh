@@ -25,6 +25,9 @@ struct StemFeatures {
     static constexpr int kRows = R;
     static constexpr int kTiles = n / 8;  // column tiles of a product
     static constexpr int kSteps = n / 16;
+    // Kernel rows: with several rows the window's slots must be constants; with one, unrolling would only take
+    // registers.
+    static constexpr int kUnroll = R == 1 ? 1 : 7;
     // Pixels that a thread loads for R rows: R (16 w + kStemPad) / 32 w of them, w >= 2 warps.
     static constexpr int kLoads = (R + 2) / 2;
     static constexpr int kW0 = 7 * 2 * 32 * kTiles * 4;
@@ -158,7 +161,7 @@ struct StemFeatures {
         const S* first = ring + (kStemWarpColumns * warp_index() + g + t) * 4;
         start(a, bias);
         typename F::A window[kRows][2];  // image row r is in slot r % kRows
-        LR_UNROLL
+        LR_UNROLL_BY(kUnroll)
         for (int dy = 0; dy < 7; ++dy) {
             LR_UNROLL
             for (int r = dy == 0 ? 0 : kRows - 1 + dy; r < kRows + dy; ++r) {

@@ -3,6 +3,8 @@
 #include <stdexcept>
 
 #include "stem_check.h"
+#include "stem_plan.h"
+#include "stem_variants.h"
 
 namespace learned_resizer::test {
 namespace {
@@ -19,7 +21,7 @@ void check_filters(const StemCase& k) {
     StemPlan plan = make_stem_plan(request);
 
     std::vector<double> a, c, exact(k.batch * k.out_height * k.out_width * n);
-    data.features(a, c);
+    data.features(a, c, false);
     for (int64_t b = 0; b < k.batch; ++b)
         for (int64_t y = 0; y < k.out_height; ++y)
             for (int64_t x = 0; x < k.out_width; ++x)

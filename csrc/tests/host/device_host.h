@@ -16,6 +16,7 @@
 #define LR_KERNEL_RESIDENT(threads, blocks) inline void
 #define LR_UNROLL
 #define LR_NO_UNROLL
+#define LR_UNROLL_BY(n)
 
 namespace learned_resizer {
 
