@@ -90,8 +90,13 @@ def _cuda_refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | No
     )
 
 
-def choose(op: str, tensor: torch.Tensor) -> Literal["native", "torch"]:
+def choose(op: str, tensor: torch.Tensor, unsupported: str | None = None) -> Literal["native", "torch"]:
     """Backend on which `op` runs for this tensor, under the innermost `use_backend`.
+
+    Args:
+        op: the op's name.
+        tensor: decides device and dtype.
+        unsupported: why the native kernel cannot take the call's other arguments, or None where it can.
 
     Raises:
         RuntimeError: "native" is asked for and cannot run; names the op, the tensor's device and dtype, and
@@ -101,7 +106,7 @@ def choose(op: str, tensor: torch.Tensor) -> Literal["native", "torch"]:
     # The usual case on a CPU, where it is called per image: decide it without building a sentence.
     if asked == "torch" or (asked == "auto" and not tensor.is_cuda):
         return "torch"
-    reason = refusal(op, tensor.device, tensor.dtype)
+    reason = refusal(op, tensor.device, tensor.dtype) or unsupported
     if reason is None:
         return "native"
     if asked == "native":

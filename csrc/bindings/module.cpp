@@ -11,6 +11,7 @@
 namespace py = pybind11;
 
 void bind_resample(py::module_& module);
+void bind_stem(py::module_& module);
 
 namespace {
 
@@ -26,6 +27,7 @@ py::dict build_record() {
     // The names that Python asks with, one line an op; a backward runs on its forward's kernels.
     py::dict ops;
     ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
+    ops["stem"] = std::vector<std::string>{"float32", "float16", "bfloat16"};
 
     py::dict record;
     record["version"] = LEARNED_RESIZER_VERSION;
@@ -56,4 +58,5 @@ PYBIND11_MODULE(_C, module) {
     module.def("driver_version", &driver_version,
                "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
     bind_resample(module);
+    bind_stem(module);
 }

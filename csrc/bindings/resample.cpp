@@ -7,12 +7,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "arguments.h"
 #include "resample_plan.h"
 
 namespace py = pybind11;
 
 namespace {
 
+using learned_resizer::AxisArgument;
 using learned_resizer::DType;
 using learned_resizer::Form;
 using learned_resizer::Plan;
@@ -25,38 +27,6 @@ DType parse_dtype(const std::string& name) {
         if (name == kDTypes[i]) return static_cast<DType>(i);
     throw py::value_error("dtype: got '" + name + "'; expected float64, float32, float16, bfloat16 or uint8");
 }
-
-// The elements of a one-dimensional contiguous buffer, which the caller keeps alive.
-template <class T>
-const T* elements(const py::buffer_info& info, const char* name, py::ssize_t expected) {
-    if (info.ndim != 1 || !info.item_type_is_equivalent_to<T>() || info.strides[0] != info.itemsize)
-        throw py::value_error(std::string(name) + ": got a buffer of format '" + info.format + "' and " +
-                              std::to_string(info.ndim) + " dimensions; expected a contiguous vector of format '" +
-                              py::format_descriptor<T>::format() + "'");
-    if (info.shape[0] != expected)
-        throw py::value_error(std::string(name) + ": got " + std::to_string(info.shape[0]) + " elements; expected " +
-                              std::to_string(expected));
-    return static_cast<const T*>(info.ptr);
-}
-
-// One axis as Python passes it: (in_size, start, offset, weight), see AxisTable.
-struct AxisArgument {
-    py::buffer_info start, offset, weight;
-    learned_resizer::AxisTable table;
-
-    AxisArgument(const py::tuple& axis, const char* name) {
-        if (axis.size() != 4) throw py::value_error(std::string(name) + ": expected (in_size, start, offset, weight)");
-        const std::string prefix = std::string(name) + ".";
-        start = axis[1].cast<py::buffer>().request();
-        offset = axis[2].cast<py::buffer>().request();
-        weight = axis[3].cast<py::buffer>().request();
-        table.in_size = axis[0].cast<int64_t>();
-        table.out_size = start.size;
-        table.start = elements<int32_t>(start, (prefix + "start").c_str(), start.size);
-        table.offset = elements<int32_t>(offset, (prefix + "offset").c_str(), start.size + 1);
-        table.weight = elements<double>(weight, (prefix + "weight").c_str(), table.offset[start.size]);
-    }
-};
 
 Plan plan_resample(const std::string& dtype, int64_t planes, int64_t channels, bool vectors, int multiprocessors,
                    const py::tuple& rows, const py::tuple& columns) {

@@ -42,9 +42,9 @@ inline cudaError_t launch(const void* kernel, int64_t blocks, int threads, int s
         if (error != cudaSuccess) return error;
     }
     const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, INT32_MAX));
-    const cudaError_t error = cudaLaunchKernel(kernel, dim3(grid), dim3(static_cast<unsigned>(threads)), arguments,
-                                               static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream));
-    return error;
+    // cudaLaunchKernel's own code; cudaPeekAtLastError could report somebody else's earlier failure as ours.
+    return cudaLaunchKernel(kernel, dim3(grid), dim3(static_cast<unsigned>(threads)), arguments,
+                            static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace learned_resizer

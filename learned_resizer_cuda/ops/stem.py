@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import backend
 from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
 from .layout import leaky_relu_backward_, maps, rows, sum_pixels
@@ -197,6 +198,39 @@ def _stem_backward(
     return dx.to(image.dtype), dw0, db0, dw1, db1
 
 
+# What the native kernels are compiled for.
+_NATIVE_FILTERS = (16, 32)
+_NATIVE_CHANNELS = 4
+
+
+def _unsupported(image: Tensor, num_filters: int) -> str | None:
+    """Say why the native stem cannot take these shapes; None where it can."""
+    if num_filters not in _NATIVE_FILTERS:
+        return f"the native stem has kernels for num_filters 16 and 32, not {num_filters}"
+    if image.shape[1] > _NATIVE_CHANNELS:
+        return f"the native stem takes up to {_NATIVE_CHANNELS} in_channels, not {image.shape[1]}"
+    return None
+
+
+def _stem_cuda(image: Tensor, w0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if backend.choose("stem", image, _unsupported(image, len(w0))) == "torch":
+        return _stem(image, w0, *rest)
+    from ..kernels import stem as kernel
+
+    return kernel.stem(image, w0, *rest)
+
+
+def _stem_backward_cuda(
+    grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, w0: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grads = (grad_z, grad_mean, grad_var)
+    if backend.choose("stem_backward", image, _unsupported(image, len(w0))) == "torch":
+        return _stem_backward(*grads, image, w0, *rest)
+    from ..kernels import stem as kernel
+
+    return kernel.stem_backward(*grads, image, w0, *rest)
+
+
 def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
     height = dx.shape[2]
     top, bottom = max(tile.top - 3, 0), min(tile.bottom + 3, height)
@@ -224,12 +258,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     *tensors, height, width, interpolation, antialias, negative_slope, statistics = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.parameters = (height, width, interpolation, antialias, negative_slope, statistics)
+    # Autograd runs the backward of CUDA tensors in threads of its own, which do not see the caller's choice.
+    ctx.backend = backend.current()
 
 
 def _autograd(ctx: Any, grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor | None, ...]:
-    dx, *grads = torch.ops.learned_resizer.stem_backward(
-        grad_z, grad_mean, grad_var, *ctx.saved_tensors, *ctx.parameters, ctx.needs_input_grad[0]
-    )
+    with backend.use_backend(ctx.backend):
+        dx, *grads = torch.ops.learned_resizer.stem_backward(
+            grad_z, grad_mean, grad_var, *ctx.saved_tensors, *ctx.parameters, ctx.needs_input_grad[0]
+        )
     return dx if ctx.needs_input_grad[0] else None, *grads, *(None,) * len(ctx.parameters)
 
 
@@ -242,14 +279,14 @@ _WEIGHTS = "Tensor w0, Tensor b0, Tensor w1, Tensor b1"
 define(
     f"stem(Tensor image, {_WEIGHTS}, {_PARAMETERS}, bool statistics) -> (Tensor, Tensor, Tensor)",
     cpu=_stem,
-    cuda=_stem,
+    cuda=_stem_cuda,
     fake=_fake_stem,
 )
 define(
     f"stem_backward(Tensor grad_z, Tensor grad_mean, Tensor grad_var, Tensor image, {_WEIGHTS}, Tensor mean, "
     f"{_PARAMETERS}, bool statistics, bool image_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_stem_backward,
-    cuda=_stem_backward,
+    cuda=_stem_backward_cuda,
     fake=_fake_stem_backward,
 )
 register_autograd("stem", _autograd, _setup_context)

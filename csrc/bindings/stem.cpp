@@ -1,0 +1,196 @@
+// The stem's kernels for Python: a plan object, and their launches on raw pointers.
+#include "stem.h"
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "arguments.h"
+#include "stem_backward.h"
+#include "stem_plan.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace learned_resizer;
+
+// As Arithmetic of fragment.cuh.
+int parse_arithmetic(const std::string& name) {
+    const char* const names[] = {"bfloat16", "float16", "tf32", "float32"};
+    for (int i = 0; i < 4; ++i)
+        if (name == names[i]) return i;
+    throw py::value_error("arithmetic: got '" + name + "'; expected bfloat16, float16, tf32 or float32");
+}
+DType parse_dtype(const char* argument, const std::string& name, bool uint8) {
+    if (name == "float32") return DType::kFloat32;
+    if (name == "float16") return DType::kFloat16;
+    if (name == "bfloat16") return DType::kBFloat16;
+    if (name == "uint8" && uint8) return DType::kUInt8;
+    throw py::value_error(std::string(argument) + ": got '" + name + "'; expected float32, float16" +
+                          (uint8 ? ", bfloat16 or uint8" : " or bfloat16"));
+}
+int check_filters(int num_filters) {
+    if (num_filters != 16 && num_filters != 32)
+        throw py::value_error("num_filters: got " + std::to_string(num_filters) + "; expected 16 or 32");
+    return num_filters;
+}
+void parse_strides(const char* argument, const py::tuple& strides, int64_t (&to)[4]) {
+    if (strides.size() != 4)
+        throw py::value_error(std::string(argument) + ": got " + std::to_string(strides.size()) +
+                              " strides; expected 4: image, channel, row, column");
+    for (size_t i = 0; i < 4; ++i) to[i] = strides[i].cast<int64_t>();
+}
+
+// (address, dtype, channels, height, width, strides, mean or 0, std or 0)
+StemImage parse_image(const py::tuple& image) {
+    if (image.size() != 8)
+        throw py::value_error("image: expected (address, dtype, channels, height, width, strides, mean, std)");
+    StemImage result{};
+    const auto data = image[0].cast<uintptr_t>();
+    check_address("image", data, 1);
+    result.data = address(data);
+    result.dtype = parse_dtype("image", image[1].cast<std::string>(), true);
+    result.channels = image[2].cast<int32_t>();
+    if (result.channels < 1 || result.channels > 4)
+        throw py::value_error("image: got " + std::to_string(result.channels) + " channels; expected 1 to 4");
+    result.height = image[3].cast<int64_t>();
+    result.width = image[4].cast<int64_t>();
+    parse_strides("image", image[5].cast<py::tuple>(), result.stride);
+    result.mean = static_cast<const float*>(address(image[6].cast<uintptr_t>()));
+    result.std = static_cast<const float*>(address(image[7].cast<uintptr_t>()));
+    if (result.dtype == DType::kUInt8 && (result.mean == nullptr || result.std == nullptr))
+        throw py::value_error("image: got uint8 without mean and std; expected both");
+    return result;
+}
+// (w0, b0, w1, b1) addresses of dense float32 tensors
+StemWeights parse_weights(const py::tuple& weights, float negative_slope) {
+    if (weights.size() != 4) throw py::value_error("weights: expected the addresses of w0, b0, w1, b1");
+    const float* pointers[4];
+    for (size_t i = 0; i < 4; ++i) {
+        const auto value = weights[i].cast<uintptr_t>();
+        check_address("weights", value, 4);
+        pointers[i] = static_cast<const float*>(address(value));
+    }
+    return {pointers[0], pointers[1], pointers[2], pointers[3], negative_slope};
+}
+
+StemPlan plan_stem(int64_t batch, int multiprocessors, const py::tuple& rows, const py::tuple& columns) {
+    const AxisArgument row_axis(rows, "rows"), column_axis(columns, "columns");
+    return make_stem_plan({row_axis.table, column_axis.table, batch, multiprocessors});
+}
+
+void stem(const StemPlan& plan, uintptr_t tables, const py::tuple& image, const py::tuple& weights,
+          float negative_slope, const std::string& arithmetic, int num_filters, uintptr_t z, uintptr_t partials,
+          int device, uintptr_t stream) {
+    StemParams params{};
+    params.plan = plan.shape;
+    check_address("tables", tables, 16);
+    params.tables = static_cast<const unsigned char*>(address(tables));
+    params.image = parse_image(image);
+    if (params.image.height != plan.shape.height || params.image.width != plan.shape.width)
+        throw py::value_error("image: its size is not the plan's");
+    params.weights = parse_weights(weights, negative_slope);
+    check_address("z", z, 16);
+    params.z = address(z);
+    params.partials = static_cast<float*>(address(partials));
+    check_launch("stem",
+                 launch_stem(params, parse_arithmetic(arithmetic), check_filters(num_filters), device, address(stream)),
+                 device);
+}
+
+// An axis of R transposed: (start, offset, weight) addresses.
+StemBands parse_bands(const char* name, const py::tuple& bands) {
+    if (bands.size() != 3)
+        throw py::value_error(std::string(name) + ": expected the addresses of start, offset, weight");
+    uintptr_t values[3];
+    for (size_t i = 0; i < 3; ++i) {
+        values[i] = bands[i].cast<uintptr_t>();
+        check_address(name, values[i], 4);
+    }
+    return {static_cast<const int32_t*>(address(values[0])), static_cast<const int32_t*>(address(values[1])),
+            static_cast<const float*>(address(values[2]))};
+}
+
+StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weights, float negative_slope,
+                                   int64_t batch, const py::tuple& out_size, const py::tuple& rows,
+                                   const py::tuple& columns, uintptr_t dz, const py::tuple& statistics) {
+    StemBackwardParams params{};
+    params.image = parse_image(image);
+    params.weights = parse_weights(weights, negative_slope);
+    if (batch < 1) throw py::value_error("batch: got " + std::to_string(batch) + "; expected at least 1");
+    params.batch = batch;
+    params.out_height = out_size[0].cast<int64_t>();
+    params.out_width = out_size[1].cast<int64_t>();
+    params.rows = parse_bands("rows", rows);
+    params.columns = parse_bands("columns", columns);
+    check_address("dz", dz, 8);
+    params.dz = address(dz);
+    if (statistics.size() != 3)
+        throw py::value_error("statistics: expected the addresses of mean, grad_mean, grad_var, or zeros");
+    params.mean = static_cast<const float*>(address(statistics[0].cast<uintptr_t>()));
+    params.grad_mean = static_cast<const float*>(address(statistics[1].cast<uintptr_t>()));
+    params.grad_var = static_cast<const float*>(address(statistics[2].cast<uintptr_t>()));
+    return params;
+}
+
+// Blocks of the weights' gradients, and so rows of their partial results.
+int64_t stem_backward_blocks(int64_t batch, int64_t height, int64_t width, int multiprocessors) {
+    StemBackwardParams params{};
+    params.batch = batch, params.image.height = height, params.image.width = width;
+    plan_stem_backward(params, StemGradient::kWeights, multiprocessors);
+    return params.blocks;
+}
+
+void stem_backward(const py::tuple& image, const py::tuple& weights, float negative_slope, int64_t batch,
+                   const py::tuple& out_size, const py::tuple& rows, const py::tuple& columns, uintptr_t dz,
+                   const py::tuple& statistics, uintptr_t partials, uintptr_t dx, const std::string& dx_dtype,
+                   const py::tuple& dx_strides, int multiprocessors, const std::string& arithmetic, int num_filters,
+                   int device, uintptr_t stream) {
+    StemBackwardParams params =
+        backward_params(image, weights, negative_slope, batch, out_size, rows, columns, dz, statistics);
+    const int mode = parse_arithmetic(arithmetic);
+    check_filters(num_filters);
+    check_address("partials", partials, 4);
+    params.partials = static_cast<float*>(address(partials));
+    plan_stem_backward(params, StemGradient::kWeights, multiprocessors);
+    check_launch("stem_backward",
+                 launch_stem_backward(params, StemGradient::kWeights, mode, num_filters, device, address(stream)),
+                 device);
+    if (dx == 0) return;
+    params.dx = address(dx);
+    params.dx_dtype = parse_dtype("dx", dx_dtype, false);
+    parse_strides("dx", dx_strides, params.dx_stride);
+    plan_stem_backward(params, StemGradient::kImage, multiprocessors);
+    check_launch("stem_backward",
+                 launch_stem_backward(params, StemGradient::kImage, mode, num_filters, device, address(stream)),
+                 device);
+}
+
+}  // namespace
+
+void bind_stem(py::module_& module) {
+    py::class_<StemPlan>(module, "StemPlan", py::buffer_protocol(),
+                         "Work of one stem. As a buffer: the tables to put on the device, 16-byte aligned.")
+        .def_buffer([](StemPlan& plan) {
+            return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
+                                   {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
+        })
+        .def_property_readonly(
+            "blocks", [](const StemPlan& plan) { return plan.shape.blocks; },
+            "Blocks of the launch, and so rows of the statistics' partial results.");
+    module.def("plan_stem", &plan_stem, py::arg("batch"), py::arg("multiprocessors"), py::arg("rows"),
+               py::arg("columns"),
+               "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
+    module.def("stem", &stem, py::arg("plan"), py::arg("tables"), py::arg("image"), py::arg("weights"),
+               py::arg("negative_slope"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("z"),
+               py::arg("partials"), py::arg("device"), py::arg("stream"),
+               "Launch the forward; addresses are device pointers, partials may be 0.");
+    module.def("stem_backward_blocks", &stem_backward_blocks, py::arg("batch"), py::arg("height"), py::arg("width"),
+               py::arg("multiprocessors"), "Rows of the partial results of stem_backward.");
+    module.def("stem_backward", &stem_backward, py::arg("image"), py::arg("weights"), py::arg("negative_slope"),
+               py::arg("batch"), py::arg("out_size"), py::arg("rows"), py::arg("columns"), py::arg("dz"),
+               py::arg("statistics"), py::arg("partials"), py::arg("dx"), py::arg("dx_dtype"), py::arg("dx_strides"),
+               py::arg("multiprocessors"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("device"),
+               py::arg("stream"), "Launch the backward; dx may be 0.");
+}
