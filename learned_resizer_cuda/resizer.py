@@ -7,7 +7,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from . import reference
+from . import backend, reference
+from .ops import trunk
 from .ops.layout import along_row, maps, rows
 from .resize import Size
 
@@ -82,6 +83,8 @@ class FusedResizer(reference.Resizer):
 
         stem = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
         z, mean, var = ops.stem(image, *stem, *sampling, self.negative_slope, _is_batch_normed(self.norm1))
+        if self._fused_trunk(z):
+            return self._trunk(z, base)
         f = _Affine(z, *_affine(self.norm1, mean, var, batch * in_h * in_w))
 
         last: _Affine = f
@@ -97,6 +100,27 @@ class FusedResizer(reference.Resizer):
             last, skip = inner, last
         last = self._conv(last, skip, 1.0, self.conv3, self.norm2)
         return ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
+
+    def _fused_trunk(self, z: Tensor) -> bool:
+        """Whether the layers behind the stem run as two kernels: native inference of one block."""
+        if torch.is_grad_enabled() or self.num_blocks != 1 or not z.is_cuda:
+            return False
+        if any(_is_batch_normed(norm) for norm in self.modules() if isinstance(norm, nn.BatchNorm2d)):
+            return False
+        if trunk.unsupported(z, self.in_channels) is not None:
+            return False
+        return backend.current() != "torch" and backend.refusal("trunk", z.device, z.dtype) is None
+
+    def _trunk(self, z: Tensor, base: Tensor) -> Tensor:
+        """The layers behind the stem with running statistics, two convolutions an op."""
+        ops = torch.ops.learned_resizer
+        block = cast(reference.Block, self.blocks[0])
+        f = (z, *_running_norm(self.norm1))
+        no_skip = (None, None, None, None, None, 0.0)
+        inner = _running_norm(block.norm1)
+        raw = ops.trunk_block(*f, *no_skip, block.conv1.weight, *inner, self.negative_slope, block.conv2.weight)
+        tail = (raw, *_running_norm(block.norm2), *f, self.conv3.weight, *_running_norm(self.norm2))
+        return ops.trunk_tail(*tail, self.conv4.weight, self.conv4.bias, base)
 
     def _check_counts(self, at_input: int, at_output: int) -> None:
         """Raise where a batch normalisation would have no variance, before any running statistics change."""
@@ -128,6 +152,11 @@ def _is_batch_normed(norm: nn.BatchNorm2d) -> bool:
         # Its statistics would silently stay local.
         raise TypeError("FusedResizer: got SyncBatchNorm submodules; expected BatchNorm2d (convert the network only)")
     return norm.training or (norm.running_mean is None and norm.running_var is None)
+
+
+def _running_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """A batch normalisation with its running statistics, as the trunk's ops take it."""
+    return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var), norm.weight, norm.bias, norm.eps
 
 
 def _affine(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ namespace py = pybind11;
 
 void bind_resample(py::module_& module);
 void bind_stem(py::module_& module);
+void bind_trunk(py::module_& module);
 
 namespace {
 
@@ -28,6 +29,7 @@ py::dict build_record() {
     py::dict ops;
     ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
     ops["stem"] = std::vector<std::string>{"float32", "float16", "bfloat16"};
+    ops["trunk"] = std::vector<std::string>{"float16", "bfloat16"};
 
     py::dict record;
     record["version"] = LEARNED_RESIZER_VERSION;
@@ -59,4 +61,5 @@ PYBIND11_MODULE(_C, module) {
                "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
     bind_resample(module);
     bind_stem(module);
+    bind_trunk(module);
 }

@@ -1,8 +1,8 @@
 """The ops behind the modules, registered as ``torch.ops.learned_resizer.*``: one file an op."""
 
-from . import conv, head, resample, stem
+from . import conv, head, resample, stem, trunk
 
 # Stems of the ops; an op's backward is ``<stem>_backward``.
-OPS = ("resample", "stem", "conv", "head")
+OPS = ("resample", "stem", "conv", "head", "trunk")
 
-__all__ = ["OPS", "conv", "head", "resample", "stem"]
+__all__ = ["OPS", "conv", "head", "resample", "stem", "trunk"]
