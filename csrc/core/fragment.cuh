@@ -19,6 +19,9 @@ namespace learned_resizer {
 // is left out.
 enum class Arithmetic : int32_t { kBFloat16 = 0, kFloat16 = 1, kTF32 = 2, kFloat32 = 3 };
 
+template <Arithmetic M>
+constexpr bool kIs16Bit = M == Arithmetic::kBFloat16 || M == Arithmetic::kFloat16;
+
 LR_DEVICE constexpr int chained_term(int t, int i) { return 8 * (i / 2) + 2 * t + i % 2; }
 LR_DEVICE constexpr int linear_term(int t, int i) { return 4 * t + i; }
 

@@ -14,9 +14,6 @@
 
 namespace learned_resizer {
 
-template <Arithmetic M>
-constexpr bool kIs16Bit = M == Arithmetic::kBFloat16 || M == Arithmetic::kFloat16;
-
 // n: num_filters. R: rows that a warp makes together, 1 ... 3, as many as the registers of the kernel leave room for.
 template <Arithmetic M, int n, int R>
 struct StemFeatures {

@@ -1,0 +1,249 @@
+// The convolution's kernels, run on the host, against float64 formulas. Usage: test_conv forward|backward
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "conv_variants.h"
+
+namespace learned_resizer {
+namespace {
+
+int failures = 0;
+
+struct Case {
+    int64_t batch, height, width;
+    bool skip, statistics;
+    float slope;
+};
+
+// Half a spacing of the operands' values near 1; float32: what three tf32 products leave out, and the sums' roundings.
+double unit_of(Arithmetic m) {
+    return m == Arithmetic::kBFloat16 ? 1.0 / 512 : m == Arithmetic::kFloat32 ? 1.0 / (1 << 21) : 1.0 / 4096;
+}
+
+template <Arithmetic M, int n>
+struct Check {
+    using F = Fragments<M>;
+    using S = typename F::S;
+    const Case& k;
+    std::mt19937 random;
+    ConvParams p{};
+    std::vector<S> t, u, raw, grad;
+    std::vector<float> scale, shift, skip_scale, skip_shift, weight, mean, grad_mean, grad_var;
+    std::vector<double> v;  // as the products see it
+
+    float draw(double m, double s) { return static_cast<float>(std::normal_distribution<double>(m, s)(random)); }
+    std::vector<float> draws(size_t count, double m, double s) {
+        std::vector<float> r(count);
+        for (auto& e : r) e = draw(m, s);
+        return r;
+    }
+    std::vector<S> features() {
+        std::vector<S> r(k.batch * k.height * k.width * n);
+        for (auto& e : r) e = F::encode(draw(0.2, 1.0));
+        return r;
+    }
+
+    explicit Check(const Case& c) : k(c), random(static_cast<unsigned>(c.height * 31 + c.width + n)) {
+        t = features(), u = features(), raw = features(), grad = features();
+        scale = draws(n, 1.0, 0.2), shift = draws(n, 0.1, 0.3);
+        skip_scale = draws(n, 1.0, 0.2), skip_shift = draws(n, 0.1, 0.3);
+        weight = draws(n * n * 9, 0.0, 1.0 / std::sqrt(9.0 * n));
+        mean = draws(n, 0.2, 0.1), grad_mean = draws(n, 0.0, 3.0), grad_var = draws(n, 0.0, 3.0);
+        p.batch = k.batch, p.height = k.height, p.width = k.width;
+        p.input = t.data(), p.scale = scale.data(), p.shift = shift.data();
+        if (k.skip) p.skip = u.data(), p.skip_scale = skip_scale.data(), p.skip_shift = skip_shift.data();
+        p.negative_slope = k.slope, p.weight = weight.data();
+        v.resize(t.size());
+        for (size_t i = 0; i < t.size(); ++i) {
+            const size_t c = i % n;
+            double x = double(scale[c]) * F::decode(t[i]) + shift[c];
+            if (k.skip) x += double(skip_scale[c]) * F::decode(u[i]) + skip_shift[c];
+            v[i] = F::rounded(static_cast<float>(x > 0 ? x : x * k.slope));
+        }
+    }
+
+    int64_t at(int64_t b, int64_t y, int64_t x) const { return ((b * k.height + y) * k.width + x) * n; }
+    template <class Visit>
+    void taps(const Visit& visit) const {
+        for (int64_t b = 0; b < k.batch; ++b)
+            for (int64_t y = 0; y < k.height; ++y)
+                for (int64_t x = 0; x < k.width; ++x)
+                    for (int tap = 0; tap < 9; ++tap) {
+                        const int64_t iy = y + tap / 3 - 1, ix = x + tap % 3 - 1;
+                        if (iy >= 0 && iy < k.height && ix >= 0 && ix < k.width) visit(at(b, y, x), at(b, iy, ix), tap);
+                    }
+    }
+
+    void compare(const char* what, const std::vector<double>& got, const std::vector<double>& exact, double bound) {
+        double error = 0.0, norm = 0.0;
+        for (size_t i = 0; i < exact.size(); ++i) {
+            error += (got[i] - exact[i]) * (got[i] - exact[i]);
+            norm += exact[i] * exact[i];
+        }
+        const double relative = std::sqrt(error) / std::max(std::sqrt(norm), 1e-30);
+        if (relative <= bound) return;
+        std::printf("%s arithmetic %d n=%d %lldx%lldx%lld skip %d statistics %d: relative error %g beyond %g\n", what,
+                    static_cast<int>(M), n, static_cast<long long>(k.batch), static_cast<long long>(k.height),
+                    static_cast<long long>(k.width), k.skip, k.statistics, relative, bound);
+        ++failures;
+    }
+    static std::vector<double> decoded(const std::vector<S>& map) {
+        std::vector<double> r(map.size());
+        for (size_t i = 0; i < map.size(); ++i) r[i] = F::decode(map[i]);
+        return r;
+    }
+    static S poison() {
+        if constexpr (kIs16Bit<M>)
+            return 0xFFFF;
+        else
+            return std::nanf("");
+    }
+    template <class Prepare>
+    void run(ConvKernel kernel, int multiprocessors, bool backwards, const Prepare& prepare) {
+        const bool found = with_conv_kernel(kernel, M, n, [&](auto instance, int shared_bytes, int rows) {
+            p.blocks = conv_blocks(k.batch, k.height, k.width, rows, multiprocessors);
+            prepare();
+            host::run({p.blocks, kConvThreads, static_cast<size_t>(shared_bytes), backwards}, [&] { instance(p); });
+        });
+        failures += !found;
+    }
+
+    void forward() {
+        std::vector<double> exact(t.size(), 0.0);
+        taps([&](int64_t out, int64_t in, int tap) {
+            for (int f = 0; f < n; ++f)
+                for (int c = 0; c < n; ++c) exact[out + f] += v[in + c] * F::rounded(weight[(f * n + c) * 9 + tap]);
+        });
+        std::vector<S> out[2];
+        std::vector<float> moments;
+        for (int turn = 0; turn < 2; ++turn) {
+            out[turn].assign(t.size(), poison());
+            run(ConvKernel::kForward, turn == 0 ? 132 : 1, turn == 1, [&] {
+                p.raw = out[turn].data();
+                moments.assign(p.blocks * 3 * n, std::nanf(""));
+                p.moments = k.statistics ? moments.data() : nullptr;
+            });
+        }
+        if (std::memcmp(out[0].data(), out[1].data(), out[0].size() * sizeof(S)) != 0) {
+            std::printf("depends on the order of the threads or the number of blocks\n");
+            ++failures;
+        }
+        // One rounding of the result beside the shared ones of v and the weights.
+        compare("raw", decoded(out[0]), exact, 2 * unit_of(M));
+        if (!k.statistics) return;
+        const auto stored = decoded(out[1]);
+        const double pixels = static_cast<double>(stored.size() / n);
+        std::vector<double> mean_exact(n), var_exact(n), mean_got(n), var_got(n);
+        for (size_t i = 0; i < stored.size(); ++i) mean_exact[i % n] += stored[i] / pixels;
+        for (size_t i = 0; i < stored.size(); ++i)
+            var_exact[i % n] += std::pow(stored[i] - mean_exact[i % n], 2) / pixels;
+        for (int c = 0; c < n; ++c) {
+            double count = 0.0, m2 = 0.0;
+            for (int64_t block = 0; block < p.blocks; ++block) {
+                const float* of = &moments[block * 3 * n + c];
+                const double total = count + of[0], delta = of[n] - mean_got[c];
+                if (total == 0.0) continue;
+                m2 += of[2 * n] + delta * delta * count * of[0] / total;
+                mean_got[c] += delta * of[0] / total;
+                count = total;
+            }
+            if (count != pixels) {
+                std::printf("%g pixels counted, %g exist\n", count, pixels);
+                ++failures;
+            }
+            var_got[c] = m2 / count;
+        }
+        // Of the stored values themselves: float32 sums of a few hundred.
+        compare("mean", mean_got, mean_exact, 1e-5);
+        if (pixels > 1) compare("var", var_got, var_exact, 1e-5);
+    }
+
+    void backward() {
+        const double pixels = static_cast<double>(t.size() / n);
+        std::vector<double> g(t.size()), dv(t.size(), 0.0), dw(n * n * 9, 0.0), dt(t.size()), du(t.size());
+        std::vector<double> sums(3 * n, 0.0);
+        for (size_t i = 0; i < g.size(); ++i) {
+            const size_t c = i % n;
+            g[i] = F::decode(grad[i]);
+            if (k.statistics)
+                g[i] += grad_mean[c] / pixels + 2.0 * (F::decode(raw[i]) - double(mean[c])) / pixels * grad_var[c];
+        }
+        taps([&](int64_t out, int64_t in, int tap) {
+            for (int f = 0; f < n; ++f)
+                for (int c = 0; c < n; ++c) {
+                    dw[(f * n + c) * 9 + tap] += g[out + f] * v[in + c];
+                    dv[in + c] += F::rounded(weight[(f * n + c) * 9 + tap]) * g[out + f];
+                }
+        });
+        for (size_t i = 0; i < g.size(); ++i) {
+            const size_t c = i % n;
+            const double d = v[i] > 0 ? dv[i] : dv[i] * k.slope;
+            dt[i] = d * scale[c], du[i] = d * skip_scale[c];
+            sums[c] += d * F::decode(t[i]), sums[n + c] += d;
+            if (k.skip) sums[2 * n + c] += d * F::decode(u[i]);
+        }
+        std::vector<S> out[2], out_skip[2];
+        std::vector<float> partials[2];
+        const int elements = Conv<M, n, ConvKernel::kBackward>::kElements;
+        for (int turn = 0; turn < 2; ++turn) {
+            out[turn].assign(t.size(), poison()), out_skip[turn].assign(t.size(), poison());
+            p.raw = raw.data(), p.grad_raw = grad.data();
+            p.mean = k.statistics ? mean.data() : nullptr;
+            p.grad_mean = grad_mean.data(), p.grad_var = grad_var.data();
+            p.grad_input = out[turn].data(), p.grad_skip = k.skip ? out_skip[turn].data() : nullptr;
+            run(ConvKernel::kBackward, 1, turn == 1, [&] {
+                partials[turn].assign(p.blocks * elements, std::nanf(""));
+                p.partials = partials[turn].data();
+            });
+        }
+        if (std::memcmp(out[0].data(), out[1].data(), out[0].size() * sizeof(S)) != 0 ||
+            std::memcmp(partials[0].data(), partials[1].data(), partials[0].size() * sizeof(float)) != 0) {
+            std::printf("depends on the order of the threads\n");
+            ++failures;
+        }
+        std::vector<double> total(elements, 0.0);
+        for (size_t i = 0; i < partials[0].size(); ++i) total[i % elements] += partials[0][i];
+        // g is rounded once as an operand, the results once; both in norm.
+        const double bound = 3 * unit_of(M);
+        compare("dt", decoded(out[0]), dt, bound);
+        if (k.skip) compare("du", decoded(out_skip[0]), du, bound);
+        const auto part = [&](int from, int count) {
+            return std::vector<double>(total.begin() + from, total.begin() + from + count);
+        };
+        compare("dW", part(0, n * n * 9), dw, bound);
+        compare("sums", part(n * n * 9, 3 * n), sums, bound);
+    }
+};
+
+template <Arithmetic M, int n>
+void check(const Case& k, bool forward) {
+    if (forward)
+        Check<M, n>(k).forward();
+    else
+        Check<M, n>(k).backward();
+}
+
+}  // namespace
+}  // namespace learned_resizer
+
+int main(int argc, char** argv) {
+    using namespace learned_resizer;
+    const bool forward = argc > 1 && std::string(argv[1]) == "forward";
+    const Case one{1, 1, 1, true, true, 0.2f}, row{2, 1, 37, false, true, 1.0f}, map{1, 19, 45, true, true, 0.2f},
+        plain{2, 5, 6, false, false, 0.0f}, tall{1, 37, 3, true, false, 1.0f};
+    for (const Case& k : {one, row, map, plain, tall}) check<Arithmetic::kBFloat16, 16>(k, forward);
+    for (const Case& k : {map, plain}) check<Arithmetic::kFloat32, 16>(k, forward);
+    check<Arithmetic::kFloat16, 16>(map, forward);
+    check<Arithmetic::kTF32, 16>(map, forward);
+    check<Arithmetic::kBFloat16, 32>(map, forward);
+    check<Arithmetic::kFloat16, 32>(plain, forward);
+    check<Arithmetic::kTF32, 32>(row, forward);
+    check<Arithmetic::kFloat32, 32>(row, forward);
+    if (failures == 0) std::printf("ok\n");
+    return failures != 0;
+}
