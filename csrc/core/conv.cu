@@ -7,7 +7,8 @@ int64_t conv_blocks_for(const ConvParams& params, ConvKernel kernel, int arithme
                         int multiprocessors) {
     int64_t blocks = 0;
     with_conv_kernel(kernel, static_cast<Arithmetic>(arithmetic), num_filters, [&](auto, int, int rows) {
-        blocks = conv_blocks(params.batch, params.height, params.width, rows, multiprocessors);
+        blocks =
+            conv_blocks(params.prologue.batch, params.prologue.height, params.prologue.width, rows, multiprocessors);
     });
     return blocks;
 }

@@ -16,6 +16,7 @@
 
 #include "conv.h"
 #include "pixel_terms.cuh"
+#include "prologue.cuh"
 #include "statistics.cuh"
 
 namespace learned_resizer {
@@ -32,17 +33,17 @@ struct Conv {
     static constexpr int kPitch = kConvColumns + 2;               // pixels of a row with those around
     static constexpr int kPixels = kPitch * (kHeight + 2);
     static constexpr int kWeights = 9 * kSteps * 32 * kTiles * 4;
-    static constexpr int kChunk = 16 / static_cast<int>(sizeof(S));  // channels of a 16-byte access
-    static constexpr int kChunks = n / kChunk;
+    static constexpr int kChunk = Prologue<M, n>::kChunk, kChunks = Prologue<M, n>::kChunks;
     static constexpr int kUnits = kConvColumns / 16 * (kHeight / kRows);
 
-    static constexpr int kElements = n * n * 9 + 3 * n;
+    static constexpr int kElements = n * n * 9 + kPrologueSums * n;
 
-    // Dynamic shared memory, in this order.
-    S* v;           // [kHeight + 2][kPitch][kStride]
-    S* g;           // adjoint only: the same
-    S* weights;     // [9][kSteps][32 lanes][kTiles][4]
-    float* affine;  // [5][n]: scale, shift of both norms, skip_scale; adjoint: what g has in common, and for each raw
+    // Dynamic shared memory, in this order; the prologue's vectors are second.
+    float* statistics;  // [2][n]: adjoint: what g has in common, and for each unit of raw
+    Prologue<M, n> prologue;
+    S* v;        // [kHeight + 2][kPitch][kStride]
+    S* g;        // adjoint only: the same
+    S* weights;  // [9][kSteps][32 lanes][kTiles][4]
 
     const ConvParams& p;
     int64_t image;
@@ -56,24 +57,22 @@ struct Conv {
         return working > last ? working : last;
     }
 
-    LR_DEVICE explicit Conv(const ConvParams& params) : p(params) {
-        v = reinterpret_cast<S*>(dynamic_shared());
+    LR_DEVICE explicit Conv(const ConvParams& params)
+        : statistics(reinterpret_cast<float*>(dynamic_shared())),
+          prologue(params.prologue, statistics + 2 * n),
+          p(params) {
+        v = reinterpret_cast<S*>(statistics + 5 * n);
         g = v + kPixels * kStride;
         weights = K == ConvKernel::kForward ? g : g + kPixels * kStride;
-        affine = reinterpret_cast<float*>(weights + kWeights);
-        const float pixels = static_cast<float>(p.batch * p.height * p.width);
+        const float pixels = static_cast<float>(p.prologue.batch * p.prologue.height * p.prologue.width);
         for (int c = thread_index(); c < n; c += thread_count()) {
-            const bool skip = p.skip != nullptr;
-            affine[c] = p.scale[c];
-            affine[n + c] = p.shift[c] + (skip ? p.skip_shift[c] : 0.0f);
-            affine[2 * n + c] = skip ? p.skip_scale[c] : 0.0f;
             float common = 0.0f, each = 0.0f;
             if (K == ConvKernel::kBackward && p.mean != nullptr) {
                 each = 2.0f * p.grad_var[c] / pixels;
                 common = p.grad_mean[c] / pixels - p.mean[c] * each;
             }
-            affine[3 * n + c] = common;
-            affine[4 * n + c] = each;
+            statistics[c] = common;
+            statistics[n + c] = each;
         }
         LR_NO_UNROLL
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
@@ -86,29 +85,12 @@ struct Conv {
         }
     }
 
-    LR_DEVICE static float element(const uint32_t* words, int i) {
-        if constexpr (kIs16Bit<M>)
-            return F::decode(static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))));
-        else
-            return float_from_bits(words[i]);
-    }
-    LR_DEVICE static Words<S, kChunk> load_chunk(const void* map, int64_t at) {
-        return load_words<S, kChunk>(static_cast<const S*>(map) + at);
-    }
-    LR_DEVICE static void store_chunk(S* to, const float (&value)[kChunk]) {
-        if constexpr (kIs16Bit<M>) {
-            *reinterpret_cast<Quad<uint32_t>*>(to) =
-                Quad<uint32_t>{{F::pack(value[0], value[1]), F::pack(value[2], value[3]), F::pack(value[4], value[5]),
-                                F::pack(value[6], value[7])}};
-        } else {
-            *reinterpret_cast<Quad<float>*>(to) =
-                Quad<float>{{F::encode(value[0]), F::encode(value[1]), F::encode(value[2]), F::encode(value[3])}};
-        }
-    }
-    LR_DEVICE int64_t offset(int64_t y, int64_t x) const { return ((image * p.height + y) * p.width + x) * n; }
+    LR_DEVICE int64_t offset(int64_t y, int64_t x) const { return prologue.offset(image, y, x); }
+    LR_DEVICE static float element(const uint32_t* words, int i) { return Prologue<M, n>::element(words, i); }
 
     LR_DEVICE void locate(int64_t tile) {
-        const int64_t across = (p.width + kConvColumns - 1) / kConvColumns, down = (p.height + kHeight - 1) / kHeight;
+        const int64_t across = (p.prologue.width + kConvColumns - 1) / kConvColumns,
+                      down = (p.prologue.height + kHeight - 1) / kHeight;
         image = tile / (across * down);
         const int64_t within = tile - image * (across * down);
         top = static_cast<int>(within / across) * kHeight;
@@ -123,39 +105,24 @@ struct Conv {
         for (int i = thread_index(); i < kPixels * kChunks; i += thread_count()) {
             const int pixel = i / kChunks, y = pixel / kPitch, x = pixel - y * kPitch;
             const int64_t row = int64_t{top} - 1 + y, column = int64_t{left} - 1 + x;
-            const bool inside = row >= 0 && row < p.height && column >= 0 && column < p.width;
+            const bool inside = row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
             float value[kChunk] = {};
-            if (inside) {
-                const auto t = load_chunk(p.input, offset(row, column) + c);
-                LR_UNROLL
-                for (int j = 0; j < kChunk; ++j)
-                    value[j] = fused_multiply_add(affine[c + j], element(t.word, j), affine[n + c + j]);
-                if (p.skip != nullptr) {
-                    const auto u = load_chunk(p.skip, offset(row, column) + c);
-                    LR_UNROLL
-                    for (int j = 0; j < kChunk; ++j)
-                        value[j] = fused_multiply_add(affine[2 * n + c + j], element(u.word, j), value[j]);
-                }
-                LR_UNROLL
-                for (int j = 0; j < kChunk; ++j)
-                    if (!(value[j] > 0.0f)) value[j] *= p.negative_slope;
-            }
-            store_chunk(v + pixel * kStride + c, value);
+            if (inside) prologue.value(value, offset(row, column), c);
+            Prologue<M, n>::store_chunk(v + pixel * kStride + c, value);
             if constexpr (K == ConvKernel::kBackward) {
                 float grad[kChunk] = {};
                 if (inside) {
-                    const auto d = load_chunk(p.grad_raw, offset(row, column) + c);
+                    const auto d = Prologue<M, n>::load_chunk(p.grad_raw, offset(row, column) + c);
                     LR_UNROLL
                     for (int j = 0; j < kChunk; ++j) grad[j] = element(d.word, j);
                     if (p.mean != nullptr) {
-                        const auto r = load_chunk(p.raw, offset(row, column) + c);
+                        const auto r = Prologue<M, n>::load_chunk(p.raw, offset(row, column) + c);
                         LR_UNROLL
                         for (int j = 0; j < kChunk; ++j)
-                            grad[j] +=
-                                fused_multiply_add(affine[4 * n + c + j], element(r.word, j), affine[3 * n + c + j]);
+                            grad[j] += fused_multiply_add(statistics[n + c + j], element(r.word, j), statistics[c + j]);
                     }
                 }
-                store_chunk(g + pixel * kStride + c, grad);
+                Prologue<M, n>::store_chunk(g + pixel * kStride + c, grad);
             }
         }
     }
@@ -190,12 +157,6 @@ struct Conv {
         }
     }
 
-    LR_DEVICE static void store_two(void* map, int64_t at, float low, float high) {
-        if constexpr (kIs16Bit<M>)
-            *reinterpret_cast<uint32_t*>(static_cast<S*>(map) + at) = F::pack(low, high);
-        else
-            *reinterpret_cast<Pair<float>*>(static_cast<float*>(map) + at) = Pair<float>{low, high};
-    }
     // What a reader of the stored map sees. Unlike F::rounded it keeps float32 for tf32, which only products round.
     LR_DEVICE static float stored(float x) {
         if constexpr (kIs16Bit<M>) return F::rounded(x);
@@ -215,13 +176,14 @@ struct Conv {
                 LR_UNROLL
                 for (int h = 0; h < 2; ++h) {
                     const int64_t at_y = int64_t{top} + y + q, at_x = int64_t{left} + x + row + 8 * h;
-                    valid[2 * q + h] = at_y < p.height && at_x < p.width;
+                    valid[2 * q + h] = at_y < p.prologue.height && at_x < p.prologue.width;
                     LR_UNROLL
                     for (int j = 0; j < kTiles; ++j) {
                         float& low = sum[q][j][2 * h];
                         float& high = sum[q][j][2 * h + 1];
                         low = stored(low), high = stored(high);
-                        if (valid[2 * q + h]) store_two(p.raw, offset(at_y, at_x) + 8 * j + 2 * t, low, high);
+                        if (valid[2 * q + h])
+                            Prologue<M, n>::store_two(p.raw, offset(at_y, at_x) + 8 * j + 2 * t, low, high);
                     }
                 }
             }
@@ -233,7 +195,7 @@ struct Conv {
 
     // dt, du and the sums of the prologue's adjoint: of g' t, of g', of g' u.
     LR_DEVICE void backward_data(float (&sums)[3][kTiles][2]) {
-        const int row = lane_index() / 4, t = lane_index() % 4;
+        const int row = lane_index() / 4;
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < kUnits; unit += warp_count()) {
             const int x = unit % 2 * 16, y = unit / 2 * kRows;
@@ -244,29 +206,11 @@ struct Conv {
                 LR_UNROLL
                 for (int h = 0; h < 2; ++h) {
                     const int64_t at_y = int64_t{top} + y + q, at_x = int64_t{left} + x + row + 8 * h;
-                    if (at_y >= p.height || at_x >= p.width) continue;
-                    const S* value = v + ((y + q + 1) * kPitch + x + row + 8 * h + 1) * kStride + 2 * t;
+                    if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
+                    const S* value = v + ((y + q + 1) * kPitch + x + row + 8 * h + 1) * kStride;
                     LR_UNROLL
-                    for (int j = 0; j < kTiles; ++j) {
-                        const int64_t at = offset(at_y, at_x) + 8 * j + 2 * t;
-                        const auto input = load_words<S, 2>(static_cast<const S*>(p.input) + at);
-                        float d[2];
-                        LR_UNROLL
-                        for (int i = 0; i < 2; ++i) {
-                            d[i] = sum[q][j][2 * h + i];
-                            if (!(F::decode(value[8 * j + i]) > 0.0f)) d[i] *= p.negative_slope;
-                            sums[0][j][i] = fused_multiply_add(d[i], element(input.word, i), sums[0][j][i]);
-                            sums[1][j][i] += d[i];
-                        }
-                        const float* scale = affine + 8 * j + 2 * t;
-                        store_two(p.grad_input, at, scale[0] * d[0], scale[1] * d[1]);
-                        if (p.skip == nullptr) continue;
-                        const auto skip = load_words<S, 2>(static_cast<const S*>(p.skip) + at);
-                        LR_UNROLL
-                        for (int i = 0; i < 2; ++i)
-                            sums[2][j][i] = fused_multiply_add(d[i], element(skip.word, i), sums[2][j][i]);
-                        store_two(p.grad_skip, at, scale[2 * n] * d[0], scale[2 * n + 1] * d[1]);
-                    }
+                    for (int j = 0; j < kTiles; ++j)
+                        prologue.adjoint(j, {sum[q][j][2 * h], sum[q][j][2 * h + 1]}, value, offset(at_y, at_x), sums);
                 }
             }
         }
@@ -296,17 +240,7 @@ struct Conv {
     LR_DEVICE void finish(const float (&dw)[9][2][4], float (&sums)[3][kTiles][2], float* partial) {
         const int lane = lane_index(), row = lane / 4, t = lane % 4;
         float* total = reinterpret_cast<float*>(dynamic_shared());  // [n][n][9], then [3][n]
-        LR_UNROLL
-        for (int mask = 4; mask < 32; mask *= 2) {
-            LR_UNROLL
-            for (int k = 0; k < 3; ++k) {
-                LR_UNROLL
-                for (int j = 0; j < kTiles; ++j) {
-                    LR_UNROLL
-                    for (int i = 0; i < 2; ++i) sums[k][j][i] += shuffle_xor(sums[k][j][i], mask);
-                }
-            }
-        }
+        Prologue<M, n>::reduce(sums);
         barrier();
         for (int i = thread_index(); i < kElements; i += thread_count()) total[i] = 0.0f;
         barrier();
@@ -325,16 +259,7 @@ struct Conv {
                         }
                     }
                 }
-                if (row == 0) {
-                    LR_UNROLL
-                    for (int k = 0; k < 3; ++k) {
-                        LR_UNROLL
-                        for (int j = 0; j < kTiles; ++j) {
-                            LR_UNROLL
-                            for (int i = 0; i < 2; ++i) total[n * n * 9 + k * n + 8 * j + 2 * t + i] += sums[k][j][i];
-                        }
-                    }
-                }
+                Prologue<M, n>::add(sums, total + n * n * 9);
             }
             barrier();
         }
@@ -342,7 +267,8 @@ struct Conv {
     }
 
     LR_DEVICE int64_t tiles() const {
-        return p.batch * ((p.height + kHeight - 1) / kHeight) * ((p.width + kConvColumns - 1) / kConvColumns);
+        return p.prologue.batch * ((p.prologue.height + kHeight - 1) / kHeight) *
+               ((p.prologue.width + kConvColumns - 1) / kConvColumns);
     }
 };
 

@@ -4,21 +4,14 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "prologue.h"
+
 namespace learned_resizer {
 
-// Features are [batch][height][width][n], dense, of the arithmetic's 16-bit type, else float32. Vectors and weights are
-// float32; weights are rounded to the arithmetic as they load.
+// Maps are as in prologue.h. Weights are float32 and are rounded to the arithmetic as they load.
 struct ConvParams {
-    int64_t batch, height, width;
-    // v = lrelu(scale t + shift [+ skip_scale u + skip_shift])
-    const void* input;        // t
-    const float* scale;       // [n]
-    const float* shift;       // [n]
-    const void* skip;         // u, or null
-    const float* skip_scale;  // [n]
-    const float* skip_shift;  // [n]
-    float negative_slope;     // 1: no activation
-    const float* weight;      // [n][n][3][3]
+    PrologueParams prologue;
+    const float* weight;  // [n][n][3][3]
 
     // Forward: raw = W * v, zero padding of v.
     void* raw;
@@ -29,9 +22,7 @@ struct ConvParams {
     const float* mean;       // [n]; null: no statistics
     const float* grad_mean;  // [n]
     const float* grad_var;   // [n]
-    void* grad_input;
-    void* grad_skip;  // null where there is no skip
-    float* partials;  // [blocks][n n 9 + 3 n]: dW, sum g' t, sum g', sum g' u
+    float* partials;         // [blocks][n n 9 + 3 n]: dW, sum g' t, sum g', sum g' u
 
     int64_t blocks;  // to launch; from conv_blocks
 };

@@ -54,10 +54,11 @@ struct Check {
         skip_scale = draws(n, 1.0, 0.2), skip_shift = draws(n, 0.1, 0.3);
         weight = draws(n * n * 9, 0.0, 1.0 / std::sqrt(9.0 * n));
         mean = draws(n, 0.2, 0.1), grad_mean = draws(n, 0.0, 3.0), grad_var = draws(n, 0.0, 3.0);
-        p.batch = k.batch, p.height = k.height, p.width = k.width;
-        p.input = t.data(), p.scale = scale.data(), p.shift = shift.data();
-        if (k.skip) p.skip = u.data(), p.skip_scale = skip_scale.data(), p.skip_shift = skip_shift.data();
-        p.negative_slope = k.slope, p.weight = weight.data();
+        PrologueParams& q = p.prologue;
+        q.batch = k.batch, q.height = k.height, q.width = k.width;
+        q.input = t.data(), q.scale = scale.data(), q.shift = shift.data();
+        if (k.skip) q.skip = u.data(), q.skip_scale = skip_scale.data(), q.skip_shift = skip_shift.data();
+        q.negative_slope = k.slope, p.weight = weight.data();
         v.resize(t.size());
         for (size_t i = 0; i < t.size(); ++i) {
             const size_t c = i % n;
@@ -195,7 +196,7 @@ struct Check {
             p.raw = raw.data(), p.grad_raw = grad.data();
             p.mean = k.statistics ? mean.data() : nullptr;
             p.grad_mean = grad_mean.data(), p.grad_var = grad_var.data();
-            p.grad_input = out[turn].data(), p.grad_skip = k.skip ? out_skip[turn].data() : nullptr;
+            p.prologue.grad_input = out[turn].data(), p.prologue.grad_skip = k.skip ? out_skip[turn].data() : nullptr;
             run(ConvKernel::kBackward, 1, turn == 1, [&] {
                 partials[turn].assign(p.blocks * elements, std::nanf(""));
                 p.partials = partials[turn].data();
