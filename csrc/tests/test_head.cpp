@@ -1,0 +1,264 @@
+// The head's kernels, run on the host, against float64 formulas. Usage: test_head forward|backward
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "head_variants.h"
+
+namespace learned_resizer {
+namespace {
+
+int failures = 0;
+
+struct Case {
+    int64_t batch, height, width;
+    int channels;
+    bool skip, channels_last, wide;
+    float slope;
+};
+
+// Half a spacing of the operands' values near 1; float32: what three tf32 products leave out, and the sums' roundings.
+double unit_of(Arithmetic m) {
+    return m == Arithmetic::kBFloat16 ? 1.0 / 512 : m == Arithmetic::kFloat32 ? 1.0 / (1 << 21) : 1.0 / 4096;
+}
+
+template <Arithmetic M, int n>
+struct Check {
+    using F = Fragments<M>;
+    using S = typename F::S;
+    // tf32 rounds in products only: in memory its features are float32.
+    static S stored(float x) {
+        if constexpr (kIs16Bit<M>) return F::encode(x);
+        return x;
+    }
+
+    const Case& k;
+    std::mt19937 random;
+    HeadParams p{};
+    std::vector<S> t, u;
+    std::vector<float> scale, shift, skip_scale, skip_shift, weight, bias;
+    std::vector<double> v;        // as the products see it
+    std::vector<double> image;    // base, or dy: [batch][height][width][channels]
+    std::vector<S> image_narrow;  // in the layout that p names
+    std::vector<float> image_wide;
+    int64_t stride[4];
+
+    std::vector<float> draws(size_t count, double m, double s) {
+        std::vector<float> r(count);
+        for (auto& e : r) e = static_cast<float>(std::normal_distribution<double>(m, s)(random));
+        return r;
+    }
+
+    explicit Check(const Case& c) : k(c), random(static_cast<unsigned>(c.height * 31 + c.width + n)) {
+        const int64_t pixels = k.batch * k.height * k.width;
+        for (auto* map : {&t, &u})
+            for (float x : draws(pixels * n, 0.2, 1.0)) map->push_back(stored(x));
+        scale = draws(n, 1.0, 0.2), shift = draws(n, 0.1, 0.3);
+        skip_scale = draws(n, 1.0, 0.2), skip_shift = draws(n, 0.1, 0.3);
+        weight = draws(k.channels * n * 49, 0.0, 1.0 / std::sqrt(49.0 * n)), bias = draws(k.channels, 0.0, 0.5);
+        PrologueParams& q = p.prologue;
+        q.batch = k.batch, q.height = k.height, q.width = k.width;
+        q.input = t.data(), q.scale = scale.data(), q.shift = shift.data();
+        if (k.skip) q.skip = u.data(), q.skip_scale = skip_scale.data(), q.skip_shift = skip_shift.data();
+        q.negative_slope = k.slope, p.weight = weight.data(), p.bias = bias.data(), p.channels = k.channels;
+        v.resize(t.size());
+        for (size_t i = 0; i < t.size(); ++i) {
+            const size_t at = i % n;
+            double x = double(scale[at]) * F::decode(t[i]) + shift[at];
+            if (k.skip) x += double(skip_scale[at]) * F::decode(u[i]) + skip_shift[at];
+            v[i] = F::rounded(static_cast<float>(x > 0 ? x : x * k.slope));
+        }
+        const int64_t plane = k.height * k.width;
+        const int64_t nchw[4] = {plane * k.channels, plane, k.width, 1};
+        const int64_t nhwc[4] = {plane * k.channels, 1, k.width * k.channels, k.channels};
+        std::memcpy(stride, k.channels_last ? nhwc : nchw, sizeof stride);
+        image.resize(pixels * k.channels), image_wide.resize(image.size()), image_narrow.resize(image.size());
+        const auto values = draws(image.size(), 0.3, 1.0);
+        each_value([&](int64_t i, int64_t at) {
+            image_wide[at] = values[i], image_narrow[at] = stored(values[i]);
+            image[i] = wide() ? values[i] : F::decode(stored(values[i]));
+        });
+    }
+    bool wide() const { return k.wide || !kIs16Bit<M>; }
+    HeadImage image_of() const {
+        HeadImage r{};
+        r.data = wide() ? static_cast<const void*>(image_wide.data()) : image_narrow.data();
+        std::memcpy(r.stride, stride, sizeof stride);
+        r.wide = wide();
+        return r;
+    }
+    // visit(index in `image`, place in memory)
+    template <class Visit>
+    void each_value(const Visit& visit) const {
+        int64_t i = 0;
+        for (int64_t b = 0; b < k.batch; ++b)
+            for (int64_t y = 0; y < k.height; ++y)
+                for (int64_t x = 0; x < k.width; ++x)
+                    for (int c = 0; c < k.channels; ++c, ++i)
+                        visit(i, b * stride[0] + c * stride[1] + y * stride[2] + x * stride[3]);
+    }
+    // visit(output pixel, input pixel, tap)
+    template <class Visit>
+    void taps(const Visit& visit) const {
+        for (int64_t b = 0; b < k.batch; ++b)
+            for (int64_t y = 0; y < k.height; ++y)
+                for (int64_t x = 0; x < k.width; ++x)
+                    for (int tap = 0; tap < 49; ++tap) {
+                        const int64_t iy = y + tap / 7 - 3, ix = x + tap % 7 - 3;
+                        if (iy < 0 || iy >= k.height || ix < 0 || ix >= k.width) continue;
+                        visit((b * k.height + y) * k.width + x, (b * k.height + iy) * k.width + ix, tap);
+                    }
+    }
+
+    void compare(const char* what, const std::vector<double>& got, const std::vector<double>& exact, double bound) {
+        double error = 0.0, norm = 0.0;
+        for (size_t i = 0; i < exact.size(); ++i) {
+            error += (got[i] - exact[i]) * (got[i] - exact[i]);
+            norm += exact[i] * exact[i];
+        }
+        const double relative = std::sqrt(error) / std::max(std::sqrt(norm), 1e-30);
+        if (relative <= bound) return;
+        std::printf("%s arithmetic %d n=%d %lldx%lldx%lld channels %d skip %d: relative error %g beyond %g\n", what,
+                    static_cast<int>(M), n, static_cast<long long>(k.batch), static_cast<long long>(k.height),
+                    static_cast<long long>(k.width), k.channels, k.skip, relative, bound);
+        ++failures;
+    }
+    template <class Prepare>
+    void run(HeadKernel kernel, int multiprocessors, bool backwards, const Prepare& prepare) {
+        const bool found = with_head_kernel(kernel, M, n, [&](auto instance, int shared_bytes, int rows) {
+            p.blocks = head_blocks(k.batch, k.height, k.width, rows, multiprocessors);
+            prepare();
+            host::run({p.blocks, kHeadThreads, static_cast<size_t>(shared_bytes), backwards}, [&] { instance(p); });
+        });
+        failures += !found;
+    }
+    template <class T>
+    void same(const std::vector<T>& a, const std::vector<T>& b) {
+        if (std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0) return;
+        std::printf("depends on the order of the threads or the number of blocks\n");
+        ++failures;
+    }
+    // A NaN of the type.
+    template <class T>
+    static T poison() {
+        if constexpr (sizeof(T) == 2) return 0xFFFF;
+        return static_cast<T>(std::nanf(""));
+    }
+
+    template <class T>
+    void forward_into() {
+        std::vector<double> exact = image, got(image.size());
+        for (size_t i = 0; i < exact.size(); ++i) exact[i] += bias[i % k.channels];
+        taps([&](int64_t out, int64_t in, int tap) {
+            for (int c = 0; c < k.channels; ++c)
+                for (int f = 0; f < n; ++f)
+                    exact[out * k.channels + c] += v[in * n + f] * F::rounded(weight[(c * n + f) * 49 + tap]);
+        });
+        std::vector<T> out[2];
+        for (int turn = 0; turn < 2; ++turn) {
+            out[turn].assign(image.size(), poison<T>());
+            p.base = image_of(), p.result = out[turn].data();
+            std::memcpy(p.result_stride, stride, sizeof stride);
+            run(HeadKernel::kForward, turn == 0 ? 132 : 1, turn == 1, [] {});
+        }
+        same(out[0], out[1]);
+        each_value([&](int64_t i, int64_t at) {
+            if constexpr (sizeof(T) == 2)
+                got[i] = F::decode(out[0][at]);
+            else
+                got[i] = out[0][at];
+        });
+        // The result's rounding beside the shared ones of v and the weights.
+        compare("result", got, exact, 2 * unit_of(M));
+    }
+    void forward() {
+        if (wide())
+            forward_into<float>();
+        else
+            forward_into<S>();
+    }
+
+    void backward() {
+        std::vector<double> dv(t.size(), 0.0), dw(weight.size(), 0.0), db(k.channels, 0.0), dt(t.size()), du(t.size());
+        std::vector<double> sums(3 * n, 0.0);
+        for (size_t i = 0; i < image.size(); ++i) db[i % k.channels] += image[i];
+        taps([&](int64_t out, int64_t in, int tap) {
+            for (int c = 0; c < k.channels; ++c)
+                for (int f = 0; f < n; ++f) {
+                    dw[(c * n + f) * 49 + tap] += image[out * k.channels + c] * v[in * n + f];
+                    dv[in * n + f] += F::rounded(weight[(c * n + f) * 49 + tap]) * image[out * k.channels + c];
+                }
+        });
+        for (size_t i = 0; i < t.size(); ++i) {
+            const size_t c = i % n;
+            const double d = v[i] > 0 ? dv[i] : dv[i] * k.slope;
+            dt[i] = d * scale[c], du[i] = d * skip_scale[c];
+            sums[c] += d * F::decode(t[i]), sums[n + c] += d;
+            if (k.skip) sums[2 * n + c] += d * F::decode(u[i]);
+        }
+        std::vector<S> out[2], out_skip[2];
+        std::vector<float> partials[2];
+        const int weights = k.channels * n * 49, elements = weights + k.channels + 3 * n;
+        for (int turn = 0; turn < 2; ++turn) {
+            out[turn].assign(t.size(), poison<S>()), out_skip[turn].assign(t.size(), poison<S>());
+            p.grad = image_of();
+            p.prologue.grad_input = out[turn].data(), p.prologue.grad_skip = k.skip ? out_skip[turn].data() : nullptr;
+            run(HeadKernel::kBackward, 1, turn == 1, [&] {
+                partials[turn].assign(p.blocks * elements, std::nanf(""));
+                p.partials = partials[turn].data();
+            });
+        }
+        same(out[0], out[1]), same(partials[0], partials[1]);
+        std::vector<double> total(elements, 0.0);
+        for (size_t i = 0; i < partials[0].size(); ++i) total[i % elements] += partials[0][i];
+        const auto decoded = [](const std::vector<S>& map) {
+            std::vector<double> r;
+            for (S x : map) r.push_back(F::decode(x));
+            return r;
+        };
+        const auto part = [&](int from, int count) {
+            return std::vector<double>(total.begin() + from, total.begin() + from + count);
+        };
+        // dy is rounded once as an operand, the results once; both in norm.
+        const double bound = 3 * unit_of(M);
+        compare("dt", decoded(out[0]), dt, bound);
+        if (k.skip) compare("du", decoded(out_skip[0]), du, bound);
+        compare("dW", part(0, weights), dw, bound);
+        // dy as it was given: float32 sums of a thousand.
+        compare("dbias", part(weights, k.channels), db, 1e-5);
+        compare("sums", part(weights + k.channels, 3 * n), sums, bound);
+    }
+};
+
+template <Arithmetic M, int n>
+void check(const Case& k, bool forward) {
+    if (forward)
+        Check<M, n>(k).forward();
+    else
+        Check<M, n>(k).backward();
+}
+
+}  // namespace
+}  // namespace learned_resizer
+
+int main(int argc, char** argv) {
+    using namespace learned_resizer;
+    const bool forward = argc > 1 && std::string(argv[1]) == "forward";
+    const Case one{1, 1, 1, 3, true, false, false, 0.2f}, row{2, 1, 37, 1, false, true, true, 1.0f},
+        map{1, 19, 35, 3, true, true, false, 0.2f}, plain{2, 5, 6, 4, false, false, true, 0.0f},
+        tall{1, 35, 3, 3, true, false, true, 1.0f};
+    for (const Case& k : {one, row, map, plain, tall}) check<Arithmetic::kBFloat16, 16>(k, forward);
+    for (const Case& k : {map, plain}) check<Arithmetic::kFloat32, 16>(k, forward);
+    check<Arithmetic::kFloat16, 16>(map, forward);
+    check<Arithmetic::kTF32, 16>(tall, forward);
+    check<Arithmetic::kBFloat16, 32>(tall, forward);
+    check<Arithmetic::kFloat16, 32>(plain, forward);
+    check<Arithmetic::kTF32, 32>(row, forward);
+    check<Arithmetic::kFloat32, 32>(row, forward);
+    if (failures == 0) std::printf("ok\n");
+    return failures != 0;
+}
