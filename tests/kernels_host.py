@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +30,11 @@ def build() -> Path:
             pytest.skip(f"needs {tool} to compile the kernels for the host")
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         pytest.skip("needs a C++ compiler to compile the kernels for the host")
-    options = ("-DLEARNED_RESIZER_NATIVE=OFF", "-DLEARNED_RESIZER_TESTS=ON")
+    options = ["-DLEARNED_RESIZER_NATIVE=OFF", "-DLEARNED_RESIZER_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    if importlib.util.find_spec("pybind11") is not None:
+        import pybind11
+
+        options.append(f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
     # --fresh: a folder configured by another checkout or compiler is configured anew; objects are kept.
     _cmake("--fresh", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options)
     _cmake("--build", BUILD)

@@ -53,6 +53,25 @@ inline void check_address(const char* name, uintptr_t value, uintptr_t alignment
                               "; expected one aligned to " + std::to_string(alignment) + " bytes");
 }
 
+// As Arithmetic of fragment.cuh.
+inline int parse_arithmetic(const std::string& name) {
+    const char* const names[] = {"bfloat16", "float16", "tf32", "float32"};
+    for (int i = 0; i < 4; ++i)
+        if (name == names[i]) return i;
+    throw py::value_error("arithmetic: got '" + name + "'; expected bfloat16, float16, tf32 or float32");
+}
+inline int check_filters(int num_filters) {
+    if (num_filters != 16 && num_filters != 32)
+        throw py::value_error("num_filters: got " + std::to_string(num_filters) + "; expected 16 or 32");
+    return num_filters;
+}
+inline void parse_strides(const char* argument, const py::tuple& strides, int64_t (&to)[4]) {
+    if (strides.size() != 4)
+        throw py::value_error(std::string(argument) + ": got " + std::to_string(strides.size()) +
+                              " strides; expected 4: image, channel, row, column");
+    for (size_t i = 0; i < 4; ++i) to[i] = strides[i].cast<int64_t>();
+}
+
 inline void check_launch(const char* op, int error, int device) {
     if (error != 0)
         throw std::runtime_error(std::string(op) + ": the launch on cuda:" + std::to_string(device) +

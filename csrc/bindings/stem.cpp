@@ -15,13 +15,6 @@ namespace {
 
 using namespace learned_resizer;
 
-// As Arithmetic of fragment.cuh.
-int parse_arithmetic(const std::string& name) {
-    const char* const names[] = {"bfloat16", "float16", "tf32", "float32"};
-    for (int i = 0; i < 4; ++i)
-        if (name == names[i]) return i;
-    throw py::value_error("arithmetic: got '" + name + "'; expected bfloat16, float16, tf32 or float32");
-}
 DType parse_dtype(const char* argument, const std::string& name, bool uint8) {
     if (name == "float32") return DType::kFloat32;
     if (name == "float16") return DType::kFloat16;
@@ -30,18 +23,6 @@ DType parse_dtype(const char* argument, const std::string& name, bool uint8) {
     throw py::value_error(std::string(argument) + ": got '" + name + "'; expected float32, float16" +
                           (uint8 ? ", bfloat16 or uint8" : " or bfloat16"));
 }
-int check_filters(int num_filters) {
-    if (num_filters != 16 && num_filters != 32)
-        throw py::value_error("num_filters: got " + std::to_string(num_filters) + "; expected 16 or 32");
-    return num_filters;
-}
-void parse_strides(const char* argument, const py::tuple& strides, int64_t (&to)[4]) {
-    if (strides.size() != 4)
-        throw py::value_error(std::string(argument) + ": got " + std::to_string(strides.size()) +
-                              " strides; expected 4: image, channel, row, column");
-    for (size_t i = 0; i < 4; ++i) to[i] = strides[i].cast<int64_t>();
-}
-
 // (address, dtype, channels, height, width, strides, mean or 0, std or 0)
 StemImage parse_image(const py::tuple& image) {
     if (image.size() != 8)

@@ -3,27 +3,23 @@
 
 namespace learned_resizer {
 
-int64_t conv_blocks_for(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters,
-                        int multiprocessors) {
-    int64_t blocks = 0;
-    with_conv_kernel(kernel, static_cast<Arithmetic>(arithmetic), num_filters, [&](auto, int, int rows) {
-        blocks =
-            conv_blocks(params.prologue.batch, params.prologue.height, params.prologue.width, rows, multiprocessors);
+Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int multiprocessors) {
+    Needs needs;
+    const PrologueParams& p = params.prologue;
+    with_conv_kernel(kernel, static_cast<Arithmetic>(arithmetic), num_filters, [&](auto, int shared_bytes, int rows) {
+        needs = {conv_blocks(p.batch, p.height, p.width, rows, multiprocessors), shared_bytes};
     });
-    return blocks;
+    return needs;
 }
 
 int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int device,
                 void* stream) {
     const DeviceGuard guard(device);
     if (guard.error() != cudaSuccess) return guard.error();
-    ConvParams copy = params;
-    void* arguments[] = {&copy};
     cudaError_t error = cudaErrorInvalidValue;
     with_conv_kernel(kernel, static_cast<Arithmetic>(arithmetic), num_filters,
                      [&](auto instance, int shared_bytes, int) {
-                         error = launch(reinterpret_cast<const void*>(instance), params.blocks, kConvThreads,
-                                        shared_bytes, arguments, stream);
+                         error = launch(instance, params.blocks, kConvThreads, shared_bytes, stream, params);
                      });
     return error;
 }

@@ -46,9 +46,8 @@ inline int64_t conv_blocks(int64_t batch, int64_t height, int64_t width, int row
     const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kConvColumns - 1) / kConvColumns);
     return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
 }
-// The same from the arithmetic (of fragment.cuh, as a number) and num_filters.
-int64_t conv_blocks_for(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters,
-                        int multiprocessors);
+// For the instance of an arithmetic (of fragment.cuh, as a number) and num_filters.
+Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int multiprocessors);
 
 int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int device, void* stream);
 

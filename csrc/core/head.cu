@@ -3,9 +3,8 @@
 
 namespace learned_resizer {
 
-HeadNeeds head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters,
-                     int multiprocessors) {
-    HeadNeeds needs;
+Needs head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int multiprocessors) {
+    Needs needs;
     const PrologueParams& p = params.prologue;
     with_head_kernel(kernel, static_cast<Arithmetic>(arithmetic), num_filters, [&](auto, int shared_bytes, int rows) {
         needs = {head_blocks(p.batch, p.height, p.width, rows, multiprocessors), shared_bytes};
@@ -17,13 +16,10 @@ int launch_head(const HeadParams& params, HeadKernel kernel, int arithmetic, int
                 void* stream) {
     const DeviceGuard guard(device);
     if (guard.error() != cudaSuccess) return guard.error();
-    HeadParams copy = params;
-    void* arguments[] = {&copy};
     cudaError_t error = cudaErrorInvalidValue;
     with_head_kernel(kernel, static_cast<Arithmetic>(arithmetic), num_filters,
                      [&](auto instance, int shared_bytes, int) {
-                         error = launch(reinterpret_cast<const void*>(instance), params.blocks, kHeadThreads,
-                                        shared_bytes, arguments, stream);
+                         error = launch(instance, params.blocks, kHeadThreads, shared_bytes, stream, params);
                      });
     return error;
 }

@@ -50,12 +50,8 @@ inline int64_t head_blocks(int64_t batch, int64_t height, int64_t width, int row
     const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kHeadColumns - 1) / kHeadColumns);
     return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
 }
-// What the instance for an arithmetic (of fragment.cuh, as a number) and num_filters needs.
-struct HeadNeeds {
-    int64_t blocks = 0;  // 0: there is no such instance
-    int shared_bytes = 0;
-};
-HeadNeeds head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int multiprocessors);
+// For the instance of an arithmetic (of fragment.cuh, as a number) and num_filters.
+Needs head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int multiprocessors);
 
 int launch_head(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int device, void* stream);
 

@@ -1,5 +1,10 @@
-// What every launcher does around its kernel.
+// What every launcher does around its kernel. A host compiler gets csrc/tests/host/launch_host.h, which runs the kernel
+// on fibers instead, so that the launchers and the bindings run there as they are.
 #pragma once
+
+#if !defined(__CUDACC__)
+#include "launch_host.h"
+#else
 
 #include <cuda_runtime.h>
 
@@ -33,18 +38,23 @@ class DeviceGuard {
 
 // Launches `kernel` with `blocks` blocks, at most as many as a grid holds: the kernels' block loops take the rest.
 // Allows it the shared memory it asks for: beyond 48 KiB a kernel must be given leave, once a device.
-inline cudaError_t launch(const void* kernel, int64_t blocks, int threads, int shared_bytes, void** arguments,
-                          void* stream) {
+template <class... Parameters>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, void* stream,
+                   Parameters... parameters) {
     if (blocks <= 0) return cudaSuccess;
+    const void* entry = reinterpret_cast<const void*>(kernel);
     if (shared_bytes > 48 * 1024) {
         const cudaError_t error =
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+            cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
         if (error != cudaSuccess) return error;
     }
     const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, INT32_MAX));
+    void* arguments[] = {&parameters...};
     // cudaLaunchKernel's own code; cudaPeekAtLastError could report somebody else's earlier failure as ours.
-    return cudaLaunchKernel(kernel, dim3(grid), dim3(static_cast<unsigned>(threads)), arguments,
+    return cudaLaunchKernel(entry, dim3(grid), dim3(static_cast<unsigned>(threads)), arguments,
                             static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace learned_resizer
+
+#endif

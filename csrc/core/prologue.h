@@ -21,6 +21,12 @@ struct PrologueParams {
     void* grad_skip;   // du; null where there is no skip
 };
 
+// What an instance of a kernel needs of its launch.
+struct Needs {
+    int64_t blocks = 0;  // which are the rows of its partial results; 0: there is no such instance
+    int shared_bytes = 0;
+};
+
 constexpr int kPrologueSums = 3;  // per channel: sum of g' t, of g', of g' u
 
 }  // namespace learned_resizer

@@ -5,12 +5,9 @@ namespace learned_resizer {
 int launch_resample(const ResampleParams& params, int device, void* stream) {
     const DeviceGuard guard(device);
     if (guard.error() != cudaSuccess) return guard.error();
-    ResampleParams copy = params;
-    void* arguments[] = {&copy};
     cudaError_t error = cudaErrorInvalidValue;
     with_resample_kernel(params.plan, [&](auto kernel) {
-        error = launch(reinterpret_cast<const void*>(kernel), params.plan.blocks, params.plan.threads,
-                       params.plan.shared_bytes, arguments, stream);
+        error = launch(kernel, params.plan.blocks, params.plan.threads, params.plan.shared_bytes, stream, params);
     });
     return error;
 }

@@ -7,14 +7,11 @@ int launch_stem_backward(const StemBackwardParams& params, StemGradient gradient
                          int device, void* stream) {
     const DeviceGuard guard(device);
     if (guard.error() != cudaSuccess) return guard.error();
-    StemBackwardParams copy = params;
-    void* arguments[] = {&copy};
     cudaError_t error = cudaErrorInvalidValue;
-    with_stem_backward_kernel(params, gradient, static_cast<Arithmetic>(arithmetic), num_filters,
-                              [&](auto kernel, int shared_bytes) {
-                                  error = launch(reinterpret_cast<const void*>(kernel), params.blocks,
-                                                 32 * params.warps, shared_bytes, arguments, stream);
-                              });
+    with_stem_backward_kernel(
+        params, gradient, static_cast<Arithmetic>(arithmetic), num_filters, [&](auto kernel, int shared_bytes) {
+            error = launch(kernel, params.blocks, 32 * params.warps, shared_bytes, stream, params);
+        });
     return error;
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..ops.band_matmul import empty_image, is_channels_last
 from ..ops.bands import Bands
-from . import native
+from . import device, native
 
 # Plans that a captured CUDA graph replays: their tables must live as long as the process.
 _captured: set[_DevicePlan] = set()
@@ -64,11 +64,11 @@ def _plan(
     planes: int,
     channels: int,
     vectors: bool,
-    device: torch.device,
+    gpu: torch.device,
 ) -> _DevicePlan:
-    if torch.cuda.is_current_stream_capturing():
+    if device.is_capturing():
         raise RuntimeError(
-            f"resample {bands_h.in_size}x{bands_w.in_size} -> {bands_h.out_size}x{bands_w.out_size} on {device}: "
+            f"resample {bands_h.in_size}x{bands_w.in_size} -> {bands_h.out_size}x{bands_w.out_size} on {gpu}: "
             "its tables are not on the device yet and cannot be put there while a CUDA graph is captured; "
             "run the same call once before capturing"
         )
@@ -77,12 +77,12 @@ def _plan(
         planes=planes,
         channels=channels,
         vectors=vectors,
-        multiprocessors=torch.cuda.get_device_properties(device).multi_processor_count,
+        multiprocessors=device.multiprocessors(gpu),
         rows=axis_arguments(bands_h),
         columns=axis_arguments(bands_w),
     )
     # A blocking copy, so that the tables are there for every stream.
-    tables = torch.from_numpy(np.array(plan, copy=True)).to(device)
+    tables = torch.from_numpy(np.array(plan, copy=True)).to(gpu)
     return _DevicePlan(plan, tables)
 
 
@@ -121,11 +121,10 @@ def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     dtype = str(image.dtype).removeprefix("torch.")
     vectors = module.resample_vectors(dtype, image.data_ptr(), bands_w.in_size, layout.channels, layout.strides)
     ready = _plan(bands_h, bands_w, image.dtype, layout.planes, layout.channels, vectors, image.device)
-    stream = torch.cuda.current_stream(image.device)
-    if torch.cuda.is_current_stream_capturing():
+    if device.is_capturing():
         _captured.add(ready)
     # If the cache drops the plan, its memory must not be reused before this launch is through.
-    ready.tables.record_stream(stream)
+    device.outlive_launch(ready.tables)
     module.resample(
         ready.plan,
         ready.tables.data_ptr(),
@@ -133,7 +132,6 @@ def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
         layout.planes_per_image,
         layout.strides,
         out.data_ptr(),
-        image.device.index,
-        stream.cuda_stream,
+        *device.place(image.device),
     )
     return out

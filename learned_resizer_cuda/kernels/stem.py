@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..ops.bands import Bands, get_bands
 from ..ops.layout import channels_last, maps
-from . import native, reduce
+from . import device, native, reduce
+from .arguments import arithmetic, dense32, dtype_name
 from .resample import axis_arguments
 
 # What a captured CUDA graph replays must live as long as the process.
@@ -25,57 +26,37 @@ class _DevicePlan:
     tables: Tensor  # uint8, its tables on the device
 
 
-def arithmetic(dtype: torch.dtype) -> str:
-    """Arithmetic of the products for a dtype: its own, or for float32 what torch's flag for convolutions allows."""
-    if dtype == torch.float32:
-        return "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
-    return str(dtype).removeprefix("torch.")
-
-
 @lru_cache(maxsize=256)
-def _plan(bands_h: Bands, bands_w: Bands, batch: int, device: torch.device) -> _DevicePlan:
-    _refuse_capture((bands_h.in_size, bands_w.in_size), (bands_h.out_size, bands_w.out_size), device)
+def _plan(bands_h: Bands, bands_w: Bands, batch: int, gpu: torch.device) -> _DevicePlan:
+    _refuse_capture((bands_h.in_size, bands_w.in_size), (bands_h.out_size, bands_w.out_size), gpu)
     plan = native.load().plan_stem(
         batch=batch,
-        multiprocessors=_multiprocessors(device),
+        multiprocessors=device.multiprocessors(gpu),
         rows=axis_arguments(bands_h),
         columns=axis_arguments(bands_w),
     )
     # A blocking copy, so that the tables are there for every stream.
-    return _DevicePlan(plan, torch.from_numpy(np.array(plan, copy=True)).to(device))
+    return _DevicePlan(plan, torch.from_numpy(np.array(plan, copy=True)).to(gpu))
 
 
 @lru_cache(maxsize=256)
-def _transposed(size: int, out: int, interpolation: str, antialias: bool, device: torch.device) -> Bands:
+def _transposed(size: int, out: int, interpolation: str, antialias: bool, gpu: torch.device) -> Bands:
     """The adjoint's table of one axis, on the device."""
-    _refuse_capture(size, out, device)
-    return get_bands(size, out, None, interpolation, antialias, torch.float32, device).transposed()
+    _refuse_capture(size, out, gpu)
+    return get_bands(size, out, None, interpolation, antialias, torch.float32, gpu).transposed()
 
 
-def _refuse_capture(size: object, out: object, device: torch.device) -> None:
-    if torch.cuda.is_current_stream_capturing():
+def _refuse_capture(size: object, out: object, gpu: torch.device) -> None:
+    if device.is_capturing():
         raise RuntimeError(
-            f"stem {size} -> {out} on {device}: its tables are not on the device yet and cannot be put there while a "
+            f"stem {size} -> {out} on {gpu}: its tables are not on the device yet and cannot be put there while a "
             "CUDA graph is captured; run the same call once before capturing"
         )
 
 
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def _image_arguments(image: Tensor) -> tuple[Any, ...]:
     _, channels, height, width = image.shape
-    return image.data_ptr(), _name(image.dtype), channels, height, width, image.stride(), 0, 0
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _dense32(*tensors: Tensor) -> list[Tensor]:
-    """The weights as the kernels read them; the tensors themselves where they are float32 and dense."""
-    return [t.float().contiguous() for t in tensors]
+    return image.data_ptr(), dtype_name(image.dtype), channels, height, width, image.stride(), 0, 0
 
 
 def stem(
@@ -108,23 +89,22 @@ def stem(
             sizes have not run before.
     """
     n = len(w0)
-    device = image.device
+    gpu = image.device
     z = image.new_empty(len(image), height, width * n)
-    mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=device) for _ in range(2))
+    mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=gpu) for _ in range(2))
     if z.numel() == 0:
         return maps(z, n), mean.zero_(), var.zero_()
     bands = [
         get_bands(size, out, None, interpolation, antialias, torch.float32, "cpu")
         for size, out in zip(image.shape[2:], (height, width), strict=True)
     ]
-    ready = _plan(*bands, len(image), device)
-    stream = torch.cuda.current_stream(device)
-    if torch.cuda.is_current_stream_capturing():
+    ready = _plan(*bands, len(image), gpu)
+    if device.is_capturing():
         _captured.add(ready)
     # If the cache drops the plan, its memory must not be reused before this launch is through.
-    ready.tables.record_stream(stream)
-    partials = torch.empty(ready.plan.blocks, 3, n, dtype=torch.float32, device=device) if statistics else None
-    weights = _dense32(w0, b0, w1, b1)
+    device.outlive_launch(ready.tables)
+    partials = torch.empty(ready.plan.blocks, 3, n, dtype=torch.float32, device=gpu) if statistics else None
+    weights = dense32(w0, b0, w1, b1)
     native.load().stem(
         ready.plan,
         ready.tables.data_ptr(),
@@ -135,11 +115,10 @@ def stem(
         n,
         z.data_ptr(),
         0 if partials is None else partials.data_ptr(),
-        device.index,
-        stream.cuda_stream,
+        *device.place(gpu),
     )
     if partials is not None:
-        with torch.cuda.device(device):
+        with device.current(gpu):
             mean, var = reduce.merge_statistics(partials)
     return maps(z, n), mean, var
 
@@ -161,34 +140,33 @@ def stem_backward(
     negative_slope: float,
     statistics: bool,
     image_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """The op ``stem_backward`` on CUDA tensors: one launch, one more for the sums, one for dx if asked for.
 
     Returns:
         dx like the image (empty if not asked for), and the gradients of w0, b0, w1 and b1 in their own dtypes.
         Bitwise reproducible on devices of one kind; no atomics.
     """
-    n, device = len(w0), image.device
+    n, gpu = len(w0), image.device
     dx = torch.empty_like(image) if image_grad else image.new_empty(0)
     if image.numel() == 0:
         return dx, *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in (w0, b0, w1, b1))
     tables = [
-        _transposed(size, out, interpolation, antialias, device)
+        _transposed(size, out, interpolation, antialias, gpu)
         for size, out in zip(image.shape[2:], (height, width), strict=True)
     ]
-    stream = torch.cuda.current_stream(device)
     for table in tables:
-        if torch.cuda.is_current_stream_capturing():
+        if device.is_capturing():
             _captured.add(table)
         for part in (table.start, table.offset, table.weight):
-            part.record_stream(stream)
-    module, multiprocessors = native.load(), _multiprocessors(device)
-    weights = _dense32(w0, b0, w1, b1)
-    vectors = _dense32(mean, grad_mean, grad_var) if statistics else []
+            device.outlive_launch(part)
+    module, processors = native.load(), device.multiprocessors(gpu)
+    weights = dense32(w0, b0, w1, b1)
+    vectors = dense32(mean, grad_mean, grad_var) if statistics else []
     dz = channels_last(grad_z.to(image.dtype))
     elements = sum(p.numel() for p in (w0, b0, w1, b1))
-    blocks = module.stem_backward_blocks(len(image), image.shape[2], image.shape[3], multiprocessors)
-    partials = torch.empty(blocks, elements, dtype=torch.float32, device=device)
+    blocks = module.stem_backward_blocks(len(image), image.shape[2], image.shape[3], processors)
+    partials = torch.empty(blocks, elements, dtype=torch.float32, device=gpu)
     module.stem_backward(
         _image_arguments(image),
         tuple(w.data_ptr() for w in weights),
@@ -200,15 +178,14 @@ def stem_backward(
         tuple(v.data_ptr() for v in vectors) or (0, 0, 0),
         partials.data_ptr(),
         dx.data_ptr() if image_grad else 0,
-        _name(image.dtype),
+        dtype_name(image.dtype),
         dx.stride() if image_grad else (0, 0, 0, 0),
-        multiprocessors,
+        processors,
         arithmetic(image.dtype),
         n,
-        device.index,
-        stream.cuda_stream,
+        *device.place(gpu),
     )
-    with torch.cuda.device(device):
+    with device.current(gpu):
         sums = reduce.sum_rows(partials).split([p.numel() for p in (w0, b0, w1, b1)])
     dw0, db0, dw1, db1 = (s.view(p.shape).to(p.dtype) for s, p in zip(sums, (w0, b0, w1, b1), strict=True))
     return dx, dw0, db0, dw1, db1

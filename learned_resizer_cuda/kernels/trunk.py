@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..ops.layout import channels_last
-from . import native
+from . import device, native
+from .arguments import dense32, image_dtype
 
 
 def trunk_block(*args: Any) -> Tensor:
@@ -27,7 +28,7 @@ def trunk_block(*args: Any) -> Tensor:
     slope, weight2 = args[18:]
     batch, n, height, width = args[0].shape
     out = args[0].new_empty(batch, height, width, n)
-    _launch("block", args, (slope, _dense32(weight2), out), out)
+    _launch("block", args, (slope, *dense32(weight2), out), out)
     return out.permute(0, 3, 1, 2)
 
 
@@ -38,24 +39,18 @@ def trunk_tail(*args: Any) -> Tensor:
         RuntimeError: if the launch fails, naming the CUDA error.
     """
     features, (weight, bias, base) = args[0], args[18:]
-    # What the kernel adds to: the features' own dtype or float32.
-    given = base if base.dtype in (features.dtype, torch.float32) else base.float()
+    given = base.to(image_dtype(base.dtype, features.dtype))
     out = torch.empty_like(given, memory_format=torch.preserve_format)
-    _launch("tail", args, (_dense32(weight), _dense32(bias), given, out), out)
+    _launch("tail", args, (*dense32(weight, bias), given, out), out)
     return out.to(base.dtype)
-
-
-def _dense32(tensor: Tensor) -> Tensor:
-    """As the kernels read weights and vectors; the tensor itself where it is float32 and dense."""
-    return tensor.float().contiguous()
 
 
 def _launch(kernel: str, args: tuple[Any, ...], rest: tuple[Any, ...], out: Tensor) -> None:
     if out.numel() == 0:
         return
-    input, skip, weight1 = channels_last(args[0]), args[6], _dense32(args[12])
-    norms = [[_dense32(v) for v in args[first : first + 4]] for first in (1, 13)]
-    norms.insert(1, [] if skip is None else [_dense32(v) for v in args[7:11]])
+    input, skip, weight1 = channels_last(args[0]), args[6], dense32(args[12])[0]
+    norms = [dense32(*args[first : first + 4]) for first in (1, 13)]
+    norms.insert(1, [] if skip is None else dense32(*args[7:11]))
     skip = None if skip is None else channels_last(skip)
     common = (
         (len(input), *input.shape[2:]),
@@ -64,8 +59,7 @@ def _launch(kernel: str, args: tuple[Any, ...], rest: tuple[Any, ...], out: Tens
         weight1.data_ptr(),
         *((*(v.data_ptr() for v in norm), eps) for norm, eps in zip(norms, (args[5], args[11], args[17]), strict=True)),
     )
-    stream = torch.cuda.current_stream(out.device).cuda_stream
-    place = (input.dtype == torch.bfloat16, out.device.index, stream)
+    place = (input.dtype == torch.bfloat16, *device.place(out.device))
     if kernel == "block":
         slope, weight2, raw = rest
         native.load().trunk_block(*common, slope, weight2.data_ptr(), raw.data_ptr(), *place)

@@ -23,6 +23,7 @@ from torch import Tensor
 from . import prologue
 from .layout import channels_last, maps, rows
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .native_shapes import choose
 from .parallel import map_in_order
 from .prologue import Prologue, PrologueGrads
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
@@ -72,6 +73,22 @@ def _conv_backward(
     return *grads.result([part for part, _ in done]), grad_weight.contiguous().to(weight.dtype)
 
 
+def _conv_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if choose("conv", args[0], args[7]) == "torch":
+        return _conv(*args)
+    from ..kernels import conv as kernel
+
+    return kernel.conv(*args)
+
+
+def _conv_backward_cuda(*args: Any) -> tuple[Tensor, ...]:
+    if choose("conv_backward", args[5], args[12]) == "torch":
+        return _conv_backward(*args)
+    from ..kernels import conv as kernel
+
+    return kernel.conv_backward(*args)
+
+
 def _fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     p, (weight, statistics) = Prologue(*args[:7]), args[7:]
     batch, _, height, width = p.input.shape
@@ -110,14 +127,14 @@ def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
 define(
     f"conv({prologue.SCHEMA}, Tensor weight, bool statistics) -> (Tensor, Tensor, Tensor)",
     cpu=_conv,
-    cuda=_conv,
+    cuda=_conv_cuda,
     fake=_fake,
 )
 define(
     f"conv_backward(Tensor grad_raw, Tensor grad_mean, Tensor grad_var, Tensor raw, Tensor mean, {prologue.SCHEMA}, "
     f"Tensor weight, bool statistics) -> {prologue.GRADS}, Tensor)",
     cpu=_conv_backward,
-    cuda=_conv_backward,
+    cuda=_conv_backward_cuda,
     fake=_fake_backward,
 )
 register_autograd("conv", _autograd, _setup_context)

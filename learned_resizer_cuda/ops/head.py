@@ -21,6 +21,7 @@ from torch import Tensor
 from . import prologue
 from .layout import channels_last, rows
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .native_shapes import choose
 from .parallel import map_in_order
 from .prologue import Prologue, PrologueGrads
 
@@ -104,6 +105,22 @@ def _head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     )
 
 
+def _head_cuda(*args: Any) -> Tensor:
+    if choose("head", args[0], args[7]) == "torch":
+        return _head(*args)
+    from ..kernels import head as kernel
+
+    return kernel.head(*args)
+
+
+def _head_backward_cuda(*args: Any) -> tuple[Tensor, ...]:
+    if choose("head_backward", args[1], args[8]) == "torch":
+        return _head_backward(*args)
+    from ..kernels import head as kernel
+
+    return kernel.head_backward(*args)
+
+
 def _fake(*args: Any) -> Tensor:
     return torch.empty_like(args[9], memory_format=torch.preserve_format)
 
@@ -131,11 +148,16 @@ def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
     return *prologue.autocast(dtype, args), *(prologue.cast(dtype, t) for t in args[7:9]), args[9]
 
 
-define(f"head({prologue.SCHEMA}, Tensor weight, Tensor bias, Tensor base) -> Tensor", cpu=_head, cuda=_head, fake=_fake)
+define(
+    f"head({prologue.SCHEMA}, Tensor weight, Tensor bias, Tensor base) -> Tensor",
+    cpu=_head,
+    cuda=_head_cuda,
+    fake=_fake,
+)
 define(
     f"head_backward(Tensor grad, {prologue.SCHEMA}, Tensor weight) -> {prologue.GRADS}, Tensor, Tensor)",
     cpu=_head_backward,
-    cuda=_head_backward,
+    cuda=_head_backward_cuda,
     fake=_fake_backward,
 )
 register_autograd("head", _autograd, _setup_context)

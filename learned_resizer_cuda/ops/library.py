@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from .. import backend
+
 NAMESPACE = "learned_resizer"
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
@@ -29,7 +31,22 @@ def define(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fa
 
 
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+    """Give an op its backward, which runs under the backend that the forward was called under.
+
+    Autograd runs the backward of CUDA tensors in threads of its own, which do not see the caller's choice.
+    """
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        setup_context(ctx, inputs, output)
+        ctx.backend = backend.current()
+
+    def run(ctx: Any, *grads: Any) -> Any:
+        if ctx.backend == backend.current():
+            return backward(ctx, *grads)
+        with backend.use_backend(ctx.backend):
+            return backward(ctx, *grads)
+
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", run, setup_context=setup, lib=LIBRARY)
 
 
 def register_no_second_derivative(name: str) -> None:

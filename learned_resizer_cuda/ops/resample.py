@@ -128,14 +128,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     image, _, _, *parameters = inputs
     ctx.input_size = image.shape[2:]
     ctx.parameters = parameters
-    # Autograd runs the backward of CUDA tensors in threads of its own, which do not see the caller's choice.
-    ctx.backend = backend.current()
 
 
 def _adjoint(op: Any) -> Any:
     def autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with backend.use_backend(ctx.backend):
-            return op(grad, *ctx.input_size, *ctx.parameters), None, None, None, None, None, None
+        return op(grad, *ctx.input_size, *ctx.parameters), None, None, None, None, None, None
 
     return autograd
 

@@ -30,6 +30,7 @@ from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
 from .layout import leaky_relu_backward_, maps, rows, sum_pixels
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .native_shapes import unsupported
 from .parallel import map_in_order
 from .prologue import cast
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
@@ -198,22 +199,8 @@ def _stem_backward(
     return dx.to(image.dtype), dw0, db0, dw1, db1
 
 
-# What the native kernels are compiled for.
-_NATIVE_FILTERS = (16, 32)
-_NATIVE_CHANNELS = 4
-
-
-def _unsupported(image: Tensor, num_filters: int) -> str | None:
-    """Say why the native stem cannot take these shapes; None where it can."""
-    if num_filters not in _NATIVE_FILTERS:
-        return f"the native stem has kernels for num_filters 16 and 32, not {num_filters}"
-    if image.shape[1] > _NATIVE_CHANNELS:
-        return f"the native stem takes up to {_NATIVE_CHANNELS} in_channels, not {image.shape[1]}"
-    return None
-
-
 def _stem_cuda(image: Tensor, w0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if backend.choose("stem", image, _unsupported(image, len(w0))) == "torch":
+    if backend.choose("stem", image, unsupported("stem", len(w0), image.shape[1])) == "torch":
         return _stem(image, w0, *rest)
     from ..kernels import stem as kernel
 
@@ -222,9 +209,9 @@ def _stem_cuda(image: Tensor, w0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, T
 
 def _stem_backward_cuda(
     grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, w0: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     grads = (grad_z, grad_mean, grad_var)
-    if backend.choose("stem_backward", image, _unsupported(image, len(w0))) == "torch":
+    if backend.choose("stem_backward", image, unsupported("stem", len(w0), image.shape[1])) == "torch":
         return _stem_backward(*grads, image, w0, *rest)
     from ..kernels import stem as kernel
 
@@ -258,15 +245,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     *tensors, height, width, interpolation, antialias, negative_slope, statistics = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.parameters = (height, width, interpolation, antialias, negative_slope, statistics)
-    # Autograd runs the backward of CUDA tensors in threads of its own, which do not see the caller's choice.
-    ctx.backend = backend.current()
 
 
 def _autograd(ctx: Any, grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor | None, ...]:
-    with backend.use_backend(ctx.backend):
-        dx, *grads = torch.ops.learned_resizer.stem_backward(
-            grad_z, grad_mean, grad_var, *ctx.saved_tensors, *ctx.parameters, ctx.needs_input_grad[0]
-        )
+    dx, *grads = torch.ops.learned_resizer.stem_backward(
+        grad_z, grad_mean, grad_var, *ctx.saved_tensors, *ctx.parameters, ctx.needs_input_grad[0]
+    )
     return dx if ctx.needs_input_grad[0] else None, *grads, *(None,) * len(ctx.parameters)
 
 

@@ -1,0 +1,82 @@
+// The 3x3 convolution's kernels for Python: launches on raw pointers.
+#include "conv.h"
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "prologue_arguments.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace learned_resizer;
+
+// (blocks, bytes of shared memory): rows of the partial results, and what a block must be allowed.
+py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
+                int multiprocessors) {
+    ConvParams params{};
+    params.prologue = parse_size(size);
+    const Needs found = conv_needs(params, backward ? ConvKernel::kBackward : ConvKernel::kForward,
+                                   parse_arithmetic(arithmetic), check_filters(num_filters), multiprocessors);
+    return py::make_tuple(found.blocks, found.shared_bytes);
+}
+
+void conv(const py::tuple& size, const py::tuple& prologue, uintptr_t weight, uintptr_t raw, uintptr_t moments,
+          int64_t blocks, const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+    ConvParams params{};
+    params.prologue = parse_prologue(size, prologue);
+    params.weight = vector("weight", weight);
+    check_address("raw", raw, 16);
+    params.raw = address(raw);
+    params.moments = static_cast<float*>(optional("moments", moments, 4));
+    params.blocks = blocks;
+    check_launch("conv",
+                 launch_conv(params, ConvKernel::kForward, parse_arithmetic(arithmetic), check_filters(num_filters),
+                             device, address(stream)),
+                 device);
+}
+
+// statistics: the addresses of mean, grad_mean, grad_var, or zeros
+void conv_backward(const py::tuple& size, const py::tuple& prologue, const py::tuple& grads, uintptr_t weight,
+                   uintptr_t grad_raw, uintptr_t raw, const py::tuple& statistics, uintptr_t partials, int64_t blocks,
+                   const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+    ConvParams params{};
+    params.prologue = parse_prologue(size, prologue);
+    parse_prologue_grads(params.prologue, grads);
+    params.weight = vector("weight", weight);
+    check_address("grad_raw", grad_raw, 16);
+    check_address("raw", raw, 16);
+    params.grad_raw = address(grad_raw);
+    params.raw = address(raw);
+    if (statistics.size() != 3)
+        throw py::value_error("statistics: expected the addresses of mean, grad_mean, grad_var, or zeros");
+    params.mean = static_cast<const float*>(optional("mean", statistics[0].cast<uintptr_t>(), 4));
+    if (params.mean != nullptr) {
+        params.grad_mean = vector("grad_mean", statistics[1].cast<uintptr_t>());
+        params.grad_var = vector("grad_var", statistics[2].cast<uintptr_t>());
+    }
+    check_address("partials", partials, 4);
+    params.partials = static_cast<float*>(address(partials));
+    params.blocks = blocks;
+    check_launch("conv_backward",
+                 launch_conv(params, ConvKernel::kBackward, parse_arithmetic(arithmetic), check_filters(num_filters),
+                             device, address(stream)),
+                 device);
+}
+
+}  // namespace
+
+void bind_conv(py::module_& module) {
+    module.def("conv_needs", &needs, py::arg("size"), py::arg("backward"), py::arg("arithmetic"),
+               py::arg("num_filters"), py::arg("multiprocessors"),
+               "Blocks to launch, which are the rows of the partial results, and shared memory of a block in bytes.");
+    module.def("conv", &conv, py::arg("size"), py::arg("prologue"), py::arg("weight"), py::arg("raw"),
+               py::arg("moments"), py::arg("blocks"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("device"),
+               py::arg("stream"), "Launch the forward; addresses are device pointers, moments may be 0.");
+    module.def("conv_backward", &conv_backward, py::arg("size"), py::arg("prologue"), py::arg("grads"),
+               py::arg("weight"), py::arg("grad_raw"), py::arg("raw"), py::arg("statistics"), py::arg("partials"),
+               py::arg("blocks"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("device"), py::arg("stream"),
+               "Launch the backward.");
+}

@@ -1,0 +1,92 @@
+// The head's kernels for Python: launches on raw pointers.
+#include "head.h"
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "prologue_arguments.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace learned_resizer;
+
+// (blocks, bytes of shared memory): rows of the partial results, and what a block must be allowed.
+py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
+                int multiprocessors) {
+    HeadParams params{};
+    params.prologue = parse_size(size);
+    const Needs found = head_needs(params, backward ? HeadKernel::kBackward : HeadKernel::kForward,
+                                   parse_arithmetic(arithmetic), check_filters(num_filters), multiprocessors);
+    return py::make_tuple(found.blocks, found.shared_bytes);
+}
+
+// (address, strides, whether float32 rather than the arithmetic's type)
+HeadImage parse_image(const char* name, const py::tuple& image) {
+    if (image.size() != 3) throw py::value_error(std::string(name) + ": expected (address, strides, wide)");
+    HeadImage result{};
+    result.wide = image[2].cast<bool>() ? 1 : 0;
+    const auto data = image[0].cast<uintptr_t>();
+    check_address(name, data, result.wide ? 4 : 2);
+    result.data = address(data);
+    parse_strides(name, image[1].cast<py::tuple>(), result.stride);
+    return result;
+}
+
+HeadParams common(const py::tuple& size, const py::tuple& prologue, int channels, uintptr_t weight, int64_t blocks) {
+    HeadParams params{};
+    params.prologue = parse_prologue(size, prologue);
+    if (channels < 1 || channels > kHeadChannels)
+        throw py::value_error("channels: got " + std::to_string(channels) + "; expected 1 to 4");
+    params.channels = channels;
+    params.weight = vector("weight", weight);
+    params.blocks = blocks;
+    return params;
+}
+
+void head(const py::tuple& size, const py::tuple& prologue, int channels, uintptr_t weight, uintptr_t bias,
+          const py::tuple& base, uintptr_t result, const py::tuple& result_strides, int64_t blocks,
+          const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+    HeadParams params = common(size, prologue, channels, weight, blocks);
+    params.bias = vector("bias", bias);
+    params.base = parse_image("base", base);
+    check_address("result", result, params.base.wide ? 4 : 2);
+    params.result = address(result);
+    parse_strides("result", result_strides, params.result_stride);
+    check_launch("head",
+                 launch_head(params, HeadKernel::kForward, parse_arithmetic(arithmetic), check_filters(num_filters),
+                             device, address(stream)),
+                 device);
+}
+
+void head_backward(const py::tuple& size, const py::tuple& prologue, const py::tuple& grads, int channels,
+                   uintptr_t weight, const py::tuple& grad, uintptr_t partials, int64_t blocks,
+                   const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+    HeadParams params = common(size, prologue, channels, weight, blocks);
+    parse_prologue_grads(params.prologue, grads);
+    params.grad = parse_image("grad", grad);
+    check_address("partials", partials, 4);
+    params.partials = static_cast<float*>(address(partials));
+    check_launch("head_backward",
+                 launch_head(params, HeadKernel::kBackward, parse_arithmetic(arithmetic), check_filters(num_filters),
+                             device, address(stream)),
+                 device);
+}
+
+}  // namespace
+
+void bind_head(py::module_& module) {
+    module.def("head_needs", &needs, py::arg("size"), py::arg("backward"), py::arg("arithmetic"),
+               py::arg("num_filters"), py::arg("multiprocessors"),
+               "Blocks to launch, which are the rows of the partial results, and shared memory of a block in bytes.");
+    module.def("head", &head, py::arg("size"), py::arg("prologue"), py::arg("channels"), py::arg("weight"),
+               py::arg("bias"), py::arg("base"), py::arg("result"), py::arg("result_strides"), py::arg("blocks"),
+               py::arg("arithmetic"), py::arg("num_filters"), py::arg("device"), py::arg("stream"),
+               "Launch the forward; the result has base's dtype.");
+    module.def("head_backward", &head_backward, py::arg("size"), py::arg("prologue"), py::arg("grads"),
+               py::arg("channels"), py::arg("weight"), py::arg("grad"), py::arg("partials"), py::arg("blocks"),
+               py::arg("arithmetic"), py::arg("num_filters"), py::arg("device"), py::arg("stream"),
+               "Launch the backward.");
+}

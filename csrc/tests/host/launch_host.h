@@ -1,0 +1,32 @@
+// csrc/core/launch.h for a host compiler: a launch runs the kernel on fibers, at once.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "fibers.h"
+
+namespace learned_resizer {
+
+class DeviceGuard {
+  public:
+    // There is one device, and its number is 0.
+    explicit DeviceGuard(int device) : error_(device == 0 ? cudaSuccess : cudaErrorInvalidDevice) {}
+    cudaError_t error() const { return error_; }
+
+  private:
+    cudaError_t error_;
+};
+
+template <class... Parameters>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, void*,
+                   Parameters... parameters) {
+    if (blocks <= 0) return cudaSuccess;
+    host::run({blocks, threads, static_cast<std::size_t>(shared_bytes), false}, [&] { kernel(parameters...); });
+    return cudaSuccess;
+}
+
+}  // namespace learned_resizer

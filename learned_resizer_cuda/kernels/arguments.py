@@ -1,0 +1,110 @@
+"""How the launchers of this folder hand tensors to the native module."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.layout import channels_last
+from ..ops.prologue import Prologue
+from . import device, native
+
+
+def arithmetic(dtype: torch.dtype) -> str:
+    """Arithmetic of the products for a dtype: its own, or for float32 what torch's flag for convolutions allows."""
+    if dtype == torch.float32:
+        return "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
+    return dtype_name(dtype)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def dense32(*tensors: Tensor) -> list[Tensor]:
+    """Weights and vectors as the kernels read them; the tensors themselves where they are float32 and dense."""
+    return [t.float().contiguous() for t in tensors]
+
+
+def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
+    return tuple(t.data_ptr() for t in tensors)
+
+
+def empty_features(like: Tensor, num_filters: int) -> Tensor:
+    """``(B, num_filters, h, w)``, channels_last, in the dtype and with the pixels of ``like``."""
+    batch, _, height, width = like.shape
+    return like.new_empty(batch, height, width, num_filters).permute(0, 3, 1, 2)
+
+
+def image(tensor: Tensor, features: torch.dtype) -> tuple[Any, ...]:
+    """An image ``(B, C, h, w)`` of any strides: its address, strides, and whether it is wider than the features."""
+    return tensor.data_ptr(), tensor.stride(), tensor.dtype == torch.float32 and features != torch.float32
+
+
+def image_dtype(dtype: torch.dtype, features: torch.dtype) -> torch.dtype:
+    """dtype in which the kernels take an image beside features: the features' own or float32."""
+    return dtype if dtype in (features, torch.float32) else torch.float32
+
+
+class PrologueArguments:
+    """The prologue's tensors as the kernels read them, kept alive until after the launch."""
+
+    def __init__(self, prologue: Prologue) -> None:
+        self.input = channels_last(prologue.input)
+        self.skip = None if prologue.skip is None else channels_last(prologue.skip.to(self.input.dtype))
+        self._vectors = dense32(prologue.scale, prologue.shift)
+        if prologue.skip_scale is not None and prologue.skip_shift is not None:
+            self._vectors += dense32(prologue.skip_scale, prologue.skip_shift)
+        self._slope = prologue.negative_slope
+        batch, self.num_filters, height, width = self.input.shape
+        self.size = (batch, height, width)
+        self.arithmetic = arithmetic(self.input.dtype)
+
+    def pack(self) -> tuple[Any, ...]:
+        scale, shift, *skip = addresses(self._vectors)
+        skips = (0, 0, 0) if self.skip is None else (self.skip.data_ptr(), *skip)
+        return self.input.data_ptr(), scale, shift, *skips, self._slope
+
+    def place(self) -> tuple[Any, ...]:
+        """What ends every launch's arguments: the instance, the device and the stream."""
+        return self.arithmetic, self.num_filters, *device.place(self.input.device)
+
+    def empty_grads(self) -> tuple[Tensor, Tensor | None]:
+        """Gradients of input and skip, for the kernel to fill."""
+        grad = empty_features(self.input, self.num_filters)
+        return grad, None if self.skip is None else empty_features(self.input, self.num_filters)
+
+
+def split_prologue_sums(sums: Tensor, prologue: Prologue, grads: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+    """The prologue's gradients in the schema's order.
+
+    Args:
+        sums: ``(3n,)`` float32: Σ g't, Σ g', Σ g'u.
+        prologue: whose dtypes they take.
+        grads: of input and skip.
+    """
+    scale, shift, skip_scale = sums.to(prologue.scale.dtype).view(3, -1).unbind()
+    grad_input, grad_skip = grads
+    result = [grad_input, scale.clone(), shift.clone()]
+    if grad_skip is None:
+        return result + [sums.new_empty(0) for _ in range(3)]
+    # An op's results must not share memory.
+    return [*result, grad_skip, skip_scale.clone(), shift.clone()]
+
+
+@cache
+def memory_refusal(op: str, dtype_arithmetic: str, num_filters: int, gpu: torch.device) -> str | None:
+    """Say why a GPU has too little shared memory for an instance of conv or head; None where it has enough."""
+    needs = getattr(native.load(), f"{op}_needs")
+    args = (dtype_arithmetic, num_filters, 1)
+    need = max(needs((1, 1, 1), backward, *args)[1] for backward in (False, True))
+    has = device.shared_memory(gpu)
+    if need <= has:
+        return None
+    return (
+        f"the native {op} with num_filters {num_filters} in {dtype_arithmetic} needs {need // 1024} KiB of shared "
+        f"memory a block, this GPU has {has // 1024} KiB"
+    )
