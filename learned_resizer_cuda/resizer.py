@@ -172,8 +172,7 @@ def _affine(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> tupl
             _update_running_statistics(norm, mean, var, count)
     else:
         mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    scale = norm.weight * torch.rsqrt(var + norm.eps)
-    return scale, norm.bias - mean * scale
+    return torch.ops.learned_resizer.affine(mean, var, norm.weight, norm.bias, norm.eps)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learned_resizer_cuda.kernels import conv, device, head, native, reduce, resample, stem, trunk
+from learned_resizer_cuda.kernels import affine, conv, device, head, native, reduce, resample, stem, trunk
 
 # As on an H100, so that the plans are the ones of a GPU.
 _MULTIPROCESSORS = 132
@@ -85,6 +85,8 @@ def native_ops_on_host() -> Iterator[None]:
         "resample": _resample,
         "stem": stem.stem,
         "stem_backward": stem.stem_backward,
+        "affine": affine.affine,
+        "affine_backward": affine.affine_backward,
         "conv": conv.conv,
         "conv_backward": conv.conv_backward,
         "head": head.head,

@@ -11,7 +11,7 @@ from native_host import native_on_host, native_ops_on_host
 from torch import Tensor
 
 from learned_resizer_cuda import FusedResizer
-from learned_resizer_cuda.kernels import conv, head, resample, stem, trunk
+from learned_resizer_cuda.kernels import affine, conv, head, resample, stem, trunk
 from learned_resizer_cuda.ops.bands import get_bands
 from learned_resizer_cuda.reference import Resizer
 
@@ -175,6 +175,17 @@ def test_trunk(dtype: torch.dtype, skip: bool) -> None:
     with native_on_host():
         close([trunk.trunk_block(*block)], [OPS.trunk_block(*double(block))], BOUND[name], "out")
         close([trunk.trunk_tail(*tail)], [OPS.trunk_tail(*double(tail))], BOUND[name], "out")
+
+
+@pytest.mark.parametrize("n", [16, 300])
+def test_affine(n: int) -> None:
+    draw = Draw("float32")
+    args = [draw.vector(n), draw.vector(n).exp(), draw.vector(n, 1.0), draw.vector(n), 1e-5]
+    with native_on_host():
+        # A few float32 operations each.
+        close(affine.affine(*args), OPS.affine(*double(args)), 1e-6, "scale shift")
+        grads = [draw.vector(n), draw.vector(n), *args[:3], 1e-5]
+        close(affine.affine_backward(*grads), OPS.affine_backward(*double(grads)), 1e-6, "dmean dvar dweight")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -237,7 +237,7 @@ def test_opcheck(arguments: dict[str, Any]) -> None:
     with Record():
         fused(torch.rand(2, 3, 12, 10, requires_grad=True)).sum().backward()
     seen = {func._schema.name.removeprefix("learned_resizer::") for func, _ in recorded}
-    assert seen == {name + end for name in ("stem", "conv", "head") for end in ("", "_backward")} | {
+    assert seen == {name + end for name in ("stem", "affine", "conv", "head") for end in ("", "_backward")} | {
         "resample",
         "resample_backward",
     }
