@@ -107,9 +107,7 @@ class FusedResizer(reference.Resizer):
             return False
         if any(_is_batch_normed(norm) for norm in self.modules() if isinstance(norm, nn.BatchNorm2d)):
             return False
-        if trunk.unsupported(z, self.in_channels) is not None:
-            return False
-        return backend.current() != "torch" and backend.refusal("trunk", z.device, z.dtype) is None
+        return trunk.unsupported(z, self.in_channels) is None and _native_trunk(z.device, z.dtype)
 
     def _trunk(self, z: Tensor, base: Tensor) -> Tensor:
         """The layers behind the stem with running statistics, two convolutions an op."""
@@ -144,6 +142,13 @@ class FusedResizer(reference.Resizer):
             *last, *skip, negative_slope, conv.weight, _is_batch_normed(norm)
         )
         return _Affine(raw, *_affine(norm, mean, var, raw.shape[0] * raw.shape[2] * raw.shape[3]))
+
+
+# Loading a native module and asking the driver cannot be traced. The answer holds while the process lives but for
+# `use_backend`, which a compiled graph asks again: the trunk's ops choose their kernels as they run.
+@torch.compiler.assume_constant_result
+def _native_trunk(device: torch.device, dtype: torch.dtype) -> bool:
+    return backend.current() != "torch" and backend.refusal("trunk", device, dtype) is None
 
 
 def _is_batch_normed(norm: nn.BatchNorm2d) -> bool:

@@ -248,20 +248,6 @@ def test_opcheck(arguments: dict[str, Any]) -> None:
         torch.library.opcheck(func, tuple(detached))
 
 
-def test_compiles_without_graph_breaks() -> None:
-    fused, _ = pair(6, num_filters=4)
-    image = torch.rand(2, 3, 12, 10)
-    state = {name: tensor.clone() for name, tensor in fused.state_dict().items()}
-    expected = gradients(fused, image, torch.ones(2, 3, 6, 6))
-    fused.load_state_dict(state)
-    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
-    out, grads = gradients(compiled, image, torch.ones(2, 3, 6, 6))  # type: ignore[arg-type]
-    torch.testing.assert_close(out, expected[0], rtol=1e-5, atol=1e-6)
-    for name, grad in expected[1].items():
-        got = grads[name if name == "image" else f"_orig_mod.{name}"]
-        torch.testing.assert_close(got, grad, rtol=1e-4, atol=1e-5)
-
-
 def test_autocast() -> None:
     fused, oracle = pair(12)
     image = torch.rand(2, 3, 24, 24)

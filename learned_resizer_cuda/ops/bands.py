@@ -132,6 +132,20 @@ def _cached_bands(
         return _make(in_size, start, _offsets(count), weight, dtype, torch.device(device))
 
 
+def dense_rows(in_size: int, out_size: int, scale: float | None, interpolation: str, antialias: bool) -> np.ndarray:
+    """The band matrix of one axis, dense and in float64, for the arguments of ``get_bands``.
+
+    Made without torch and without the cache, so that it can be called while torch traces.
+
+    Returns:
+        ``(out_size, in_size)``; its rows sum to 1.
+    """
+    start, count, weight = _rows(in_size, out_size, scale, interpolation, antialias)
+    matrix = np.zeros((out_size, in_size))
+    matrix[np.repeat(np.arange(out_size), count), _ranges(start, count)] = weight
+    return matrix
+
+
 def _make(
     in_size: int,
     start: np.ndarray,

@@ -63,19 +63,27 @@ def _common(args: tuple[Any, ...]) -> tuple[Tensor, Norm, Tensor | None, Norm, T
     return args[0], Norm(*args[1:6]), args[6], Norm(*args[7:12]), args[12], Norm(*args[13:18])
 
 
-def _block(*args: Any) -> Tensor:
+def block_formula(*args: Any) -> Tensor:
+    """``trunk_block`` in the dtype of sums, in any layout."""
     slope, weight2 = args[18:]
     middle = F.leaky_relu(_first(*_common(args)), slope)
-    raw = F.conv2d(middle, weight2.to(middle.dtype), padding=1)
-    return raw.to(args[0].dtype).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(middle, weight2.to(middle.dtype), padding=1)
 
 
-def _tail(*args: Any) -> Tensor:
+def tail_formula(*args: Any) -> Tensor:
+    """``trunk_tail`` in the dtype of sums, in any layout."""
     weight, bias, base = args[18:]
     middle = _first(*_common(args))
     middle = middle + Norm(*args[7:12]).apply(args[6].to(middle.dtype))
-    out = F.conv2d(middle, weight.to(middle.dtype), bias.to(middle.dtype), padding=3) + base.to(middle.dtype)
-    return torch.empty_like(base, memory_format=torch.preserve_format).copy_(out)
+    return F.conv2d(middle, weight.to(middle.dtype), bias.to(middle.dtype), padding=3) + base.to(middle.dtype)
+
+
+def _block(*args: Any) -> Tensor:
+    return block_formula(*args).to(args[0].dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _tail(*args: Any) -> Tensor:
+    return torch.empty_like(args[20], memory_format=torch.preserve_format).copy_(tail_formula(*args))
 
 
 def unsupported(input: Tensor, channels: int) -> str | None:

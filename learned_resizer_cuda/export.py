@@ -1,0 +1,197 @@
+"""Export: the ops of ``learned_resizer`` written out in ATen, for runtimes that know nothing of this package.
+
+``torch.export`` traces ``resize`` and ``FusedResizer`` into programs that hold ``torch.ops.learned_resizer.*``. To run
+such a program without this package, or to translate it to ONNX, those ops have to go::
+
+    program = torch.export.export(network.eval(), (image,))
+    program = program.run_decompositions(decompositions())      # plain ATen: convolutions and matrix products
+    torch.onnx.export(program, f="network.onnx", dynamo=True)
+
+``to_onnx`` does the three steps in one call. The resampling becomes a product with a dense matrix for each axis, a
+constant of the program made for the sizes it was exported with: the image's height and width are fixed, its batch need
+not be. Feature maps at input resolution exist again; a fused runtime is what this package is for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ops import trunk
+from .ops.band_matmul import is_channels_last
+from .ops.bands import dense_rows
+from .ops.prologue import Prologue
+from .ops.statistics import accumulation_dtype
+
+Decomposition = Callable[..., Any]
+
+
+def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
+    """The forward ops of this package in plain ATen, for ``ExportedProgram.run_decompositions``.
+
+    Returns:
+        A new dict from op to function. With it alone every other op stays as it is; to decompose those as well, add
+        it to a table: ``table = torch.export.default_decompositions(); table.update(decompositions())``.
+
+    The functions compute what the ops compute, in the same dtypes, from the same band tables; results differ from the
+    ops' by rounding, and by up to 3e-5 of the value range where a CPU's float32 ``resample`` takes torch's kernel,
+    which rounds its coordinates. Backward ops are not in the table: export for inference, in eval mode.
+
+    Raises:
+        ValueError: from a function, as the program is decomposed, where the height or width of an image is symbolic.
+    """
+    ops = torch.ops.learned_resizer
+    return {
+        ops.resample.default: _resample,
+        ops.stem.default: _stem,
+        ops.conv.default: _conv,
+        ops.head.default: _head,
+        ops.trunk_block.default: _trunk_block,
+        ops.trunk_tail.default: _trunk_tail,
+    }
+
+
+def to_onnx(
+    module: nn.Module, path: str | os.PathLike[str], image: Tensor, *, dynamic_batch: bool = True
+) -> torch.onnx.ONNXProgram:
+    """Write a network with ``FusedResizer``, ``Resize`` or ``resize`` in it as an ONNX model of standard operators.
+
+    Args:
+        module: in eval mode; called with the image alone.
+        path: of the ``.onnx`` file. The weights are inside it.
+        image: ``(B, C, H, W)``, an example in the dtype and on the device that the module takes. The model takes
+            images of this height and width only.
+        dynamic_batch: whether the model takes any number of images, or only B. torch's tracer may demand B > 1.
+
+    Returns:
+        What ``torch.onnx.export`` returns; the model's input is called ``image``.
+
+    Raises:
+        TypeError, ValueError: for arguments that do not fit, naming what was expected.
+        ImportError: where onnx or onnxscript is not installed; both come with the extra ``test``.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: got {type(module).__name__}; expected a torch.nn.Module")
+    if any(m.training for m in module.modules()):
+        raise ValueError("module: got a module in training mode; expected eval mode (module.eval())")
+    if not isinstance(image, Tensor) or image.dim() != 4:
+        got = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"image: got {got}; expected a torch.Tensor (B, C, H, W)")
+    dynamic = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    # A program traced without gradients on a GPU would hold the native trunk's ops; either kind decomposes.
+    with torch.no_grad():
+        program = torch.export.export(module, (image,), dynamic_shapes=dynamic).run_decompositions(decompositions())
+        onnx = torch.onnx.export(program, dynamo=True, input_names=["image"], verbose=False)
+    if onnx is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    onnx.save(path)
+    return onnx
+
+
+def _matrix(size: int, out: int, scale: float | None, interpolation: str, antialias: bool, like: Tensor) -> Tensor:
+    """Transposed band matrix ``(size, out)`` of one axis, in the dtype of sums."""
+    if not (isinstance(size, int) and isinstance(out, int)):
+        raise ValueError(
+            f"image: got a symbolic size {size} -> {out}; expected fixed heights and widths, for which the "
+            "resampling's matrices are made (only the batch can be dynamic)"
+        )
+    matrix = dense_rows(size, out, scale, interpolation, antialias)
+    precision = np.float64 if like.dtype == torch.float64 else np.float32
+    # A tracer takes an array for a constant of the program; torch.tensor would be traced as the making of one.
+    return torch.from_numpy(np.ascontiguousarray(matrix.T.astype(precision))).to(like.device)
+
+
+def _resized(
+    image: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    interpolation: str,
+    antialias: bool,
+) -> Tensor:
+    """``R_h image R_wᵀ`` in the dtype of sums."""
+    x = image.to(accumulation_dtype(image.dtype))
+    in_h, in_w = image.shape[2:]
+    down = _matrix(in_h, height, scale_h, interpolation, antialias, image)
+    along = _matrix(in_w, width, scale_w, interpolation, antialias, image)
+    # The cheaper order. The matrix stands to the right in both products: to the left it would be repeated per plane.
+    if height * in_w * (in_h + width) <= width * in_h * (in_w + height):
+        return torch.matmul(torch.matmul(x.mT, down).mT, along)
+    return torch.matmul(torch.matmul(x, along).mT, down).mT
+
+
+def _laid_out(out: Tensor, like: Tensor) -> Tensor:
+    """``out`` in ``like``'s dtype and memory format, as the op has it: views behind it were traced for that."""
+    layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
+    return out.to(like.dtype).contiguous(memory_format=layout)
+
+
+def _resample(image: Tensor, *parameters: Any) -> Tensor:
+    out = _resized(image, *parameters)
+    if image.dtype == torch.uint8:
+        out = torch.clamp(torch.floor(out + 0.5), 0, 255)
+    return _laid_out(out, image)
+
+
+def _moments(features: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+    if not wanted:
+        return features.new_zeros(0), features.new_zeros(0)
+    var, mean = torch.var_mean(features, (0, 2, 3), correction=0)
+    return mean, var
+
+
+def _stem(
+    image: Tensor,
+    w0: Tensor,
+    b0: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    height: int,
+    width: int,
+    interpolation: str,
+    antialias: bool,
+    negative_slope: float,
+    statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(image.dtype)
+    a = F.leaky_relu(F.conv2d(image, w0, b0, padding=3), negative_slope).to(dtype)
+    c = F.leaky_relu(F.conv2d(a, w1.to(dtype), b1.to(dtype)), negative_slope)
+    z = _resized(c, height, width, None, None, interpolation, antialias)
+    return z.to(image.dtype), *_moments(c, statistics)
+
+
+def _prologue(p: Prologue) -> Tensor:
+    def normed(features: Tensor, scale: Tensor) -> Tensor:
+        return features.to(p.dtype) * scale.to(p.dtype).view(1, -1, 1, 1)
+
+    v = normed(p.input, p.scale) + p.shift.to(p.dtype).view(1, -1, 1, 1)
+    if p.skip is not None and p.skip_scale is not None and p.skip_shift is not None:
+        v = v + normed(p.skip, p.skip_scale) + p.skip_shift.to(p.dtype).view(1, -1, 1, 1)
+    return v if p.negative_slope == 1 else F.leaky_relu(v, p.negative_slope)
+
+
+def _conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    p, (weight, statistics) = Prologue(*args[:7]), args[7:]
+    raw = F.conv2d(_prologue(p).to(weight.dtype), weight, padding=1)
+    return raw.to(p.input.dtype), *_moments(raw.to(p.dtype), statistics)
+
+
+def _head(*args: Any) -> Tensor:
+    p, (weight, bias, base) = Prologue(*args[:7]), args[7:]
+    y = F.conv2d(_prologue(p).to(weight.dtype), weight, bias.to(weight.dtype), padding=3)
+    return _laid_out(base + y, base)
+
+
+def _trunk_block(*args: Any) -> Tensor:
+    return trunk.block_formula(*args).to(args[0].dtype)
+
+
+def _trunk_tail(*args: Any) -> Tensor:
+    return _laid_out(trunk.tail_formula(*args), args[20])

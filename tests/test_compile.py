@@ -1,0 +1,111 @@
+"""``torch.compile(fullgraph=True)`` of FusedResizer: one whole graph for all shapes, and the numbers of eager."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import learned_resizer_cuda as lr
+from learned_resizer_cuda import resizer
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def _pair(training: bool, **arguments: Any) -> tuple[lr.FusedResizer, lr.FusedResizer]:
+    """The same module twice: one to compile and one to stay eager."""
+    torch.manual_seed(0)
+    module = lr.FusedResizer((6, 5), num_filters=4, **arguments).train(training)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+            assert norm.running_var is not None
+            norm.running_var.uniform_(0.5, 1.5)
+    return module, copy.deepcopy(module)
+
+
+def _step(run: Any, module: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """Output, gradients and buffers of one forward and backward pass."""
+    module.zero_grad()
+    image = image.clone().requires_grad_()
+    out = run(image)
+    out.square().sum().backward()
+    assert image.grad is not None
+    grads = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    assert len(grads) == len(list(module.parameters()))
+    return {"out": out.detach(), "image": image.grad, **grads} | {k: b.clone() for k, b in module.named_buffers()}
+
+
+def _assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    largest = max(float(value.double().norm()) for value in expected.values())
+    for name, value in expected.items():
+        # The graph may fuse the few vector operations around the ops in another order: some roundings of 2^-24, of
+        # sums that may cancel (a bias before a batch normalisation), so in proportion to the largest.
+        difference = float((got[name] - value).double().norm())
+        assert difference <= 1e-5 * float(value.double().norm()) + 1e-6 * largest, (name, difference)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_graph_for_every_shape(training: bool) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    module, eager = _pair(training, num_blocks=2)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=counter)
+    graphs = 0
+    for shape in ((2, 3, 12, 10), (3, 3, 14, 11), (5, 3, 9, 16)):
+        image = torch.rand(shape)
+        _assert_same(_step(compiled, module, image), _step(eager, eager, image))
+        # A changed batch, height and width compile nothing again.
+        assert counter.frame_count == graphs or graphs == 0
+        graphs = counter.frame_count
+    assert graphs > 0
+
+
+def test_inference_and_another_size() -> None:
+    module, eager = _pair(False, interpolation="lanczos")
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    image = torch.rand(2, 3, 12, 10)
+    with torch.no_grad():
+        for size in (None, (4, 7), 9):
+            torch.testing.assert_close(compiled(image, size), eager(image, size), rtol=1e-5, atol=1e-6)
+
+
+def test_inductor() -> None:
+    module, eager = _pair(False)
+    compiled = torch.compile(module, fullgraph=True, backend="inductor")
+    image = torch.rand(2, 3, 12, 10)
+    _assert_same(_step(compiled, module, image), _step(eager, eager, image))
+
+
+def test_autocast() -> None:
+    module, eager = _pair(True)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    image = torch.rand(2, 3, 12, 10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, expected = compiled(image).detach(), eager(image).detach()
+    # The same ops on the same bfloat16 operands; what differs is the order of float32 vector operations, which may
+    # flip a rounding to bfloat16 (2^-9) here and there.
+    assert out.dtype == expected.dtype
+    assert float((out - expected).norm()) <= 2**-9 * float(expected.norm())
+
+
+def test_choice_of_the_native_trunk_is_traced_as_a_constant() -> None:
+    """On a GPU inference asks whether the native trunk runs: a question that a tracer must not step into."""
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def answer(x: Tensor) -> Tensor:
+        return x + int(resizer._native_trunk(torch.device("cuda", 0), torch.float16))
+
+    assert bool(answer(torch.zeros(()))) == resizer._native_trunk(torch.device("cuda", 0), torch.float16)
