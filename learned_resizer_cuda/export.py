@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ops import trunk
+from .ops import affine, trunk
 from .ops.band_matmul import is_channels_last
 from .ops.bands import dense_rows
 from .ops.prologue import Prologue
@@ -50,6 +50,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
     return {
         ops.resample.default: _resample,
         ops.stem.default: _stem,
+        ops.affine.default: affine.affine_formula,
         ops.conv.default: _conv,
         ops.head.default: _head,
         ops.trunk_block.default: _trunk_block,

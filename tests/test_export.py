@@ -101,7 +101,10 @@ def test_programs_decompose_to_aten(
         expected = network(image)
     ours = {target for target in _targets(traced) if target.startswith("learned_resizer.")}
     names = ("trunk_block", "trunk_tail") if native_trunk else ("conv", "head")
-    assert ours == {f"learned_resizer.{name}.default" for name in ("resample", "stem", *names)}
+    assert ours == {
+        f"learned_resizer.{name}.default"
+        for name in ("resample", "stem", *(() if native_trunk else ("affine",)), *names)
+    }
     assert all(target.startswith(("aten.", "<built-in function getitem")) for target in _targets(program))
     # float64: some hundred roundings of 2^-53.
     torch.testing.assert_close(program.module()(image), expected, rtol=1e-12, atol=1e-12)
@@ -140,6 +143,7 @@ def test_decompositions_compute_the_ops(dtype: torch.dtype) -> None:
         (OPS.resample.default, (image, 20, 4, None, 0.5, "lanczos", True)),
         (OPS.resample.default, (image, 5, 6, None, None, "bicubic", False)),
         *((OPS.stem.default, (*stem, 5, 6, "bilinear", True, 0.2, statistics)) for statistics in (True, False)),
+        (OPS.affine.default, (*vectors[:4], 1e-3)),
         (OPS.conv.default, (features[0], *vectors[:2], *skip, 0.1, weights[0], True)),
         (OPS.conv.default, (features[0], *vectors[:2], *no_skip, 1.0, weights[0], False)),
         (OPS.head.default, (features[0], *vectors[:2], *skip, 1.0, *last)),

@@ -29,7 +29,8 @@ def _result_dtype(*vectors: Tensor) -> torch.dtype:
     return accumulation_dtype(dtype)
 
 
-def _affine(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def affine_formula(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift by torch's own operations."""
     dtype = _result_dtype(mean, var, weight, bias)
     scale = weight.to(dtype) * torch.rsqrt(var.to(dtype) + eps)
     return scale, bias.to(dtype) - mean.to(dtype) * scale
@@ -56,7 +57,7 @@ def _native(op: str, *vectors: Tensor) -> bool:
 
 def _affine_cuda(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     if not _native("affine", mean, var, weight, bias):
-        return _affine(mean, var, weight, bias, eps)
+        return affine_formula(mean, var, weight, bias, eps)
     from ..kernels import affine as kernel
 
     return kernel.affine(mean, var, weight, bias, eps)
@@ -92,7 +93,7 @@ def _autograd(ctx: Any, grad_scale: Tensor, grad_shift: Tensor) -> tuple[Tensor 
 
 define(
     "affine(Tensor mean, Tensor var, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
-    cpu=_affine,
+    cpu=affine_formula,
     cuda=_affine_cuda,
     fake=_fake,
 )
