@@ -17,6 +17,7 @@
 #pragma once
 
 #include "head.h"
+#include "pair_columns.cuh"
 #include "pixel_terms.cuh"
 #include "prologue.cuh"
 
@@ -47,9 +48,8 @@ struct HeadTile {
 };
 
 template <Arithmetic M>
-LR_DEVICE float read_image(const HeadImage& image, int64_t b, int c, int64_t y, int64_t x) {
+LR_DEVICE float read_element(const HeadImage& image, int64_t at) {
     using F = Fragments<M>;
-    const int64_t at = b * image.stride[0] + c * image.stride[1] + y * image.stride[2] + x * image.stride[3];
     if (kIs16Bit<M> && image.wide == 0) return F::decode(static_cast<const typename F::S*>(image.data)[at]);
     return static_cast<const float*>(image.data)[at];
 }
@@ -86,12 +86,8 @@ struct HeadForward : HeadTraits<M, n> {
         LR_NO_UNROLL
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
-            const int channel = 16 * step + linear_term(lane % 4, i % 4), column = lane / 4;
-            const int pixel = column / p.channels, c = column - pixel * p.channels;
-            const int dy = tap / 8, dx = tap % 8 - pixel;
-            float w = 0.0f;
-            if (pixel < 2 && dx >= 0 && dx < 7) w = p.weight[((c * n + channel) * 7 + dy) * 7 + dx];
-            weights[i] = F::encode(w);
+            const int channel = 16 * step + linear_term(lane % 4, i % 4);
+            weights[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
         }
     }
 
@@ -132,24 +128,38 @@ struct HeadForward : HeadTraits<M, n> {
                 }
             }
         }
+        store(tile, sum);
+    }
+    LR_DEVICE void store(const HeadTile& tile, const float (&sum)[kRows][4]) const {
+        const int g = lane_index() / 4, y = warp_index() * kRows;
+        const PairColumns columns(p.channels);
+        int64_t from[2], to[2];
+        float bias[2];
+        LR_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            const int c = columns.channel[i];
+            bias[i] = p.bias[c];
+            from[i] = tile.image * p.base.stride[0] + c * p.base.stride[1];
+            to[i] = tile.image * p.result_stride[0] + c * p.result_stride[1];
+        }
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
+            const int64_t at_y = int64_t{tile.top} + y + q;
+            if (at_y >= p.prologue.height) break;
             LR_UNROLL
-            for (int i = 0; i < 4; ++i) store(tile, sum[q][i], y + q, g + i / 2 * 8, 2 * t + i % 2);
+            for (int i = 0; i < 4; ++i) {
+                const int64_t at_x = int64_t{tile.left} + 2 * (g + i / 2 * 8) + columns.pixel[i % 2];
+                if (!columns.exists[i % 2] || at_x >= p.prologue.width) continue;
+                const int64_t at = to[i % 2] + at_y * p.result_stride[2] + at_x * p.result_stride[3];
+                const float result =
+                    sum[q][i] + bias[i % 2] +
+                    read_element<M>(p.base, from[i % 2] + at_y * p.base.stride[2] + at_x * p.base.stride[3]);
+                if (kIs16Bit<M> && p.base.wide == 0)
+                    static_cast<S*>(p.result)[at] = F::encode(result);
+                else
+                    static_cast<float*>(p.result)[at] = result;
+            }
         }
-    }
-    // Column `column` of the product's row `pair`: a channel of one of the pair's two pixels.
-    LR_DEVICE void store(const HeadTile& tile, float sum, int y, int pair, int column) const {
-        const int pixel = column / p.channels, c = column - pixel * p.channels;
-        const int64_t at_y = int64_t{tile.top} + y, at_x = int64_t{tile.left} + 2 * pair + pixel;
-        if (pixel > 1 || at_y >= p.prologue.height || at_x >= p.prologue.width) return;
-        const int64_t to = tile.image * p.result_stride[0] + c * p.result_stride[1] + at_y * p.result_stride[2] +
-                           at_x * p.result_stride[3];
-        sum += p.bias[c] + read_image<M>(p.base, tile.image, c, at_y, at_x);
-        if (kIs16Bit<M> && p.base.wide == 0)
-            static_cast<S*>(p.result)[to] = F::encode(sum);
-        else
-            static_cast<float*>(p.result)[to] = sum;
     }
 };
 
@@ -224,10 +234,11 @@ struct HeadBackward : HeadTraits<M, n> {
             const int64_t row = int64_t{tile.top} - 3 + y, column = int64_t{tile.left} - 3 + x;
             const bool inside = row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
             const bool own = y >= 3 && y < kHeight + 3 && x >= 3 && x < kHeadColumns + 3;
+            const int64_t at = tile.image * p.grad.stride[0] + row * p.grad.stride[2] + column * p.grad.stride[3];
             float d[kHeadChannels] = {};
             LR_UNROLL
             for (int k = 0; k < kHeadChannels; ++k) {
-                if (inside && k < p.channels) d[k] = read_image<M>(p.grad, tile.image, k, row, column);
+                if (inside && k < p.channels) d[k] = read_element<M>(p.grad, at + k * p.grad.stride[1]);
                 if (own) bias[k] += d[k];
             }
             if constexpr (kIs16Bit<M>) {

@@ -13,7 +13,7 @@
 // the weights all four.
 #pragma once
 
-#include "fragment.cuh"
+#include "pair_columns.cuh"
 #include "trunk.h"
 
 namespace learned_resizer {
@@ -77,11 +77,8 @@ struct Trunk {
         LR_NO_UNROLL
         for (int i = thread_index(); i < 7 * 8 * 32 * 4; i += thread_count()) {
             const int term = i % 4, lane = i / 4 % 32, tap = i / 128;
-            const int dy = tap / 8, column = lane / 4, channel = linear_term(lane % 4, term);
-            const int pixel = column / p.channels, c = column - pixel * p.channels, dx = tap % 8 - pixel;
-            float w = 0.0f;
-            if (pixel < 2 && dx >= 0 && dx < 7) w = p.weight[((c * n + channel) * 7 + dy) * 7 + dx];
-            weight2[i] = F::encode(w);
+            const int channel = linear_term(lane % 4, term);
+            weight2[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
         }
     }
 
@@ -245,6 +242,16 @@ struct Trunk {
         const int lane = lane_index(), g = lane / 4, t = lane % 4;
         // Rows of the product beyond the tile's pairs repeat the last one and are not stored.
         const int pair = g < kLastPair ? g : kLastPair, pair8 = g + 8 < kLastPair ? g + 8 : kLastPair;
+        const PairColumns columns(p.channels);
+        int64_t from[2], to[2];
+        float bias[2];
+        LR_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            const int c = columns.channel[i];
+            bias[i] = p.bias[c];
+            from[i] = image * p.base_stride[0] + c * p.base_stride[1];
+            to[i] = image * p.result_stride[0] + c * p.result_stride[1];
+        }
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < kGroups; unit += warp_count()) {
             const int y = unit * kRows < kTrunkTailSide - kRows ? unit * kRows : kTrunkTailSide - kRows;
@@ -265,22 +272,22 @@ struct Trunk {
             }
             LR_UNROLL
             for (int q = 0; q < kRows; ++q) {
+                const int64_t at_y = int64_t{top} + y + q;
+                if (at_y >= p.height) break;
                 LR_UNROLL
-                for (int i = 0; i < 4; ++i) store_result(sum[q][i], y + q, g + i / 2 * 8, 2 * t + i % 2);
+                for (int i = 0; i < 4; ++i) {
+                    const int x = 2 * (g + i / 2 * 8) + columns.pixel[i % 2];
+                    const int64_t at_x = int64_t{left} + x;
+                    if (!columns.exists[i % 2] || x >= kTrunkTailSide || at_x >= p.width) continue;
+                    store_result(sum[q][i] + bias[i % 2],
+                                 from[i % 2] + at_y * p.base_stride[2] + at_x * p.base_stride[3],
+                                 to[i % 2] + at_y * p.result_stride[2] + at_x * p.result_stride[3]);
+                }
             }
         }
     }
-    // Column `column` of the product's row `pair`: a channel of one of the pair's two pixels.
-    LR_DEVICE void store_result(float sum, int y, int pair, int column) {
-        const int pixel = column / p.channels, c = column - pixel * p.channels;
-        const int x = 2 * pair + pixel;
-        const int64_t at_y = int64_t{top} + y, at_x = int64_t{left} + x;
-        if (pixel > 1 || x >= kTrunkTailSide || at_y >= p.height || at_x >= p.width) return;
-        const int64_t from =
-            image * p.base_stride[0] + c * p.base_stride[1] + at_y * p.base_stride[2] + at_x * p.base_stride[3];
-        const int64_t to =
-            image * p.result_stride[0] + c * p.result_stride[1] + at_y * p.result_stride[2] + at_x * p.result_stride[3];
-        sum += p.bias[c];
+    // Adds the base's element and stores the result's.
+    LR_DEVICE void store_result(float sum, int64_t from, int64_t to) const {
         if (p.wide)
             static_cast<float*>(p.result)[to] = sum + static_cast<const float*>(p.base)[from];
         else
@@ -290,7 +297,7 @@ struct Trunk {
 
 template <Arithmetic M, TrunkKernel K>
 LR_KERNEL(kTrunkThreads)
-trunk_kernel(const TrunkParams p, const int64_t tiles) {
+trunk_kernel(const TrunkParams p) {
     constexpr bool kTail = K == TrunkKernel::kTail;
     constexpr int kAround = kTail ? 3 : 1;  // what the second convolution reads around an output
     Trunk<M> trunk(p);
@@ -299,7 +306,7 @@ trunk_kernel(const TrunkParams p, const int64_t tiles) {
         trunk.load_head_weights();
     else
         Trunk<M>::load_weights(trunk.weight2, p.weight2);
-    for (int64_t tile = block_index(); tile < tiles; tile += block_count()) {
+    for (int64_t tile = block_index(); tile < p.tiles; tile += block_count()) {
         trunk.locate(tile, kTail ? kTrunkTailSide : kTrunkBlockSide);
         trunk.load_source(kAround + 1);
         barrier();  // v is there, and the weights; nobody still reads the middle map of the tile before
