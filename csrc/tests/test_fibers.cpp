@@ -1,5 +1,5 @@
 // The host's stand-in for a GPU must itself catch what it claims to catch. Usage: test_fibers
-// order|missed|other|overrun|exchange
+// order|missed|other|overrun|stack|exchange
 
 #include <cstdio>
 #include <cstring>
@@ -60,6 +60,13 @@ int main(int argc, char** argv) {
         });
     } else if (what == "overrun") {
         run({1, 32, 32 * 4 - 4, false}, [] { std::memset(dynamic_shared() + 4 * thread_index(), 0, 4); });
+    } else if (what == "stack") {
+        // On a thread's own stack, after a switch. In the second block, whose stacks were used before.
+        run({2, 32, 0, false}, [] {
+            int local[4];
+            barrier(__LINE__);
+            std::memset(local, 0, block_index() == 1 ? sizeof(local) + 1 : sizeof(local));
+        });
     }
     std::printf("%s: not caught\n", what.c_str());
     return 1;
