@@ -16,6 +16,7 @@
 // The adjoint therefore reads v at its own pixels only and dy, which is narrow, with three pixels around.
 #pragma once
 
+#include "feature_map.cuh"
 #include "head.h"
 #include "pair_columns.cuh"
 #include "pixel_terms.cuh"
@@ -25,7 +26,8 @@ namespace learned_resizer {
 
 template <Arithmetic M, int n>
 struct HeadTraits {
-    static constexpr int kStride = n == 16 ? 16 : 48;  // elements of a pixel; 32 would meet itself in the banks
+    using Map = FeatureMap<M, n>;
+    static constexpr int kStride = Map::kStride;
     static constexpr int kBytes = kStride * static_cast<int>(sizeof(typename Fragments<M>::S));
     static constexpr int kSteps = n / 16, kTiles = n / 8;
 };
@@ -61,6 +63,7 @@ struct HeadForward : HeadTraits<M, n> {
     using S = typename F::S;
     using Traits::kSteps;
     using Traits::kStride;
+    using typename Traits::Map;
     static constexpr int kHeight = head_rows(HeadKernel::kForward, Traits::kBytes);
     static constexpr int kRows = kHeight / 8;        // rows of sums that a warp holds: each has one unit of a tile
     static constexpr int kPitch = kHeadColumns + 6;  // pixels of a row with those around
@@ -86,7 +89,7 @@ struct HeadForward : HeadTraits<M, n> {
         LR_NO_UNROLL
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
-            const int channel = 16 * step + linear_term(lane % 4, i % 4);
+            const int channel = 16 * step + Map::term(lane % 4, i % 4);
             weights[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
         }
     }
@@ -104,22 +107,22 @@ struct HeadForward : HeadTraits<M, n> {
             float value[kChunk] = {};
             if (row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width)
                 prologue.value(value, prologue.offset(tile.image, row, column), c);
-            Prologue<M, n>::store_chunk(v + (y * kPitch + place(x)) * kStride + c, value);
+            Prologue<M, n>::store_chunk(v + y * kPitch * kStride + Map::place(place(x), c), value);
         }
     }
 
     LR_DEVICE void convolve(const HeadTile& tile) const {
-        const int lane = lane_index(), g = lane / 4, t = lane % 4, y = warp_index() * kRows;
+        const int lane = lane_index();
+        const S* first = v + warp_index() * kRows * kPitch * kStride;
         float sum[kRows][4] = {};
         LR_NO_UNROLL
         for (int dx = 0; dx < 8; ++dx) {
             LR_NO_UNROLL
             for (int s = 0; s < kSteps; ++s) {
-                const S* first = v + (y * kPitch + place(dx) + g) * kStride + 16 * s + 4 * t;
                 typename F::A a[kRows + 6];
+                const auto at = Map::reader(16 * s, [&](int r) { return place(dx) + r; });
                 LR_UNROLL
-                for (int r = 0; r < kRows + 6; ++r)
-                    a[r] = F::load_a(first + r * kPitch * kStride, first + (r * kPitch + 8) * kStride);
+                for (int r = 0; r < kRows + 6; ++r) a[r] = Map::load(first + r * kPitch * kStride, at);
                 LR_UNROLL
                 for (int dy = 0; dy < 7; ++dy) {
                     const auto b = F::load_b(weights + (((dy * 8 + dx) * kSteps + s) * 32 + lane) * 4);
@@ -171,6 +174,7 @@ struct HeadBackward : HeadTraits<M, n> {
     using Terms = PixelTerms<M>;
     using Traits::kStride;
     using Traits::kTiles;
+    using typename Traits::Map;
     static constexpr int kHeight = head_rows(HeadKernel::kBackward, Traits::kBytes);
     static constexpr int kRows = kHeight / 4;       // rows of dv that a warp holds: each has one unit of a tile
     static constexpr int kWide = kHeadColumns + 8;  // pixels of dy's row: three around, one read for a tap of no use
@@ -226,7 +230,8 @@ struct HeadBackward : HeadTraits<M, n> {
             float value[kChunk] = {};
             if (row < p.prologue.height && column < p.prologue.width)
                 prologue.value(value, prologue.offset(tile.image, row, column), c);
-            Prologue<M, n>::store_chunk(v + pixel * kStride + c, value);
+            const int y = pixel / kHeadColumns, x = pixel % kHeadColumns;
+            Prologue<M, n>::store_chunk(v + y * kHeadColumns * kStride + Map::place(x, c), value);
         }
         LR_NO_UNROLL
         for (int i = thread_index(); i < kTall * kWide; i += thread_count()) {
@@ -284,11 +289,12 @@ struct HeadBackward : HeadTraits<M, n> {
                     const int row = y + part + q, column = x + g + 8 * h;
                     const int64_t at_y = int64_t{tile.top} + row, at_x = int64_t{tile.left} + column;
                     if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
-                    const S* value = v + (row * kHeadColumns + column) * kStride;
+                    const S* value = v + row * kHeadColumns * kStride;
                     const int64_t at = prologue.offset(tile.image, at_y, at_x);
                     LR_UNROLL
                     for (int j = 0; j < kTiles; ++j)
-                        prologue.adjoint(j, {dv[q][j][2 * h], dv[q][j][2 * h + 1]}, value, at, sums);
+                        prologue.adjoint(j, {dv[q][j][2 * h], dv[q][j][2 * h + 1]},
+                                         value + Map::place(column, 8 * j + 2 * t), at, sums);
                 }
             }
         }
@@ -321,7 +327,7 @@ struct HeadBackward : HeadTraits<M, n> {
             typename F::B b[kDown][2];
             LR_UNROLL
             for (int q = 0; q < kDown; ++q)
-                Terms::load_b(b[q], v + ((y + q) * kHeadColumns + x) * kStride + 16 * channel_half(), kStride);
+                Map::load_pixels_b(b[q], v + (y + q) * kHeadColumns * kStride, x, 16 * channel_half());
             LR_UNROLL
             for (int r = 0; r < kDown + 6; ++r) {
                 const auto a = load_rows(grad + ((y + r) * kWide + x + 4 * tap_half()) * kGrad);

@@ -13,6 +13,7 @@
 // the weights all four.
 #pragma once
 
+#include "feature_map.cuh"
 #include "pair_columns.cuh"
 #include "trunk.h"
 
@@ -23,6 +24,8 @@ struct Trunk {
     using F = Fragments<M>;
     using S = typename F::S;
     static constexpr int n = kTrunkFilters;
+    using Map = FeatureMap<M, n>;
+    static_assert(Map::kStride == n);
     static constexpr int kGrid = kTrunkGrid;
     static constexpr int kSource = kGrid + 2;  // side of v's tile
     static constexpr int kRows = 4;            // rows of sums that a warp holds
@@ -66,7 +69,7 @@ struct Trunk {
         LR_NO_UNROLL
         for (int i = thread_index(); i < 9 * 32 * kTiles * 4; i += thread_count()) {
             const int term = i % 4, tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, tap = i / (4 * kTiles * 32);
-            const int filter = 8 * tile + lane / 4, channel = linear_term(lane % 4, term);
+            const int filter = 8 * tile + lane / 4, channel = Map::term(lane % 4, term);
             to[i] = F::encode(weight[(filter * n + channel) * 9 + tap]);
         }
     }
@@ -77,7 +80,7 @@ struct Trunk {
         LR_NO_UNROLL
         for (int i = thread_index(); i < 7 * 8 * 32 * 4; i += thread_count()) {
             const int term = i % 4, lane = i / 4 % 32, tap = i / 128;
-            const int channel = linear_term(lane % 4, term);
+            const int channel = Map::term(lane % 4, term);
             weight2[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
         }
     }
@@ -116,7 +119,7 @@ struct Trunk {
                 LR_UNROLL
                 for (int j = 0; j < 4; ++j) words.v[j] = F::pack(v[2 * j], v[2 * j + 1]);
             }
-            *reinterpret_cast<Quad<uint32_t>*>(source + pixel * n + half) = words;
+            *reinterpret_cast<Quad<uint32_t>*>(source + y * kSource * n + Map::place(x, half)) = words;
         }
     }
     LR_DEVICE static float value(const uint32_t* words, int i) {
@@ -127,16 +130,14 @@ struct Trunk {
     // `from`'s pixels (0 ... 2, 0 ... 2). `pitch`: pixels of a row.
     LR_DEVICE static void convolve(float (&sum)[kRows][kTiles][4], const S* from, int pitch, int y, int x,
                                    const S* weight) {
-        const int lane = lane_index(), g = lane / 4, t = lane % 4;
-        const S* first = from + (y * pitch + x + g) * n + 4 * t;
+        const int lane = lane_index();
+        const S* first = from + y * pitch * n;
         LR_UNROLL
         for (int dx = 0; dx < 3; ++dx) {
             typename F::A a[kRows + 2];
+            const auto at = Map::reader(0, [&](int r) { return x + dx + r; });
             LR_UNROLL
-            for (int r = 0; r < kRows + 2; ++r) {
-                const S* pixel = first + (r * pitch + dx) * n;
-                a[r] = F::load_a(pixel, pixel + 8 * n);
-            }
+            for (int r = 0; r < kRows + 2; ++r) a[r] = Map::load(first + r * pitch * n, at);
             LR_UNROLL
             for (int dy = 0; dy < 3; ++dy) {
                 LR_UNROLL
@@ -203,7 +204,7 @@ struct Trunk {
                             low = low < 0.0f ? low * p.negative_slope : low;
                             high = high < 0.0f ? high * p.negative_slope : high;
                         }
-                        S* to = middle + ((y + q) * kGrid + middle_column<kTail>(column)) * n + 8 * j + 2 * t;
+                        S* to = middle + (y + q) * kGrid * n + Map::place(middle_column<kTail>(column), 8 * j + 2 * t);
                         *reinterpret_cast<uint32_t*>(to) = inside ? F::pack(low, high) : 0u;
                     }
                 }
@@ -239,9 +240,8 @@ struct Trunk {
     LR_DEVICE void finish_tail() {
         constexpr int kLastPair = kTrunkTailSide / 2 - 1;
         constexpr int kGroups = (kTrunkTailSide + kRows - 1) / kRows;
-        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+        const int lane = lane_index(), g = lane / 4;
         // Rows of the product beyond the tile's pairs repeat the last one and are not stored.
-        const int pair = g < kLastPair ? g : kLastPair, pair8 = g + 8 < kLastPair ? g + 8 : kLastPair;
         const PairColumns columns(p.channels);
         int64_t from[2], to[2];
         float bias[2];
@@ -258,11 +258,12 @@ struct Trunk {
             float sum[kRows][4] = {};
             LR_NO_UNROLL
             for (int dx = 0; dx < 8; ++dx) {
-                const S* first = middle + (y * kGrid + dx / 2 + dx % 2 * kPairs) * n + 4 * t;
+                const S* first = middle + y * kGrid * n;
                 typename F::A a[kRows + 6];
+                const auto at =
+                    Map::reader(0, [&](int r) { return middle_column<true>(dx) + (r < kLastPair ? r : kLastPair); });
                 LR_UNROLL
-                for (int r = 0; r < kRows + 6; ++r)
-                    a[r] = F::load_a(first + (r * kGrid + pair) * n, first + (r * kGrid + pair8) * n);
+                for (int r = 0; r < kRows + 6; ++r) a[r] = Map::load(first + r * kGrid * n, at);
                 LR_UNROLL
                 for (int dy = 0; dy < 7; ++dy) {
                     const auto b = F::load_b(weight2 + ((dy * 8 + dx) * 32 + lane) * 4);
