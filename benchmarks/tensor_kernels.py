@@ -112,7 +112,7 @@ def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
     return (
         Rule(r"^(StemFeatures|StemAdjoint|StemImageGradient|Conv|Head\w+):.*(kW0|kW1|kWeights)", weights / threads),
         Rule(r"^(load_weights|load_head_weights):", weights / threads),
-        Rule(r"^(Prologue|Conv|StemFeatures|StemAdjoint):.*(c < n|i < 2 \* n)", 1, True),
+        Rule(r"^(Prologue|Conv|StemFeatures|StemAdjoint|Trunk):.*(c < n|i < [23] \* n)", 1, True),
         Rule(r"^(finish):.*(kElements|elements|count);", 2500 / threads, True),
         Rule(r"^(finish|store_moments):.*w < warp_count", 1),
     )
@@ -120,11 +120,12 @@ def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
 
 def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
     """The image has the arithmetic's type and three of four channels."""
-    types = {"half": r"const Half\*|bits << 16", "float": r"const float\*>\(x.data|float_from_bits\(bits\);"}
-    dead = [types["float" if arithmetic == "bfloat16" else "half"], r"const uint8_t\*|1.0f / 255|half_to_float\(static"]
+    short = arithmetic == "bfloat16"
     return (
-        *(Rule(rf"^(load|value):.*({pattern})", 0) for pattern in dead),
-        Rule(r"^(request|store):.*c < x\.channels", 0.75),
+        Rule(rf"^request:.*load_channels<({'float' if short else 'Half'}|uint8_t)>", 0),
+        # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
+        Rule(r"^store:.*convert" if short else r"^convert:.*(half_to_float\(|1\.0f / 255|<< 16)", 0),
+        Rule(r"^(load_channels:.*x\.data|convert:)", 0.75),
     )
 
 
@@ -248,8 +249,7 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
             *_setup(256, 9 * 32 * 2 * 4),
         ),
         () if skip else (_NO_SKIP,),
-        # Matrices whose rows are pixels of 32 bytes: rows 0 and 4 of eight are in one bank.
-        (("LDSM", Rule(r"^backward_weights:", 2.0)),)
+        ()
         if short
         # Pixels of 64 bytes: 0, 2, 4 and 6 are in one bank.
         else (("LDS", Rule(r"^backward_weights:", 4.0)),),
@@ -259,6 +259,7 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
 def _trunk(tail: bool) -> Case:
     side = 26 if tail else 30
     tiles = BATCH * (-(-SIDE_OUT // side)) ** 2
+    blocks = min(tiles, 2 * SMS)
     # 16 units of 4 rows of 16 pixels; the tail's 7x7 makes 32 pixels a product: 7 units of 4 rows, 56 taps.
     products = tiles * (16 * 72 + (7 * 4 * 56 if tail else 16 * 72))
     return Case(
@@ -266,12 +267,12 @@ def _trunk(tail: bool) -> Case:
         "bfloat16",
         "trunk.cu",
         _mangled("trunk_kernel", "bfloat16", rf"LNS_11TrunkKernelE{int(tail)}E"),
-        tiles * 8,
+        blocks * 8,
         OUT_PIXELS,
         _maps("bfloat16", 2, 2 if tail else 0),
         products,
         (
-            Rule(r"^:for \(int64_t tile", 1),
+            Rule(r"^:for \(int64_t tile", tiles / blocks),
             Rule(r"^load_source:", 34 * 34 * 2 / 256),
             Rule(r"^(fill_middle|finish_block):.*unit", 2),
             Rule(r"^finish_tail:.*unit", 7 / 8),
@@ -316,12 +317,10 @@ def _head(arithmetic: str, backward: bool) -> Case:
             Rule(r"^weight_products:", 2 * (height / down) / 4),
             *_setup(256, 7 * 8 * 32 * 4),
         ),
-        (Rule(r"^load:.*read_image", 0.75), Rule(r"^(read_image|store):.*const float\*|static_cast<float\*>", 0))
+        (Rule(r"^load:.*read_element", 0.75), Rule(r"^(read_element|store):.*const float\*|static_cast<float\*>", 0))
         if arithmetic == "bfloat16"
-        else (Rule(r"^load:.*read_image", 0.75),),
-        (("LDSM", Rule(r"^weight_products:.*load_b", 2.0)),)
-        if arithmetic == "bfloat16"
-        else (("LDS", Rule(r"^weight_products:.*load_b", 4.0)),),
+        else (Rule(r"^load:.*read_element", 0.75),),
+        () if arithmetic == "bfloat16" else (("LDS", Rule(r"^weight_products:.*load_pixels_b", 4.0)),),
     )
 
 

@@ -101,6 +101,20 @@ LR_DEVICE Words<T, N> load_words(const T* p) {
     return r;
 }
 
+// One word of read-only data that neighbouring threads read too: L1 keeps it.
+template <class T, int N>
+LR_DEVICE Words<T, N> load_cached(const T* p) {
+    static_assert(Words<T, N>::kCount <= 2);
+    Words<T, N> r;
+    if constexpr (Words<T, N>::kCount == 1) {
+        r.word[0] = __ldg(reinterpret_cast<const uint32_t*>(p));
+    } else {
+        const uint2 q = __ldg(reinterpret_cast<const uint2*>(p));
+        r.word[0] = q.x, r.word[1] = q.y;
+    }
+    return r;
+}
+
 template <class T>
 LR_DEVICE T load_element(const T* p) {
     return *p;
@@ -120,6 +134,8 @@ LR_DEVICE uint16_t float_to_half(float x) { return __half_as_ushort(__float2half
 LR_DEVICE uint16_t float_to_bfloat16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 // Largest integer not above x, saturated to 0 ... 255.
 LR_DEVICE uint8_t float_to_uint8_floor(float x) { return static_cast<uint8_t>(min(__float2uint_rd(x), 255u)); }
+LR_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
+LR_DEVICE float minimum(float a, float b) { return fminf(a, b); }
 LR_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LR_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 // 1 / sqrt(x), correctly rounded twice: the approximation would be a rounding error more than the formulas' own.

@@ -84,7 +84,7 @@ struct StemAdjoint {
                     const int64_t at = (row + from + (tap - taps)) * n + lane_index() % 4 * 2;
                     LR_UNROLL
                     for (int j = 0; j < kTiles; ++j) {
-                        const auto two = load_words<S, 2>(static_cast<const S*>(p.dz) + at + 8 * j);
+                        const auto two = load_cached<S, 2>(static_cast<const S*>(p.dz) + at + 8 * j);
                         LR_UNROLL
                         for (int i = 0; i < 2; ++i)
                             dc[j][2 * h + i] = fused_multiply_add(weight, element(two.word, i), dc[j][2 * h + i]);
@@ -169,6 +169,7 @@ template <Arithmetic M, int n>
 struct StemWeightGradients {
     static constexpr int kRows = kIs16Bit<M> && n == 16 ? 2 : 1;
     using Adjoint = StemAdjoint<M, n, kRows>;
+    using Features = typename Adjoint::Features;
     using F = typename Adjoint::F;
     using S = typename Adjoint::S;
     using Terms = PixelTerms<M>;
@@ -262,18 +263,36 @@ struct StemWeightGradients {
             }
         }
         // An image row serves all rows of features that it is within three of.
-        const S* first = adjoint.features.ring + kStemWarpColumns * 4 * warp + lane_index() / 4;
+        const S* first = adjoint.features.ring + kStemWarpColumns * Features::kPixel * warp;
         LR_UNROLL
         for (int r = 0; r < kRows + 6; ++r) {
-            const S* from = first + Adjoint::Features::ring_row(row - 3 + r) * adjoint.features.pitch * 4;
+            const S* from = first + Features::ring_row(row - 3 + r) * adjoint.features.pitch * Features::kPixel;
             LR_UNROLL
-            for (int j = 0; j < 4; ++j) {
-                // Column 8j + g of the product is tap (8j + g) / 4 of channel g % 4: pixels are four elements apart.
-                const auto x = Terms::gather(from + 8 * j, 4);
+            for (int m = 0; m < 2; ++m) {
+                typename F::B x[2];
+                load_taps(x, from + 4 * m * Features::kPixel);
                 LR_UNROLL
-                for (int q = 0; q < kRows; ++q)
-                    if (r - q >= 0 && r - q < 7) F::multiply(dw0[r - q < 0 ? 0 : r - q > 6 ? 6 : r - q][j], da[q], x);
+                for (int q = 0; q < kRows; ++q) {
+                    const int dy = r - q;
+                    if (dy < 0 || dy > 6) continue;
+                    F::multiply(dw0[dy][2 * m], da[q], x[0]);
+                    F::multiply(dw0[dy][2 * m + 1], da[q], x[1]);
+                }
             }
+        }
+    }
+
+    // Two column tiles whose terms are 16 pixels: column 8j + g is channel g % 4 of the pixel 2j + g / 4 to the right.
+    LR_DEVICE static void load_taps(typename F::B (&x)[2], const S* from) {
+        const int lane = lane_index();
+        if constexpr (kIs16Bit<M>) {
+            uint32_t r[4];
+            load_matrices_transposed(r, from + (lane / 8 % 2 * 8 + lane % 8 + lane / 16 * 2) * Features::kPixel);
+            x[0] = {{r[0], r[1]}};
+            x[1] = {{r[2], r[3]}};
+        } else {
+            LR_UNROLL
+            for (int j = 0; j < 2; ++j) x[j] = Terms::gather(from + 8 * j + lane / 4, Features::kPixel);
         }
     }
 
@@ -358,7 +377,8 @@ struct StemImageGradient {
         LR_NO_UNROLL
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
-            const int filter = 16 * step + linear_term(lane % 4, i % 4), c = lane / 4;
+            const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4);
+            const int filter = 16 * step + term, c = lane / 4;
             weights[i] = F::encode(c < channels ? p.weights.w0[(filter * channels + c) * 49 + tap] : 0.0f);
         }
     }
@@ -395,18 +415,26 @@ struct StemImageGradient {
         const int columns = static_cast<int>(stem_backward_columns(warp_count(), StemGradient::kImage));
         // Columns of the product beyond those that the block writes read its last pixels and are not stored.
         const int first = kStemWarpColumns * warp_index();
-        const int x = first + g, x8 = first + g + 8;
-        const int at = x < columns ? x : columns - 1, at8 = x8 < columns ? x8 : columns - 1;
+        const auto column_of = [&](int r) { return first + r < columns ? first + r : columns - 1; };
+        // 48 or 80 bytes from pixel to pixel: eight rows of a matrix do not meet in a bank.
+        const int at = kIs16Bit<M> ? column_of(lane % 16) * kStride + lane / 16 * 8 : column_of(g) * kStride + 4 * t;
+        const int at8 = column_of(g + 8) * kStride + 4 * t;
+        constexpr int kUnroll = kIs16Bit<M> ? 7 : 1;
+        (void)kUnroll;
         float sum[4] = {};
         LR_NO_UNROLL
         for (int dy = 0; dy < 7; ++dy) {
-            const S* from = ring_row(y + 3 - dy) + 4 * t;
-            LR_NO_UNROLL
+            const S* from = ring_row(y + 3 - dy);
+            LR_UNROLL_BY(kUnroll)
             for (int dx = 0; dx < 7; ++dx) {
                 LR_UNROLL
                 for (int s = 0; s < kSteps; ++s) {
-                    const auto a =
-                        F::load_a(from + (at + 6 - dx) * kStride + 16 * s, from + (at8 + 6 - dx) * kStride + 16 * s);
+                    const S* pixel = from + (6 - dx) * kStride + 16 * s;
+                    typename F::A a;
+                    if constexpr (kIs16Bit<M>)
+                        load_matrices(a.r, pixel + at);
+                    else
+                        a = F::load_a(pixel + at, pixel + at8);
                     F::multiply(sum, a, F::load_b(weights + (((dy * 7 + dx) * kSteps + s) * 32 + lane) * 4));
                 }
             }

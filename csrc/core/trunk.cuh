@@ -19,7 +19,7 @@
 
 namespace learned_resizer {
 
-template <Arithmetic M>
+template <Arithmetic M, TrunkKernel K>
 struct Trunk {
     using F = Fragments<M>;
     using S = typename F::S;
@@ -31,12 +31,15 @@ struct Trunk {
     static constexpr int kRows = 4;            // rows of sums that a warp holds
     static constexpr int kTiles = n / 8;       // column tiles of a 3x3's result
     static constexpr int kPairs = kGrid / 2;
+    static constexpr int kAffine = trunk_affine_offset(K);
 
     // Dynamic shared memory, in this order (trunk_shared_bytes adds up the same sizes).
     S* source;   // [kSource][kSource][n]: v
     S* middle;   // [kGrid][kGrid][n]; the tail keeps a row's even columns before its odd ones
     S* weight1;  // [9][32 lanes][kTiles][4]
     S* weight2;  // block: as weight1; tail: [7 rows][8 columns][32 lanes][4]
+    // [3][2][n]: scale and shift of norm, skip_norm and norm1; of skip_norm zeros where there is no skip.
+    float* affine;
 
     const TrunkParams& p;
     int64_t image;
@@ -47,6 +50,14 @@ struct Trunk {
         middle = source + kSource * kSource * n;
         weight1 = middle + kGrid * kGrid * n;
         weight2 = weight1 + 9 * 32 * kTiles * 4;
+        affine = reinterpret_cast<float*>(dynamic_shared() + kAffine);
+        for (int i = thread_index(); i < 3 * n; i += thread_count()) {
+            const int c = i % n, which = i / n;
+            const TrunkNorm& norm = which == 0 ? p.norm : which == 1 ? p.skip_norm : p.norm1;
+            const bool exists = which != 1 || p.skip != nullptr;
+            affine[2 * which * n + c] = exists ? scale_of(norm, c) : 0.0f;
+            affine[(2 * which + 1) * n + c] = exists ? shift_of(norm, c) : 0.0f;
+        }
     }
 
     LR_DEVICE void locate(int64_t tile, int side) {
@@ -92,13 +103,9 @@ struct Trunk {
         float scale[8], shift[8], skip_scale[8];
         LR_UNROLL
         for (int i = 0; i < 8; ++i) {
-            scale[i] = scale_of(p.norm, half + i);
-            shift[i] = shift_of(p.norm, half + i);
-            skip_scale[i] = 0.0f;
-            if (p.skip != nullptr) {
-                skip_scale[i] = scale_of(p.skip_norm, half + i);
-                shift[i] += shift_of(p.skip_norm, half + i);
-            }
+            scale[i] = affine[half + i];
+            skip_scale[i] = affine[2 * n + half + i];
+            shift[i] = affine[n + half + i] + affine[3 * n + half + i];
         }
         LR_NO_UNROLL
         for (int i = thread_index(); i < kSource * kSource * 2; i += thread_count()) {
@@ -168,11 +175,11 @@ struct Trunk {
             LR_UNROLL
             for (int i = 0; i < 2; ++i) {
                 const int c = 8 * j + 2 * t + i;
-                scale[j][i] = scale_of(p.norm1, c);
-                shift[j][i] = shift_of(p.norm1, c);
+                scale[j][i] = affine[4 * n + c];
+                shift[j][i] = affine[5 * n + c];
                 if constexpr (kTail) {
-                    skip_scale[j][i] = scale_of(p.skip_norm, c);
-                    shift[j][i] += shift_of(p.skip_norm, c);
+                    skip_scale[j][i] = affine[2 * n + c];
+                    shift[j][i] += affine[3 * n + c];
                 }
             }
         }
@@ -301,12 +308,14 @@ LR_KERNEL(kTrunkThreads)
 trunk_kernel(const TrunkParams p) {
     constexpr bool kTail = K == TrunkKernel::kTail;
     constexpr int kAround = kTail ? 3 : 1;  // what the second convolution reads around an output
-    Trunk<M> trunk(p);
-    Trunk<M>::load_weights(trunk.weight1, p.weight1);
+    using T = Trunk<M, K>;
+    T trunk(p);
+    T::load_weights(trunk.weight1, p.weight1);
     if constexpr (kTail)
         trunk.load_head_weights();
     else
-        Trunk<M>::load_weights(trunk.weight2, p.weight2);
+        T::load_weights(trunk.weight2, p.weight2);
+    barrier();  // the vectors are there
     for (int64_t tile = block_index(); tile < p.tiles; tile += block_count()) {
         trunk.locate(tile, kTail ? kTrunkTailSide : kTrunkBlockSide);
         trunk.load_source(kAround + 1);

@@ -64,12 +64,15 @@ inline void plan_trunk(TrunkParams& params, TrunkKernel kernel, int multiprocess
     params.tiles = trunk_tiles(params, kernel);
     params.blocks = std::min<int64_t>(params.tiles, int64_t{2} * multiprocessors);
 }
-// Two maps and two sets of weights, of two bytes an element.
-constexpr int trunk_shared_bytes(TrunkKernel kernel) {
+// Two maps and two sets of weights, of two bytes an element; then three norms' scales and shifts.
+constexpr int trunk_affine_offset(TrunkKernel kernel) {
     constexpr int source = (kTrunkGrid + 2) * (kTrunkGrid + 2) * kTrunkFilters,
                   middle = kTrunkGrid * kTrunkGrid * kTrunkFilters;
     constexpr int three = 9 * kTrunkFilters * kTrunkFilters, seven = 7 * 8 * kTrunkFilters * 8;
     return 2 * (source + middle + three + (kernel == TrunkKernel::kBlock ? three : seven));
+}
+constexpr int trunk_shared_bytes(TrunkKernel kernel) {
+    return trunk_affine_offset(kernel) + 6 * kTrunkFilters * static_cast<int>(sizeof(float));
 }
 
 // `bfloat16`: the arithmetic, else float16. As launch_resample: any device and stream, returns the cudaError_t.

@@ -47,6 +47,11 @@ Words<T, N> load_words(const T* p) {
     return r;
 }
 
+template <class T, int N>
+Words<T, N> load_cached(const T* p) {
+    return load_words<T, N>(p);
+}
+
 template <class T>
 T load_element(const T* p) {
     require_aligned(p, sizeof(T));
@@ -103,6 +108,9 @@ inline uint8_t float_to_uint8_floor(float x) {
     return x > 0.0f ? static_cast<uint8_t>(std::min(std::floor(x), 255.0f)) : uint8_t{0};
 }
 
+// As a GPU's: a NaN gives way to a number.
+inline float maximum(float a, float b) { return std::fmax(a, b); }
+inline float minimum(float a, float b) { return std::fmin(a, b); }
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline double fused_multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
 inline float inverse_root(float x) { return 1.0f / std::sqrt(x); }
