@@ -158,9 +158,12 @@ class FusedResizer(reference.Resizer):
 
 # Loading a native module and asking the driver cannot be traced. The answer holds while the process lives but for
 # `use_backend`, which a compiled graph asks again: the trunk's ops choose their kernels as they run.
-@torch.compiler.assume_constant_result
 def _native_trunk(device: torch.device, dtype: torch.dtype) -> bool:
     return backend.current() != "torch" and backend.refusal("trunk", device, dtype) is None
+
+
+# What torch.compiler.assume_constant_result does, which would import the compiler (a second) to do it.
+_native_trunk._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _running_norm(norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
