@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import backend, reference
+from .batch_norm import Norm, Seen, affine, is_batch_normed, sync_group, update_running_statistics
 from .ops import trunk
 from .ops.layout import along_row, maps, rows
 from .resize import Size
@@ -42,6 +43,9 @@ class FusedResizer(reference.Resizer):
     a time as torch has threads.
 
     Training mode, running statistics, ``momentum`` and ``eps`` follow each ``BatchNorm2d`` among the submodules.
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes them take the statistics of all processes' batches together, of
+    any sizes; every process of the group must then call forward and backward equally often. On a CPU, too, but there
+    ``DistributedDataParallel`` has to be given the module before it is converted: it refuses torch's own.
     The submodules hold the parameters only: hooks on them do not run. Deterministic: the same input and
     number of threads give the same bits, forward and backward. First derivatives only.
 
@@ -82,10 +86,11 @@ class FusedResizer(reference.Resizer):
         base = ops.resample(image, height, width, None, None, self.interpolation, self.antialias)
 
         stem = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
-        z, mean, var = ops.stem(image, *stem, *sampling, self.negative_slope, _is_batch_normed(self.norm1))
+        z, mean, var = ops.stem(image, *stem, *sampling, self.negative_slope, is_batch_normed(self.norm1))
         if self._fused_trunk(z):
             return self._trunk(z, base)
-        f = _Affine(z, *_affine(self.norm1, mean, var, batch * in_h * in_w))
+        seen: list[Seen] = []
+        f = _Affine(z, *affine(self.norm1, mean, var, batch * in_h * in_w, seen))
 
         last: _Affine = f
         skip: _Skip = _NO_SKIP
@@ -95,17 +100,20 @@ class FusedResizer(reference.Resizer):
                 # Two features are as many as the next convolution adds while loading: a third waits for this sum.
                 total = last.value() + skip.value()
                 last, skip = _Affine(total, torch.ones_like(f.scale), torch.zeros_like(f.shift)), _NO_SKIP
-            middle = self._conv(last, skip, 1.0, block.conv1, block.norm1)
-            inner = self._conv(middle, _NO_SKIP, self.negative_slope, block.conv2, block.norm2)
+            middle = self._conv(last, skip, 1.0, block.conv1, block.norm1, seen)
+            inner = self._conv(middle, _NO_SKIP, self.negative_slope, block.conv2, block.norm2, seen)
             last, skip = inner, last
-        last = self._conv(last, skip, 1.0, self.conv3, self.norm2)
-        return ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
+        last = self._conv(last, skip, 1.0, self.conv3, self.norm2, seen)
+        out = ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
+        # Last, so that a call that fails leaves every running statistic as it was.
+        update_running_statistics(seen)
+        return out
 
     def _fused_trunk(self, z: Tensor) -> bool:
         """Whether the layers behind the stem run as two kernels: native inference of one block."""
         if torch.is_grad_enabled() or self.num_blocks != 1 or not z.is_cuda:
             return False
-        if any(_is_batch_normed(norm) for norm in self.modules() if isinstance(norm, nn.BatchNorm2d)):
+        if any(is_batch_normed(norm) for norm in self.modules() if isinstance(norm, Norm)):
             return False
         return trunk.unsupported(z, self.in_channels) is None and _native_trunk(z.device, z.dtype)
 
@@ -124,7 +132,10 @@ class FusedResizer(reference.Resizer):
         """Raise where a batch normalisation would have no variance, before any running statistics change."""
         for norm in self.modules():
             count = at_input if norm is self.norm1 else at_output
-            if isinstance(norm, nn.BatchNorm2d) and count < 2 and _is_batch_normed(norm):
+            if not isinstance(norm, Norm) or count >= 2 or not is_batch_normed(norm):
+                continue
+            # What the other processes add is on the device, and a process that raised would leave them waiting.
+            if sync_group(norm) is None:
                 raise ValueError(
                     f"image: got {count} values per channel for a batch normalisation in training mode; "
                     "expected at least 2 (a larger batch or size, or eval mode)"
@@ -136,58 +147,25 @@ class FusedResizer(reference.Resizer):
         skip: _Skip,
         negative_slope: float,
         conv: nn.Conv2d,
-        norm: nn.BatchNorm2d,
+        norm: Norm,
+        seen: list[Seen],
     ) -> _Affine:
         raw, mean, var = torch.ops.learned_resizer.conv(
-            *last, *skip, negative_slope, conv.weight, _is_batch_normed(norm)
+            *last, *skip, negative_slope, conv.weight, is_batch_normed(norm)
         )
-        return _Affine(raw, *_affine(norm, mean, var, raw.shape[0] * raw.shape[2] * raw.shape[3]))
+        return _Affine(raw, *affine(norm, mean, var, raw.shape[0] * raw.shape[2] * raw.shape[3], seen))
 
 
 # Loading a native module and asking the driver cannot be traced. The answer holds while the process lives but for
 # `use_backend`, which a compiled graph asks again: the trunk's ops choose their kernels as they run.
-@torch.compiler.assume_constant_result
 def _native_trunk(device: torch.device, dtype: torch.dtype) -> bool:
     return backend.current() != "torch" and backend.refusal("trunk", device, dtype) is None
 
 
-def _is_batch_normed(norm: nn.BatchNorm2d) -> bool:
-    """Whether a batch normalisation uses the batch's statistics, by torch's own rule."""
-    if isinstance(norm, nn.SyncBatchNorm):
-        # Its statistics would silently stay local.
-        raise TypeError("FusedResizer: got SyncBatchNorm submodules; expected BatchNorm2d (convert the network only)")
-    return norm.training or (norm.running_mean is None and norm.running_var is None)
+# What torch.compiler.assume_constant_result does, which would import the compiler (a second) to do it.
+_native_trunk._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _running_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+def _running_norm(norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """A batch normalisation with its running statistics, as the trunk's ops take it."""
     return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var), norm.weight, norm.bias, norm.eps
-
-
-def _affine(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift ``(n,)`` that apply a batch normalisation, updating its running statistics in training.
-
-    Args:
-        norm: holds γ, β, ε and the running statistics.
-        mean, var: of the batch over ``count`` values per channel, var biased; unused where the running ones are.
-        count: values per channel.
-    """
-    if _is_batch_normed(norm):
-        if norm.training and norm.track_running_stats:
-            _update_running_statistics(norm, mean, var, count)
-    else:
-        mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    return torch.ops.learned_resizer.affine(mean, var, norm.weight, norm.bias, norm.eps)
-
-
-@torch.no_grad()
-def _update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
-    running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    momentum = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum or 0.0)
-    # The running variance takes the unbiased estimate, as in torch.
-    running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum or 0.0)

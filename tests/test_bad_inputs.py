@@ -99,7 +99,6 @@ RESIZER = [
 FUSED = [
     Bad("Module(1)(image[:1, :, :1, :1])", ValueError, "image", "1 values per channel", "at least 2"),
     Bad("Module(1)(image[:1])", ValueError, "image", "1 values per channel", "at least 2"),
-    Bad("synchronised(Module(8))(image)", TypeError, "FusedResizer", "SyncBatchNorm", "BatchNorm2d"),
 ]
 
 LOSSES = [
@@ -162,7 +161,6 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
         "math": math,
         "native": native,
         "resize": resize,
-        "synchronised": torch.nn.SyncBatchNorm.convert_sync_batchnorm,
         "torch": torch,
         "use_backend": use_backend,
     }

@@ -73,6 +73,17 @@ def test_one_graph_for_every_shape(training: bool) -> None:
     assert graphs > 0
 
 
+def test_mean_of_all_batches_compiles_whole() -> None:
+    module, eager = _pair(True)
+    for norm in (*module.modules(), *eager.modules()):
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for _ in range(3):
+        image = torch.rand(2, 3, 12, 10)
+        _assert_same(_step(compiled, module, image), _step(eager, eager, image))
+
+
 def test_inference_and_another_size() -> None:
     module, eager = _pair(False, interpolation="lanczos")
     compiled = torch.compile(module, fullgraph=True, backend="eager")

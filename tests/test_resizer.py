@@ -307,10 +307,18 @@ def test_one_value_per_channel() -> None:
     assert all(torch.equal(got, new) for got, new in zip(fused.buffers(), pair(1)[0].buffers(), strict=True))
 
 
-def test_sync_batch_norm_is_refused() -> None:
-    fused = nn.SyncBatchNorm.convert_sync_batchnorm(FusedResizer(4))
-    with pytest.raises(TypeError, match="SyncBatchNorm"):
-        fused(torch.rand(2, 3, 8, 8))
+def test_sync_batch_norm_alone_is_batch_norm() -> None:
+    # In a single process, as torch's own is there; tests/test_ddp.py has several.
+    alone, _ = pair(6)
+    fused = nn.SyncBatchNorm.convert_sync_batchnorm(pair(6)[0])
+    image, grad = torch.rand(2, 3, 12, 10), torch.rand(2, 3, 6, 6)
+    out, grads = gradients(fused, image, grad)
+    expected, expected_grads = gradients(alone, image, grad)
+    assert torch.equal(out, expected)
+    assert all(torch.equal(grads[name], g) for name, g in expected_grads.items())
+    assert all(torch.equal(got, buffer) for got, buffer in zip(fused.buffers(), alone.buffers(), strict=True))
+    with pytest.raises(ValueError, match="1 values per channel"):
+        fused(image[:1], 1)
 
 
 def test_loss_curve_of_training_on_real_images() -> None:
