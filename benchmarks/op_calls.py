@@ -7,6 +7,7 @@ them to a dtype and moves them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -298,3 +299,52 @@ def margin(call: OpCall, values: dict[str, Any]) -> float:
             v = v + values["skip"] * _along(values["skip_scale"]) + _along(values["skip_shift"])
         return float(v.abs().min())
     return float("inf")
+
+
+def backward_call(call: OpCall, values: dict[str, Any]) -> Callable[[], Any]:
+    """The op's backward op as a call without autograd, on what the forward saves; the stem's without an image gradient.
+
+    Raises:
+        KeyError: for an op without one.
+    """
+    with torch.no_grad():
+        result = operator(call.op)(**values)
+    outputs = list(result) if isinstance(result, (tuple, list)) else [result]
+    grads = [direction(out, 1 + index) for index, out in enumerate(outputs)]
+    op = operator(f"{call.op}_backward")
+    given = list(values.values())
+    if call.op == "resample":
+        return lambda: op(grads[0], *values["image"].shape[2:], *given[3:])
+    if call.op == "stem":
+        return lambda: op(*grads, *given[:5], outputs[1], *given[5:], False)
+    if call.op == "conv":
+        return lambda: op(*grads, outputs[0], outputs[1], *given)
+    # The head's bias and base take no part in its gradients.
+    return {"head": lambda: op(*grads, *given[:8])}[call.op]
+
+
+def output_bytes(call: OpCall, values: dict[str, Any]) -> int:
+    """Bytes of the op's results."""
+    with torch.no_grad():
+        result = operator(call.op)(**values)
+    return sum(t.nbytes for t in (result if isinstance(result, (tuple, list)) else [result]))
+
+
+def flop(call: OpCall) -> int:
+    """Floating-point operations of the op's products, forward; two for each multiply-add."""
+    in_h, in_w, height, width = call.sizes
+    n, channels = call.filters, call.channels
+    small = call.batch * height * width
+    square, last = 2 * 9 * n * n * small, 2 * 49 * n * channels * small
+    support = {"bilinear": 1, "bicubic": 2, "lanczos": 3}[call.interpolation]
+    taps = 2 * support * max(in_h / height, 1.0)
+    per_channel = int(2 * taps * call.batch * (height * in_w + height * width))
+    features = call.batch * in_h * in_w * (2 * 49 * channels * n + 2 * n * n)
+    return {
+        "resample": channels * per_channel,
+        "stem": features + n * per_channel,
+        "conv": square,
+        "head": last,
+        "trunk_block": 2 * square,
+        "trunk_tail": square + last,
+    }[call.op]

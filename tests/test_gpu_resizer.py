@@ -1,4 +1,4 @@
-"""`FusedResizer` on a GPU: against the plain composition, under autocast, compiled, captured, trained, and its memory."""
+"""`FusedResizer` on a GPU: against the reference, under autocast, compiled, captured, trained, and its memory."""
 
 from __future__ import annotations
 

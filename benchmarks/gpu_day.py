@@ -1,0 +1,282 @@
+"""All there is to do on a machine with a GPU, in one command and under nine minutes.
+
+    python benchmarks/gpu_day.py                      # build, test, sanitize, bench
+    python benchmarks/gpu_day.py --parts bench --out results
+    python benchmarks/gpu_day.py --device cpu --quick --parts bench    # the same code, tiny, without a GPU
+
+Each part runs in processes of its own, under a budget: what overruns is cut and said to be cut, and what a part has
+found by then is in the results, which are written again whenever there is more. Writes into the folder `--out`:
+`<device>.json`, `.md`, `.png`, `-roofline.png`, `.rows.jsonl` (every row as measured) and `.log`.
+
+Exits with 1 if a part failed or a result differs, 0 otherwise; parts that are cut or skipped do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Last on the path: an installed package must win over the source tree.
+sys.path.append(str(ROOT))
+
+from benchmarks import gpu_report  # noqa: E402
+
+# Seconds of each part; together eight and a half minutes.
+BUDGETS = {"build": 120.0, "test": 130.0, "sanitize": 80.0, "bench": 180.0}
+# Share of the bench's time by section, in order; what one leaves goes to those behind it.
+SECTIONS = {"roofs": 5, "resizer": 12, "resample": 18, "resize": 15, "kernels": 15, "resnet": 12, "compiled": 23}
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+PEERS = ("torchvision", "kornia", "lanczos-triton", "resize-right", "pillow")
+
+
+class Day:
+    """One run: its options, what each part came to, and the files."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.parts: list[dict[str, Any]] = []
+        self.environment = environment(options.device, options.quick)
+        self.end = time.monotonic() + options.budget
+        options.out.mkdir(parents=True, exist_ok=True)
+        name = "gpu-day-quick" if options.quick else self.environment["device"]
+        self.stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        self.rows, self.log = self.path(".rows.jsonl"), self.path(".log")
+        for file in (self.rows, self.log):
+            file.write_text("", encoding="utf-8")
+
+    def path(self, ending: str) -> Path:
+        return self.options.out / f"{self.stem}{ending}"
+
+    def part(self, name: str, state: str, reason: str = "", seconds: float = 0.0) -> None:
+        self.parts.append({"name": name, "state": state, "reason": reason, "seconds": seconds})
+        print(f"{name}: {state} after {seconds:.0f} s{': ' if reason else ''}{reason}", flush=True)
+        self.write()
+
+    def run(self, name: str, command: Sequence[str], budget: float, env: dict[str, str] | None = None) -> str:
+        """Run a command under a budget, note what became of it and return its last lines."""
+        budget = min(budget, self.end - time.monotonic())
+        if budget < 1:
+            self.part(name, "cut", "the time of the whole run was up")
+            return ""
+        start = time.monotonic()
+        with self.log.open("a+", encoding="utf-8") as log:
+            log.write(f"\n=== {name}: {' '.join(command)}\n")
+            log.flush()
+            begin = log.seek(0, os.SEEK_END)
+            # A session of its own, so that what the command starts ends with it.
+            process = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=log, stderr=log, start_new_session=True
+            )
+            state = ""
+            written = -1
+            while process.poll() is None:
+                if time.monotonic() - start > budget:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                    state = "cut"
+                    break
+                time.sleep(0.2)
+                if self.rows.stat().st_size != written:
+                    written = self.rows.stat().st_size
+                    self.write()
+            log.seek(begin)
+            said = log.read()
+        reason = f"its {budget:.0f} s were up" if state else ""
+        if not state:
+            state = "done" if process.returncode == 0 else "failed"
+            if state == "failed":
+                reason = f"exit code {process.returncode}: {last_line(said)}"
+        self.part(name, state, reason, time.monotonic() - start)
+        return said
+
+    def summary(self) -> dict[str, Any]:
+        lines = self.rows.read_text(encoding="utf-8").splitlines()
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # the line of a process that was cut while it wrote
+                continue
+        return gpu_report.summarise(self.environment, rows, self.parts)
+
+    def write(self, plots: dict[str, str] | None = None) -> dict[str, Any]:
+        """The results as they are now; a reader never sees half a file."""
+        summary = self.summary()
+        pages = {".json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n"}
+        pages[".md"] = gpu_report.markdown(summary, plots or {})
+        for ending, text in pages.items():
+            whole, new = self.path(ending), self.path(f"{ending}.new")
+            new.write_text(text, encoding="utf-8")
+            new.replace(whole)
+        return summary
+
+    def finish(self) -> int:
+        summary, plots = self.summary(), {}
+        try:
+            from benchmarks.plot import draw
+
+            if summary["time"]:
+                draw(summary, self.path(".png"))
+                plots["ratios"] = self.path(".png").name
+            if gpu_report.draw_roofline(summary, self.path("-roofline.png")):
+                plots["roofline"] = self.path("-roofline.png").name
+        except ImportError as error:
+            self.part("plots", "skipped", str(error))
+        self.write(plots)
+        failed = [part["name"] for part in self.parts if part["state"] == "failed"]
+        print(f"{self.path('.md')}: {len(summary['time'])} ratios; failed: {', '.join(failed) or 'nothing'}")
+        return int(bool(failed or summary["unequal"]))
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+def _query(command: Sequence[str]) -> str | None:
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def environment(device: str, quick: bool) -> dict[str, Any]:
+    """Where and with what it is measured, in the form of `benchmarks.report` and more. Makes no CUDA context."""
+
+    def version(name: str) -> str | None:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
+    gpu = _query(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]) if device != "cpu" else None
+    state = [word.strip() for word in gpu.splitlines()[0].split(",")] if gpu else []
+    commit = _query(["git", "rev-parse", "HEAD"])
+    changed = _query(["git", "status", "--porcelain", "--untracked-files=no"])
+    versions = ("learned-resizer-cuda", "torch", "triton", "torchvision", "kornia", "numpy")
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "commit": (commit or "unknown")[:10] + (" with changes" if changed else ""),
+        "device_type": device.split(":")[0],
+        "device": state[0] if state else f"{device}{', quick' if quick else ''}",
+        "threads": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in versions},
+        "driver": state[1] if state else None,
+        "state": f"before: {', '.join(f'{n} {v}' for n, v in zip(fields.split(',')[2:], state[2:], strict=True))}"
+        if state
+        else None,
+        "peers": {name: version(name) for name in PEERS},
+    }
+
+
+def build(day: Day) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--force-reinstall", "."]
+    env = {}
+    capability = _query(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
+    if capability and "LEARNED_RESIZER_CUDA_ARCHS" not in os.environ:
+        # For this GPU only: every architecture takes as long again.
+        env["LEARNED_RESIZER_CUDA_ARCHS"] = capability.splitlines()[0].replace(".", "")
+    day.run("build", pip, BUDGETS["build"], env)
+    code = "import json, learned_resizer_cuda as lr; print(json.dumps(lr.info()))"
+    # Not from the source tree, which has no native module.
+    found = _query([sys.executable, *_SAFE_PATH, "-c", f"import os; os.chdir('/'); {code}"])
+    try:
+        day.environment["info"] = json.loads(found or "null")
+    except ValueError:
+        day.environment["info"] = found
+    state = ((day.environment["info"] or {}).get("native") or {}).get("state")
+    ready = state == "loaded" or day.options.device == "cpu"
+    day.part("native module", "done" if ready else "failed", str(state))
+
+
+# Keeps the working folder, the source tree, off the path.
+_SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else ["-I"]
+
+
+def test(day: Day) -> None:
+    command = [sys.executable, *_SAFE_PATH, "-m", "pytest", "-m", "gpu", "tests", "-q", "--no-header", "--tb=short"]
+    said = day.run("test", [*command, "--continue-on-collection-errors", "--durations=10"], BUDGETS["test"])
+    if day.parts[-1]["state"] != "cut":
+        day.parts[-1]["reason"] = last_line(said)
+
+
+def sanitize(day: Day) -> None:
+    """All tools at once: each spends its time on one core of the host."""
+    tool = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+    exerciser = str(ROOT / "benchmarks" / "sanitize.py")
+    if tool is None or day.options.device == "cpu":
+        reason = "compute-sanitizer is not installed" if tool is None else "compute-sanitizer watches GPUs only"
+        day.part("sanitize", "skipped", reason)
+        return
+    # Without torch's cache every tensor is an allocation of its own, whose end and whose first write the tools see.
+    env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    end = time.monotonic() + BUDGETS["sanitize"]
+    for name in TOOLS:
+        command = [tool, "--tool", name, "--error-exitcode", "99", sys.executable, exerciser]
+        if name in ("racecheck", "synccheck"):
+            # Of our kernels: torch's own are not ours to check, and these two tools are slow.
+            command[1:1] = ["--kernel-regex", "kns=learned_resizer"]
+        day.run(f"sanitize {name}", command, max(end - time.monotonic(), 0), env)
+
+
+def bench(day: Day) -> None:
+    end = time.monotonic() + (BUDGETS["bench"] if not day.options.quick else 55.0)
+    sections = day.options.sections
+    for index, name in enumerate(sections):
+        share = SECTIONS[name] / sum(SECTIONS[later] for later in sections[index:])
+        seconds = (end - time.monotonic()) * share
+        worker = [sys.executable, str(ROOT / "benchmarks" / "gpu_worker.py"), str(day.rows), day.options.device]
+        # The worker begins no row past two thirds of it: a row takes a few seconds, and then nothing is killed.
+        command = [*worker, f"{seconds * 2 / 3:.1f}", name, *(["--quick"] if day.options.quick else [])]
+        day.run(f"bench {name}", command, max(seconds, 10.0))
+
+
+PARTS = {"build": build, "test": test, "sanitize": sanitize, "bench": bench}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, in this order (default: %(default)s)")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="of the bench (default: %(default)s)")
+    parser.add_argument("--device", default="cuda", help="torch device (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    parser.add_argument("--budget", type=float, default=530.0, help="seconds of the whole run (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    for name, known in (("parts", PARTS), ("sections", SECTIONS)):
+        chosen = [word for word in getattr(options, name).split(",") if word]
+        unknown = [word for word in chosen if word not in known]
+        if unknown or not chosen:
+            parser.error(f"--{name}: got {getattr(options, name)!r}; expected some of {','.join(known)}")
+        setattr(options, name, [word for word in known if word in chosen])
+    if options.device != "cpu" and importlib.util.find_spec("torch") is None:
+        parser.error("--device: torch is not installed")
+    options.out = options.out.resolve()
+    day = Day(options)
+    for name in options.parts:
+        PARTS[name](day)
+    return day.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
