@@ -25,8 +25,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,7 @@ class Day:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
+        self.lock = threading.RLock()
         self.parts: list[dict[str, Any]] = []
         self.environment = environment(options.device, options.quick)
         self.end = time.monotonic() + options.budget
@@ -67,55 +71,79 @@ class Day:
         print(f"{name}: {state} after {seconds:.0f} s{': ' if reason else ''}{reason}", flush=True)
         self.write()
 
-    def run(self, name: str, command: Sequence[str], budget: float, env: dict[str, str] | None = None) -> str:
-        """Run a command under a budget, note what became of it and return its last lines."""
+    def run(
+        self,
+        name: str,
+        command: Sequence[str],
+        budget: float,
+        env: dict[str, str] | None = None,
+        ends: Callable[[], float] | None = None,
+    ) -> tuple[str, str]:
+        """Run a command under a budget and note what became of it.
+
+        Args:
+            name: of the part.
+            command, env: what runs, and what to add to its environment.
+            budget: seconds.
+            ends: if given, tells from `time.time` when the command has to be through with what it is at.
+
+        Returns:
+            The part's state, and what the command said.
+        """
         budget = min(budget, self.end - time.monotonic())
         if budget < 1:
             self.part(name, "cut", "the time of the whole run was up")
-            return ""
+            return "cut", ""
         start = time.monotonic()
-        with self.log.open("a+", encoding="utf-8") as log:
-            log.write(f"\n=== {name}: {' '.join(command)}\n")
-            log.flush()
-            begin = log.seek(0, os.SEEK_END)
+        # A file, not a pipe: nothing has to read it while the command runs.
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
             # A session of its own, so that what the command starts ends with it.
             process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=log, stderr=log, start_new_session=True
-            )
-            state = ""
-            written = -1
+                command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
+            state, reason, written = "", "", 0
             while process.poll() is None:
-                if time.monotonic() - start > budget:
+                if time.monotonic() - start > budget or (ends is not None and time.time() > ends()):
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-                    state = "cut"
+                    state, reason = "cut", f"its time was up after {time.monotonic() - start:.0f} s"
                     break
                 time.sleep(0.2)
                 if self.rows.stat().st_size != written:
                     written = self.rows.stat().st_size
                     self.write()
-            log.seek(begin)
-            said = log.read()
-        reason = f"its {budget:.0f} s were up" if state else ""
+            output.seek(0)
+            said = output.read()
         if not state:
             state = "done" if process.returncode == 0 else "failed"
             if state == "failed":
                 reason = f"exit code {process.returncode}: {last_line(said)}"
-        self.part(name, state, reason, time.monotonic() - start)
-        return said
+        with self.lock:
+            with self.log.open("a", encoding="utf-8") as log:
+                log.write(f"=== {name}: {' '.join(command)}\n{said}\n")
+            self.part(name, state, reason, time.monotonic() - start)
+        return state, said
 
-    def summary(self) -> dict[str, Any]:
-        lines = self.rows.read_text(encoding="utf-8").splitlines()
+    def lines(self) -> list[dict[str, Any]]:
+        """All rows so far."""
         rows = []
-        for line in lines:
+        for line in self.rows.read_text(encoding="utf-8").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:  # the line of a process that was cut while it wrote
                 continue
-        return gpu_report.summarise(self.environment, rows, self.parts)
+        return rows
+
+    def summary(self) -> dict[str, Any]:
+        return gpu_report.summarise(self.environment, self.lines(), self.parts)
 
     def write(self, plots: dict[str, str] | None = None) -> dict[str, Any]:
         """The results as they are now; a reader never sees half a file."""
+        with self.lock:
+            return self._write(plots)
+
+    def _write(self, plots: dict[str, str] | None) -> dict[str, Any]:
         summary = self.summary()
         pages = {".json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n"}
         pages[".md"] = gpu_report.markdown(summary, plots or {})
@@ -213,13 +241,13 @@ _SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else ["-I"]
 
 def test(day: Day) -> None:
     command = [sys.executable, *_SAFE_PATH, "-m", "pytest", "-m", "gpu", "tests", "-q", "--no-header", "--tb=short"]
-    said = day.run("test", [*command, "--continue-on-collection-errors", "--durations=10"], BUDGETS["test"])
-    if day.parts[-1]["state"] != "cut":
+    state, said = day.run("test", [*command, "--continue-on-collection-errors", "--durations=10"], BUDGETS["test"])
+    if state != "cut":
         day.parts[-1]["reason"] = last_line(said)
 
 
 def sanitize(day: Day) -> None:
-    """All tools at once: each spends its time on one core of the host."""
+    """All tools at once: each spends its time on one core of the host. Also on torch's own kernels, few as they are."""
     tool = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
     exerciser = str(ROOT / "benchmarks" / "sanitize.py")
     if tool is None or day.options.device == "cpu":
@@ -228,25 +256,42 @@ def sanitize(day: Day) -> None:
         return
     # Without torch's cache every tensor is an allocation of its own, whose end and whose first write the tools see.
     env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    end = time.monotonic() + BUDGETS["sanitize"]
-    for name in TOOLS:
-        command = [tool, "--tool", name, "--error-exitcode", "99", sys.executable, exerciser]
-        if name in ("racecheck", "synccheck"):
-            # Of our kernels: torch's own are not ours to check, and these two tools are slow.
-            command[1:1] = ["--kernel-regex", "kns=learned_resizer"]
-        day.run(f"sanitize {name}", command, max(end - time.monotonic(), 0), env)
+    command = [tool, "--error-exitcode", "99", "--tool"]
+    with ThreadPoolExecutor(len(TOOLS)) as pool:
+        for name in TOOLS:
+            whole = [*command, name, sys.executable, exerciser]
+            pool.submit(day.run, f"sanitize {name}", whole, BUDGETS["sanitize"], env)
 
 
 def bench(day: Day) -> None:
-    end = time.monotonic() + (BUDGETS["bench"] if not day.options.quick else 55.0)
-    sections = day.options.sections
-    for index, name in enumerate(sections):
-        share = SECTIONS[name] / sum(SECTIONS[later] for later in sections[index:])
-        seconds = (end - time.monotonic()) * share
-        worker = [sys.executable, str(ROOT / "benchmarks" / "gpu_worker.py"), str(day.rows), day.options.device]
-        # The worker begins no row past two thirds of it: a row takes a few seconds, and then nothing is killed.
-        command = [*worker, f"{seconds * 2 / 3:.1f}", name, *(["--quick"] if day.options.quick else [])]
-        day.run(f"bench {name}", command, max(seconds, 10.0))
+    """One process for all sections; where it breaks or hangs, another for those that are left."""
+    left = day.options.sections
+    end = time.time() + (50.0 if day.options.quick else BUDGETS["bench"])
+    script = str(ROOT / "benchmarks" / "gpu_worker.py")
+    while left and time.time() < end:
+        shares = [f"{name}={SECTIONS[name]}" for name in left]
+        worker = [sys.executable, script, str(day.rows), day.options.device, str(end), *shares]
+        before = len(day.lines())
+
+        def begun(before: int = before) -> list[dict[str, Any]]:
+            return [row for row in day.lines()[before:] if row["kind"] == "begun"]
+
+        def ends(begun: Callable[[], list[dict[str, Any]]] = begun) -> float:
+            rows = begun()
+            return rows[-1]["kill_at"] if rows else end
+
+        options = ["--quick"] if day.options.quick else []
+        state, _ = day.run(f"bench {', '.join(left)}", [*worker, *options], end + 10 - time.time(), ends=ends)
+        if state == "done":
+            return
+        rows = begun()
+        if not rows:
+            return  # it cannot even start: nor would the next one
+        last = rows[-1]["name"]
+        day.part(f"section {last}", state, "it broke or overran here; those behind it go on in another process")
+        left = left[left.index(last) + 1 :]
+    if left:
+        day.part(f"bench {', '.join(left)}", "cut", "the time of the bench was up")
 
 
 PARTS = {"build": build, "test": test, "sanitize": sanitize, "bench": bench}

@@ -14,8 +14,8 @@ HOW = """\
 Each call is timed alone between two events of the device, with the L2 flushed before it and the host ahead of the
 device. A case runs ours and its peers in alternation, in one process, after comparing their results: the *difference*
 is the largest one seen, relative to the peer's largest value. Times are medians; a *ratio* is the median over the
-rounds of the peer's time over ours, with the middle half of the rounds behind it: above 1, ours is faster. *Device copy* reads
-and writes as many bytes as the case; a copy and a computed floor are no results to compare."""
+rounds of the peer's time over ours, with the middle half of the rounds behind it: above 1, ours is faster. The *device
+copy* reads and writes as many bytes as the case; it and a computed floor give no results to compare."""
 
 
 def summarise(
