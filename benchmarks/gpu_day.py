@@ -193,9 +193,12 @@ def environment(device: str, quick: bool) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
+    fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
     gpu = _query(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]) if device != "cpu" else None
     state = [word.strip() for word in gpu.splitlines()[0].split(",")] if gpu else []
+    if device != "cpu" and not state:
+        name = _query([sys.executable, "-c", "import torch; print(torch.cuda.get_device_name())"])
+        state = [name, "unknown"] if name else []
     commit = _query(["git", "rev-parse", "HEAD"])
     changed = _query(["git", "status", "--porcelain", "--untracked-files=no"])
     versions = ("learned-resizer-cuda", "torch", "triton", "torchvision", "kornia", "numpy")
@@ -208,8 +211,8 @@ def environment(device: str, quick: bool) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in versions},
         "driver": state[1] if state else None,
-        "state": f"before: {', '.join(f'{n} {v}' for n, v in zip(fields.split(',')[2:], state[2:], strict=True))}"
-        if state
+        "state": f"before: {', '.join(f'{n} {v}' for n, v in zip(fields.split(',')[2:], state[2:], strict=False))}"
+        if state[2:]
         else None,
         "peers": {name: version(name) for name in PEERS},
     }

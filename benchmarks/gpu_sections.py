@@ -6,7 +6,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -49,6 +50,10 @@ class Plan:
         """dtype of the networks: a CPU's bfloat16 is slow."""
         return "float32" if self.quick else "bfloat16"
 
+    @property
+    def filters(self) -> tuple[str, ...]:
+        return FILTERS[:1] if self.quick else FILTERS
+
     def late(self) -> bool:
         return time.monotonic() > self.deadline
 
@@ -71,14 +76,18 @@ def resample(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
     """The op alone, forward and backward, beside a copy that reads and writes as many bytes."""
     for dtype in ("float32", "bfloat16", "uint8"):
         for layout in ("NCHW", "channels_last"):
-            for interpolation in FILTERS:
+            for interpolation in plan.filters:
                 for direction in ("forward",) if dtype == "uint8" else ("forward", "backward"):
                     case = Case("resample", direction, interpolation, True, dtype, layout, *plan.sizes)
                     yield from _guarded(plan, case.label, lambda case=case: _resample_row(plan, clock, case))
 
 
+_image = lru_cache(maxsize=1)(image)
+
+
 def _resample_row(plan: Plan, clock: Clock, case: Case) -> dict[str, Any]:
-    x = image(case, plan.device)
+    # One for all filters and directions: making it takes longer than timing it.
+    x = _image(replace(case, interpolation="", direction=""), plan.device)
     size = (case.out_size,) * 2
     parameters = (None, None, case.interpolation, True)
     forward = torch.ops.learned_resizer.resample
@@ -106,7 +115,7 @@ def _resample_row(plan: Plan, clock: Clock, case: Case) -> dict[str, Any]:
 def resize(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
     """`resize` as users call it, beside other libraries."""
     for direction in ("forward+backward", "forward"):
-        for interpolation in FILTERS:
+        for interpolation in plan.filters:
             for dtype in ("float32", "bfloat16"):
                 case = Case("resize", direction, interpolation, True, dtype, "NCHW", *plan.sizes)
                 yield from _guarded(plan, case.label, lambda case=case: _resize_row(plan, clock, case))
@@ -246,7 +255,13 @@ def kernels(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
 
 
 def _kernel_row(plan: Plan, clock: Clock, call: OpCall, dtype: torch.dtype, backward: bool) -> dict[str, Any]:
-    values = op_calls.placed(op_calls.arguments(call), dtype, plan.device, call.layout)
+    # Four images made on the host, over and over: making 64 takes longer than timing them.
+    few = min(call.batch, 4)
+    values = op_calls.placed(op_calls.arguments(call.with_(batch=few)), dtype, plan.device, call.layout)
+    for name in ("image", "input", "skip", "base"):
+        if values.get(name) is not None:
+            format = torch.channels_last if name in ("input", "skip") else torch.contiguous_format
+            values[name] = values[name].repeat(call.batch // few, 1, 1, 1).contiguous(memory_format=format)
     run = op_calls.backward_call(call, values) if backward else lambda: op_calls.operator(call.op)(**values)
     with torch.no_grad():
         result = run()

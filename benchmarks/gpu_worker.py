@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", type=Path, help="file that rows are appended to")
     parser.add_argument("device", type=torch.device)
-    parser.add_argument("end", type=float, help="when it has to be through, of time.time")
+    parser.add_argument("end", type=float, help="when it must be through, of time.time")
     parser.add_argument("sections", nargs="+", help="NAME=SHARE of the time; what one leaves goes to those behind it")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
