@@ -35,7 +35,7 @@ CUDA_TIME = {
 }
 # The best of these that is installed counts.
 CUDA_LANCZOS = {"lanczos-triton": 2.0, "kornia": 2.0, "ResizeRight": 2.0}
-CUDA_MEMORY = {"reference, channels_last": 1 / 5, COMPILED: 1 / 5}
+CUDA_MEMORY = {"reference, channels_last": 1 / 5}
 _CUDA_SETTING = {"antialias": True, "in_size": 448, "out_size": 224}
 _CUDA_BATCH = {"ResNet-50 behind FusedResizer": 128}
 

@@ -167,6 +167,7 @@ class Day:
             self.part("plots", "skipped", str(error))
         self.write(plots)
         failed = [part["name"] for part in self.parts if part["state"] == "failed"]
+        failed += [row["name"] for row in self.lines() if row["kind"] == "failure"]
         print(f"{self.path('.md')}: {len(summary['time'])} ratios; failed: {', '.join(failed) or 'nothing'}")
         return int(bool(failed or summary["unequal"]))
 

@@ -53,6 +53,7 @@ def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
     """The whole page: that of `benchmarks.report` and what only a GPU day has."""
     head, *rest = report.markdown(summary, plots.get("ratios")).split("\n## ", 1)
     head = head.replace(report.HOW, HOW)
+    rest = [text.replace(report.MEMORY_HOW, MEMORY_HOW) for text in rest]
     e = summary["environment"]
     parts = [head.rstrip(), f"Driver {e.get('driver') or 'none'}; {e.get('state') or 'state of the device unknown'}."]
     absent = [name for name, version in e["peers"].items() if version is None]
@@ -82,6 +83,10 @@ def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
         ]
     return "\n\n".join(parts) + "\n"
 
+
+MEMORY_HOW = """\
+Peak of torch's allocator in one training step, above what is allocated before it. Here the ratio is ours over the
+peer's: lower is better."""
 
 KERNELS_HOW = """\
 *MB* is the least that the op must move: every argument read once, every result written once. The rates are that over

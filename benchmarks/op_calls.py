@@ -323,11 +323,33 @@ def backward_call(call: OpCall, values: dict[str, Any]) -> Callable[[], Any]:
     return {"head": lambda: op(*grads, *given[:8])}[call.op]
 
 
-def output_bytes(call: OpCall, values: dict[str, Any]) -> int:
-    """Bytes of the op's results."""
+def least_bytes(call: OpCall, values: dict[str, Any], results: Any, backward: bool) -> int:
+    """What a call must move at least: everything it needs read once, its results written once.
+
+    Args:
+        call, values: of the op.
+        results: of the op, or of its backward.
+        backward: which of the two.
+    """
+
+    def size(tensors: Any) -> int:
+        return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+
+    written = size(results if isinstance(results, (tuple, list)) else [results])
+    if not backward:
+        return size(values.values()) + written
     with torch.no_grad():
         result = operator(call.op)(**values)
-    return sum(t.nbytes for t in (result if isinstance(result, (tuple, list)) else [result]))
+    outputs = size(result if isinstance(result, (tuple, list)) else [result])
+    # Beside the gradients of the outputs: of the resampling nothing, of the convolution its own result for the
+    # statistics' part, of the head all but what is only added.
+    read = {
+        "resample": 0,
+        "stem": size(values.values()),
+        "conv": size(values.values()) + (outputs if call.statistics else 0),
+        "head": size(v for name, v in values.items() if name not in ("bias", "base")),
+    }
+    return read[call.op] + outputs + written
 
 
 def flop(call: OpCall) -> int:

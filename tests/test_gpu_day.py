@@ -19,8 +19,9 @@ if not (ROOT / "benchmarks" / "gpu_day.py").exists():
 # Last on the path: an installed package must win over the source tree.
 sys.path.append(str(ROOT))
 
-from benchmarks import bars, cold, gpu_day, gpu_report  # noqa: E402
+from benchmarks import bars, cold, gpu_day, gpu_report, op_calls  # noqa: E402
 from benchmarks.cases import OURS, Case  # noqa: E402
+from benchmarks.op_calls import OpCall  # noqa: E402
 from benchmarks.race import Entry  # noqa: E402
 
 FILES = (".json", ".md", ".log", ".rows.jsonl")
@@ -70,7 +71,7 @@ def test_every_section_runs(tmp_path: Path) -> None:
 
 def test_a_command_that_hangs_is_cut(tmp_path: Path) -> None:
     day = gpu_day.Day(_options(tmp_path))
-    state, said = day.run("hangs", [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(60)"], 3)
+    state, said = day.run("hangs", [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(60)"], 2)
     assert (state, said) == ("cut", "here\n")
     assert day.run("fails", [sys.executable, "-c", "raise SystemExit('why')"], 10)[0] == "failed"
     summary = json.loads((tmp_path / "gpu-day-quick.json").read_text())
@@ -157,3 +158,13 @@ def test_wrong_options_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             gpu_day.main([option, "bulid"])
         assert f"{option}: got 'bulid'; expected some of" in capsys.readouterr().err
+
+
+def test_the_bytes_of_a_call() -> None:
+    """Counted by hand: 2 images of 8 × 6 made 4 × 3, 3 channels, float32."""
+    call = OpCall("resample", sizes=(8, 6, 4, 3))
+    values = op_calls.placed(op_calls.arguments(call), torch.float32, "cpu", "NCHW")
+    small, large = 2 * 3 * 4 * 3 * 4, 2 * 3 * 8 * 6 * 4
+    out = op_calls.operator("resample")(**values)
+    assert op_calls.least_bytes(call, values, out, False) == small + large
+    assert op_calls.least_bytes(call, values, op_calls.backward_call(call, values)(), True) == small + large
