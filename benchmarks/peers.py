@@ -1,8 +1,13 @@
-"""Other libraries' resizing, as contestants of one case: PyTorch, torchvision, Pillow and kornia."""
+"""Other libraries' resizing, as contestants of one case.
+
+PyTorch, torchvision, Pillow, kornia, ResizeRight and lanczos-triton, each where it is installed.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,6 +70,8 @@ def contestants(case: Case, device: torch.device) -> tuple[Entry, list[Entry | S
     if case.dtype == "bfloat16":
         peers.append(entry("F.interpolate in float32", _through_float32(case, size)))
     peers.extend(_kornia(case, size, entry))
+    peers.extend(_resize_right(case, size, entry))
+    peers.extend(_lanczos_triton(case, size, device, entry))
     peers.extend(_pillow(case, x, size))
     return ours, peers
 
@@ -128,6 +135,37 @@ def _kornia(
             "kornia",
             lambda t: kornia_resize(t, size, interpolation=case.interpolation, align_corners=False),
         )
+
+
+def _resize_right(
+    case: Case, size: tuple[int, int], entry: Callable[[str, Callable[[Tensor], Tensor]], Entry]
+) -> Iterator[Entry]:
+    if importlib.util.find_spec("resize_right") is None or case.dtype != "float32" or not case.antialias:
+        return
+    import resize_right
+
+    method = getattr(
+        resize_right.interp_methods,
+        {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}[case.interpolation],
+    )
+    function = entry("ResizeRight", lambda t: resize_right.resize(t, out_shape=size, interp_method=method))
+    # It pads the image where the others normalise the weights that are left: two functions at the border.
+    yield replace(function, border=1 / 8)
+
+
+def _lanczos_triton(
+    case: Case, size: tuple[int, int], device: torch.device, entry: Callable[[str, Callable[[Tensor], Tensor]], Entry]
+) -> Iterator[Entry | Skipped]:
+    if importlib.util.find_spec("lanczos_triton") is None or case.interpolation != "lanczos" or not case.antialias:
+        return
+    if device.type != "cuda" or case.direction != "forward" or case.dtype == "uint8" or case.layout != "NCHW":
+        yield Skipped("lanczos-triton", "float images on CUDA in NCHW, forward only")
+        return
+    from lanczos_triton import Resizer
+
+    # With its tables made before, as ours are. It returns float32 for every dtype.
+    planned = Resizer((case.in_size, case.in_size), size, device=device)
+    yield entry("lanczos-triton", lambda t: planned(t).to(t.dtype))
 
 
 def _pillow(case: Case, x: Tensor, size: tuple[int, int]) -> Iterator[Entry]:

@@ -33,13 +33,15 @@ class Entry:
         run: does the work once; what it returns is what `outputs` reads.
         outputs: turns that into tensors, in the same order for all contestants, with no time limit.
         bound: largest difference from ours that rounding explains, relative to the largest magnitude in the
-            peer's tensor; in levels for uint8.
+            peer's tensor; in levels for uint8. inf: it computes something else and is not compared.
+        border: part of each side to leave out of the comparison, for peers that continue the image otherwise.
     """
 
     name: str
     run: Callable[[], Any]
     outputs: Callable[[Any], list[Tensor]]
     bound: float = 0.0
+    border: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def race(
     record.skipped = {peer.name: peer.reason for peer in peers if isinstance(peer, Skipped)}
     mine = ours.outputs(ours.run())
     for peer in entries:
-        record.difference[peer.name] = difference = largest_difference(mine, peer.outputs(peer.run()))
+        record.difference[peer.name] = difference = difference_from(mine, peer)
         record.bound[peer.name] = peer.bound
         assert difference <= peer.bound, (
             f"{case.label}: {peer.name} differs from ours by {difference:.3g}, more than {peer.bound:.3g}"
@@ -133,6 +135,21 @@ def measure(run: Callable[[], Any], device: torch.device) -> float:
         end.record()
         end.synchronize()
     return begin.elapsed_time(end) / 1e3 / calls
+
+
+def difference_from(mine: list[Tensor], peer: Entry) -> float:
+    """Run a peer once: its largest difference from our result, where the two are to be compared."""
+    if peer.bound == math.inf:
+        peer.run()
+        return 0.0
+    return largest_difference(*([_inside(t, peer.border) for t in ts] for ts in (mine, peer.outputs(peer.run()))))
+
+
+def _inside(tensor: Tensor, border: float) -> Tensor:
+    if not border:
+        return tensor
+    top, left = (math.ceil(side * border) for side in tensor.shape[-2:])
+    return tensor[..., top:-top, left:-left]
 
 
 def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
