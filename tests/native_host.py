@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -79,8 +79,14 @@ def _resample(image: Tensor, height: int, width: int, *parameters: Any) -> Tenso
 
 
 @contextlib.contextmanager
-def native_ops_on_host() -> Iterator[None]:
-    """Within, the ops run natively on CPU tensors, autograd and autocast around them as they are."""
+def native_ops_on_host(
+    around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Iterator[None]:
+    """Within, the ops run natively on CPU tensors, autograd and autocast around them as they are.
+
+    Args:
+        around: makes a context for what a launcher does inside an op.
+    """
     kernels = {
         "resample": _resample,
         "stem": stem.stem,
@@ -97,7 +103,12 @@ def native_ops_on_host() -> Iterator[None]:
     library = torch.library.Library("learned_resizer", "IMPL")
     try:
         for name, kernel in kernels.items():
-            library.impl(name, kernel, "CPU", allow_override=True)
+
+            def launcher(*args: Any, kernel: Callable[..., Any] = kernel) -> Any:
+                with around():
+                    return kernel(*args)
+
+            library.impl(name, launcher, "CPU", allow_override=True)
         with native_on_host():
             yield
     finally:

@@ -78,21 +78,19 @@ class PrologueArguments:
         return grad, None if self.skip is None else empty_features(self.input, self.num_filters)
 
 
-def split_prologue_sums(sums: Tensor, prologue: Prologue, grads: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+def prologue_grads(sums: list[Tensor], prologue: Prologue, grads: tuple[Tensor, Tensor | None]) -> list[Tensor]:
     """The prologue's gradients in the schema's order.
 
     Args:
-        sums: ``(3n,)`` float32: Σ g't, Σ g', Σ g'u.
+        sums: ``(n,)`` float32 each: Σ g't, Σ g', Σ g'u.
         prologue: whose dtypes they take.
         grads: of input and skip.
     """
-    scale, shift, skip_scale = sums.to(prologue.scale.dtype).view(3, -1).unbind()
+    scale, shift, skip_scale = (s.to(prologue.scale.dtype) for s in sums)
     grad_input, grad_skip = grads
-    result = [grad_input, scale.clone(), shift.clone()]
     if grad_skip is None:
-        return result + [sums.new_empty(0) for _ in range(3)]
-    # An op's results must not share memory.
-    return [*result, grad_skip, skip_scale.clone(), shift.clone()]
+        return [grad_input, scale, shift, *(scale.new_empty(0, dtype=torch.float32) for _ in range(3))]
+    return [grad_input, scale, shift, grad_skip, skip_scale, shift.clone()]
 
 
 @cache

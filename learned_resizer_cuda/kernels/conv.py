@@ -15,7 +15,7 @@ from .arguments import (
     addresses,
     dense32,
     empty_features,
-    split_prologue_sums,
+    prologue_grads,
 )
 
 
@@ -75,13 +75,13 @@ def conv_backward(
     p = PrologueArguments(prologue)
     n, gpu = p.num_filters, p.input.device
     grads = p.empty_grads()
-    elements = n * n * 9 + 3 * n
+    parts = [weight.numel(), n, n, n]
     if p.input.numel() == 0:
-        sums = torch.zeros(elements, dtype=torch.float32, device=gpu)
+        sums = torch.zeros(sum(parts), dtype=torch.float32, device=gpu)
     else:
         module = native.load()
         blocks, _ = module.conv_needs(p.size, True, p.arithmetic, n, device.multiprocessors(gpu))
-        partials = torch.empty(blocks, elements, dtype=torch.float32, device=gpu)
+        partials = torch.empty(blocks, sum(parts), dtype=torch.float32, device=gpu)
         features = [channels_last(t.to(p.input.dtype)) for t in (grad_raw, raw)]
         vectors = dense32(mean, grad_mean, grad_var) if statistics else []
         (dense,) = dense32(weight)
@@ -98,5 +98,5 @@ def conv_backward(
         )
         with device.current(gpu):
             sums = reduce.sum_rows(partials)
-    grad_weight = sums[: n * n * 9].view(weight.shape).to(weight.dtype, copy=True)
-    return *split_prologue_sums(sums[n * n * 9 :], prologue, grads), grad_weight
+    grad_weight, *rest = reduce.take_apart(sums, parts)
+    return *prologue_grads(rest, prologue, grads), grad_weight.view(weight.shape).to(weight.dtype)

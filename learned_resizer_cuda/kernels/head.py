@@ -14,7 +14,7 @@ from .arguments import (
     dense32,
     image,
     image_dtype,
-    split_prologue_sums,
+    prologue_grads,
 )
 
 
@@ -70,7 +70,7 @@ def head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     p = PrologueArguments(prologue)
     n, channels, gpu = p.num_filters, len(weight), p.input.device
     grads = p.empty_grads()
-    parts = [weight.numel(), channels, 3 * n]
+    parts = [weight.numel(), channels, n, n, n]
     if p.input.numel() == 0:
         sums = torch.zeros(sum(parts), dtype=torch.float32, device=gpu)
     else:
@@ -92,9 +92,9 @@ def head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
         )
         with device.current(gpu):
             sums = reduce.sum_rows(partials)
-    grad_weight, grad_bias, rest = sums.split(parts)
+    grad_weight, grad_bias, *rest = reduce.take_apart(sums, parts)
     return (
-        *split_prologue_sums(rest, prologue, grads),
-        grad_weight.view(weight.shape).to(weight.dtype, copy=True),
-        grad_bias.to(weight.dtype, copy=True),
+        *prologue_grads(rest, prologue, grads),
+        grad_weight.view(weight.shape).to(weight.dtype),
+        grad_bias.to(weight.dtype),
     )

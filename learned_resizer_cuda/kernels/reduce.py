@@ -85,6 +85,13 @@ def merge_statistics(partials: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def take_apart(sums: Tensor, sizes: list[int]) -> list[Tensor]:
+    """The parts of ``(E,)`` as tensors of their own, since an op's results must not share memory: one launch."""
+    parts = [sums.new_empty(size) for size in sizes]
+    torch.split_with_sizes_copy(sums, sizes, out=parts)
+    return parts
+
+
 def sum_rows(partials: Tensor) -> Tensor:
     """Sum of the rows of ``(P, E)`` float32, dense: ``(E,)``. One launch, bitwise reproducible for a given P."""
     count, elements = partials.shape

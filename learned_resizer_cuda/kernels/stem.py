@@ -186,6 +186,6 @@ def stem_backward(
         *device.place(gpu),
     )
     with device.current(gpu):
-        sums = reduce.sum_rows(partials).split([p.numel() for p in (w0, b0, w1, b1)])
+        sums = reduce.take_apart(reduce.sum_rows(partials), [p.numel() for p in (w0, b0, w1, b1)])
     dw0, db0, dw1, db1 = (s.view(p.shape).to(p.dtype) for s, p in zip(sums, (w0, b0, w1, b1), strict=True))
     return dx, dw0, db0, dw1, db1
