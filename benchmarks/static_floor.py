@@ -17,25 +17,16 @@ Method (docs/kernels.md discusses it and its limits):
 from __future__ import annotations
 
 import argparse
-import re
-import shutil
-import subprocess
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from disassembly import CLOCK_HZ, DRAM_BYTES_PER_S, ISSUE_PER_CLOCK, SMS, Frame, Instruction, Source, disassemble
 
 from learned_resizer_cuda.kernels import native
 from learned_resizer_cuda.kernels.resample import axis_arguments
 from learned_resizer_cuda.ops.bands import get_bands
-
-CORE = Path(__file__).resolve().parent.parent / "csrc" / "core"
-
-# H100 SXM5 80 GB: NVIDIA H100 Tensor Core GPU Architecture, table 3; four schedulers an SM, one instruction each.
-SMS, CLOCK_HZ, DRAM_BYTES_PER_S, ISSUE_PER_CLOCK = 132, 1.755e9, 3.35e12, 4
 
 BATCH, CHANNELS = 64, 3
 SIZES = ((448, 224), (2048, 224), (224, 448))
@@ -50,81 +41,7 @@ _MANGLED = {
 }
 
 
-def disassembler() -> str:
-    """Path of nvdisasm: on PATH, or the one inside the triton package."""
-    found = shutil.which("nvdisasm")
-    if found:
-        return found
-    import triton
-
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
-    if not path.exists():
-        raise FileNotFoundError("nvdisasm: neither on PATH nor in the triton package")
-    return str(path)
-
-
-Frame = tuple[str, int]  # file name, line
-# opcode, whether it is predicated, its basic block, and its inlining chain from the innermost frame outwards
-Instruction = tuple[str, bool, int, tuple[Frame, ...]]
-
-
-def disassemble(arch: str) -> dict[str, list[Instruction]]:
-    """Compile the resample kernels and return the instructions of each, keyed by mangled name."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        raise FileNotFoundError("nvcc: not on PATH")
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "resample.cubin"
-        options = ["-std=c++17", "-O3", "-lineinfo", f"-arch=sm_{arch}", "-cubin"]
-        subprocess.run([nvcc, *options, CORE / "resample.cu", "-o", cubin], check=True)
-        text = subprocess.run(
-            [disassembler(), "-gi", "-c", cubin], check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-    kernels: dict[str, list[Instruction]] = {}
-    current: list[Instruction] = []
-    chain: list[Frame] = []
-    in_comment, block = False, 0
-    for line in text.splitlines():
-        if match := re.match(r"\s*\.section\s+\.text\.(\w+)", line):
-            current = kernels.setdefault(match[1], [])
-        elif re.match(r"\.L_x_\d+:", line):
-            block += 1
-        elif match := re.match(r'\s*//## File "([^"]+)", line (\d+)', line):
-            if not in_comment:
-                chain = []
-            chain.append((Path(match[1]).name, int(match[2])))
-            in_comment = True
-            continue
-        elif match := re.match(r"\s*/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line):
-            current.append((match[2], match[1] is not None, block, tuple(chain)))
-            block += match[2] in ("BRA", "EXIT", "RET", "BREAK")
-        in_comment = False
-    return kernels
-
-
 _SOURCES = ("resample.cuh", "resample_source.cuh", "resample_taps.cuh", "device.cuh")
-
-
-class Source:
-    """Maps source lines to the functions that contain them."""
-
-    def __init__(self) -> None:
-        self.text = {name: (CORE / name).read_text().splitlines() for name in _SOURCES}
-        self.owner: dict[Frame, str] = {}
-        for name, lines in self.text.items():
-            function, depth = "", 0
-            for number, line in enumerate(lines, 1):
-                match = re.search(r"(?:LR_DEVICE|LR_KERNEL).*?\b(\w+)\((?!threads)", line)
-                if match and depth == 0 and "#define" not in line:
-                    function = match[1]
-                if function:
-                    self.owner[name, number] = function
-                    depth += line.count("{") - line.count("}")
-                    if depth == 0 and ("}" in line or line.rstrip().endswith(";")):
-                        function = ""
-
-    def line(self, frame: Frame) -> str:
-        return self.text.get(frame[0], [""] * (frame[1] + 1))[frame[1] - 1]
 
 
 def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
@@ -277,14 +194,14 @@ def analyse(
     """Return warp instructions, shared wavefronts, instructions by region and the code size by region."""
     sizes: Counter[str] = Counter()
     shared = work.tap_wavefronts
-    names = [region(chain, predicated, source) for _, predicated, _, chain in kernel]
+    names = [region(item.chain, item.predicated, source) for item in kernel]
     # Constants that a case sets carry no line of their own: they belong to the case whose block they are in.
-    cases = {item[2]: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
-    for (opcode, _, block, _), own in zip(kernel, names, strict=True):
-        name = cases.get(block, own) if own in ("step", "emit_folded") else own
+    cases = {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
+    for item, own in zip(kernel, names, strict=True):
+        name = cases.get(item.block, own) if own in ("step", "emit_folded") else own
         sizes[name] += 1
-        if opcode.split(".E")[0] in _SHARED and not name.startswith("add_"):
-            shared += _SHARED[opcode] * work.executions.get(name, 0.0)
+        if item.opcode.split(".E")[0] in _SHARED and not name.startswith("add_"):
+            shared += _SHARED[item.opcode] * work.executions.get(name, 0.0)
     issued = {name: size * work.executions.get(name, 0.0) for name, size in sizes.items()}
     return sum(issued.values()), shared, issued, sizes
 
@@ -310,7 +227,7 @@ class Row:
 
 def rows(arch: str, verbose: bool) -> list[Row]:
     module = native.load()
-    kernels, source = disassemble(arch), Source()
+    kernels, source = disassemble("resample.cu", arch), Source(_SOURCES)
     result = []
     for n_in, n_out in SIZES:
         for direction in ("forward", "adjoint"):
@@ -333,7 +250,9 @@ def rows(arch: str, verbose: bool) -> list[Row]:
                             if f"resample_kernelI{_MANGLED[dtype]}Li{s['slots']}ELNS_4FormE"
                             f"{0 if s['form'] == 'fold' else 1}ELb1" in k
                         )
-                        issued, shared, by_region, sizes = analyse(kernels[name], source, work_of(plan, tables))
+                        issued, shared, by_region, sizes = analyse(
+                            kernels[name].instructions, source, work_of(plan, tables)
+                        )
                         pixels = BATCH * CHANNELS * max(n_in, n_out) ** 2
                         moved = BATCH * CHANNELS * (n_in**2 + n_out**2) * size
                         per_second = SMS * CLOCK_HZ

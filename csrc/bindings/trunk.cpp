@@ -56,19 +56,20 @@ TrunkParams common(const py::tuple& size, uintptr_t input, uintptr_t skip, uintp
 
 void trunk_block(const py::tuple& size, uintptr_t input, uintptr_t skip, uintptr_t weight1, const py::tuple& norm,
                  const py::tuple& skip_norm, const py::tuple& norm1, float negative_slope, uintptr_t weight2,
-                 uintptr_t output, bool bfloat16, int device, uintptr_t stream) {
+                 uintptr_t output, bool bfloat16, int multiprocessors, int device, uintptr_t stream) {
     TrunkParams params = common(size, input, skip, weight1, norm, skip_norm, norm1);
     params.negative_slope = negative_slope;
     params.weight2 = weights("weight2", weight2);
     check_address("output", output, 16);
     params.output = address(output);
+    plan_trunk(params, TrunkKernel::kBlock, multiprocessors);
     check_launch("trunk_block", launch_trunk(params, TrunkKernel::kBlock, bfloat16, device, address(stream)), device);
 }
 
 void trunk_tail(const py::tuple& size, uintptr_t input, uintptr_t skip, uintptr_t weight1, const py::tuple& norm,
                 const py::tuple& skip_norm, const py::tuple& norm1, int channels, uintptr_t weight, uintptr_t bias,
                 uintptr_t base, const py::tuple& base_strides, uintptr_t result, const py::tuple& result_strides,
-                bool wide, bool bfloat16, int device, uintptr_t stream) {
+                bool wide, bool bfloat16, int multiprocessors, int device, uintptr_t stream) {
     TrunkParams params = common(size, input, skip, weight1, norm, skip_norm, norm1);
     if (skip == 0) throw py::value_error("skip: got none; expected the feature skip");
     if (channels < 1 || channels > 4)
@@ -87,6 +88,7 @@ void trunk_tail(const py::tuple& size, uintptr_t input, uintptr_t skip, uintptr_
         params.result_stride[i] = result_strides[i].cast<int64_t>();
     }
     params.wide = wide;
+    plan_trunk(params, TrunkKernel::kTail, multiprocessors);
     check_launch("trunk_tail", launch_trunk(params, TrunkKernel::kTail, bfloat16, device, address(stream)), device);
 }
 

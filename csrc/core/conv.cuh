@@ -15,7 +15,7 @@
 #pragma once
 
 #include "conv.h"
-#include "pixel_terms.cuh"
+#include "feature_map.cuh"
 #include "prologue.cuh"
 #include "statistics.cuh"
 
@@ -25,9 +25,9 @@ template <Arithmetic M, int n, ConvKernel K>
 struct Conv {
     using F = Fragments<M>;
     using S = typename F::S;
-    using Terms = PixelTerms<M>;
+    using Map = FeatureMap<M, n>;
     static constexpr int kTiles = n / 8, kSteps = n / 16;
-    static constexpr int kStride = n == 16 ? 16 : 48;  // elements of a pixel; 32 would meet itself in the banks
+    static constexpr int kStride = Map::kStride;
     static constexpr int kHeight = conv_rows(K, kStride* static_cast<int>(sizeof(S)));
     static constexpr int kRows = kIs16Bit<M> || n == 16 ? 4 : 2;  // rows of sums that a warp holds
     static constexpr int kPitch = kConvColumns + 2;               // pixels of a row with those around
@@ -78,7 +78,7 @@ struct Conv {
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % kSteps;
             const int tap = i / (128 * kTiles * kSteps);
-            const int term = 16 * step + linear_term(lane % 4, i % 4), column = 8 * tile + lane / 4;
+            const int term = 16 * step + Map::term(lane % 4, i % 4), column = 8 * tile + lane / 4;
             // Adjoint: the sum runs over filters, and the taps in the other direction.
             weights[i] = F::encode(K == ConvKernel::kForward ? p.weight[(column * n + term) * 9 + tap]
                                                              : p.weight[(term * n + column) * 9 + 8 - tap]);
@@ -108,7 +108,7 @@ struct Conv {
             const bool inside = row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
             float value[kChunk] = {};
             if (inside) prologue.value(value, offset(row, column), c);
-            Prologue<M, n>::store_chunk(v + pixel * kStride + c, value);
+            Prologue<M, n>::store_chunk(v + y * kPitch * kStride + Map::place(x, c), value);
             if constexpr (K == ConvKernel::kBackward) {
                 float grad[kChunk] = {};
                 if (inside) {
@@ -122,15 +122,15 @@ struct Conv {
                             grad[j] += fused_multiply_add(statistics[n + c + j], element(r.word, j), statistics[c + j]);
                     }
                 }
-                Prologue<M, n>::store_chunk(g + pixel * kStride + c, grad);
+                Prologue<M, n>::store_chunk(g + y * kPitch * kStride + Map::place(x, c), grad);
             }
         }
     }
 
     // The 3x3 sums of `map` at rows y ... y + 3 and columns x ... x + 15 of the tile.
     LR_DEVICE void convolve(float (&sum)[kRows][kTiles][4], const S* map, int y, int x) const {
-        const int lane = lane_index(), row = lane / 4, t = lane % 4;
-        const S* first = map + (y * kPitch + x + row) * kStride + 4 * t;
+        const int lane = lane_index();
+        const S* first = map + y * kPitch * kStride;
         constexpr int kUnroll = kSteps == 1 && kIs16Bit<M> ? 3 : 1;
         (void)kUnroll;
         LR_UNROLL_BY(kUnroll)
@@ -138,11 +138,9 @@ struct Conv {
             LR_UNROLL_BY(kUnroll)
             for (int s = 0; s < kSteps; ++s) {
                 typename F::A a[kRows + 2];
+                const auto at = Map::reader(16 * s, [&](int r) { return x + dx + r; });
                 LR_UNROLL
-                for (int r = 0; r < kRows + 2; ++r) {
-                    const S* pixel = first + (r * kPitch + dx) * kStride + 16 * s;
-                    a[r] = F::load_a(pixel, pixel + 8 * kStride);
-                }
+                for (int r = 0; r < kRows + 2; ++r) a[r] = Map::load(first + r * kPitch * kStride, at);
                 LR_UNROLL
                 for (int dy = 0; dy < 3; ++dy) {
                     LR_UNROLL
@@ -207,10 +205,13 @@ struct Conv {
                 for (int h = 0; h < 2; ++h) {
                     const int64_t at_y = int64_t{top} + y + q, at_x = int64_t{left} + x + row + 8 * h;
                     if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
-                    const S* value = v + ((y + q + 1) * kPitch + x + row + 8 * h + 1) * kStride;
+                    const int column = x + row + 8 * h + 1;
+                    const S* value = v + (y + q + 1) * kPitch * kStride;
                     LR_UNROLL
                     for (int j = 0; j < kTiles; ++j)
-                        prologue.adjoint(j, {sum[q][j][2 * h], sum[q][j][2 * h + 1]}, value, offset(at_y, at_x), sums);
+                        prologue.adjoint(j, {sum[q][j][2 * h], sum[q][j][2 * h + 1]},
+                                         value + Map::place(column, 8 * j + lane_index() % 4 * 2), offset(at_y, at_x),
+                                         sums);
                 }
             }
         }
@@ -225,11 +226,11 @@ struct Conv {
         LR_NO_UNROLL
         for (int unit = warp_index() / kShare; unit < kConvColumns / 16 * kHeight; unit += warp_count() / kShare) {
             const int x = unit % 2 * 16, y = unit / 2;
-            const auto a = Terms::load_a(g + ((y + 1) * kPitch + x + 1) * kStride + 16 * filter_half(), kStride);
+            const auto a = Map::load_pixels_a(g + (y + 1) * kPitch * kStride, x + 1, 16 * filter_half());
             LR_UNROLL
             for (int tap = 0; tap < 9; ++tap) {
                 typename F::B b[2];
-                Terms::load_b(b, v + ((y + tap / 3) * kPitch + x + tap % 3) * kStride + 16 * channel_half(), kStride);
+                Map::load_pixels_b(b, v + (y + tap / 3) * kPitch * kStride, x + tap % 3, 16 * channel_half());
                 F::multiply(dw[tap][0], a, b[0]);
                 F::multiply(dw[tap][1], a, b[1]);
             }

@@ -16,7 +16,9 @@
 // The adjoint therefore reads v at its own pixels only and dy, which is narrow, with three pixels around.
 #pragma once
 
+#include "feature_map.cuh"
 #include "head.h"
+#include "pair_columns.cuh"
 #include "pixel_terms.cuh"
 #include "prologue.cuh"
 
@@ -24,7 +26,8 @@ namespace learned_resizer {
 
 template <Arithmetic M, int n>
 struct HeadTraits {
-    static constexpr int kStride = n == 16 ? 16 : 48;  // elements of a pixel; 32 would meet itself in the banks
+    using Map = FeatureMap<M, n>;
+    static constexpr int kStride = Map::kStride;
     static constexpr int kBytes = kStride * static_cast<int>(sizeof(typename Fragments<M>::S));
     static constexpr int kSteps = n / 16, kTiles = n / 8;
 };
@@ -47,9 +50,8 @@ struct HeadTile {
 };
 
 template <Arithmetic M>
-LR_DEVICE float read_image(const HeadImage& image, int64_t b, int c, int64_t y, int64_t x) {
+LR_DEVICE float read_element(const HeadImage& image, int64_t at) {
     using F = Fragments<M>;
-    const int64_t at = b * image.stride[0] + c * image.stride[1] + y * image.stride[2] + x * image.stride[3];
     if (kIs16Bit<M> && image.wide == 0) return F::decode(static_cast<const typename F::S*>(image.data)[at]);
     return static_cast<const float*>(image.data)[at];
 }
@@ -61,6 +63,7 @@ struct HeadForward : HeadTraits<M, n> {
     using S = typename F::S;
     using Traits::kSteps;
     using Traits::kStride;
+    using typename Traits::Map;
     static constexpr int kHeight = head_rows(HeadKernel::kForward, Traits::kBytes);
     static constexpr int kRows = kHeight / 8;        // rows of sums that a warp holds: each has one unit of a tile
     static constexpr int kPitch = kHeadColumns + 6;  // pixels of a row with those around
@@ -86,12 +89,8 @@ struct HeadForward : HeadTraits<M, n> {
         LR_NO_UNROLL
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
-            const int channel = 16 * step + linear_term(lane % 4, i % 4), column = lane / 4;
-            const int pixel = column / p.channels, c = column - pixel * p.channels;
-            const int dy = tap / 8, dx = tap % 8 - pixel;
-            float w = 0.0f;
-            if (pixel < 2 && dx >= 0 && dx < 7) w = p.weight[((c * n + channel) * 7 + dy) * 7 + dx];
-            weights[i] = F::encode(w);
+            const int channel = 16 * step + Map::term(lane % 4, i % 4);
+            weights[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
         }
     }
 
@@ -108,22 +107,22 @@ struct HeadForward : HeadTraits<M, n> {
             float value[kChunk] = {};
             if (row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width)
                 prologue.value(value, prologue.offset(tile.image, row, column), c);
-            Prologue<M, n>::store_chunk(v + (y * kPitch + place(x)) * kStride + c, value);
+            Prologue<M, n>::store_chunk(v + y * kPitch * kStride + Map::place(place(x), c), value);
         }
     }
 
     LR_DEVICE void convolve(const HeadTile& tile) const {
-        const int lane = lane_index(), g = lane / 4, t = lane % 4, y = warp_index() * kRows;
+        const int lane = lane_index();
+        const S* first = v + warp_index() * kRows * kPitch * kStride;
         float sum[kRows][4] = {};
         LR_NO_UNROLL
         for (int dx = 0; dx < 8; ++dx) {
             LR_NO_UNROLL
             for (int s = 0; s < kSteps; ++s) {
-                const S* first = v + (y * kPitch + place(dx) + g) * kStride + 16 * s + 4 * t;
                 typename F::A a[kRows + 6];
+                const auto at = Map::reader(16 * s, [&](int r) { return place(dx) + r; });
                 LR_UNROLL
-                for (int r = 0; r < kRows + 6; ++r)
-                    a[r] = F::load_a(first + r * kPitch * kStride, first + (r * kPitch + 8) * kStride);
+                for (int r = 0; r < kRows + 6; ++r) a[r] = Map::load(first + r * kPitch * kStride, at);
                 LR_UNROLL
                 for (int dy = 0; dy < 7; ++dy) {
                     const auto b = F::load_b(weights + (((dy * 8 + dx) * kSteps + s) * 32 + lane) * 4);
@@ -132,24 +131,38 @@ struct HeadForward : HeadTraits<M, n> {
                 }
             }
         }
+        store(tile, sum);
+    }
+    LR_DEVICE void store(const HeadTile& tile, const float (&sum)[kRows][4]) const {
+        const int g = lane_index() / 4, y = warp_index() * kRows;
+        const PairColumns columns(p.channels);
+        int64_t from[2], to[2];
+        float bias[2];
+        LR_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            const int c = columns.channel[i];
+            bias[i] = p.bias[c];
+            from[i] = tile.image * p.base.stride[0] + c * p.base.stride[1];
+            to[i] = tile.image * p.result_stride[0] + c * p.result_stride[1];
+        }
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
+            const int64_t at_y = int64_t{tile.top} + y + q;
+            if (at_y >= p.prologue.height) break;
             LR_UNROLL
-            for (int i = 0; i < 4; ++i) store(tile, sum[q][i], y + q, g + i / 2 * 8, 2 * t + i % 2);
+            for (int i = 0; i < 4; ++i) {
+                const int64_t at_x = int64_t{tile.left} + 2 * (g + i / 2 * 8) + columns.pixel[i % 2];
+                if (!columns.exists[i % 2] || at_x >= p.prologue.width) continue;
+                const int64_t at = to[i % 2] + at_y * p.result_stride[2] + at_x * p.result_stride[3];
+                const float result =
+                    sum[q][i] + bias[i % 2] +
+                    read_element<M>(p.base, from[i % 2] + at_y * p.base.stride[2] + at_x * p.base.stride[3]);
+                if (kIs16Bit<M> && p.base.wide == 0)
+                    static_cast<S*>(p.result)[at] = F::encode(result);
+                else
+                    static_cast<float*>(p.result)[at] = result;
+            }
         }
-    }
-    // Column `column` of the product's row `pair`: a channel of one of the pair's two pixels.
-    LR_DEVICE void store(const HeadTile& tile, float sum, int y, int pair, int column) const {
-        const int pixel = column / p.channels, c = column - pixel * p.channels;
-        const int64_t at_y = int64_t{tile.top} + y, at_x = int64_t{tile.left} + 2 * pair + pixel;
-        if (pixel > 1 || at_y >= p.prologue.height || at_x >= p.prologue.width) return;
-        const int64_t to = tile.image * p.result_stride[0] + c * p.result_stride[1] + at_y * p.result_stride[2] +
-                           at_x * p.result_stride[3];
-        sum += p.bias[c] + read_image<M>(p.base, tile.image, c, at_y, at_x);
-        if (kIs16Bit<M> && p.base.wide == 0)
-            static_cast<S*>(p.result)[to] = F::encode(sum);
-        else
-            static_cast<float*>(p.result)[to] = sum;
     }
 };
 
@@ -161,6 +174,7 @@ struct HeadBackward : HeadTraits<M, n> {
     using Terms = PixelTerms<M>;
     using Traits::kStride;
     using Traits::kTiles;
+    using typename Traits::Map;
     static constexpr int kHeight = head_rows(HeadKernel::kBackward, Traits::kBytes);
     static constexpr int kRows = kHeight / 4;       // rows of dv that a warp holds: each has one unit of a tile
     static constexpr int kWide = kHeadColumns + 8;  // pixels of dy's row: three around, one read for a tap of no use
@@ -216,7 +230,8 @@ struct HeadBackward : HeadTraits<M, n> {
             float value[kChunk] = {};
             if (row < p.prologue.height && column < p.prologue.width)
                 prologue.value(value, prologue.offset(tile.image, row, column), c);
-            Prologue<M, n>::store_chunk(v + pixel * kStride + c, value);
+            const int y = pixel / kHeadColumns, x = pixel % kHeadColumns;
+            Prologue<M, n>::store_chunk(v + y * kHeadColumns * kStride + Map::place(x, c), value);
         }
         LR_NO_UNROLL
         for (int i = thread_index(); i < kTall * kWide; i += thread_count()) {
@@ -224,10 +239,11 @@ struct HeadBackward : HeadTraits<M, n> {
             const int64_t row = int64_t{tile.top} - 3 + y, column = int64_t{tile.left} - 3 + x;
             const bool inside = row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
             const bool own = y >= 3 && y < kHeight + 3 && x >= 3 && x < kHeadColumns + 3;
+            const int64_t at = tile.image * p.grad.stride[0] + row * p.grad.stride[2] + column * p.grad.stride[3];
             float d[kHeadChannels] = {};
             LR_UNROLL
             for (int k = 0; k < kHeadChannels; ++k) {
-                if (inside && k < p.channels) d[k] = read_image<M>(p.grad, tile.image, k, row, column);
+                if (inside && k < p.channels) d[k] = read_element<M>(p.grad, at + k * p.grad.stride[1]);
                 if (own) bias[k] += d[k];
             }
             if constexpr (kIs16Bit<M>) {
@@ -273,11 +289,12 @@ struct HeadBackward : HeadTraits<M, n> {
                     const int row = y + part + q, column = x + g + 8 * h;
                     const int64_t at_y = int64_t{tile.top} + row, at_x = int64_t{tile.left} + column;
                     if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
-                    const S* value = v + (row * kHeadColumns + column) * kStride;
+                    const S* value = v + row * kHeadColumns * kStride;
                     const int64_t at = prologue.offset(tile.image, at_y, at_x);
                     LR_UNROLL
                     for (int j = 0; j < kTiles; ++j)
-                        prologue.adjoint(j, {dv[q][j][2 * h], dv[q][j][2 * h + 1]}, value, at, sums);
+                        prologue.adjoint(j, {dv[q][j][2 * h], dv[q][j][2 * h + 1]},
+                                         value + Map::place(column, 8 * j + 2 * t), at, sums);
                 }
             }
         }
@@ -310,7 +327,7 @@ struct HeadBackward : HeadTraits<M, n> {
             typename F::B b[kDown][2];
             LR_UNROLL
             for (int q = 0; q < kDown; ++q)
-                Terms::load_b(b[q], v + ((y + q) * kHeadColumns + x) * kStride + 16 * channel_half(), kStride);
+                Map::load_pixels_b(b[q], v + (y + q) * kHeadColumns * kStride, x, 16 * channel_half());
             LR_UNROLL
             for (int r = 0; r < kDown + 6; ++r) {
                 const auto a = load_rows(grad + ((y + r) * kWide + x + 4 * tap_half()) * kGrad);

@@ -76,8 +76,8 @@ struct Prologue {
             if (!(v[j] > 0.0f)) v[j] *= p.negative_slope;
     }
 
-    // Takes in dv of a pixel at a lane's channels 8j + 2t and 8j + 2t + 1, `v` and `at` being of the pixel: stores dt
-    // and du and adds to the sums.
+    // Takes in dv of a pixel at a lane's channels 8j + 2t and 8j + 2t + 1, where `v` points; `at` is of the pixel.
+    // Stores dt and du and adds to the sums.
     LR_DEVICE void adjoint(int j, const float (&dv)[2], const S* v, int64_t at,
                            float (&sums)[kPrologueSums][kTiles][2]) const {
         const int c = 8 * j + lane_index() % 4 * 2;
@@ -85,7 +85,7 @@ struct Prologue {
         float d[2];
         LR_UNROLL
         for (int i = 0; i < 2; ++i) {
-            d[i] = F::decode(v[c + i]) > 0.0f ? dv[i] : dv[i] * p.negative_slope;
+            d[i] = F::decode(v[i]) > 0.0f ? dv[i] : dv[i] * p.negative_slope;
             sums[0][j][i] = fused_multiply_add(d[i], element(t.word, i), sums[0][j][i]);
             sums[1][j][i] += d[i];
         }

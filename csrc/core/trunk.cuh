@@ -13,7 +13,8 @@
 // the weights all four.
 #pragma once
 
-#include "fragment.cuh"
+#include "feature_map.cuh"
+#include "pair_columns.cuh"
 #include "trunk.h"
 
 namespace learned_resizer {
@@ -23,6 +24,8 @@ struct Trunk {
     using F = Fragments<M>;
     using S = typename F::S;
     static constexpr int n = kTrunkFilters;
+    using Map = FeatureMap<M, n>;
+    static_assert(Map::kStride == n);
     static constexpr int kGrid = kTrunkGrid;
     static constexpr int kSource = kGrid + 2;  // side of v's tile
     static constexpr int kRows = 4;            // rows of sums that a warp holds
@@ -66,7 +69,7 @@ struct Trunk {
         LR_NO_UNROLL
         for (int i = thread_index(); i < 9 * 32 * kTiles * 4; i += thread_count()) {
             const int term = i % 4, tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, tap = i / (4 * kTiles * 32);
-            const int filter = 8 * tile + lane / 4, channel = linear_term(lane % 4, term);
+            const int filter = 8 * tile + lane / 4, channel = Map::term(lane % 4, term);
             to[i] = F::encode(weight[(filter * n + channel) * 9 + tap]);
         }
     }
@@ -77,11 +80,8 @@ struct Trunk {
         LR_NO_UNROLL
         for (int i = thread_index(); i < 7 * 8 * 32 * 4; i += thread_count()) {
             const int term = i % 4, lane = i / 4 % 32, tap = i / 128;
-            const int dy = tap / 8, column = lane / 4, channel = linear_term(lane % 4, term);
-            const int pixel = column / p.channels, c = column - pixel * p.channels, dx = tap % 8 - pixel;
-            float w = 0.0f;
-            if (pixel < 2 && dx >= 0 && dx < 7) w = p.weight[((c * n + channel) * 7 + dy) * 7 + dx];
-            weight2[i] = F::encode(w);
+            const int channel = Map::term(lane % 4, term);
+            weight2[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
         }
     }
 
@@ -119,7 +119,7 @@ struct Trunk {
                 LR_UNROLL
                 for (int j = 0; j < 4; ++j) words.v[j] = F::pack(v[2 * j], v[2 * j + 1]);
             }
-            *reinterpret_cast<Quad<uint32_t>*>(source + pixel * n + half) = words;
+            *reinterpret_cast<Quad<uint32_t>*>(source + y * kSource * n + Map::place(x, half)) = words;
         }
     }
     LR_DEVICE static float value(const uint32_t* words, int i) {
@@ -130,16 +130,14 @@ struct Trunk {
     // `from`'s pixels (0 ... 2, 0 ... 2). `pitch`: pixels of a row.
     LR_DEVICE static void convolve(float (&sum)[kRows][kTiles][4], const S* from, int pitch, int y, int x,
                                    const S* weight) {
-        const int lane = lane_index(), g = lane / 4, t = lane % 4;
-        const S* first = from + (y * pitch + x + g) * n + 4 * t;
+        const int lane = lane_index();
+        const S* first = from + y * pitch * n;
         LR_UNROLL
         for (int dx = 0; dx < 3; ++dx) {
             typename F::A a[kRows + 2];
+            const auto at = Map::reader(0, [&](int r) { return x + dx + r; });
             LR_UNROLL
-            for (int r = 0; r < kRows + 2; ++r) {
-                const S* pixel = first + (r * pitch + dx) * n;
-                a[r] = F::load_a(pixel, pixel + 8 * n);
-            }
+            for (int r = 0; r < kRows + 2; ++r) a[r] = Map::load(first + r * pitch * n, at);
             LR_UNROLL
             for (int dy = 0; dy < 3; ++dy) {
                 LR_UNROLL
@@ -206,7 +204,7 @@ struct Trunk {
                             low = low < 0.0f ? low * p.negative_slope : low;
                             high = high < 0.0f ? high * p.negative_slope : high;
                         }
-                        S* to = middle + ((y + q) * kGrid + middle_column<kTail>(column)) * n + 8 * j + 2 * t;
+                        S* to = middle + (y + q) * kGrid * n + Map::place(middle_column<kTail>(column), 8 * j + 2 * t);
                         *reinterpret_cast<uint32_t*>(to) = inside ? F::pack(low, high) : 0u;
                     }
                 }
@@ -242,20 +240,30 @@ struct Trunk {
     LR_DEVICE void finish_tail() {
         constexpr int kLastPair = kTrunkTailSide / 2 - 1;
         constexpr int kGroups = (kTrunkTailSide + kRows - 1) / kRows;
-        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+        const int lane = lane_index(), g = lane / 4;
         // Rows of the product beyond the tile's pairs repeat the last one and are not stored.
-        const int pair = g < kLastPair ? g : kLastPair, pair8 = g + 8 < kLastPair ? g + 8 : kLastPair;
+        const PairColumns columns(p.channels);
+        int64_t from[2], to[2];
+        float bias[2];
+        LR_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            const int c = columns.channel[i];
+            bias[i] = p.bias[c];
+            from[i] = image * p.base_stride[0] + c * p.base_stride[1];
+            to[i] = image * p.result_stride[0] + c * p.result_stride[1];
+        }
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < kGroups; unit += warp_count()) {
             const int y = unit * kRows < kTrunkTailSide - kRows ? unit * kRows : kTrunkTailSide - kRows;
             float sum[kRows][4] = {};
             LR_NO_UNROLL
             for (int dx = 0; dx < 8; ++dx) {
-                const S* first = middle + (y * kGrid + dx / 2 + dx % 2 * kPairs) * n + 4 * t;
+                const S* first = middle + y * kGrid * n;
                 typename F::A a[kRows + 6];
+                const auto at =
+                    Map::reader(0, [&](int r) { return middle_column<true>(dx) + (r < kLastPair ? r : kLastPair); });
                 LR_UNROLL
-                for (int r = 0; r < kRows + 6; ++r)
-                    a[r] = F::load_a(first + (r * kGrid + pair) * n, first + (r * kGrid + pair8) * n);
+                for (int r = 0; r < kRows + 6; ++r) a[r] = Map::load(first + r * kGrid * n, at);
                 LR_UNROLL
                 for (int dy = 0; dy < 7; ++dy) {
                     const auto b = F::load_b(weight2 + ((dy * 8 + dx) * 32 + lane) * 4);
@@ -265,22 +273,22 @@ struct Trunk {
             }
             LR_UNROLL
             for (int q = 0; q < kRows; ++q) {
+                const int64_t at_y = int64_t{top} + y + q;
+                if (at_y >= p.height) break;
                 LR_UNROLL
-                for (int i = 0; i < 4; ++i) store_result(sum[q][i], y + q, g + i / 2 * 8, 2 * t + i % 2);
+                for (int i = 0; i < 4; ++i) {
+                    const int x = 2 * (g + i / 2 * 8) + columns.pixel[i % 2];
+                    const int64_t at_x = int64_t{left} + x;
+                    if (!columns.exists[i % 2] || x >= kTrunkTailSide || at_x >= p.width) continue;
+                    store_result(sum[q][i] + bias[i % 2],
+                                 from[i % 2] + at_y * p.base_stride[2] + at_x * p.base_stride[3],
+                                 to[i % 2] + at_y * p.result_stride[2] + at_x * p.result_stride[3]);
+                }
             }
         }
     }
-    // Column `column` of the product's row `pair`: a channel of one of the pair's two pixels.
-    LR_DEVICE void store_result(float sum, int y, int pair, int column) {
-        const int pixel = column / p.channels, c = column - pixel * p.channels;
-        const int x = 2 * pair + pixel;
-        const int64_t at_y = int64_t{top} + y, at_x = int64_t{left} + x;
-        if (pixel > 1 || x >= kTrunkTailSide || at_y >= p.height || at_x >= p.width) return;
-        const int64_t from =
-            image * p.base_stride[0] + c * p.base_stride[1] + at_y * p.base_stride[2] + at_x * p.base_stride[3];
-        const int64_t to =
-            image * p.result_stride[0] + c * p.result_stride[1] + at_y * p.result_stride[2] + at_x * p.result_stride[3];
-        sum += p.bias[c];
+    // Adds the base's element and stores the result's.
+    LR_DEVICE void store_result(float sum, int64_t from, int64_t to) const {
         if (p.wide)
             static_cast<float*>(p.result)[to] = sum + static_cast<const float*>(p.base)[from];
         else
@@ -290,7 +298,7 @@ struct Trunk {
 
 template <Arithmetic M, TrunkKernel K>
 LR_KERNEL(kTrunkThreads)
-trunk_kernel(const TrunkParams p, const int64_t tiles) {
+trunk_kernel(const TrunkParams p) {
     constexpr bool kTail = K == TrunkKernel::kTail;
     constexpr int kAround = kTail ? 3 : 1;  // what the second convolution reads around an output
     Trunk<M> trunk(p);
@@ -299,7 +307,7 @@ trunk_kernel(const TrunkParams p, const int64_t tiles) {
         trunk.load_head_weights();
     else
         Trunk<M>::load_weights(trunk.weight2, p.weight2);
-    for (int64_t tile = block_index(); tile < tiles; tile += block_count()) {
+    for (int64_t tile = block_index(); tile < p.tiles; tile += block_count()) {
         trunk.locate(tile, kTail ? kTrunkTailSide : kTrunkBlockSide);
         trunk.load_source(kAround + 1);
         barrier();  // v is there, and the weights; nobody still reads the middle map of the tile before

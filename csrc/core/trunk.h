@@ -2,6 +2,7 @@
 // Plain C++: no torch, no Python.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace learned_resizer {
@@ -41,6 +42,8 @@ struct TrunkParams {
     int64_t base_stride[4];  // in elements
     int64_t result_stride[4];
     int32_t wide;  // 1: base and result are float32; 0: of the arithmetic's type
+
+    int64_t tiles, blocks;  // of the output; to launch; both from plan_trunk
 };
 
 enum class TrunkKernel : int32_t { kBlock = 0, kTail = 1 };
@@ -51,10 +54,15 @@ constexpr int kTrunkBlockSide = kTrunkGrid - 2;  // outputs of a block's tile: i
 constexpr int kTrunkTailSide = kTrunkGrid - 6;   // outputs of the tail's tile: its 7x7 reads three
 constexpr int kTrunkFilters = 16;
 
-// Tiles of the output, and so the most blocks that have work.
+// Tiles of the output.
 inline int64_t trunk_tiles(const TrunkParams& params, TrunkKernel kernel) {
     const int64_t side = kernel == TrunkKernel::kBlock ? kTrunkBlockSide : kTrunkTailSide;
     return params.batch * ((params.height + side - 1) / side) * ((params.width + side - 1) / side);
+}
+// About two blocks a multiprocessor: a block loads its weights once for all of its tiles.
+inline void plan_trunk(TrunkParams& params, TrunkKernel kernel, int multiprocessors) {
+    params.tiles = trunk_tiles(params, kernel);
+    params.blocks = std::min<int64_t>(params.tiles, int64_t{2} * multiprocessors);
 }
 // Two maps and two sets of weights, of two bytes an element.
 constexpr int trunk_shared_bytes(TrunkKernel kernel) {

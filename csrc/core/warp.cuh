@@ -57,8 +57,16 @@ LR_DEVICE void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2])
           "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 
-// Four 8x8 matrices of 16-bit elements from shared memory, each transposed: lane 8m + i gives the 16-byte aligned
-// address of row i of matrix m; r[m] receives elements [2t][g] and [2t+1][g] of matrix m.
+// Four 8x8 matrices of 16-bit elements from shared memory: lane 8m + i gives the 16-byte aligned address of row i of
+// matrix m; r[m] receives elements [g][2t] and [g][2t+1] of matrix m.
+LR_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+// Each matrix transposed: r[m] receives elements [2t][g] and [2t+1][g].
 LR_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"

@@ -169,11 +169,11 @@ struct Check {
             std::vector<float> out_wide(exact.size(), std::nanf(""));
             p.output = out.data();
             p.result = k.wide ? static_cast<void*>(out_wide.data()) : out.data();
-            const int64_t tiles = trunk_tiles(p, which);
-            host::Launch launch{turn == 0 ? tiles : std::min<int64_t>(tiles, 2), kTrunkThreads,
+            p.tiles = trunk_tiles(p, which);
+            host::Launch launch{turn == 0 ? p.tiles : std::min<int64_t>(p.tiles, 2), kTrunkThreads,
                                 static_cast<size_t>(trunk_shared_bytes(which)), turn == 1};
             with_trunk_kernel(which, M == Arithmetic::kBFloat16,
-                              [&](auto kernel) { host::run(launch, [&] { kernel(p, tiles); }); });
+                              [&](auto kernel) { host::run(launch, [&] { kernel(p); }); });
             results[turn] = out_wide;
             if (!tail || !k.wide)
                 for (size_t i = 0; i < out.size(); ++i) results[turn][i] = F::decode(out[i]);

@@ -59,7 +59,7 @@ def _launch(kernel: str, args: tuple[Any, ...], rest: tuple[Any, ...], out: Tens
         weight1.data_ptr(),
         *((*(v.data_ptr() for v in norm), eps) for norm, eps in zip(norms, (args[5], args[11], args[17]), strict=True)),
     )
-    place = (input.dtype == torch.bfloat16, *device.place(out.device))
+    place = (input.dtype == torch.bfloat16, device.multiprocessors(out.device), *device.place(out.device))
     if kernel == "block":
         slope, weight2, raw = rest
         native.load().trunk_block(*common, slope, weight2.data_ptr(), raw.data_ptr(), *place)

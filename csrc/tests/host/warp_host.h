@@ -86,6 +86,14 @@ inline void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2], in
     }
 }
 
+inline void load_matrices(uint32_t (&r)[4], const void* row, int line = __builtin_LINE()) {
+    require_aligned(row, 16);
+    const int g = thread_index() % 32 / 4, t = thread_index() % 4;
+    const auto* rows = static_cast<const void* const*>(host::warp_exchange(&row, sizeof(row), line));
+    for (int m = 0; m < 4; ++m) std::memcpy(&r[m], static_cast<const uint16_t*>(rows[8 * m + g]) + 2 * t, 4);
+    // Nobody overwrites what another lane still reads.
+    warp_barrier(line);
+}
 inline void load_matrices_transposed(uint32_t (&r)[4], const void* row, int line = __builtin_LINE()) {
     require_aligned(row, 16);
     const int g = thread_index() % 32 / 4, t = thread_index() % 4;
