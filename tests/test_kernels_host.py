@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import kernels_host
@@ -10,7 +11,7 @@ import kernels_host
 def test_ctest_passes() -> None:
     build = kernels_host.build()
     done = subprocess.run(
-        ["ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error"],
+        ["ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error", "--parallel", str(os.cpu_count())],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
