@@ -1,7 +1,7 @@
 // The instances of the head's kernels, listed once for the launcher and for the tests.
 #pragma once
 
-#include "head.cuh"
+#include "head_backward.cuh"
 
 namespace learned_resizer {
 

@@ -101,13 +101,16 @@ struct Stem {
         LR_NO_UNROLL
         for (int row = strip.begin; row < strip.end; row += kRows) {
             typename Features::Raw raw;
-            features.request(raw, Features::next(row));
+            // With 32 filters and six rows of them there is no register left to hold the pixels meanwhile.
+            constexpr bool kEarly = n == 16 || K == 2;
+            if constexpr (kEarly) features.request(raw, Features::next(row));
             float a[kRows][kTiles][4], c[kRows][kTiles][4];
             features.compute(row, a, c);
             if (p.partials != nullptr) count(row, c, moments);
             LR_UNROLL
             for (int q = 0; q < kRows; ++q)
                 if (row + q < strip.end) filter_rows(row + q, c[q]);
+            if constexpr (!kEarly) features.request(raw, Features::next(row));
             features.store(raw, Features::next(row));
             barrier();  // the new rows are there
         }
