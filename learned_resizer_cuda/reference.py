@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -54,10 +55,15 @@ class Resizer(nn.Module):
         antialias: widen R's filter when shrinking; ``False`` reproduces the paper.
         negative_slope: of every LeakyReLU, at least 0.
         zero_init: zero the last convolution, so that the module starts as exactly ``resize``.
+        mean, std: of each channel, for uint8 images: they are taken as ``(image / 255 - mean) / std``. Without them
+            uint8 images are refused. Images of other dtypes are not changed.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
     """
+
+    image_mean: Tensor | None
+    image_std: Tensor | None
 
     def __init__(
         self,
@@ -70,6 +76,8 @@ class Resizer(nn.Module):
         antialias: bool = True,
         negative_slope: float = 0.2,
         zero_init: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.size = check_size(size)
@@ -88,6 +96,9 @@ class Resizer(nn.Module):
         self.conv3 = nn.Conv2d(n, n, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(n)
         self.conv4 = nn.Conv2d(n, self.in_channels, 7, padding=3)
+        # Not of the state: they belong to the images, not to what was learned.
+        for name, value in _check_normalisation(mean, std, self.in_channels).items():
+            self.register_buffer(f"image_{name}", value, persistent=False)
         if zero_init:
             nn.init.zeros_(self.conv4.weight)
             nn.init.zeros_(cast(Tensor, self.conv4.bias))
@@ -96,7 +107,8 @@ class Resizer(nn.Module):
         """Resize a batch of images.
 
         Args:
-            image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast.
+            image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast; or uint8 where the module
+                was made with ``mean`` and ``std``.
             size: output size of this call instead of the module's.
 
         Returns:
@@ -106,6 +118,7 @@ class Resizer(nn.Module):
             TypeError, ValueError: for an image or size that does not fit, naming what was expected.
         """
         height, width = self.check_input(image, size)
+        image = self.normalised(image)
         f = self.norm1(self.act(self.conv2(self.act(self.conv1(image)))))
         f = self._interpolate(f, height, width)
         z = f
@@ -127,6 +140,14 @@ class Resizer(nn.Module):
         out = F.interpolate(wide, (height, width), mode=self.interpolation, antialias=self.antialias)
         return out.to(x.dtype)
 
+    def normalised(self, image: Tensor) -> Tensor:
+        """A uint8 image as ``(image / 255 - mean) / std`` in the parameters' dtype; any other as it is."""
+        if image.dtype != torch.uint8 or self.image_mean is None or self.image_std is None:
+            return image
+        dtype = self.conv1.weight.dtype
+        mean, std = (v.to(dtype).view(-1, 1, 1) for v in (self.image_mean, self.image_std))
+        return (image.to(dtype) / 255 - mean) / std
+
     def check_input(self, image: Tensor, size: Size | None) -> tuple[int, int]:
         """Return the output size of a call, or raise what is wrong with its arguments."""
         if not isinstance(image, Tensor):
@@ -142,7 +163,13 @@ class Resizer(nn.Module):
                 f"image: got a tensor on {image.device}; expected it on {weight.device}, with the parameters"
             )
         autocast = torch.is_autocast_enabled(image.device.type)
-        if image.dtype != weight.dtype and not (autocast and image.is_floating_point()):
+        if image.dtype == torch.uint8:
+            if self.image_mean is None:
+                raise TypeError(
+                    f"image: got dtype torch.uint8; expected {weight.dtype}, the dtype of the parameters, or a module "
+                    "made with mean= and std= for uint8 images"
+                )
+        elif image.dtype != weight.dtype and not (autocast and image.is_floating_point()):
             raise TypeError(
                 f"image: got dtype {image.dtype}; expected {weight.dtype}, the dtype of the parameters"
                 + ("" if image.is_floating_point() else " (scale integer images to it first)")
@@ -172,3 +199,24 @@ def _check_slope(value: float) -> float:
         # A negative slope would hide the input's sign in the output, from which the backward takes it.
         raise ValueError(f"negative_slope: got {value!r}; {expected}")
     return float(value)
+
+
+def _check_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> dict[str, Tensor | None]:
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean, std: got {mean!r} and {std!r}; expected both or neither")
+    result: dict[str, Tensor | None] = {}
+    for name, value in (("mean", mean), ("std", std)):
+        if value is None:
+            result[name] = None
+            continue
+        expected = f"expected {channels} finite numbers" + (" above 0" if name == "std" else "")
+        try:
+            numbers_ = [float(v) for v in value]
+        except TypeError as error:
+            raise TypeError(f"{name}: got {value!r}; {expected}") from error
+        if len(numbers_) != channels or not all(math.isfinite(v) and (name == "mean" or v > 0) for v in numbers_):
+            raise ValueError(f"{name}: got {value!r}; {expected}")
+        result[name] = torch.tensor(numbers_, dtype=torch.float32)
+    return result

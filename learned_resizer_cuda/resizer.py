@@ -58,6 +58,8 @@ class FusedResizer(reference.Resizer):
         antialias: widen the filter when shrinking; ``False`` reproduces the paper.
         negative_slope: of every LeakyReLU, at least 0.
         zero_init: zero the last convolution, so that the module starts as exactly ``resize``.
+        mean, std: of each channel, for uint8 images: they are taken as ``(image / 255 - mean) / std``, by the stem as
+            it loads them. Without them uint8 images are refused. Images of other dtypes are not changed.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
@@ -68,11 +70,12 @@ class FusedResizer(reference.Resizer):
 
         Args:
             image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast. Any value range;
-                networks usually want it normalised before the resizer.
+                networks usually want it normalised before the resizer. Or uint8, where the module was made with
+                ``mean`` and ``std``.
             size: output size of this call instead of the module's.
 
         Returns:
-            ``(B, in_channels, height, width)``, in the dtype of the image.
+            ``(B, in_channels, height, width)``, in the dtype of the image, or of the weights for a uint8 one.
 
         Raises:
             TypeError, ValueError: for an image or size that does not fit, naming what was expected; in training
@@ -83,10 +86,11 @@ class FusedResizer(reference.Resizer):
         batch, _, in_h, in_w = image.shape
         self._check_counts(batch * in_h * in_w, batch * height * width)
         sampling = (height, width, self.interpolation, self.antialias)
-        base = ops.resample(image, height, width, None, None, self.interpolation, self.antialias)
+        base = ops.resample(self.normalised(image), height, width, None, None, self.interpolation, self.antialias)
 
         stem = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
-        z, mean, var = ops.stem(image, *stem, *sampling, self.negative_slope, is_batch_normed(self.norm1))
+        options = (self.negative_slope, is_batch_normed(self.norm1), *self._normalisation())
+        z, mean, var = ops.stem(image, *stem, *sampling, *options)
         if self._fused_trunk(z):
             return self._trunk(z, base)
         seen: list[Seen] = []
@@ -108,6 +112,10 @@ class FusedResizer(reference.Resizer):
         # Last, so that a call that fails leaves every running statistic as it was.
         update_running_statistics(seen)
         return out
+
+    def _normalisation(self) -> tuple[Tensor, Tensor] | tuple[()]:
+        """What the stem needs for uint8 images."""
+        return () if self.image_mean is None or self.image_std is None else (self.image_mean, self.image_std)
 
     def _fused_trunk(self, z: Tensor) -> bool:
         """Whether the layers behind the stem run as two kernels: native inference of one block."""

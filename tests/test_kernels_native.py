@@ -177,6 +177,29 @@ def test_trunk(dtype: torch.dtype, skip: bool) -> None:
         close([trunk.trunk_tail(*tail)], [OPS.trunk_tail(*double(tail))], BOUND[name], "out")
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_stem_of_uint8_images(arithmetic: str, last: bool) -> None:
+    """Converted as they load; the features have the dtype of the weights."""
+    draw = Draw(arithmetic)
+    image = torch.randint(0, 256, (2, 3, 13, 18), dtype=torch.uint8)
+    if last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    weights = [draw.weight(16, 3, 7, 7), draw.vector(16), draw.weight(16, 16, 1, 1), draw.vector(16)]
+    weights = [w.to(draw.dtype) for w in weights]
+    normalisation = [torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])]
+    args = [image, *weights, 7, 9, "bilinear", True, 0.97, True]
+    exact = OPS.stem(image, *double(args[1:]), *double(normalisation))
+    with native_on_host():
+        got = stem.stem(*args, *normalisation)
+        assert got[0].dtype == draw.dtype
+        close(got, exact, BOUND[arithmetic], "z mean var")
+        grads = [draw.features(2, 16, 7, 9), draw.vector(16), draw.vector(16)]
+        rest = [*weights, got[1], *args[5:], False, *normalisation]
+        found = stem.stem_backward(*grads, image, *rest)
+        exact_grads = OPS.stem_backward(*double(grads), image, *double(rest))
+        close(found[1:], exact_grads[1:], BOUND[arithmetic], "dw0 db0 dw1 db1")
+
+
 @pytest.mark.parametrize("n", [16, 300])
 def test_affine(n: int) -> None:
     draw = Draw("float32")

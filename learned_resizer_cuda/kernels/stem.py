@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..ops.bands import Bands, get_bands
 from ..ops.layout import channels_last, maps
+from ..ops.stem import feature_dtype
 from . import device, native, reduce
-from .arguments import arithmetic, dense32, dtype_name
+from .arguments import addresses, arithmetic, dense32, dtype_name
 from .resample import axis_arguments
 
 # What a captured CUDA graph replays must live as long as the process.
@@ -54,9 +55,19 @@ def _refuse_capture(size: object, out: object, gpu: torch.device) -> None:
         )
 
 
-def _image_arguments(image: Tensor) -> tuple[Any, ...]:
+def _image_arguments(image: Tensor, normalisation: list[Tensor]) -> tuple[Any, ...]:
     _, channels, height, width = image.shape
-    return image.data_ptr(), dtype_name(image.dtype), channels, height, width, image.stride(), 0, 0
+    mean, std = addresses(normalisation) or (0, 0)
+    return image.data_ptr(), dtype_name(image.dtype), channels, height, width, image.stride(), mean, std
+
+
+def _normalisation(image: Tensor, image_mean: Tensor | None, image_std: Tensor | None) -> list[Tensor]:
+    """Mean and std as the kernels read them; none where the image is not uint8."""
+    if image.dtype != torch.uint8:
+        return []
+    if image_mean is None or image_std is None:
+        raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
+    return dense32(image_mean, image_std)
 
 
 def stem(
@@ -71,14 +82,18 @@ def stem(
     antialias: bool,
     negative_slope: float,
     statistics: bool,
+    image_mean: Tensor | None = None,
+    image_std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The op ``stem`` on a CUDA image: one launch, and one more for the statistics.
 
     Args:
-        image: ``(B, C, H, W)``, C up to 4, any strides; float32, float16 or bfloat16. Read in place.
+        image: ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8. Read in place.
         w0, b0, w1, b1: ``(n, C, 7, 7)``, ``(n,)``, ``(n, n, 1, 1)``, ``(n,)`` with n 16 or 32; rounded to the
             arithmetic of the image's dtype as they load.
         statistics: whether to return the mean and variance of c.
+        image_mean, image_std: ``(C,)``; a uint8 image is taken as ``(image / 255 - mean) / std`` as it loads, and the
+            features have the dtype of w0.
 
     Returns:
         ``z (B, n, height, width)``, channels_last, in the image's dtype; mean and biased variance ``(n,)``
@@ -90,7 +105,8 @@ def stem(
     """
     n = len(w0)
     gpu = image.device
-    z = image.new_empty(len(image), height, width * n)
+    dtype = feature_dtype(image, w0)
+    z = image.new_empty(len(image), height, width * n, dtype=dtype)
     mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=gpu) for _ in range(2))
     if z.numel() == 0:
         return maps(z, n), mean.zero_(), var.zero_()
@@ -104,14 +120,14 @@ def stem(
     # If the cache drops the plan, its memory must not be reused before this launch is through.
     device.outlive_launch(ready.tables)
     partials = torch.empty(ready.plan.blocks, 3, n, dtype=torch.float32, device=gpu) if statistics else None
-    weights = dense32(w0, b0, w1, b1)
+    weights, normalisation = dense32(w0, b0, w1, b1), _normalisation(image, image_mean, image_std)
     native.load().stem(
         ready.plan,
         ready.tables.data_ptr(),
-        _image_arguments(image),
+        _image_arguments(image, normalisation),
         tuple(w.data_ptr() for w in weights),
         negative_slope,
-        arithmetic(image.dtype),
+        arithmetic(dtype),
         n,
         z.data_ptr(),
         0 if partials is None else partials.data_ptr(),
@@ -140,6 +156,8 @@ def stem_backward(
     negative_slope: float,
     statistics: bool,
     image_grad: bool,
+    image_mean: Tensor | None = None,
+    image_std: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """The op ``stem_backward`` on CUDA tensors: one launch, one more for the sums, one for dx if asked for.
 
@@ -147,7 +165,7 @@ def stem_backward(
         dx like the image (empty if not asked for), and the gradients of w0, b0, w1 and b1 in their own dtypes.
         Bitwise reproducible on devices of one kind; no atomics.
     """
-    n, gpu = len(w0), image.device
+    n, gpu, dtype = len(w0), image.device, feature_dtype(image, w0)
     dx = torch.empty_like(image) if image_grad else image.new_empty(0)
     if image.numel() == 0:
         return dx, *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in (w0, b0, w1, b1))
@@ -161,14 +179,14 @@ def stem_backward(
         for part in (table.start, table.offset, table.weight):
             device.outlive_launch(part)
     module, processors = native.load(), device.multiprocessors(gpu)
-    weights = dense32(w0, b0, w1, b1)
+    weights, normalisation = dense32(w0, b0, w1, b1), _normalisation(image, image_mean, image_std)
     vectors = dense32(mean, grad_mean, grad_var) if statistics else []
-    dz = channels_last(grad_z.to(image.dtype))
+    dz = channels_last(grad_z.to(dtype))
     elements = sum(p.numel() for p in (w0, b0, w1, b1))
     blocks = module.stem_backward_blocks(len(image), image.shape[2], image.shape[3], processors)
     partials = torch.empty(blocks, elements, dtype=torch.float32, device=gpu)
     module.stem_backward(
-        _image_arguments(image),
+        _image_arguments(image, normalisation),
         tuple(w.data_ptr() for w in weights),
         negative_slope,
         len(image),
@@ -178,10 +196,10 @@ def stem_backward(
         tuple(v.data_ptr() for v in vectors) or (0, 0, 0),
         partials.data_ptr(),
         dx.data_ptr() if image_grad else 0,
-        dtype_name(image.dtype),
+        dtype_name(dtype),
         dx.stride() if image_grad else (0, 0, 0, 0),
         processors,
-        arithmetic(image.dtype),
+        arithmetic(dtype),
         n,
         *device.place(gpu),
     )

@@ -140,3 +140,4 @@ define(
 register_autograd("conv", _autograd, _setup_context)
 register_no_second_derivative("conv_backward")
 register_autocast("conv", _autocast)
+register_autocast("conv_backward")

@@ -163,3 +163,4 @@ define(
 register_autograd("head", _autograd, _setup_context)
 register_no_second_derivative("head_backward")
 register_autocast("head", _autocast)
+register_autocast("head_backward")

@@ -68,10 +68,31 @@ def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
     ]
 
 
-def _halo(image: Tensor, tile: _Tile) -> Tensor:
+def feature_dtype(image: Tensor, w0: Tensor) -> torch.dtype:
+    """dtype of the features: the image's, or of a uint8 image the weights'."""
+    return w0.dtype if image.dtype == torch.uint8 else image.dtype
+
+
+def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """A uint8 image as ``(image / 255 - mean) / std`` per channel; any other as it is.
+
+    Raises:
+        ValueError: for a uint8 image without mean and std.
+    """
+    if image.dtype != torch.uint8:
+        return image
+    if mean is None or std is None:
+        raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
+    scale = 1 / (255 * std.to(accumulation_dtype(dtype)))
+    shift = -mean.to(scale.dtype) / std.to(scale.dtype)
+    return torch.addcmul(shift.view(-1, 1, 1), image.to(scale.dtype), scale.view(-1, 1, 1)).to(dtype)
+
+
+def _halo(image: Tensor, tile: _Tile, dtype: torch.dtype, *normalisation: Tensor | None) -> Tensor:
     """The tile's part of the image with the 3 rows above and below that the 7×7 kernel reads, zero beyond it."""
     height = image.shape[2]
     rows = image[tile.first : tile.last, :, max(tile.top - 3, 0) : min(tile.bottom + 3, height)]
+    rows = normalised(rows, dtype, *normalisation)
     return F.pad(rows, (0, 0, max(3 - tile.top, 0), max(tile.bottom + 3 - height, 0)))
 
 
@@ -90,8 +111,10 @@ def _features(
     return a, maps(c.view(images, height, width * n), n)
 
 
-def _tables(image: Tensor, height: int, width: int, interpolation: str, antialias: bool) -> tuple[Bands, Bands]:
-    dtype = accumulation_dtype(image.dtype)
+def _tables(
+    image: Tensor, dtype: torch.dtype, height: int, width: int, interpolation: str, antialias: bool
+) -> tuple[Bands, Bands]:
+    dtype = accumulation_dtype(dtype)
     return (
         get_bands(image.shape[2], height, None, interpolation, antialias, dtype, image.device),
         get_bands(image.shape[3], width, None, interpolation, antialias, dtype, image.device),
@@ -110,16 +133,19 @@ def _stem(
     antialias: bool,
     negative_slope: float,
     statistics: bool,
+    image_mean: Tensor | None = None,
+    image_std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n = len(w0)
-    bands_h, bands_w = _tables(image, height, width, interpolation, antialias)
+    n, features = len(w0), feature_dtype(image, w0)
+    bands_h, bands_w = _tables(image, features, height, width, interpolation, antialias)
     dtype = bands_h.weight.dtype
     z = torch.zeros(len(image), height, width * n, dtype=dtype, device=image.device)
 
     def work(tiles: list[_Tile]) -> Statistics:
         seen = Statistics(n, dtype, image.device)
         for tile in tiles:
-            _, c = _features(_halo(image, tile), w0, b0, w1, b1, negative_slope, dtype)
+            x = _halo(image, tile, features, image_mean, image_std)
+            _, c = _features(x, w0, b0, w1, b1, negative_slope, dtype)
             if statistics:
                 seen.add(c)
             if tile.whole:
@@ -131,7 +157,7 @@ def _stem(
     moments = Statistics(n, dtype, image.device)
     for seen in map_in_order(work, _groups(image, n), image.device):
         moments.merge(seen)
-    return maps(z, n).to(image.dtype), *moments.result(statistics)
+    return maps(z, n).to(features), *moments.result(statistics)
 
 
 def _stem_backward(
@@ -151,9 +177,11 @@ def _stem_backward(
     negative_slope: float,
     statistics: bool,
     image_grad: bool,
+    image_mean: Tensor | None = None,
+    image_std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n = len(w0)
-    tables = _tables(image, height, width, interpolation, antialias)
+    n, features = len(w0), feature_dtype(image, w0)
+    tables = _tables(image, features, height, width, interpolation, antialias)
     bands_h, bands_w = (table.transposed() for table in tables)
     dtype = bands_h.weight.dtype
     dz = rows(grad_z.to(dtype))
@@ -164,7 +192,7 @@ def _stem_backward(
         dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
         dw1 = torch.zeros(n, n, dtype=dtype, device=image.device)
         for tile in tiles:
-            x = _halo(image, tile)
+            x = _halo(image, tile, features, image_mean, image_std)
             a, c = _features(x, w0, b0, w1, b1, negative_slope, dtype)
             dc = torch.empty_like(c)
             if tile.whole:
@@ -199,8 +227,13 @@ def _stem_backward(
     return dx.to(image.dtype), dw0, db0, dw1, db1
 
 
+def _features_like(image: Tensor, w0: Tensor) -> Tensor:
+    """A tensor of the dtype and on the device of the features, to choose a backend by."""
+    return w0 if image.dtype == torch.uint8 else image
+
+
 def _stem_cuda(image: Tensor, w0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if backend.choose("stem", image, unsupported("stem", len(w0), image.shape[1])) == "torch":
+    if backend.choose("stem", _features_like(image, w0), unsupported("stem", len(w0), image.shape[1])) == "torch":
         return _stem(image, w0, *rest)
     from ..kernels import stem as kernel
 
@@ -211,7 +244,8 @@ def _stem_backward_cuda(
     grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, w0: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     grads = (grad_z, grad_mean, grad_var)
-    if backend.choose("stem_backward", image, unsupported("stem", len(w0), image.shape[1])) == "torch":
+    reason = unsupported("stem", len(w0), image.shape[1])
+    if backend.choose("stem_backward", _features_like(image, w0), reason) == "torch":
         return _stem_backward(*grads, image, w0, *rest)
     from ..kernels import stem as kernel
 
@@ -228,47 +262,51 @@ def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
 def _fake_stem(
     image: Tensor, w0: Tensor, b0: Tensor, w1: Tensor, b1: Tensor, height: int, width: int, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n, statistics = w0.shape[0], rest[-1]
-    z = image.new_empty(image.shape[0], height, width, n).permute(0, 3, 1, 2)
-    vector = torch.empty(n if statistics else 0, dtype=accumulation_dtype(image.dtype), device=image.device)
+    n, statistics, dtype = w0.shape[0], rest[3], feature_dtype(image, w0)
+    z = image.new_empty(image.shape[0], height, width, n, dtype=dtype).permute(0, 3, 1, 2)
+    vector = torch.empty(n if statistics else 0, dtype=accumulation_dtype(dtype), device=image.device)
     return z, vector, torch.empty_like(vector)
 
 
 def _fake_stem_backward(
     grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    dx = torch.empty_like(image) if rest[-1] else image.new_empty(0)
+    dx = torch.empty_like(image) if rest[11] else image.new_empty(0)
     return dx, *(torch.empty_like(p, memory_format=torch.contiguous_format) for p in rest[:4])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, height, width, interpolation, antialias, negative_slope, statistics = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.parameters = (height, width, interpolation, antialias, negative_slope, statistics)
+    ctx.save_for_backward(*inputs[:5], output[1], *inputs[11:])
+    ctx.parameters = inputs[5:11]
 
 
 def _autograd(ctx: Any, grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, image_mean, image_std = ctx.saved_tensors
+    needed = ctx.needs_input_grad[0]
     dx, *grads = torch.ops.learned_resizer.stem_backward(
-        grad_z, grad_mean, grad_var, *ctx.saved_tensors, *ctx.parameters, ctx.needs_input_grad[0]
+        grad_z, grad_mean, grad_var, *tensors, *ctx.parameters, needed, image_mean, image_std
     )
-    return dx if ctx.needs_input_grad[0] else None, *grads, *(None,) * len(ctx.parameters)
+    return dx if needed else None, *grads, *(None,) * (len(ctx.parameters) + 2)
 
 
 def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
-    tensors, rest = args[:5], args[5:]
-    return *(cast(dtype, t) for t in tensors), *rest
+    image, weights, rest = args[0], args[1:5], args[5:]
+    # A uint8 image is converted as it loads.
+    image = image if image.dtype == torch.uint8 else cast(dtype, image)
+    return image, *(cast(dtype, t) for t in weights), *rest
 
 
+_NORMALISATION = "Tensor? image_mean=None, Tensor? image_std=None"
 _WEIGHTS = "Tensor w0, Tensor b0, Tensor w1, Tensor b1"
 define(
-    f"stem(Tensor image, {_WEIGHTS}, {_PARAMETERS}, bool statistics) -> (Tensor, Tensor, Tensor)",
+    f"stem(Tensor image, {_WEIGHTS}, {_PARAMETERS}, bool statistics, {_NORMALISATION}) -> (Tensor, Tensor, Tensor)",
     cpu=_stem,
     cuda=_stem_cuda,
     fake=_fake_stem,
 )
 define(
     f"stem_backward(Tensor grad_z, Tensor grad_mean, Tensor grad_var, Tensor image, {_WEIGHTS}, Tensor mean, "
-    f"{_PARAMETERS}, bool statistics, bool image_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"{_PARAMETERS}, bool statistics, bool image_grad, {_NORMALISATION}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_stem_backward,
     cuda=_stem_backward_cuda,
     fake=_fake_stem_backward,
@@ -276,3 +314,4 @@ define(
 register_autograd("stem", _autograd, _setup_context)
 register_no_second_derivative("stem_backward")
 register_autocast("stem", _autocast)
+register_autocast("stem_backward")
