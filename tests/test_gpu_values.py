@@ -169,6 +169,22 @@ def test_images_of_any_strides(device: str) -> None:
             assert relative_error(a, b.double()) <= (1e-6 if device == "cpu" else 0.0), name
 
 
+@pytest.mark.parametrize("device", devices())
+def test_affine(device: str) -> None:
+    """The map of a batch normalisation: a few float32 operations for each channel."""
+    generator = torch.Generator().manual_seed(0)
+    mean, var, weight, bias = (torch.rand(300, generator=generator, dtype=torch.float64) + 0.1 for _ in range(4))
+    exact = [v.float().double().requires_grad_() for v in (mean, var, weight, bias)]
+    leaves = [v.detach().float().to(device).requires_grad_() for v in exact]
+    with lr.use_backend(backend_on(device)):
+        outputs = torch.ops.learned_resizer.affine(*leaves, 1e-5)
+        grads = torch.autograd.grad(outputs, leaves, [torch.ones_like(o) for o in outputs])
+    expected = torch.ops.learned_resizer.affine(*exact, 1e-5)
+    expected_grads = torch.autograd.grad(expected, exact, [torch.ones_like(o) for o in expected])
+    for found, right in zip((*outputs, *grads), (*expected, *expected_grads), strict=True):
+        assert relative_error(found, right) <= 1e-6
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
