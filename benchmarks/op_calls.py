@@ -198,7 +198,9 @@ def _stem(call: OpCall, random: _Random) -> dict[str, Any]:
         w0, b0 = random.uniform(n, channels, 7, 7) / (49 * channels) ** 0.5, random.uniform(n) * 0.3
         w1, b1 = random.uniform(n, n, 1, 1) / n**0.5, random.uniform(n) * 0.3
     rest = {"negative_slope": SLOPE, "statistics": call.statistics}
-    return {"image": image, "w0": w0, "b0": b0, "w1": w1, "b1": b1, **_sampling(call), **rest}
+    # Normalisation is for uint8 images, which have tests of their own.
+    normalisation = {"image_mean": None, "image_std": None}
+    return {"image": image, "w0": w0, "b0": b0, "w1": w1, "b1": b1, **_sampling(call), **rest, **normalisation}
 
 
 def _prologue(call: OpCall, random: _Random, slope: float) -> dict[str, Any]:
@@ -316,7 +318,7 @@ def backward_call(call: OpCall, values: dict[str, Any]) -> Callable[[], Any]:
     if call.op == "resample":
         return lambda: op(grads[0], *values["image"].shape[2:], *given[3:])
     if call.op == "stem":
-        return lambda: op(*grads, *given[:5], outputs[1], *given[5:], False)
+        return lambda: op(*grads, *given[:5], outputs[1], *given[5:11], False)
     if call.op == "conv":
         return lambda: op(*grads, outputs[0], outputs[1], *given)
     # The head's bias and base take no part in its gradients.
