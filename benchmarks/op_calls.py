@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import learned_resizer_cuda  # noqa: F401  (registers the ops)
+
 OPS = ("resample", "stem", "conv", "head", "trunk_block", "trunk_tail")
 # Inference only: these have no gradients.
 NO_GRADIENT = ("trunk_block", "trunk_tail")
