@@ -42,6 +42,10 @@ class Case:
 
 
 _NO_SKIP = Rule(r"skip|u\.word", 0)
+# 16-bit image rings and dy keep a pixel with its right neighbour: two stores of 8 bytes, 16 bytes from lane to lane.
+_PAIRED_STORE = ("STS", Rule(r"^store:.*Four<S>\*>\(to|^load:.*\(grad \+", 2.0))
+# 32-bit pixels of 64 bytes: 0 and 2 are in one bank, where the prologue's adjoint reads 8 bytes of each.
+_WIDE_ADJOINT = ("LDS", Rule(r"^adjoint:.*decode\(v\[", 2.0))
 IN_PIXELS, OUT_PIXELS = BATCH * SIDE_IN**2, BATCH * SIDE_OUT**2
 
 
@@ -164,7 +168,9 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
             Rule(r"^filter_columns:", 1 / 2),  # every second row fills the buffer
             Rule(r"^filter_rows:.*(state\[k \+ 1\]\[v\] : c\[|gather_table|weight \+=)", 0),
             Rule(r"^\w*:.*p\.partials != nullptr", float(statistics)),
+            Rule(r"^filter_columns:.*kept\[", 0),  # windows that do not fit a block
         ),
+        (_PAIRED_STORE,) if arithmetic == "bfloat16" else (),
     )
 
 
@@ -209,8 +215,11 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
             Rule(r"^pull:", min(inside * (mean / steps if image else 1), 1)),
             Rule(r"^write_row:", mean / steps if image else 1),
         ),
-        # float32 operands whose terms are pixels, [pixel][24]: pixels 0, 2, 4, 6 are in two groups of banks.
-        () if arithmetic == "bfloat16" else (("LDS", Rule(r"^load_a:.*pixel\[|^load_b:.*gather", 2.0)),),
+        # 32-bit maps are [pixel][24]. Operands whose terms are pixels: 0, 2, 4 and 6 are in two groups of banks. Reads
+        # of 16 bytes: half of a pixel's banks are its neighbour's; of write_row's three reads a step, two are such.
+        (_PAIRED_STORE,)
+        if arithmetic == "bfloat16"
+        else (("LDS", Rule(r"^load_a:.*pixel\[|^load_b:.*gather", 2.0)), ("LDS", Rule(r"^write_row:", 5 / 3))),
     )
 
 
@@ -252,7 +261,7 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
         ()
         if short
         # Pixels of 64 bytes: 0, 2, 4 and 6 are in one bank.
-        else (("LDS", Rule(r"^backward_weights:", 4.0)),),
+        else (("LDS", Rule(r"^backward_weights:", 4.0)), _WIDE_ADJOINT),
     )
 
 
@@ -281,7 +290,8 @@ def _trunk(tail: bool) -> Case:
             *_setup(256, 9 * 32 * 2 * 4),
         ),
         (Rule(r"^store_result:.*float\*>", 0),) if tail else (_NO_SKIP,),
-        (("STS", Rule(r"^fill_middle:", 2.0)),),
+        # Eight neighbouring columns are four even ones and four odd ones, 16 pixels apart: in the same banks.
+        (("STS", Rule(r"^fill_middle:", 2.0)),) if tail else (),
     )
 
 
@@ -320,7 +330,10 @@ def _head(arithmetic: str, backward: bool) -> Case:
         (Rule(r"^load:.*read_element", 0.75), Rule(r"^(read_element|store):.*const float\*|static_cast<float\*>", 0))
         if arithmetic == "bfloat16"
         else (Rule(r"^load:.*read_element", 0.75),),
-        () if arithmetic == "bfloat16" else (("LDS", Rule(r"^weight_products:.*load_pixels_b", 4.0)),),
+        # Forward, 16 bits: of four neighbouring pixels, two even and two odd columns, the first and the last meet.
+        (_PAIRED_STORE if backward else ("STS", Rule(r"^store_chunk:", 2.0)),)
+        if arithmetic == "bfloat16"
+        else (("LDS", Rule(r"^weight_products:.*load_pixels_b", 4.0)), _WIDE_ADJOINT),
     )
 
 
