@@ -52,7 +52,7 @@ struct HeadBackward : HeadTraits<M, n> {
         LR_NO_UNROLL
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
-            const int term = linear_term(lane % 4, i % 4), column = 8 * tile + lane / 4;
+            const int term = Map::term(lane % 4, i % 4), column = 8 * tile + lane / 4;
             const int f = step / 2, e = step % 2 * 4 + term / 4, k = term % 4;
             float w = 0.0f;
             if (e < 7 && k < p.channels) w = p.weight[((k * n + column) * 7 + 6 - f) * 7 + 6 - e];
@@ -107,11 +107,18 @@ struct HeadBackward : HeadTraits<M, n> {
             float dv[kPart][kTiles][4] = {};
             LR_NO_UNROLL
             for (int s = 0; s < 2; ++s) {
-                const S* first = grad + ((y + part) * kWide + x + g + 4 * s + t) * kGrad;
+                // Of 16 bits a pixel and its neighbour are a row of a matrix, as ldmatrix reads it.
+                const S* first =
+                    grad + ((y + part) * kWide + x + 4 * s + (kIs16Bit<M> ? lane % 16 + lane / 16 * 2 : g + t)) * kGrad;
                 typename F::A a[kPart + 6];
                 LR_UNROLL
-                for (int r = 0; r < kPart + 6; ++r)
-                    a[r] = F::load_a(first + r * kWide * kGrad, first + (r * kWide + 8) * kGrad);
+                for (int r = 0; r < kPart + 6; ++r) {
+                    const S* at = first + r * kWide * kGrad;
+                    if constexpr (kIs16Bit<M>)
+                        load_matrices(a[r].r, at);
+                    else
+                        a[r] = F::load_a(at, at + 8 * kGrad);
+                }
                 LR_UNROLL
                 for (int f = 0; f < 7; ++f) {
                     LR_UNROLL

@@ -177,8 +177,24 @@ struct StemFeatures {
     // First of the image rows that the step after `row` adds. `begin` has filled a multiple of kRows rows.
     LR_DEVICE static int next(int row) { return row - 3 + (kRows + 6 + kRows - 1) / kRows * kRows; }
 
-    // The larger of v and slope v, or with a slope above 1 the smaller.
-    LR_DEVICE float activate(float v) const { return slope <= 1.0f ? maximum(v, v * slope) : minimum(v, v * slope); }
+    // LeakyReLU: the larger of v and slope v, or with a slope above 1 the smaller.
+    LR_DEVICE void activate(float (&v)[kRows][kTiles][4]) const {
+        if (slope <= 1.0f)
+            each(v, [&](float x) { return maximum(x, x * slope); });
+        else
+            each(v, [&](float x) { return minimum(x, x * slope); });
+    }
+    template <class Map>
+    LR_DEVICE static void each(float (&v)[kRows][kTiles][4], const Map& map) {
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            LR_UNROLL
+            for (int j = 0; j < kTiles; ++j) {
+                LR_UNROLL
+                for (int i = 0; i < 4; ++i) v[q][j][i] = map(v[q][j][i]);
+            }
+        }
+    }
 
     // A bias as the sums' first term.
     LR_DEVICE static void start(float (&sum)[kRows][kTiles][4], const float* from) {
@@ -217,14 +233,7 @@ struct StemFeatures {
                 }
             }
         }
-        LR_UNROLL
-        for (int q = 0; q < kRows; ++q) {
-            LR_UNROLL
-            for (int j = 0; j < kTiles; ++j) {
-                LR_UNROLL
-                for (int i = 0; i < 4; ++i) a[q][j][i] = activate(a[q][j][i]);
-            }
-        }
+        activate(a);
         start(c, bias + n);
         LR_UNROLL
         for (int s = 0; s < kSteps; ++s) {
@@ -235,14 +244,7 @@ struct StemFeatures {
                 for (int q = 0; q < kRows; ++q) F::multiply(c[q][j], F::chain(a[q][2 * s], a[q][2 * s + 1]), b);
             }
         }
-        LR_UNROLL
-        for (int q = 0; q < kRows; ++q) {
-            LR_UNROLL
-            for (int j = 0; j < kTiles; ++j) {
-                LR_UNROLL
-                for (int i = 0; i < 4; ++i) c[q][j][i] = activate(c[q][j][i]);
-            }
-        }
+        activate(c);
     }
 };
 
