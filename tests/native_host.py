@@ -23,6 +23,7 @@ from learned_resizer_cuda.kernels import affine, conv, device, head, native, red
 
 # As on an H100, so that the plans are the ones of a GPU.
 _MULTIPROCESSORS = 132
+_SHARED_MEMORY = 227 * 1024
 
 
 @cache
@@ -60,6 +61,7 @@ def native_on_host() -> Iterator[None]:
         patch.setattr(device, "place", lambda gpu: (0, 0))
         patch.setattr(device, "current", lambda gpu: contextlib.nullcontext())
         patch.setattr(device, "multiprocessors", lambda gpu: _MULTIPROCESSORS)
+        patch.setattr(device, "shared_memory", lambda gpu: _SHARED_MEMORY)
         patch.setattr(device, "is_capturing", lambda: False)
         patch.setattr(device, "outlive_launch", lambda tensor: None)
         patch.setattr(reduce, "merge_statistics", _merge_statistics)

@@ -11,7 +11,8 @@ from native_host import native_on_host, native_ops_on_host
 from torch import Tensor
 
 from learned_resizer_cuda import FusedResizer
-from learned_resizer_cuda.kernels import affine, conv, head, resample, stem, trunk
+from learned_resizer_cuda.kernels import affine, conv, device, head, resample, stem, trunk
+from learned_resizer_cuda.kernels.arguments import memory_refusal
 from learned_resizer_cuda.ops.bands import get_bands
 from learned_resizer_cuda.reference import Resizer
 
@@ -198,6 +199,31 @@ def test_stem_of_uint8_images(arithmetic: str, last: bool) -> None:
         found = stem.stem_backward(*grads, image, *rest)
         exact_grads = OPS.stem_backward(*double(grads), image, *double(rest))
         close(found[1:], exact_grads[1:], BOUND[arithmetic], "dw0 db0 dw1 db1")
+
+
+@pytest.mark.parametrize("name", ["sm_80", "sm_90", "sm_120"])
+@pytest.mark.parametrize("n", [16, 32])
+def test_stem_backward_fits_every_gpu(arithmetic: str, n: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide image: with fewer warps where a block may have less shared memory, or a reason why not at all."""
+    limit = {"sm_80": 163, "sm_90": 227, "sm_120": 99}[name] * 1024  # CUDA C++ Programming Guide, compute capabilities
+    draw = Draw(arithmetic)
+    with native_on_host():
+        monkeypatch.setattr(device, "shared_memory", lambda gpu: limit)
+        memory_refusal.cache_clear()
+        refused = memory_refusal("stem", arithmetic, n, torch.device("cpu"))
+        memory_refusal.cache_clear()
+        # 32 filters of 32 bits need more than 99 KiB; everything else has to run everywhere.
+        assert (refused is not None) == (n == 32 and name == "sm_120" and "32" in arithmetic), refused
+        if refused is not None:
+            assert "needs" in refused and "this GPU has 99 KiB" in refused
+            return
+        image = draw.features(1, 3, 2, 130)
+        weights = [draw.weight(n, 3, 7, 7), draw.vector(n), draw.weight(n, n, 1, 1), draw.vector(n)]
+        sampling = (1, 65, "bilinear", True, 0.97)
+        grads = [draw.features(1, n, 1, 65), draw.vector(0), draw.vector(0)]
+        rest = [image, *weights, draw.vector(0), *sampling, False, True]
+        exact = OPS.stem_backward(*double(grads), *double(rest))
+        close(stem.stem_backward(*grads, *rest), exact, BOUND[arithmetic], "dx dw0 db0 dw1 db1")
 
 
 @pytest.mark.parametrize("n", [16, 300])

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <string>
 
 #include "arguments.h"
@@ -115,26 +116,53 @@ StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weig
     return params;
 }
 
+// (rows of the partial results, bytes of shared memory that a block must be allowed at least)
+py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
+                int multiprocessors) {
+    const int mode = parse_arithmetic(arithmetic);
+    check_filters(num_filters);
+    if (!backward) return py::make_tuple(0, stem_shared_bytes(mode, num_filters));
+    StemBackwardParams params{};
+    params.batch = size[0].cast<int64_t>();
+    params.image.height = size[1].cast<int64_t>(), params.image.width = size[2].cast<int64_t>();
+    params.image.channels = 4;
+    int64_t least = 0;
+    for (const auto gradient : {StemGradient::kWeights, StemGradient::kImage}) {
+        int64_t bytes = 16 * 1024;
+        while (!fit_stem_backward(params, gradient, mode, num_filters, multiprocessors, bytes)) bytes += 1024;
+        least = std::max(least, bytes);
+    }
+    return py::make_tuple(0, least);
+}
+
 // Blocks of the weights' gradients, and so rows of their partial results.
-int64_t stem_backward_blocks(int64_t batch, int64_t height, int64_t width, int multiprocessors) {
+int64_t stem_backward_blocks(int64_t batch, int channels, int64_t height, int64_t width, int multiprocessors,
+                             int64_t most_shared, const std::string& arithmetic, int num_filters) {
     StemBackwardParams params{};
     params.batch = batch, params.image.height = height, params.image.width = width;
-    plan_stem_backward(params, StemGradient::kWeights, multiprocessors);
+    params.image.channels = channels;
+    if (!fit_stem_backward(params, StemGradient::kWeights, parse_arithmetic(arithmetic), check_filters(num_filters),
+                           multiprocessors, most_shared))
+        throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes, which is too little");
     return params.blocks;
 }
 
 void stem_backward(const py::tuple& image, const py::tuple& weights, float negative_slope, int64_t batch,
                    const py::tuple& out_size, const py::tuple& rows, const py::tuple& columns, uintptr_t dz,
                    const py::tuple& statistics, uintptr_t partials, uintptr_t dx, const std::string& dx_dtype,
-                   const py::tuple& dx_strides, int multiprocessors, const std::string& arithmetic, int num_filters,
-                   int device, uintptr_t stream) {
+                   const py::tuple& dx_strides, int multiprocessors, int64_t most_shared, const std::string& arithmetic,
+                   int num_filters, int device, uintptr_t stream) {
     StemBackwardParams params =
         backward_params(image, weights, negative_slope, batch, out_size, rows, columns, dz, statistics);
     const int mode = parse_arithmetic(arithmetic);
     check_filters(num_filters);
     check_address("partials", partials, 4);
     params.partials = static_cast<float*>(address(partials));
-    plan_stem_backward(params, StemGradient::kWeights, multiprocessors);
+    const auto fit = [&](StemGradient gradient) {
+        if (!fit_stem_backward(params, gradient, mode, num_filters, multiprocessors, most_shared))
+            throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes, which is too little");
+    };
+    fit(StemGradient::kWeights);
     check_launch("stem_backward",
                  launch_stem_backward(params, StemGradient::kWeights, mode, num_filters, device, address(stream)),
                  device);
@@ -142,7 +170,7 @@ void stem_backward(const py::tuple& image, const py::tuple& weights, float negat
     params.dx = address(dx);
     params.dx_dtype = parse_dtype("dx", dx_dtype, false);
     parse_strides("dx", dx_strides, params.dx_stride);
-    plan_stem_backward(params, StemGradient::kImage, multiprocessors);
+    fit(StemGradient::kImage);
     check_launch("stem_backward",
                  launch_stem_backward(params, StemGradient::kImage, mode, num_filters, device, address(stream)),
                  device);
@@ -167,11 +195,15 @@ void bind_stem(py::module_& module) {
                py::arg("negative_slope"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("z"),
                py::arg("partials"), py::arg("device"), py::arg("stream"),
                "Launch the forward; addresses are device pointers, partials may be 0.");
-    module.def("stem_backward_blocks", &stem_backward_blocks, py::arg("batch"), py::arg("height"), py::arg("width"),
-               py::arg("multiprocessors"), "Rows of the partial results of stem_backward.");
+    module.def("stem_needs", &needs, py::arg("size"), py::arg("backward"), py::arg("arithmetic"),
+               py::arg("num_filters"), py::arg("multiprocessors"),
+               "0, and shared memory that a block must be allowed at least, in bytes.");
+    module.def("stem_backward_blocks", &stem_backward_blocks, py::arg("batch"), py::arg("channels"), py::arg("height"),
+               py::arg("width"), py::arg("multiprocessors"), py::arg("most_shared"), py::arg("arithmetic"),
+               py::arg("num_filters"), "Rows of the partial results of stem_backward.");
     module.def("stem_backward", &stem_backward, py::arg("image"), py::arg("weights"), py::arg("negative_slope"),
                py::arg("batch"), py::arg("out_size"), py::arg("rows"), py::arg("columns"), py::arg("dz"),
                py::arg("statistics"), py::arg("partials"), py::arg("dx"), py::arg("dx_dtype"), py::arg("dx_strides"),
-               py::arg("multiprocessors"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("device"),
-               py::arg("stream"), "Launch the backward; dx may be 0.");
+               py::arg("multiprocessors"), py::arg("most_shared"), py::arg("arithmetic"), py::arg("num_filters"),
+               py::arg("device"), py::arg("stream"), "Launch the backward; dx may be 0.");
 }

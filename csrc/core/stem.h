@@ -89,6 +89,9 @@ struct StemParams {
 };
 
 // `arithmetic`: of fragment.cuh, as a number. As launch_resample.
+// Shared memory of a block, the most that any plan needs.
+int stem_shared_bytes(int arithmetic, int num_filters);
+
 int launch_stem(const StemParams& params, int arithmetic, int num_filters, int device, void* stream);
 
 }  // namespace learned_resizer

@@ -50,11 +50,12 @@ LR_PLAN_DEVICE constexpr int64_t stem_backward_columns(int warps, StemGradient g
     return kStemWarpColumns * warps - (gradient == StemGradient::kImage ? 6 : 0);
 }
 
-// Fills warps ... blocks: about one block a multiprocessor, each with several items.
-inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int multiprocessors) {
+// Fills warps ... blocks: about one block a multiprocessor, each with several items. fit_stem_backward chooses `most`.
+inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int multiprocessors,
+                               int most = kStemMaxWarps) {
     const int64_t wide = (p.image.width + kStemWarpColumns - 1) / kStemWarpColumns;
     // Even: with 32 filters warps work in pairs.
-    p.warps = static_cast<int32_t>(std::min<int64_t>((wide + 1) / 2 * 2, kStemMaxWarps));
+    p.warps = static_cast<int32_t>(std::min<int64_t>((wide + 1) / 2 * 2, most));
     const int64_t columns = stem_backward_columns(p.warps, gradient);
     p.tiles = static_cast<int32_t>((p.image.width + columns - 1) / columns);
     // A strip computes 6 rows twice for the image, and reads 6 rows twice in any case.
@@ -73,6 +74,11 @@ inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int
 LR_PLAN_DEVICE constexpr int64_t stem_gradient_elements(int num_filters, int channels) {
     return int64_t{num_filters} * (channels * 49 + 1 + num_filters + 1);
 }
+
+// Plans for as many warps as a block's shared memory, `most_shared` bytes, allows; false where it is too little for
+// two.
+bool fit_stem_backward(StemBackwardParams& params, StemGradient gradient, int arithmetic, int num_filters,
+                       int multiprocessors, int64_t most_shared);
 
 int launch_stem_backward(const StemBackwardParams& params, StemGradient gradient, int arithmetic, int num_filters,
                          int device, void* stream);

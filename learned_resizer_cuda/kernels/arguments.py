@@ -95,7 +95,7 @@ def prologue_grads(sums: list[Tensor], prologue: Prologue, grads: tuple[Tensor, 
 
 @cache
 def memory_refusal(op: str, dtype_arithmetic: str, num_filters: int, gpu: torch.device) -> str | None:
-    """Say why a GPU has too little shared memory for an instance of conv or head; None where it has enough."""
+    """Say why a GPU has too little shared memory for an instance of stem, conv or head; None where it has enough."""
     needs = getattr(native.load(), f"{op}_needs")
     args = (dtype_arithmetic, num_filters, 1)
     need = max(needs((1, 1, 1), backward, *args)[1] for backward in (False, True))

@@ -183,7 +183,9 @@ def stem_backward(
     vectors = dense32(mean, grad_mean, grad_var) if statistics else []
     dz = channels_last(grad_z.to(dtype))
     elements = sum(p.numel() for p in (w0, b0, w1, b1))
-    blocks = module.stem_backward_blocks(len(image), image.shape[2], image.shape[3], processors)
+    most_shared = device.shared_memory(gpu)
+    instance = (arithmetic(dtype), n)
+    blocks = module.stem_backward_blocks(*image.shape, processors, most_shared, *instance)
     partials = torch.empty(blocks, elements, dtype=torch.float32, device=gpu)
     module.stem_backward(
         _image_arguments(image, normalisation),
@@ -199,8 +201,8 @@ def stem_backward(
         dtype_name(dtype),
         dx.stride() if image_grad else (0, 0, 0, 0),
         processors,
-        arithmetic(dtype),
-        n,
+        most_shared,
+        *instance,
         *device.place(gpu),
     )
     with device.current(gpu):

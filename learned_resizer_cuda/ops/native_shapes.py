@@ -37,9 +37,13 @@ def choose(op: str, features: Tensor, weight: Tensor) -> str:
             reason = f"the native conv has as many filters as channels, not {len(weight)} of {n}"
     else:
         reason = unsupported(name, n, len(weight))
-    # Only where there is a native module is it of interest how much memory its kernels need.
-    if reason is None and backend.current() != "torch" and backend.refusal(op, features.device, features.dtype) is None:
-        from ..kernels.arguments import arithmetic, memory_refusal
+    return backend.choose(op, features, reason or too_little_memory(op, features, n))
 
-        reason = memory_refusal(name, arithmetic(features.dtype), n, features.device)
-    return backend.choose(op, features, reason)
+
+def too_little_memory(op: str, features: Tensor, num_filters: int) -> str | None:
+    """Say why the GPU cannot run an instance of stem, conv or head; None where it can, or where nothing is native."""
+    if backend.current() == "torch" or backend.refusal(op, features.device, features.dtype) is not None:
+        return None
+    from ..kernels.arguments import arithmetic, memory_refusal
+
+    return memory_refusal(op.removesuffix("_backward"), arithmetic(features.dtype), num_filters, features.device)

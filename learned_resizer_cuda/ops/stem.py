@@ -30,7 +30,7 @@ from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
 from .layout import leaky_relu_backward_, maps, rows, sum_pixels
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
-from .native_shapes import unsupported
+from .native_shapes import too_little_memory, unsupported
 from .parallel import map_in_order
 from .prologue import cast
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
@@ -227,13 +227,17 @@ def _stem_backward(
     return dx.to(image.dtype), dw0, db0, dw1, db1
 
 
-def _features_like(image: Tensor, w0: Tensor) -> Tensor:
-    """A tensor of the dtype and on the device of the features, to choose a backend by."""
-    return w0 if image.dtype == torch.uint8 else image
+def _choose(op: str, image: Tensor, w0: Tensor) -> str:
+    """Backend of a call; by the dtype of the features."""
+    features = w0 if image.dtype == torch.uint8 else image
+    if not features.is_cuda:
+        return backend.choose(op, features)
+    reason = unsupported("stem", len(w0), image.shape[1]) or too_little_memory(op, features, len(w0))
+    return backend.choose(op, features, reason)
 
 
 def _stem_cuda(image: Tensor, w0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if backend.choose("stem", _features_like(image, w0), unsupported("stem", len(w0), image.shape[1])) == "torch":
+    if _choose("stem", image, w0) == "torch":
         return _stem(image, w0, *rest)
     from ..kernels import stem as kernel
 
@@ -244,8 +248,7 @@ def _stem_backward_cuda(
     grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, w0: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     grads = (grad_z, grad_mean, grad_var)
-    reason = unsupported("stem", len(w0), image.shape[1])
-    if backend.choose("stem_backward", _features_like(image, w0), reason) == "torch":
+    if _choose("stem_backward", image, w0) == "torch":
         return _stem_backward(*grads, image, w0, *rest)
     from ..kernels import stem as kernel
 
