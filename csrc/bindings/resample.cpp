@@ -119,7 +119,7 @@ py::dict shape_dict(const Plan& plan) {
 }  // namespace
 
 void bind_resample(py::module_& module) {
-    py::class_<Plan>(module, "ResamplePlan", py::buffer_protocol(),
+    py::class_<Plan>(module, "ResamplePlan", py::buffer_protocol(), py::module_local(),
                      "Programs of one resampling. As a buffer: the tables to put on the device, 16-byte aligned.")
         .def_buffer([](Plan& plan) {
             return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,

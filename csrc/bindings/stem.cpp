@@ -179,7 +179,7 @@ void stem_backward(const py::tuple& image, const py::tuple& weights, float negat
 }  // namespace
 
 void bind_stem(py::module_& module) {
-    py::class_<StemPlan>(module, "StemPlan", py::buffer_protocol(),
+    py::class_<StemPlan>(module, "StemPlan", py::buffer_protocol(), py::module_local(),
                          "Work of one stem. As a buffer: the tables to put on the device, 16-byte aligned.")
         .def_buffer([](StemPlan& plan) {
             return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
