@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .ops import affine, stem, trunk
 from .ops.band_matmul import is_channels_last
 from .ops.bands import dense_rows
+from .ops.layout import feature_dtype
 from .ops.prologue import Prologue
 from .ops.statistics import accumulation_dtype
 
@@ -163,7 +164,7 @@ def _stem(
     image_mean: Tensor | None = None,
     image_std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    image = stem.normalised(image, stem.feature_dtype(image, w0), image_mean, image_std)
+    image = stem.normalised(image, feature_dtype(image, w0), image_mean, image_std)
     dtype = accumulation_dtype(image.dtype)
     a = F.leaky_relu(F.conv2d(image, w0, b0, padding=3), negative_slope).to(dtype)
     c = F.leaky_relu(F.conv2d(a, w1.to(dtype), b1.to(dtype)), negative_slope)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops.bands import Bands, get_bands
-from ..ops.layout import channels_last, maps
-from ..ops.stem import feature_dtype
+from ..ops.layout import channels_last, feature_dtype, maps
 from . import device, native, reduce
 from .arguments import addresses, arithmetic, dense32, dtype_name
 from .resample import axis_arguments

@@ -37,3 +37,8 @@ def leaky_relu_backward_(grad: Tensor, output: Tensor, negative_slope: float) ->
 
 def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def feature_dtype(image: Tensor, w0: Tensor) -> torch.dtype:
+    """dtype of the features: the image's, or of a uint8 image the weights'."""
+    return w0.dtype if image.dtype == torch.uint8 else image.dtype

@@ -28,7 +28,7 @@ from torch import Tensor
 from .. import backend
 from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
-from .layout import leaky_relu_backward_, maps, rows, sum_pixels
+from .layout import feature_dtype, leaky_relu_backward_, maps, rows, sum_pixels
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
 from .native_shapes import too_little_memory, unsupported
 from .parallel import map_in_order
@@ -66,11 +66,6 @@ def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
         [_Tile(index, index + 1, top, min(top + rows, height), rows >= height) for top in range(0, height, rows)]
         for index in range(batch)
     ]
-
-
-def feature_dtype(image: Tensor, w0: Tensor) -> torch.dtype:
-    """dtype of the features: the image's, or of a uint8 image the weights'."""
-    return w0.dtype if image.dtype == torch.uint8 else image.dtype
 
 
 def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tensor | None) -> Tensor:
