@@ -1,7 +1,7 @@
 // Feature maps in shared memory, as the operands of matrix products read them.
 #pragma once
 
-#include "fragment.cuh"
+#include "pixel_terms.cuh"
 
 namespace learned_resizer {
 
@@ -56,14 +56,7 @@ struct FeatureMap {
             load_matrices_transposed(a.r, row + place(x + lane / 16 * 8 + lane % 8, c + lane / 8 % 2 * 8));
             return a;
         } else {
-            float p[4], q[4];
-            LR_UNROLL
-            for (int i = 0; i < 4; ++i) {
-                const S* pixel = row + (x + chained_term(lane % 4, i)) * kStride + c + lane / 4;
-                p[i] = pixel[0];
-                q[i] = pixel[8];
-            }
-            return F::make(p, q);
+            return PixelTerms<M>::load_a(row + x * kStride + c, kStride);
         }
     }
     // Columns of the product: the 8 channels from c on, and the 8 after them.
@@ -75,14 +68,7 @@ struct FeatureMap {
             b[0] = {{r[0], r[1]}};
             b[1] = {{r[2], r[3]}};
         } else {
-            LR_UNROLL
-            for (int j = 0; j < 2; ++j) {
-                float v[4];
-                LR_UNROLL
-                for (int i = 0; i < 4; ++i)
-                    v[i] = row[(x + chained_term(lane % 4, i)) * kStride + c + 8 * j + lane / 4];
-                b[j] = F::make_b(v);
-            }
+            PixelTerms<M>::load_b(b, row + x * kStride + c, kStride);
         }
     }
 };

@@ -43,15 +43,12 @@ struct PixelTerms {
             for (int j = 0; j < 2; ++j) b[j] = gather(map + 8 * j + lane / 4, stride);
         }
     }
-    // The column that starts at `first`, a pixel every `stride` elements.
+    // The column that starts at `first`, a pixel every `stride` elements; 32-bit elements.
     LR_DEVICE static typename F::B gather(const S* first, int stride) {
-        S v[4];
+        float v[4];
         LR_UNROLL
         for (int i = 0; i < 4; ++i) v[i] = first[chained_term(lane_index() % 4, i) * stride];
-        if constexpr (kIs16Bit<M>)
-            return {{v[0] | static_cast<uint32_t>(v[1]) << 16, v[2] | static_cast<uint32_t>(v[3]) << 16}};
-        else
-            return F::make_b({v[0], v[1], v[2], v[3]});
+        return F::make_b(v);
     }
 };
 

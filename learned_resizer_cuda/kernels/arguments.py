@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.layout import channels_last
-from ..ops.prologue import Prologue
+from ..ops.prologue import Prologue, empty_features
 from . import device, native
 
 
@@ -31,12 +31,6 @@ def dense32(*tensors: Tensor) -> list[Tensor]:
 
 def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
     return tuple(t.data_ptr() for t in tensors)
-
-
-def empty_features(like: Tensor, num_filters: int) -> Tensor:
-    """``(B, num_filters, h, w)``, channels_last, in the dtype and with the pixels of ``like``."""
-    batch, _, height, width = like.shape
-    return like.new_empty(batch, height, width, num_filters).permute(0, 3, 1, 2)
 
 
 def image(tensor: Tensor, features: torch.dtype) -> tuple[Any, ...]:
@@ -74,8 +68,7 @@ class PrologueArguments:
 
     def empty_grads(self) -> tuple[Tensor, Tensor | None]:
         """Gradients of input and skip, for the kernel to fill."""
-        grad = empty_features(self.input, self.num_filters)
-        return grad, None if self.skip is None else empty_features(self.input, self.num_filters)
+        return empty_features(self.input), None if self.skip is None else empty_features(self.input)
 
 
 def prologue_grads(sums: list[Tensor], prologue: Prologue, grads: tuple[Tensor, Tensor | None]) -> list[Tensor]:

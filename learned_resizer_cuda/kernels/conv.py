@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from ..ops.layout import channels_last
-from ..ops.prologue import Prologue
+from ..ops.prologue import Prologue, empty_features
 from . import device, native, reduce
 from .arguments import (
     PrologueArguments,
     addresses,
     dense32,
-    empty_features,
     prologue_grads,
 )
 
@@ -36,7 +35,7 @@ def conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     prologue, (weight, statistics) = Prologue(*args[:7]), args[7:]
     p = PrologueArguments(prologue)
     n, gpu = p.num_filters, p.input.device
-    raw = empty_features(p.input, n)
+    raw = empty_features(p.input)
     mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=gpu) for _ in range(2))
     if raw.numel() == 0:
         return raw, mean.zero_(), var.zero_()
@@ -62,7 +61,7 @@ def conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 def conv_backward(
     grad_raw: Tensor, grad_mean: Tensor, grad_var: Tensor, raw: Tensor, mean: Tensor, *args: Any
 ) -> tuple[Tensor, ...]:
-    """The op ``conv_backward``: one launch, and one more for the sums.
+    """The op ``conv_backward``: one launch, and two more for the sums.
 
     Returns:
         The prologue's gradients in the schema's order and the weight's, each in its own dtype. Bitwise reproducible

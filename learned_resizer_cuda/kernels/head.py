@@ -57,7 +57,7 @@ def head(*args: Any) -> Tensor:
 
 
 def head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """The op ``head_backward``: one launch, and one more for the sums.
+    """The op ``head_backward``: one launch, and two more for the sums.
 
     Returns:
         The prologue's gradients in the schema's order, the weight's and the bias's, each in its own dtype. Bitwise

@@ -89,13 +89,13 @@ def stem(
     Args:
         image: ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8. Read in place.
         w0, b0, w1, b1: ``(n, C, 7, 7)``, ``(n,)``, ``(n, n, 1, 1)``, ``(n,)`` with n 16 or 32; rounded to the
-            arithmetic of the image's dtype as they load.
+            arithmetic of the features' dtype as they load: the image's.
         statistics: whether to return the mean and variance of c.
         image_mean, image_std: ``(C,)``; a uint8 image is taken as ``(image / 255 - mean) / std`` as it loads, and the
             features have the dtype of w0.
 
     Returns:
-        ``z (B, n, height, width)``, channels_last, in the image's dtype; mean and biased variance ``(n,)``
+        ``z (B, n, height, width)``, channels_last, in the features' dtype; mean and biased variance ``(n,)``
         float32, empty without statistics. Bitwise reproducible on devices of one kind.
 
     Raises:
@@ -158,7 +158,7 @@ def stem_backward(
     image_mean: Tensor | None = None,
     image_std: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """The op ``stem_backward`` on CUDA tensors: one launch, one more for the sums, one for dx if asked for.
+    """The op ``stem_backward`` on CUDA tensors: one launch, two more for the sums, one for dx if asked for.
 
     Returns:
         dx like the image (empty if not asked for), and the gradients of w0, b0, w1 and b1 in their own dtypes.

@@ -71,10 +71,10 @@ class Prologue(NamedTuple):
     def fake_grads(self) -> list[Tensor]:
         """Shapes of ``PrologueGrads.result``."""
         vector = torch.empty_like(self.scale)
-        grads = [_fake_features(self.input), vector, torch.empty_like(vector)]
+        grads = [empty_features(self.input), vector, torch.empty_like(vector)]
         if self.skip is None:
             return grads + [torch.empty(0, dtype=self.dtype, device=vector.device) for _ in range(3)]
-        return [*grads, _fake_features(self.skip), torch.empty_like(vector), torch.empty_like(vector)]
+        return [*grads, empty_features(self.skip), torch.empty_like(vector), torch.empty_like(vector)]
 
 
 class PrologueGrads:
@@ -138,6 +138,7 @@ def cast(dtype: torch.dtype, tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
-def _fake_features(like: Tensor) -> Tensor:
+def empty_features(like: Tensor) -> Tensor:
+    """Features of the shape and dtype of ``like``, channels_last."""
     batch, n, height, width = like.shape
     return like.new_empty(batch, height, width, n).permute(0, 3, 1, 2)
