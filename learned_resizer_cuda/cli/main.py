@@ -13,10 +13,10 @@ from .._version import __version__
 
 # name: (module of this package whose function of that name is the command, its line in the help)
 COMMANDS = {
-    "train": (
-        "train",
-        "train the learned resizer in front of a classifier, beside fixed filters",
-    ),
+    "train": ("train", "train the learned resizer in front of a network, beside fixed filters"),
+    "evaluate": ("evaluate", "test what a run trained, on its own or on other images"),
+    "transfer": ("transfer", "put a trained resizer in front of another network and tune both"),
+    "ablate": ("ablate", "train the learned resizer with several numbers of blocks and filters"),
     "resize": ("resize", "resize image files and folders"),
     "info": ("", "show versions, what is built, and which backend each op takes here"),
 }
@@ -33,6 +33,7 @@ TRAIN_MODULES = {
     "rich",
     "safetensors",
     "yaml",
+    "huggingface_hub",
     "mlxtend",
     "skimage",
     "sklearn",

@@ -1,137 +1,258 @@
-"""What one comparison runs: a dataclass of plain values that goes to config.yaml and back."""
+"""What one run does: a dataclass of plain values that the command line, config.yaml and a program all fill alike."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..ops.bands import INTERPOLATIONS
 
-ARMS = ("bilinear", "bicubic", "blind", "learned", "bicubic-long")
-LOSSES = ("softmax", "sigmoid")
+COMMANDS = ("train", "transfer", "ablate")
+TASKS = ("classification", "iqa")
+FIXED = ("bilinear", "bicubic", "lanczos")
+ARMS = (*FIXED, "learned", "blind", "control", "control-long")
+LOSSES = ("sigmoid", "softmax", "emd")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("decay", "one-cycle", "constant")
+AUGMENTS = ("crop", "flip", "none")
+FITS = ("crop", "squash")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-LONG_FACTOR = 5
-"""Steps of the long arm over those of the others: 2,000 for 400."""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+BUILT_IN = {"classification": "digits", "iqa": "photographs"}
+"""The data of a task where no folder is named."""
+
+
+def _option(default: Any, group: str, text: str, known: tuple[str, ...] = (), least: float | None = None) -> Any:
+    """A field with what the command line says of it; ``known`` and ``least`` bound each of its values."""
+    return field(default=default, metadata={"group": group, "help": text, "known": known, "least": least})
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One comparison of resizers in front of the same network, with the same training.
+    """One run: which data, network and resizers, trained how, on what. Defaults are the paper's where it has one.
 
-    Args:
-        arms: which resizers, of ``ARMS``, each at most once.
-        seed: seed of the first repetition, at least 0.
-        seeds: number of repetitions, with seeds ``seed``, ``seed + 1``, and so on.
-        steps: optimiser steps of every arm but the long one.
-        long_steps: optimiser steps of ``bicubic-long``. None: ``LONG_FACTOR * steps``, or a whole multiple of it
-            where that is less training time than the learned arm took.
-        batch_size: canvases in a batch.
-        canvas: side of the images that the resizers get, in pixels.
-        size: side of the images that the network gets.
-        interpolation: the resampling inside the learned resizer (arms ``learned`` and ``blind``).
-        num_filters, num_blocks: n and r of the learned resizer.
-        loss: cross-entropy over ``"softmax"`` or over ``"sigmoid"`` outputs.
-        label_smoothing: in [0, 1).
-        learning_rate: the peak of the one-cycle schedule.
-        weight_decay: of AdamW.
-        evaluations: passes over the test set during a run, the last one after the last step.
-        num_workers: processes that draw training batches; results do not depend on it.
-        accelerator: where to train, of ``ACCELERATORS``; ``"auto"`` takes a GPU where there is one.
+    The built-in data comes with settings of its own (``presets``); ``RunConfig.make`` applies them. Every field's
+    meaning stands beside it, and in ``learned-resizer train --help``.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
     """
 
-    arms: tuple[str, ...] = ARMS
-    seed: int = 0
-    seeds: int = 1
-    steps: int = 400
-    long_steps: int | None = None
-    batch_size: int = 64
-    canvas: int = 96
-    size: int = 16
-    interpolation: str = "bilinear"
-    num_filters: int = 16
-    num_blocks: int = 1
-    loss: str = "softmax"
-    label_smoothing: float = 0.0
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    evaluations: int = 8
-    num_workers: int = 0
-    accelerator: str = "auto"
+    command: str = _option("train", "", "Which protocol.", COMMANDS)
+    task: str = _option("classification", "Data", "classification, or iqa: image quality assessment.", TASKS)
+    data: str | None = _option(
+        None,
+        "Data",
+        "Folder of images: train/CLASS/… and val/CLASS/… to classify; for iqa images with AVA.txt or scores.csv. "
+        "Default: the real images that come with the installed packages.",
+    )
+    scores: str | None = _option(None, "Data", "AVA.txt, or a CSV of histograms, where it is not in the folder.")
+    extra_photographs: str | None = _option(
+        None, "Data", "Folder whose photographs are added to the built-in ones of --task iqa."
+    )
+    max_unreadable: int = _option(20, "Data", "Unreadable images that are skipped before the run stops.", least=0)
+    augment: str = _option("crop", "Data", "Random crop and flip, flip alone, or none.", AUGMENTS)
+    fit: str = _option("crop", "Data", "How a test image becomes square: cut at the centre, or squashed.", FITS)
+    num_workers: int = _option(0, "Data", "Processes that read images; results do not depend on it.", least=0)
+
+    model: str = _option("resnet50", "Networks", "small_cnn, inception_v2, or any network of timm.")
+    pretrained: bool = _option(False, "Networks", "Start from timm's weights (needs a download).")
+    size: int = _option(224, "Networks", "Side of the images that the network gets, in pixels.", least=1)
+    input_size: tuple[int, ...] = _option(
+        (448,), "Networks", "Side of the images that the resizer gets; several are a sweep.", least=1
+    )
+    arms: tuple[str, ...] = _option(
+        ("bilinear", "bicubic", "learned", "blind", "control"), "Networks", "Resizers to compare.", ARMS
+    )
+    baseline: str = _option("bilinear", "Networks", "Fixed filter whose trained network the others start from.", FIXED)
+    interpolation: str = _option("bilinear", "Networks", "Filter inside the learned resizer.", tuple(INTERPOLATIONS))
+    antialias: bool = _option(True, "Networks", "Widen every filter when shrinking; off as in the paper.")
+    num_filters: tuple[int, ...] = _option((16,), "Networks", "Filters n of the learned resizer.", least=1)
+    num_blocks: tuple[int, ...] = _option((1,), "Networks", "Residual blocks r of the learned resizer.", least=0)
+    zero_init: bool = _option(False, "Networks", "Let the learned resizer start as exactly the fixed filter.")
+    resizer: str | None = _option(None, "Networks", "File of the trained resizer to transfer.")
+    normalize: bool = _option(False, "Networks", "Normalise images by mean and std before the resizer.")
+    mean: tuple[float, ...] = _option((0.485, 0.456, 0.406), "Networks", "Mean of each channel, for --normalize.")
+    std: tuple[float, ...] = _option((0.229, 0.224, 0.225), "Networks", "Deviation of each, for --normalize.")
+
+    loss: str = _option("sigmoid", "Training", "Cross-entropy over sigmoid or softmax outputs; emd for iqa.", LOSSES)
+    label_smoothing: float = _option(0.1, "Training", "In [0, 1).", least=0)
+    optimizer: str = _option("sgd", "Training", "Optimiser.", OPTIMIZERS)
+    learning_rate: float = _option(0.05, "Training", "Of a network from scratch; the peak under one-cycle.")
+    fine_tune_learning_rate: float = _option(0.005, "Training", "Of all training from a baseline on.")
+    momentum: float = _option(0.9, "Training", "Of SGD, in [0, 1).", least=0)
+    weight_decay: float = _option(1e-4, "Training", "Of either optimiser.", least=0)
+    schedule: str = _option("decay", "Training", "Course of the learning rate.", SCHEDULES)
+    decay: float = _option(0.94, "Training", "Factor of the learning rate, for the schedule decay.")
+    decay_epochs: float = _option(2.0, "Training", "Epochs between two decays.")
+    baseline_epochs: float = _option(30.0, "Training", "Epochs of a baseline.")
+    epochs: float = _option(30.0, "Training", "Epochs of joint training, and of its control.")
+    steps: int | None = _option(None, "Training", "Optimiser steps of each, instead of epochs.", least=2)
+    long_factor: int = _option(10, "Training", "Times that control-long trains as long as the control.", least=1)
+    batch_size: int | str = _option(64, "Training", "Images in a batch, of all devices together; auto: what fits.")
+    evaluations: int | None = _option(
+        None, "Training", "Passes over the test images in each training. Default: one an epoch.", least=1
+    )
+    recalibrate_bn: bool = _option(True, "Training", "Recompute batch norm statistics before each such pass.")
+    recalibration_batches: int = _option(10, "Training", "Training batches they are recomputed from.", least=1)
+    seed: int = _option(0, "Training", "Seed of the first repetition.", least=0)
+    seeds: int = _option(1, "Training", "Repetitions, each with its own seed.", least=1)
+
+    accelerator: str = _option("auto", "Devices", "Where to train.", ACCELERATORS)
+    devices: int = _option(1, "Devices", "Devices of a node, or processes on a CPU.", least=1)
+    nodes: int = _option(1, "Devices", "Nodes; on each the same command, or torchrun.", least=1)
+    precision: str = _option("32-true", "Devices", "Arithmetic of the training.", PRECISIONS)
+    checkpoint_steps: int = _option(500, "Devices", "Steps between two checkpoints, at most.", least=1)
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if name == "long_steps" and value is None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value is None and entry.default is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: got {value!r}; expected an integer of at least {least}")
-            if value < least:
-                raise ValueError(f"{name}: got {value}; expected at least {least}")
-        if not self.arms or len(set(self.arms)) != len(self.arms) or not set(self.arms) <= set(ARMS):
+            values = value if isinstance(value, tuple) else (value,)
+            if not values:
+                raise ValueError(f"{entry.name}: got none; expected at least one")
+            for one in values:
+                _check_value(entry.name, one, entry.metadata["known"], entry.metadata["least"])
+        for name in ("input_size", "arms", "num_filters", "num_blocks"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: got {_shown(getattr(self, name))}; expected each once")
+        if isinstance(self.batch_size, str) and self.batch_size != "auto":
+            raise ValueError(f"batch_size: got {self.batch_size!r}; expected a number or auto")
+        if isinstance(self.batch_size, int) and self.batch_size < 2:
+            # Batch statistics of a network's last map need more than one image at tiny sizes.
+            raise ValueError(f"batch_size: got {self.batch_size}; expected at least 2")
+        if isinstance(self.batch_size, int) and self.batch_size % (self.devices * self.nodes):
             raise ValueError(
-                f"arms: got {', '.join(self.arms) or 'none'}; expected some of {', '.join(ARMS)}, each once"
+                f"batch_size: got {self.batch_size}; expected a multiple of the {self.devices * self.nodes} processes"
             )
-        for name, known in _KNOWN.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; expected one of {', '.join(known)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing: got {self.label_smoothing}; expected a number in [0, 1)")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate: got {self.learning_rate}; expected a positive finite number")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay: got {self.weight_decay}; expected a finite number of at least 0")
+        for name in ("label_smoothing", "momentum"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected a number in [0, 1)")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected a positive finite number")
+        if any(size < self.size for size in self.input_size):
+            raise ValueError(
+                f"input_size: got {_shown(self.input_size)}; expected at least size, {self.size}, as in the paper"
+            )
+        if self.data in BUILT_IN.values() and self.data != BUILT_IN[self.task]:
+            raise ValueError(f"data: got {self.data}; expected {BUILT_IN[self.task]} or a folder for task {self.task}")
+        if (self.loss == "emd") != (self.task == "iqa"):
+            expected = "emd" if self.task == "iqa" else "sigmoid or softmax"
+            raise ValueError(f"loss: got {self.loss!r}; expected {expected} for task {self.task}")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"std: got {_shown(self.std)}; expected {len(self.mean)} positive numbers, as mean has")
+        if self.command != "ablate":
+            for name in ("num_filters", "num_blocks"):
+                if len(getattr(self, name)) > 1:
+                    raise ValueError(
+                        f"{name}: got {_shown(getattr(self, name))}; expected one number (`ablate` takes several)"
+                    )
+        if self.command == "transfer" and self.resizer is None:
+            raise ValueError("resizer: got none; expected the file of a trained resizer, resizer.safetensors of a run")
 
-    @property
-    def ordered_arms(self) -> tuple[str, ...]:
-        """The arms in the order they run: the long one last, as its length may follow from the others'."""
-        return tuple(arm for arm in ARMS if arm in self.arms)
+    @classmethod
+    def make(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The configuration of ``values``, completed by the settings of its data and by the defaults.
+
+        Raises:
+            TypeError, ValueError: an unknown name, or a value that is not allowed.
+        """
+        from .presets import preset
+
+        known = {entry.name: entry for entry in fields(cls)}
+        if unknown := set(values) - set(known):
+            raise ValueError(f"config: got unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(known))}")
+        given = {name: _tuple(value) if isinstance(known[name].default, tuple) else value for name, value in values.items()}
+        task = given.setdefault("task", "classification")
+        if not given.get("data"):
+            given["data"] = BUILT_IN.get(task)
+        return cls(**preset(given) | given)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON."""
-        return asdict(self) | {"arms": list(self.arms)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
-        """The inverse of ``as_dict``. Missing names take their defaults; an unknown one raises ValueError."""
-        known = {field.name for field in fields(cls)}
-        if unknown := set(values) - known:
-            raise ValueError(f"config: got unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(known))}")
-        return cls(**values | ({"arms": tuple(values["arms"])} if "arms" in values else {}))
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def save(self, path: Path) -> None:
         """Writes YAML that ``load`` reads back."""
         import yaml
 
-        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False), encoding="utf-8")
+        from .files import atomic_bytes
+
+        atomic_bytes(path, yaml.safe_dump(self.as_dict(), sort_keys=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
-        """Reads what ``save`` wrote."""
-        import yaml
-
-        return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        """Reads what ``save`` wrote, or a part of it."""
+        return cls.make(read_yaml(path))
 
 
-_KNOWN: dict[str, tuple[str, ...]] = {
-    "interpolation": INTERPOLATIONS,
-    "loss": LOSSES,
-    "accelerator": ACCELERATORS,
-}
-_LEAST = {
-    "seed": 0,
-    "seeds": 1,
-    "steps": 2,  # the one-cycle schedule divides by steps - 1
-    "long_steps": 2,
-    "batch_size": 2,  # batch statistics of the network's last map need more than one image at tiny sizes
-    "canvas": 28,
-    "size": 4,  # the network halves twice
-    "num_filters": 1,
-    "num_blocks": 0,
-    "evaluations": 1,
-    "num_workers": 0,
-}
+_POSITIVE = ("learning_rate", "fine_tune_learning_rate", "decay", "decay_epochs", "baseline_epochs", "epochs")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The names and values of a YAML file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no YAML, or no mapping.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"config: no such file: {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config: {path} is no YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} holds a {type(values).__name__}; expected names with values")
+    return values
+
+
+def field_type(name: str) -> type:
+    """``int``, ``float``, ``bool`` or ``str``: of each value of a field."""
+    return _TYPES[name]
+
+
+def _types() -> dict[str, type]:
+    types: dict[str, type] = {}
+    for entry in fields(RunConfig):
+        words = str(entry.type).replace("tuple[", "").split()
+        first = words[0].strip("[],.| ")
+        types[entry.name] = {"int": int, "float": float, "bool": bool, "str": str}[first.split(",")[0]]
+        assert entry.default is not MISSING
+    return types
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
+
+
+def _check_value(name: str, value: Any, known: tuple[str, ...], least: float | None) -> None:
+    kind = _TYPES[name]
+    if name == "batch_size" and isinstance(value, str):
+        return
+    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not right or (isinstance(value, bool) and kind is not bool):
+        what = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
+        raise TypeError(f"{name}: got {value!r}; expected {what}" + (f" of at least {least}" if least else ""))
+    if known and value not in known:
+        raise ValueError(f"{name}: got {value!r}; expected one of {', '.join(known)}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name}: got {value}; expected a finite number")
+    if least is not None and value < least:
+        raise ValueError(f"{name}: got {value}; expected at least {least}")
+
+
+_TYPES = _types()

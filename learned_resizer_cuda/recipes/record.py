@@ -1,165 +1,252 @@
-"""What a training run measured: figures by step, and its cost in seconds."""
+"""What a training measured: figures by step, and its cost in seconds, in a file that a restart goes on writing."""
 
 from __future__ import annotations
 
 import csv
+import math
+import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from ..data.errors import NonFiniteLossError
+from ..data.source import Batch, Unreadable
+from ..data.unreadable import UnreadableLog
+from .joint import JointTraining
+from .processes import gather, mean_over_all, sum_over_all
+from .results import PRIMARY, Row
+from .stages import Stage
+from .watch import Watcher
 
-@dataclass(frozen=True)
-class Row:
-    """One line of metrics.csv: a training batch, or a pass over the test set.
-
-    ``step`` counts finished optimiser steps; ``cpu_seconds`` and ``wall_seconds`` are the training time spent
-    up to there, without the passes over the test set.
-    """
-
-    arm: str
-    seed: int
-    step: int
-    split: str
-    loss: float
-    accuracy: float
-    learning_rate: float
-    cpu_seconds: float
-    wall_seconds: float
+METRICS = {"classification": ("accuracy",), "iqa": ("plcc", "srcc")}
+_PLAIN = tuple(entry.name for entry in fields(Row) if entry.name != "metrics")
+_WAITING = 50
+"""Steps whose figures wait on the device: each reading waits for it."""
 
 
 class Stopwatch:
     """CPU seconds of the whole process (all its threads) and wall seconds, with pauses."""
 
     def __init__(self) -> None:
-        self._spent = (0.0, 0.0)
+        self.spent = (0.0, 0.0)
         self._since: tuple[float, float] | None = None
 
     def start(self) -> None:
         self._since = (time.process_time(), time.perf_counter())
 
     def pause(self) -> None:
-        self._spent, self._since = self.read(), None
+        self.spent, self._since = self.read(), None
 
     def read(self) -> tuple[float, float]:
         """CPU and wall seconds so far."""
         if self._since is None:
-            return self._spent
+            return self.spent
         return (
-            self._spent[0] + time.process_time() - self._since[0],
-            self._spent[1] + time.perf_counter() - self._since[1],
+            self.spent[0] + time.process_time() - self._since[0],
+            self.spent[1] + time.perf_counter() - self._since[1],
         )
 
 
 class Recorder(Callback):
-    """Collects a row per training batch and per pass over the test set, and times the training alone.
+    """Writes a row per training batch and per pass over the test set, and times the training alone.
+
+    A checkpoint remembers how long the file was: what a killed run wrote after its last checkpoint is cut off when it
+    goes on, and written again.
 
     Args:
-        arm, seed: what the rows are about.
-        on_step: called after every training batch with the number of finished steps.
-        on_evaluation: called after every pass over the test set with its row.
+        stage: what the rows are about.
+        task: ``"classification"`` or ``"iqa"``.
+        path: the CSV file; None in all processes but the first.
+        steps_per_epoch: tells epochs from steps.
+        unreadable: takes the images that could not be read.
+        watcher: told of steps and tests.
+
+    Raises:
+        NonFiniteLossError: from the training, before anything of such a state is kept.
+        TooManyUnreadableError: from ``unreadable``.
     """
 
     def __init__(
         self,
-        arm: str,
-        seed: int,
-        on_step: Callable[[int], None] | None = None,
-        on_evaluation: Callable[[Row], None] | None = None,
+        stage: Stage,
+        task: str,
+        path: Path | None,
+        steps_per_epoch: float,
+        unreadable: UnreadableLog,
+        watcher: Watcher,
     ) -> None:
-        self.arm, self.seed = arm, seed
-        self.on_step, self.on_evaluation = on_step, on_evaluation
-        self.rows: list[Row] = []
+        self.stage, self.task, self.path = stage, task, path
+        self.steps_per_epoch, self.unreadable, self.watcher = steps_per_epoch, unreadable, watcher
         self.stopwatch = Stopwatch()
-        self._pending: list[tuple[int, Tensor, Tensor, int, float, tuple[float, float]]] = []
-        self._tested: list[tuple[Tensor, Tensor, int]] = []
+        self._rows: list[Row] = []
+        self._rate = 0.0
+        self._unreadable: list[Unreadable] = []
+        self._waiting: list[tuple[int, Tensor, Tensor | None, int, float, tuple[float, float]]] = []
 
-    def split(self, split: str) -> list[Row]:
-        """The rows of ``"train"`` or ``"test"``."""
-        return [row for row in self.rows if row.split == split]
+    def state_dict(self) -> dict[str, Any]:
+        size = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
+        return {"bytes": size, "spent": self.stopwatch.read()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.stopwatch.spent = tuple(state_dict["spent"])
+        if self.path is not None:
+            os.truncate(self.path, state_dict["bytes"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopwatch.start()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush()
-        self.stopwatch.pause()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule moves on before the batch ends
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        # Read out in one go at the next pass over the test set: on an accelerator each read waits for the device.
-        self._pending.append(
-            (
-                trainer.global_step,
-                outputs["loss"].detach(),
-                outputs["correct"],
-                len(batch[1]),
-                rate,
-                self.stopwatch.read(),
-            )
-        )
-        if self.on_step:
-            self.on_step(trainer.global_step)
+        self._met(trainer, batch)
+        loss, correct = outputs["loss"].detach(), outputs["correct"]
+        if loss.device.type == "cpu" and trainer.world_size == 1:
+            self._check_finite(trainer.global_step, float(loss))
+        self._waiting.append((trainer.global_step, loss, correct, len(batch.targets), self._rate, self.stopwatch.read()))
+        if len(self._waiting) >= _WAITING:
+            self._flush()
+        self.watcher.step(trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._flush()
+        self._count_unreadable()
+        self._write()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stopwatch.pause()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush()
-        self.stopwatch.pause()
-        self._tested = []
+        if not trainer.sanity_checking:
+            self.stopwatch.pause()
 
     def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Any,
+        batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._tested.append((outputs["loss"], outputs["correct"], len(batch[1])))
+        self._met(trainer, batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss_tensors, correct_tensors, counts = zip(*self._tested, strict=True)
-        losses, correct = torch.stack(loss_tensors).tolist(), torch.stack(correct_tensors).tolist()
-        loss = sum(value * count for value, count in zip(losses, counts, strict=True)) / sum(counts)
-        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else 0.0
-        row = self._row(trainer.global_step, "test", loss, sum(correct) / sum(counts), rate, self.stopwatch.read())
-        self.rows.append(row)
-        if self.on_evaluation:
-            self.on_evaluation(row)
-        # Between batches of a fit; trainer.training is not yet set again here.
-        if trainer.state.fn == TrainerFn.FITTING:
+        assert isinstance(pl_module, JointTraining)
+        self._count_unreadable()
+        loss, metrics = pl_module.task.results()
+        # Before the first step ("sanity checking" to Lightning) nothing has been trained.
+        step = 0 if trainer.sanity_checking else trainer.global_step
+        rate = 0.0 if trainer.sanity_checking else trainer.optimizers[0].param_groups[0]["lr"]
+        row = self._row(step, "test", loss, rate, self.stopwatch.read(), metrics)
+        self._rows.append(row)
+        self.watcher.tested(row)
+        if trainer.sanity_checking:
+            self._write()
+        else:
             self.stopwatch.start()
 
+    def _met(self, trainer: Trainer, batch: Batch) -> None:
+        self._unreadable += batch.unreadable
+        if trainer.world_size == 1:
+            self._count_unreadable()
+
+    def _count_unreadable(self) -> None:
+        """Several processes count together, at the end of each round: so all of them stop, or none."""
+        self.unreadable.add(gather(self._unreadable))
+        self._unreadable = []
+
     def _flush(self) -> None:
-        if self._pending:
-            steps, losses, correct, counts, rates, times = zip(*self._pending, strict=True)
-            figures = zip(torch.stack(losses).tolist(), torch.stack(correct).tolist(), counts, strict=True)
-            for step, (loss, right, count), rate, spent in zip(steps, figures, rates, times, strict=True):
-                self.rows.append(self._row(step, "train", loss, right / count, rate, spent))
-            self._pending.clear()
+        if not self._waiting:
+            return
+        steps, losses, correct, counts, rates, times = zip(*self._waiting, strict=True)
+        mean_losses = mean_over_all(torch.stack(losses)).tolist()
+        right = None if correct[0] is None else sum_over_all(torch.stack(correct)).tolist()
+        images = sum_over_all(torch.tensor(counts, device=losses[0].device)).tolist()
+        self._waiting.clear()
+        for index, (step, loss) in enumerate(zip(steps, mean_losses, strict=True)):
+            self._check_finite(step, loss)
+            metrics = {} if right is None else {PRIMARY["classification"]: right[index] / images[index]}
+            self._rows.append(self._row(step, "train", loss, rates[index], times[index], metrics))
 
-    def _row(self, step: int, split: str, loss: float, accuracy: float, rate: float, spent: tuple[float, float]) -> Row:
-        return Row(self.arm, self.seed, step, split, loss, accuracy, rate, *spent)
+    def _check_finite(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"{self.stage.key}: the training loss is {loss} at step {step}; the last checkpoint is from before it. "
+                "A smaller learning rate, or precision 32-true, usually helps"
+            )
+
+    def _row(
+        self,
+        step: int,
+        split: str,
+        loss: float,
+        rate: float,
+        spent: tuple[float, float],
+        metrics: dict[str, float],
+    ) -> Row:
+        stage = self.stage
+        epoch = step / self.steps_per_epoch
+        return Row(stage.arm, stage.seed, stage.input_size, step, epoch, split, loss, rate, *spent, metrics)
+
+    def _write(self) -> None:
+        if self.path is not None:
+            append_rows(self.path, self._rows, self.task)
+        self._rows.clear()
 
 
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Appends rows to a CSV file, with a header where the file is new."""
-    new = not path.exists()
+class UnreadableCount(Callback):
+    """Counts the unreadable images of a test alone."""
+
+    def __init__(self, unreadable: UnreadableLog) -> None:
+        self.unreadable = unreadable
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.unreadable.add(batch.unreadable)
+
+
+def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
+    """Appends rows to a CSV file, with a header where the file is new; on the disk when it returns."""
+    new = not path.exists() or not path.stat().st_size
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")
         if new:
-            writer.writeheader()
+            writer.writerow([*_PLAIN, *METRICS[task]])
         for row in rows:
-            writer.writerow({name: _short(value) for name, value in asdict(row).items()})
+            # All digits: a run that goes on is compared with one that was never interrupted.
+            metrics = [row.metrics.get(name, "") for name in METRICS[task]]
+            writer.writerow([*(getattr(row, name) for name in _PLAIN), *metrics])
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+def read_rows(path: Path) -> list[Row]:
+    """Reads what ``append_rows`` wrote."""
+    whole, text = {"seed", "input_size", "step"}, {"arm", "split"}
+    rows = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            plain = {
+                name: line[name] if name in text else int(line[name]) if name in whole else float(line[name])
+                for name in _PLAIN
+            }
+            metrics = {name: float(value) for name, value in line.items() if name not in _PLAIN and value != ""}
+            rows.append(Row(**plain, metrics=metrics))  # type: ignore[arg-type]
+    return rows

@@ -1,67 +1,175 @@
-"""One run of `learned-resizer train`: a folder with everything that tells what was done and what came out."""
+"""Runs every stage of a configuration, or what of it an interrupted call has left, and writes what came out."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
-from ..data.digits import DigitsOnPhotographs
-from .compare import Watcher, compare
+from torch import nn
+
+from ..data.open import open_source
+from ..data.source import Source
+from ..data.unreadable import UnreadableLog
+from . import processes
+from .build import build_models, learned_part
 from .config import RunConfig
-from .report import Summary, as_dict, save, summarise
+from .files import atomic_bytes
+from .fit import CHECKPOINT, METRICS, Fitted, fit
+from .folder import STAGES
+from .record import read_rows
+from .report import Summary
+from .results import StageResult
+from .stages import Stage, plan
+from .watch import Watcher
+from .weights import save_resizer
 
-FILES = ("config.yaml", "metrics.csv", "summary.json", "curves.png", "samples.png", "resizer.safetensors")
+RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Makes the run's folder; with ``overwrite``, removes a former run's files (and only those) from it.
+class Run:
+    """A configuration at work in its folder.
+
+    A stage that has ended is told by its result.json, which is written last: it is not trained again. One that was
+    killed goes on from its last checkpoint. So the same configuration in the same folder ends with the
+    figures of a run that nothing disturbed, whenever it was killed and however often.
+
+    Args:
+        config: what to run.
+        folder: made, and locked by the first process (``RunFolder``).
+        watcher: told of progress, in the first process.
 
     Raises:
-        FileExistsError: the folder holds something and ``overwrite`` is not set.
-        NotADirectoryError: the path is a file.
-        OSError: it cannot be made.
+        DataError: the data cannot be trained on (see ``data.errors``).
+        ModuleNotFoundError, FileNotFoundError: what the built-in data needs is not installed.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"output: {folder} is a file; expected a folder, or a path where none is yet")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise FileExistsError(f"output: {folder} is not empty; choose another folder or pass --overwrite")
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+
+    def __init__(self, config: RunConfig, folder: Path, watcher: Watcher | None = None) -> None:
+        self.config, self.folder = config, folder
+        self.first = processes.rank() == 0
+        self.watcher = watcher if watcher is not None and self.first else Watcher()
+        self.sources = {size: open_source(config, size) for size in config.input_size}
+        for source in self.sources.values():
+            for note in source.notes:
+                self.watcher.say(note)
+        self.unreadable = UnreadableLog(config.max_unreadable, folder / "unreadable.tsv" if self.first else None)
+        self.batch_sizes = self._batch_sizes()
+        per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
+        self.stages = plan(config, per_epoch.__getitem__)
+
+    def work(self) -> list[StageResult]:
+        """Trains what is left to train.
+
+        Returns:
+            Results of all stages, in their order.
+
+        Raises:
+            NonFiniteLossError, TooManyUnreadableError: a training cannot go on; what has ended is kept.
+        """
+        return [self._stage(stage) for stage in self.stages]
+
+    def source_of(self, stage: Stage | StageResult) -> Source:
+        return self.sources[stage.input_size]
+
+    def stage_folder(self, key: str) -> Path:
+        return self.folder / STAGES / key
+
+    def _stage(self, stage: Stage) -> StageResult:
+        folder = self.stage_folder(stage.key)
+        source = self.source_of(stage)
+        models = build_models(stage, self.config, source.in_channels, len(source.labels))
+        if (folder / RESULT).is_file():
+            result = self._load(stage, folder, models)
+            self.watcher.found(result)
+            return result
+        if stage.start_key is not None:
+            load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK)
+        if self.first:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.watcher.start(stage)
+        batch_size = self.batch_sizes[stage.input_size]
+        fitted = fit(stage, self.config, source, batch_size, models, folder, self.unreadable, self.watcher)
+        if self.first:
+            self._keep(stage, folder, fitted)
+        processes.wait_for_all()
+        result = self._load(stage, folder, models)
+        self.watcher.finish(result)
+        return result
+
+    def _keep(self, stage: Stage, folder: Path, fitted: Fitted) -> None:
+        save_weights(fitted.network, folder / NETWORK)
+        if stage.front.is_learned:
+            resizer = learned_part(fitted.resizer)
+            notes = {"data": str(self.config.data), "arm": stage.arm, "seed": str(stage.seed)}
+            save_resizer(resizer, resizer.config(), folder / RESIZER, notes | {"steps": str(stage.steps)})
+        values = {
+            "steps": stage.steps,
+            "batch_size": self.batch_sizes[stage.input_size],
+            "cpu_seconds": fitted.cpu_seconds,
+            "wall_seconds": fitted.wall_seconds,
+            "device": fitted.device,
+        }
+        atomic_bytes(folder / RESULT, (json.dumps(values, indent=2) + "\n").encode())
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _load(self, stage: Stage, folder: Path, models: tuple[nn.Module, nn.Module]) -> StageResult:
+        resizer, network = models
+        load_weights(network, folder / NETWORK)
+        if stage.front.is_learned:
+            load_weights(learned_part(resizer), folder / RESIZER)
+        values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return StageResult(
+            arm=stage.arm,
+            seed=stage.seed,
+            input_size=stage.input_size,
+            rows=read_rows(folder / METRICS),
+            resizer=resizer.eval(),
+            network=network.eval(),
+            resizer_parameters=sum(parameter.numel() for parameter in resizer.parameters()),
+            **values,
+        )
+
+    def _batch_sizes(self) -> dict[int, int]:
+        if isinstance(self.config.batch_size, int):
+            return dict.fromkeys(self.config.input_size, self.config.batch_size)
+        # Found once, and kept: a run that goes on, and the other processes, train with the same batches.
+        path = self.folder / "batch-sizes.json"
+        if self.first and not path.exists():
+            from .batch_size import fitted_batch_size
+
+            found = {size: fitted_batch_size(self.config, source) for size, source in self.sources.items()}
+            atomic_bytes(path, json.dumps(found).encode())
+        processes.wait_for_all()
+        sizes = {int(size): batch for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
+        for size, batch in sizes.items():
+            self.watcher.say(f"batch size at {size}×{size}: {batch}")
+        return sizes
 
 
-def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary:
-    """Runs the comparison and writes ``FILES`` into ``folder``, which ``prepare_folder`` has made.
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Writes a state dict as safetensors, whole or not at all."""
+    from safetensors.torch import save
 
-    config.yaml is there from the start and metrics.csv grows arm by arm, so that an interrupted run still
-    tells what it did. Without the learned arm there is no resizer.safetensors.
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    atomic_bytes(path, save(state))
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Reads what ``save_weights`` wrote."""
+    from safetensors.torch import load_file
+
+    module.load_state_dict(load_file(path))
+
+
+def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary | None:
+    """Runs a configuration in its folder, and writes tables, pictures and the report.
 
     Returns:
-        The figures that summary.json holds.
+        The figures; None in all processes but the first.
     """
-    from .pictures import save_curves, save_samples
+    from .present import present
 
     started = time.perf_counter()
-    source = DigitsOnPhotographs(config.canvas)
-    config.save(folder / "config.yaml")
-    results = compare(config, source, folder / "metrics.csv", watcher)
-    images, labels = source.test_set()
-    summary = summarise(config, results, len(labels))
-    learned = next((result for result in results if result.arm == "learned"), None)
-    if learned is not None:
-        from .arms import resizer_config
-        from .weights import save_resizer
-
-        notes = {
-            "data": "digits on photographs",
-            "seed": str(learned.seed),
-            "steps": str(learned.steps),
-            "test_accuracy": f"{learned.test_accuracy:.4f}",
-        }
-        save_resizer(learned.resizer, resizer_config(config, source.in_channels), folder / "resizer.safetensors", notes)
-    save_curves(results, folder / "curves.png")
-    save_samples(results, images, labels, config.interpolation, config.size, folder / "samples.png")
-    # Last, so that a folder with a summary is a finished run.
-    save(as_dict(config, summary, time.perf_counter() - started, results[0].device), folder / "summary.json")
-    return summary
+    work = Run(config, folder, watcher)
+    results = work.work()
+    return present(work, results, time.perf_counter() - started) if work.first else None

@@ -1,0 +1,38 @@
+"""`learned-resizer evaluate`: the test figures of what a run trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import fail
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of train, transfer or ablate.")],
+    data: Annotated[str | None, typer.Option(help="Other data than the run's, with the same classes.")] = None,
+    arms: Annotated[str, typer.Option(help="Arms to test, separated by commas; default: all.")] = "",
+    accelerator: Annotated[str, typer.Option(help="Where: auto, cpu or gpu.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Test the resizers and networks of a run, on its own test images or on other data."""
+    from rich.console import Console
+
+    from ..data.errors import DataError
+    from ..recipes.evaluate import evaluate as test
+    from ..recipes.evaluate import evaluation_table
+    from ..recipes.printing import print_table
+
+    try:
+        found = test(run, data, [arm.strip() for arm in arms.split(",") if arm.strip()], accelerator)
+    except (DataError, FileNotFoundError, TypeError, ValueError) as error:
+        fail("evaluate", error)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps([asdict(one) for one in found], indent=2))
+    else:
+        print_table(Console(), evaluation_table(found))

@@ -1,0 +1,90 @@
+"""What the training commands share: the run's folder, the progress bars, and what is printed in the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ..recipes.config import RunConfig
+from .options import configuration, fail
+
+FOLDER = "LEARNED_RESIZER_RUN"
+"""Tells the processes that Lightning starts which folder the first one has chosen."""
+
+
+def work(command: str, values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
+    """Runs a command in its folder, alone or as one of several processes; ends the program where it fails.
+
+    Exit code: 2 for what the user has to change before anything runs, 1 for a training that could not go on.
+    """
+    from ..recipes import processes
+    from ..recipes.folder import FolderInUseError, RunFolder, find_folder
+
+    first = processes.rank() == 0
+    try:
+        settings = configuration(command, values, config)
+        if output is None and settings.nodes > 1 and not processes.under_torchrun():
+            raise ValueError("output: got none; expected a folder that all nodes share, with --nodes above 1")
+        processes.join(settings.accelerator)
+        if not first and not processes.under_torchrun():
+            return _run(settings, Path(os.environ.get(FOLDER) or str(output)), False)
+        held = None
+        problem: Exception | None = None
+        path = output
+        if first:
+            try:
+                path = output or find_folder(settings)
+                held = RunFolder(path, settings, overwrite)
+            except (TypeError, ValueError, OSError, FolderInUseError) as error:
+                problem = error
+        # Under torchrun the others wait for the first one's folder, and end with it where there is none.
+        path, failed = processes.from_first((path, problem is not None))
+        if problem is not None:
+            raise problem
+        if failed:
+            raise ValueError("the first process could not make the run's folder")
+    except (TypeError, ValueError, OSError, FolderInUseError) as error:
+        fail(command, error)
+    if held is None:
+        return _run(settings, path, False)
+    os.environ[FOLDER] = str(path)
+    with held:
+        _run(settings, path, held.goes_on)
+    return None
+
+
+def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
+    from rich.console import Console
+
+    from ..data.errors import DataError, NonFiniteLossError, TooManyUnreadableError
+    from ..recipes import processes
+    from ..recipes.folder import FILES
+    from ..recipes.memory import keep_freed_memory
+    from ..recipes.progress import ProgressBars
+    from ..recipes.run import run
+    from ..recipes.watch import Watcher
+    from ..recipes.printing import print_summary
+
+    keep_freed_memory()
+    if processes.rank():
+        run(config, folder, Watcher())
+        return
+    console = Console()
+    started = time.perf_counter()
+    if goes_on:
+        console.print(f"Going on with the run in {folder}", highlight=False, markup=False, soft_wrap=True)
+    try:
+        with ProgressBars(console, config.task) as bars:
+            summary = run(config, folder, bars)
+    except (NonFiniteLossError, TooManyUnreadableError) as error:
+        fail(config.command, error, 1)
+    except (DataError, FileNotFoundError, ValueError) as error:
+        fail(config.command, error)
+    assert summary is not None
+    print_summary(console, summary)
+    made = ", ".join(name for name in FILES if (folder / name).exists())
+    console.print(
+        f"{time.perf_counter() - started:.0f} s. In {folder}: {made}", highlight=False, markup=False, soft_wrap=True
+    )

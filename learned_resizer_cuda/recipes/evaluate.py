@@ -1,0 +1,104 @@
+"""Tests the resizers and networks of a run's finished stages, on the run's own test images or on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..data.module import SourceData
+from ..data.open import open_source
+from ..data.unreadable import UnreadableLog
+from .build import build_models, learned_part
+from .config import RunConfig
+from .fit import make_trainer, quiet_lightning
+from .folder import CONFIG, STAGES
+from .html import Table
+from .joint import JointTraining, optimisers
+from .record import UnreadableCount
+from .report import Figure, metric_heading, metric_text
+from .run import NETWORK, RESIZER, RESULT, load_weights
+from .stages import Stage, plan
+from .tasks import build_task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One stage's figures on the test images."""
+
+    arm: str
+    seed: int
+    input_size: int
+    loss: float
+    metrics: dict[str, float]
+
+
+def evaluate(
+    folder: Path, data: str | None = None, arms: Sequence[str] = (), accelerator: str = "auto"
+) -> list[Evaluation]:
+    """Tests what a run trained.
+
+    Args:
+        folder: of the run; stages that have not ended are left out.
+        data: other data than the run's; its classes, or its number of bins, must be the run's.
+        arms: those to test, default all.
+        accelerator: where.
+
+    Raises:
+        FileNotFoundError: the folder holds no run, or no stage that has ended.
+        ValueError: an arm that the run has not; data whose classes are others.
+        DataError: the data cannot be used (see ``data.errors``).
+    """
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"run: got {folder}; expected the folder of a run, with a {CONFIG}")
+    trained = RunConfig.load(folder / CONFIG)
+    config = replace(trained, data=data or trained.data, accelerator=accelerator, devices=1, nodes=1)
+    stages = [stage for stage in plan(trained, lambda _: 1.0) if (folder / STAGES / stage.key / RESULT).is_file()]
+    if not stages:
+        raise FileNotFoundError(f"run: got {folder}; expected at least one stage that has ended")
+    known = list(dict.fromkeys(stage.arm for stage in stages))
+    if unknown := [arm for arm in arms if arm not in known]:
+        raise ValueError(f"arms: got {', '.join(unknown)}; expected some of {', '.join(known)}")
+    chosen = [stage for stage in stages if not arms or stage.arm in arms]
+    unreadable = UnreadableLog(config.max_unreadable, None)
+    return [_test(stage, trained, config, folder, unreadable) for stage in chosen]
+
+
+def _test(
+    stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, unreadable: UnreadableLog
+) -> Evaluation:
+    source = open_source(config, stage.input_size)
+    place = folder / STAGES / stage.key
+    # The file of a transferred resizer may be gone; what the stage made of it is in the stage's folder.
+    fresh = replace(stage, front=replace(stage.front, kind="learned")) if stage.front.kind == "file" else stage
+    resizer, network = build_models(fresh, trained, source.in_channels, len(source.labels))
+    load_weights(network, place / NETWORK)
+    if stage.front.is_learned:
+        load_weights(learned_part(resizer), place / RESIZER)
+    task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing)
+    module = JointTraining(resizer, network, task, optimisers(config, 1.0, 2, 1.0))
+    normalisation = (config.mean, config.std) if config.normalize else None
+    data = SourceData(source, stage.seed, 2, [], config.num_workers, normalisation)
+    with quiet_lightning():
+        make_trainer(config, [UnreadableCount(unreadable)]).validate(module, data, verbose=False)
+    loss, metrics = task.results()
+    return Evaluation(stage.arm, stage.seed, stage.input_size, loss, metrics)
+
+
+def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Means and deviations over the seeds, by arm and input size."""
+    metrics = list(evaluations[0].metrics)
+    groups: dict[tuple[str, int], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault((evaluation.arm, evaluation.input_size), []).append(evaluation)
+    rows = [
+        (
+            arm,
+            str(input_size),
+            str(len(mine)),
+            *(metric_text(name, Figure.of([one.metrics[name] for one in mine])) for name in metrics),
+            Figure.of([one.loss for one in mine]).text(4),
+        )
+        for (arm, input_size), mine in groups.items()
+    ]
+    return Table(("resizer", "input", "seeds", *map(metric_heading, metrics), "test loss"), rows, "On the test images")

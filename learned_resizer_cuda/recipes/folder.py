@@ -1,0 +1,146 @@
+"""The folder of a run: made once, locked while a run works in it, found again by a run that goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from .config import RunConfig
+
+CONFIG, SUMMARY, REPORT = "config.yaml", "summary.json", "report.html"
+FILES = (
+    CONFIG, "metrics.csv", SUMMARY, REPORT, "curves.png", "samples.png", "spectrum.png", "ablation.png",
+    "transfer.png", "resizer.safetensors", "unreadable.tsv", "batch-sizes.json",
+)  # fmt: skip
+"""What a run writes at the top of its folder, besides ``stages/``."""
+STAGES, LOCK = "stages", ".lock"
+
+
+class FolderInUseError(RuntimeError):
+    """Another process works in the folder."""
+
+
+class RunFolder:
+    """A run's folder, locked until ``close`` or the end of the process, however that comes. A context manager.
+
+    Args:
+        path: the folder.
+        config: what is to be run in it.
+        overwrite: replace a former run's files, and only those.
+
+    Raises:
+        FolderInUseError: another process works in it.
+        FileExistsError: it holds a finished run, another run, or files that are none of a run.
+        NotADirectoryError: the path is a file.
+        OSError: it cannot be made.
+
+    Attributes:
+        goes_on: whether it holds an unfinished run of the same configuration, to be gone on with.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, overwrite: bool = False) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"output: {path} is a file; expected a folder, or a path where none is yet")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = (path / LOCK).open("w")
+        try:
+            _lock(self._lock.fileno(), path)
+            self.goes_on = self._settle(config, overwrite)
+        except BaseException:
+            self.close()
+            raise
+
+    def _settle(self, config: RunConfig, overwrite: bool) -> bool:
+        if overwrite:
+            self._clear()
+        held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
+        if not held:
+            config.save(self.path / CONFIG)
+            return False
+        if CONFIG not in held:
+            raise FileExistsError(f"output: {self.path} is not empty; choose another folder or pass --overwrite")
+        if (self.path / SUMMARY).exists():
+            raise FileExistsError(
+                f"output: {self.path} holds a finished run; choose another folder or pass --overwrite"
+            )
+        there = RunConfig.load(self.path / CONFIG)
+        if there != config:
+            mine, other = config.as_dict(), there.as_dict()
+            changed = ", ".join(f"{name} {other[name]} → {mine[name]}" for name in mine if mine[name] != other[name])
+            raise FileExistsError(
+                f"output: {self.path} holds an unfinished run of another configuration ({changed}); choose another "
+                "folder or pass --overwrite"
+            )
+        return True
+
+    def _clear(self) -> None:
+        import shutil
+
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / STAGES, ignore_errors=True)
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if not self._lock.closed:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not self.goes_on and not (self.path / STAGES).exists():
+            # Nothing was trained, for the data or an argument was wrong: nothing is left behind.
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+        self.close()
+        if error is not None and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FolderInUseError(f"output: another process works in {path}; wait for it or choose another folder") from None
+
+
+def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:
+    """Where a run without a named folder works: in the newest unfinished run of the same configuration below ``runs``
+    in which nobody works, so that the same command goes on after a crash; else in a new one named by the time."""
+    for path in sorted(runs.glob(f"*/{CONFIG}"), key=lambda found: found.stat().st_mtime, reverse=True):
+        folder = path.parent
+        if (folder / SUMMARY).exists() or _busy(folder):
+            continue
+        try:
+            if RunConfig.load(path) == config:
+                return folder
+        except (TypeError, ValueError, OSError):
+            continue  # of another version, or not ours
+    new = runs / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    number = 1
+    while new.exists():
+        number += 1
+        new = runs / f"{datetime.now().strftime('%Y-%m-%d-%H%M%S')}-{number}"
+    return new
+
+
+def _busy(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,218 @@
+"""Writes what a finished run found: summary.json, pictures, the trained resizer and report.html."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._version import __version__
+from ..data.module import to_unit
+from .ablation_plot import AblationPoint, save_ablation
+from .config import RunConfig
+from .cost import network_cost, resizer_cost
+from .curves import save_curves
+from .files import atomic_bytes
+from .folder import REPORT, SUMMARY
+from .html import Heading, Picture, Section, Table, Text, save_report
+from .record import append_rows
+from .report import TRAIN_WINDOW, Summary, ablation_table, arms_table, as_dict, epochs_table, summarise
+from .results import PRIMARY, StageResult
+from .samples import save_samples
+from .spectrum import high_frequency_gain, resized, save_spectrum
+from .transfer_plot import save_transfer
+
+if TYPE_CHECKING:
+    from .run import Run
+
+SPECTRUM_IMAGES = 64
+
+
+def present(work: Run, results: Sequence[StageResult], seconds: float) -> Summary:
+    """Writes everything; summary.json last, so that a folder that has it is a finished run.
+
+    Args:
+        work: the run.
+        results: of all its stages.
+        seconds: wall time of this call.
+    """
+    config, folder = work.config, work.folder
+    summary = summarise(
+        config, results, {size: source.test_size for size, source in work.sources.items()}, costs(work, results)
+    )
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    for result in results:
+        append_rows(folder / "metrics.csv", result.rows, config.task)
+    tables = summary.tables
+    tables.append(arms_table(summary))
+    pictures = [(folder / "curves.png", "Training loss, and the test metric by step and by training time")]
+    save_curves(results, folder / "curves.png", PRIMARY[config.task])
+    if config.command == "ablate":
+        tables.append(ablation_table(summary))
+        pictures.insert(0, (folder / "ablation.png", "Test metric against cost and parameters"))
+        _save_ablation(summary, folder / "ablation.png")
+    if config.command == "transfer":
+        tables.append(epochs_table(results))
+        pictures.insert(0, (folder / "transfer.png", "Test metric by epoch of tuning"))
+        save_transfer(results, folder / "transfer.png", PRIMARY[config.task])
+    learned = next((result for result in results if _shows(result)), None)
+    gains = _save_images(work, results, learned, pictures)
+    if learned is not None:
+        from .run import RESIZER
+
+        key = f"{learned.arm}-{learned.input_size}-seed{learned.seed}"
+        shutil.copyfile(work.stage_folder(key) / RESIZER, folder / RESIZER)
+    values = {
+        "config": config.as_dict(),
+        "environment": environment(results[0].device),
+        "wall_seconds": seconds,
+        "train_accuracy_is": f"mean over the last {TRAIN_WINDOW} training batches, in training mode",
+        **as_dict(summary),
+        "high_frequency_gain_db": gains,
+        "unreadable": len(work.unreadable),
+        "tables": [{"caption": table.caption, "header": table.header, "rows": table.rows} for table in tables],
+    }
+    _save_html(config, summary, values, tables, pictures, folder)
+    atomic_bytes(folder / SUMMARY, (json.dumps(values, indent=2) + "\n").encode())
+    return summary
+
+
+def costs(work: Run, results: Sequence[StageResult]) -> dict[tuple[int, str], float]:
+    """GFLOP of one image through resizer and network, by input size and arm; a fixed filter counts as nothing."""
+    from .build import learned_part, resizer_config
+
+    config = work.config
+    found: dict[tuple[int, str], float] = {}
+    fronts = {(stage.input_size, stage.arm): stage.front for stage in work.stages}
+    behind: float | None = None
+    for result in results:
+        where = result.input_size, result.arm
+        if where in found:
+            continue
+        channels = work.source_of(result).in_channels
+        if behind is None:
+            behind = network_cost(result.network, channels, (config.size, config.size)).gflop
+        found[where] = behind
+        if fronts[where].is_learned:
+            arguments = (
+                learned_part(result.resizer).config()
+                if fronts[where].kind == "file"
+                else resizer_config(config, fronts[where], channels)
+            )
+            found[where] += resizer_cost(arguments, result.input_size).gflop
+    return found
+
+
+def _shows(result: StageResult) -> bool:
+    return result.arm in ("learned", "transfer") or result.arm.startswith("r")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Where the figures were measured."""
+    return {
+        "learned_resizer_cuda": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@torch.no_grad()
+def _save_images(
+    work: Run, results: Sequence[StageResult], learned: StageResult | None, pictures: list[tuple[Path, str]]
+) -> dict[str, float]:
+    """samples.png and spectrum.png of the largest input size, with the first learned resizer."""
+    config, folder = work.config, work.folder
+    shown = learned or results[-1]
+    mine = [result for result in results if result.input_size == shown.input_size]
+    if learned is not None:
+        mine = [learned, *(result for result in mine if result.arm in ("bilinear", "bicubic", "lanczos"))]
+    source = work.source_of(shown)
+    # Spread over the test set: neighbours are often of one class.
+    count = min(SPECTRUM_IMAGES, source.test_size)
+    picked = [source.test_batch(slice(i, i + 1)) for i in range(0, source.test_size, source.test_size // count)]
+    picked = [batch for batch in picked if len(batch.images)][:count]
+    if not picked:
+        return {}
+    images = to_unit(torch.cat([batch.images for batch in picked]))
+    targets = torch.cat([batch.targets for batch in picked])
+    prepare = _normaliser(config)
+    save_samples(
+        mine,
+        images,
+        targets,
+        folder / "samples.png",
+        interpolation=config.interpolation,
+        size=config.size,
+        labels=source.labels,
+        task=config.task,
+        prepare=prepare,
+    )
+    pictures.append((folder / "samples.png", "Test images as each resizer shows them to its network"))
+    outputs = resized(prepare(images), config.size, None if learned is None else learned.resizer)
+    save_spectrum(prepare(images), outputs, folder / "spectrum.png")
+    pictures.append((folder / "spectrum.png", "Radial power spectra: what each resizer keeps or adds, by frequency"))
+    return high_frequency_gain(outputs)
+
+
+def _normaliser(config: RunConfig) -> Any:
+    if not config.normalize:
+        return lambda images: images
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
+
+    def prepare(images: Tensor) -> Tensor:
+        return (images - mean) / std
+
+    return prepare
+
+
+def _save_ablation(summary: Summary, path: Path) -> None:
+    from .config import FIXED
+
+    metric = PRIMARY[summary.task]
+    points, lines = [], {}
+    for arm in summary.arms:
+        figure = arm.metrics[metric]
+        if arm.arm in (*FIXED, "control"):
+            lines[arm.arm] = figure.mean
+        else:
+            blocks, filters = (int(part[1:]) for part in arm.arm.split("-"))
+            assert arm.gflop is not None
+            points.append(
+                AblationPoint(blocks, filters, arm.gflop, arm.resizer_parameters, figure.mean, figure.std)
+            )
+    save_ablation(points, lines, path, metric)
+
+
+def _save_html(
+    config: RunConfig,
+    summary: Summary,
+    values: dict[str, Any],
+    tables: Sequence[Table],
+    pictures: Sequence[tuple[Path, str]],
+    folder: Path,
+) -> None:
+    sections: list[Section] = [Heading("Result"), tables[0]]
+    sections += [Text(gap.sentence(), strong=True) for gap in summary.gaps]
+    sections += [Text(note) for note in summary.notes]
+    if values["unreadable"]:
+        sections.append(Text(f"{values['unreadable']} unreadable images were skipped: unreadable.tsv names them."))
+    sections += tables[1:]
+    for name, gain in values["high_frequency_gain_db"].items():
+        sections.append(Text(f"Power in the upper half of the frequencies against bilinear, {name}: {gain:+.1f} dB"))
+    sections.append(Heading("Pictures"))
+    sections += [Picture(path, caption) for path, caption in pictures]
+    where = values["environment"]
+    title = f"{config.command}: {config.model} on {config.data}"
+    sections.append(Heading("How"))
+    sections.append(Text(", ".join(f"{name} {value}" for name, value in where.items())))
+    save_report(folder, title, sections, config=config.as_dict())
+    assert (folder / REPORT).is_file()

@@ -1,0 +1,54 @@
+"""Settings that suit the built-in data, where the paper's, made for ImageNet, do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Digits on photographs, 96×96 to 16×16: a digit's strokes get thinner than a pixel. Grey images, so one channel.
+DIGITS: dict[str, Any] = {
+    "model": "small_cnn",
+    "input_size": (96,),
+    "size": 16,
+    "arms": ("bilinear", "bicubic", "learned", "blind", "control", "control-long"),
+    "mean": (0.5,),
+    "std": (0.25,),
+    "loss": "softmax",
+    "optimizer": "adamw",
+    "schedule": "one-cycle",
+    "learning_rate": 3e-3,
+    "fine_tune_learning_rate": 3e-3,
+    "baseline_epochs": 6.4,  # 400 steps of 64
+    "epochs": 6.4,
+    "evaluations": 8,
+    "label_smoothing": 0.0,
+}
+
+# Photographs with graded distortions.
+PHOTOGRAPHS: dict[str, Any] = {
+    "model": "small_cnn",
+    "input_size": (96,),
+    "size": 32,
+    "optimizer": "adamw",
+    "schedule": "one-cycle",
+    "learning_rate": 3e-3,
+    "fine_tune_learning_rate": 3e-3,
+    "baseline_epochs": 6.4,
+    "epochs": 6.4,
+    "evaluations": 8,
+}
+
+BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS}
+
+
+def preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data of ``given`` sets where ``given`` does not."""
+    found = dict(BY_DATA.get(str(given.get("data")), {}))
+    if given.get("task") == "iqa":
+        found = {"loss": "emd", "fit": "squash", "augment": "flip"} | found
+    if given.get("command") == "transfer":
+        # The paper's four epochs of tuning.
+        found |= {"epochs": 4.0, "evaluations": None, "arms": ("bilinear",)}
+    if given.get("command") == "ablate":
+        found |= {"num_blocks": (1, 2, 3), "num_filters": (16, 32), "arms": ("bilinear", "learned", "control")}
+    return found
