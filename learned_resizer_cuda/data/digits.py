@@ -15,6 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import order
+from .source import Batch
 from .sources import EXTRA, package_file
 
 NUM_CLASSES = 10
@@ -33,9 +35,6 @@ _SKIMAGE = (
 _SKLEARN = ("china.jpg", "flower.jpg")
 TEST_PHOTOGRAPHS = ("rocket", "china", "chelsea", "brick", "motorcycle_left")
 """Photographs that only test canvases are cut from; the other eleven are for training."""
-
-# Streams of the random generator: what one of them draws never shifts another.
-_ORDER, _CANVAS, _TEST = range(3)
 
 U8 = NDArray[np.uint8]
 
@@ -101,7 +100,9 @@ def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def composite(digits: U8, photographs: Sequence[U8], canvas: int, generator: np.random.Generator) -> U8:
+def composite(
+    digits: U8, photographs: Sequence[U8], canvas: int, generator: np.random.Generator, part: slice = slice(None)
+) -> U8:
     """Puts each digit at a random place on a random crop of a random photograph: ``v += (255 - v) digit / 255``.
 
     Args:
@@ -109,13 +110,15 @@ def composite(digits: U8, photographs: Sequence[U8], canvas: int, generator: np.
         photographs: grey, already darkened, uint8 (height, width) each, no side shorter than ``canvas``.
         canvas: side of the crops, at least 28.
         generator: source of all randomness; the same state gives the same canvases.
+        part: which of the B canvases to make; the places of all are drawn, so that a part is a part of the whole.
 
     Returns:
-        uint8 (B, canvas, canvas).
+        uint8 (b, canvas, canvas), b the length of the part.
     """
+    which = generator.integers(len(photographs), size=len(digits))[part]
+    place = generator.random((4, len(digits)))[:, part]
+    digits = digits[part]
     count = len(digits)
-    which = generator.integers(len(photographs), size=count)
-    place = generator.random((4, count))
     out = np.empty((count, canvas, canvas), np.uint8)
     for index, photograph in enumerate(photographs):
         mine = np.flatnonzero(which == index)
@@ -132,13 +135,19 @@ def composite(digits: U8, photographs: Sequence[U8], canvas: int, generator: np.
 
 
 class DigitsOnPhotographs:
-    """Digits on photographs: training canvases drawn on the fly, test canvases fixed.
+    """Digits on photographs, a ``Source``: training canvases drawn on the fly, test canvases fixed.
 
     Determinism: a training batch is a function of ``(seed, step, batch_size)`` alone, a test canvas of nothing
-    at all; neither depends on the order of the calls or on the number of worker processes.
+    at all; neither depends on the order of the calls, on the number of worker processes, or on the part asked for.
 
     Args:
         canvas: side of a canvas in pixels, 28 to 300.
+
+    Attributes:
+        labels: ``"0"`` to ``"9"``.
+        input_size: ``canvas``.
+        train_size, test_size: 4,000 and 1,000 digits.
+        classes: int64 (5000,), the class of each of ``digits``.
 
     Raises:
         ValueError: ``canvas`` outside that range.
@@ -147,7 +156,6 @@ class DigitsOnPhotographs:
     """
 
     num_classes = NUM_CLASSES
-    in_channels = 1
 
     def __init__(self, canvas: int = CANVAS_SIZE) -> None:
         photographs = load_photographs()
@@ -156,44 +164,48 @@ class DigitsOnPhotographs:
             raise ValueError(
                 f"canvas: got {canvas}; expected {DIGIT_SIZE} (a digit) to {largest} (the smallest photograph)"
             )
-        self.canvas = canvas
+        self.task = "classification"
+        self.labels = tuple(str(digit) for digit in range(NUM_CLASSES))
+        self.in_channels = 1
+        self.canvas = self.input_size = canvas
         dark = {name: np.rint(DARKENING * image).astype(np.uint8) for name, image in photographs.items()}
         self.test_photographs = {name: dark.pop(name) for name in TEST_PHOTOGRAPHS}
         self.train_photographs = dark
-        self.digits, self.labels = load_digits()
-        self.train_index, self.test_index = split_digits(self.labels)
+        self.digits, self.classes = load_digits()
+        self.train_index, self.test_index = split_digits(self.classes)
+        self.train_size, self.test_size = len(self.train_index), len(self.test_index)
 
-    def train_batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """One training batch. Digits come in a fresh order each epoch of 4,000; no canvas repeats.
+    def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
+        """Part of the batch of a step. Digits come in a fresh order each epoch of 4,000; no canvas repeats.
 
         Args:
             seed, step: at least 0; the batch depends on them and on ``batch_size`` alone.
-            batch_size: number of canvases, at least 1.
+            batch_size: number of canvases of the whole batch, at least 1.
+            part: which of them.
 
         Returns:
-            Canvases, uint8 (batch_size, 1, canvas, canvas); labels, int64 (batch_size,).
+            Canvases, uint8 (b, 1, canvas, canvas); classes, int64 (b,), b the length of the part.
         """
-        position = np.arange(step * batch_size, (step + 1) * batch_size)
-        epoch, within = np.divmod(position, len(self.train_index))
-        index = np.empty(batch_size, np.int64)
-        for number in np.unique(epoch):
-            order = np.random.default_rng((seed, _ORDER, int(number))).permutation(self.train_index)
-            index[epoch == number] = order[within[epoch == number]]
-        generator = np.random.default_rng((seed, _CANVAS, step))
-        return self._batch(index, list(self.train_photographs.values()), generator)
+        index = self.train_index[order.stream(len(self.train_index), seed, step, batch_size).indices]
+        generator = np.random.default_rng((seed, order.CANVAS, step))
+        return self._batch(index, list(self.train_photographs.values()), generator, part)
+
+    def test_batch(self, part: slice) -> Batch:
+        """Test canvases ``part.start`` to ``part.stop - 1`` of ``test_set``."""
+        generator = np.random.default_rng((0, order.TEST, self.canvas))
+        return self._batch(self.test_index, list(self.test_photographs.values()), generator, part)
 
     def test_set(self) -> tuple[Tensor, Tensor]:
         """The 1,000 fixed test canvases: each test digit once, on photographs that training never sees.
 
         Returns:
-            Canvases, uint8 (1000, 1, canvas, canvas); labels, int64 (1000,), 100 of each class.
+            Canvases, uint8 (1000, 1, canvas, canvas); classes, int64 (1000,), 100 of each.
         """
-        return self._batch(
-            self.test_index, list(self.test_photographs.values()), np.random.default_rng((0, _TEST, self.canvas))
-        )
+        batch = self.test_batch(slice(None))
+        return batch.images, batch.targets
 
     def _batch(
-        self, index: NDArray[np.int64], photographs: Sequence[U8], generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        images = composite(self.digits[index], photographs, self.canvas, generator)
-        return torch.from_numpy(images)[:, None], torch.from_numpy(self.labels[index])
+        self, index: NDArray[np.int64], photographs: Sequence[U8], generator: np.random.Generator, part: slice
+    ) -> Batch:
+        images = composite(self.digits[index], photographs, self.canvas, generator, part)
+        return Batch(torch.from_numpy(images)[:, None], torch.from_numpy(self.classes[index[part]]))

@@ -1,0 +1,76 @@
+"""The unreadable images of a run: named in a file, counted once each, and too many of them an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import TooManyUnreadableError
+from .source import Unreadable
+
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_PLAIN = {escape: plain for plain, escape in _ESCAPES.items()}
+
+
+class UnreadableLog:
+    r"""Distinct unreadable images, appended as they are met to a file of lines ``path<TAB>reason``.
+
+    In the file, backslashes, tabs and line ends of a path are written ``\\``, ``\t``, ``\n``, ``\r``. Where it
+    exists already, the run goes on counting from it.
+
+    Args:
+        limit: how many distinct files may be unreadable, at least 0.
+        path: the file, for instance ``unreadable.tsv``; its folder exists. Made with the first image. None: no file.
+
+    Raises:
+        ValueError: ``limit`` is negative.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, limit: int, path: Path | None = None) -> None:
+        if limit < 0:
+            raise ValueError(f"limit: got {limit}; expected at least 0")
+        self.limit, self.path = limit, path
+        self._paths: set[str] = set(_restored(path)) if path is not None and path.exists() else set()
+
+    def __len__(self) -> int:
+        """Number of distinct files."""
+        return len(self._paths)
+
+    def add(self, items: Iterable[Unreadable]) -> None:
+        """Counts what is new of a batch's ``unreadable``.
+
+        Raises:
+            TooManyUnreadableError: there are now more than ``limit`` distinct files. All are in the file by then.
+        """
+        last: Unreadable | None = None
+        new: dict[str, str] = {}
+        for last in items:
+            if last.path not in self._paths:
+                new.setdefault(last.path, last.reason)
+        if last is None:
+            return
+        self._paths.update(new)
+        if new and self.path is not None:
+            with open(self.path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                file.writelines(f"{_escaped(path)}\t{_escaped(reason)}\n" for path, reason in new.items())
+        if len(self._paths) > self.limit:
+            listed = "" if self.path is None else f"; all are listed in {self.path}"
+            raise TooManyUnreadableError(
+                f"{len(self._paths)} images could not be read, more than the limit of {self.limit}; the last is "
+                f"{last.path}: {last.reason}{listed}"
+            )
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\\t\n\r]", lambda found: _ESCAPES[found[0]], text)
+
+
+def _restored(path: Path) -> list[str]:
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):  # the process ended in the middle of a line; the next line must not continue it
+        path.write_bytes(whole)
+    lines = whole.decode("utf-8", "surrogateescape").split("\n")[:-1]
+    return [re.sub(r"\\.", lambda found: _PLAIN.get(found[0], found[0]), line.split("\t")[0]) for line in lines]
