@@ -1,0 +1,107 @@
+"""Graded distortions of a photograph: five kinds, each at five levels above none.
+
+The kinds are the classical ones of image quality data sets (Gaussian blur, additive noise, JPEG compression,
+over-exposure, pixelation); their levels are this package's own, no data set's.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 6
+"""Levels of every kind: 0 leaves the photograph as it is, 5 is the strongest."""
+REACH = 12
+"""Pixels from the border of a patch within which the border shows after a distortion."""
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+
+@lru_cache(maxsize=64)
+def _blur_matrix(side: int, sigma: float) -> F32:
+    """The 1-D Gaussian filter as a matrix (side, side), cut off at ``REACH`` pixels, each row summing to 1."""
+    offset = np.subtract.outer(np.arange(side), np.arange(side))
+    weights = np.where(np.abs(offset) <= REACH, np.exp(-(offset**2) / (2 * sigma**2)), 0)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def blur(patch: U8, sigma: float, generator: np.random.Generator) -> U8:
+    """Gaussian blur with a standard deviation of ``sigma`` pixels."""
+    # Two small matrix products: quicker on a patch than a filter that walks over it.
+    planes = patch.astype(np.float32).transpose(2, 0, 1)
+    rows, columns = (_blur_matrix(side, sigma) for side in patch.shape[:2])
+    return _quantise((rows @ planes @ columns.T).transpose(1, 2, 0))
+
+
+def noise(patch: U8, sigma: float, generator: np.random.Generator) -> U8:
+    """White Gaussian noise of standard deviation ``sigma`` (of 255), independent in every pixel and channel."""
+    return _quantise(patch + np.float32(sigma) * generator.standard_normal(patch.shape, np.float32))
+
+
+def jpeg(patch: U8, quality: float, generator: np.random.Generator) -> U8:
+    """Written as a baseline JPEG of that quality (Pillow's scale, chroma halved) and read again."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(patch).save(file, "JPEG", quality=int(quality), subsampling="4:2:0")
+    with Image.open(file) as image:
+        return np.array(image)
+
+
+def exposure(patch: U8, gain: float, generator: np.random.Generator) -> U8:
+    """Over-exposure: every value times ``gain``, clipped at white."""
+    return _quantise(patch * np.float32(gain))
+
+
+def pixelate(patch: U8, factor: float, generator: np.random.Generator) -> U8:
+    """Squares of ``factor`` x ``factor`` pixels replaced by their mean."""
+    from PIL import Image
+
+    side = int(factor)
+    small = np.array(Image.fromarray(patch).reduce(side))
+    return small.repeat(side, 0).repeat(side, 1)[: patch.shape[0], : patch.shape[1]]
+
+
+def _quantise(values: F32) -> U8:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """A kind of distortion.
+
+    Attributes:
+        name: for tables.
+        apply: (patch, parameter, generator) → the distorted patch of the same shape.
+        parameters: of the levels 1 to 5.
+    """
+
+    name: str
+    apply: Callable[[U8, float, np.random.Generator], U8]
+    parameters: tuple[float, ...]
+
+    def __call__(self, patch: U8, level: int, generator: np.random.Generator) -> U8:
+        """The patch at a level.
+
+        Args:
+            patch: uint8 (height, width, 3). Within ``REACH`` pixels of its border the result is not what a larger
+                patch would give: to be cut away. The squares of JPEG and of pixelation start at its top left corner.
+            level: 0 to 5; 0 returns the patch itself.
+            generator: source of the noise; the same state gives the same patch.
+        """
+        return self.apply(patch, self.parameters[level - 1], generator) if level else patch
+
+
+DISTORTIONS = (
+    Distortion("blur", blur, (0.7, 1.1, 1.6, 2.2, 3.0)),
+    Distortion("noise", noise, (5, 10, 17, 26, 38)),
+    Distortion("jpeg", jpeg, (40, 24, 14, 8, 4)),
+    Distortion("exposure", exposure, (1.25, 1.5, 1.9, 2.5, 3.5)),
+    Distortion("pixelation", pixelate, (2, 3, 4, 6, 8)),
+)

@@ -1,0 +1,255 @@
+"""The built-in data for image quality assessment: photographs that were distorted to a known degree.
+
+Nobody judged these images. What stands in the place of a data set's human scores is a **grade**, which follows by a
+formula from the level of the distortion that was applied; no figure got from it says anything about people's opinion.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .digits import _SKIMAGE, _SKLEARN, TEST_PHOTOGRAPHS
+from .distortions import DISTORTIONS, LEVELS, REACH, U8
+from .errors import DataError, EmptySplitError
+from .source import Batch, Unreadable
+from .sources import EXTRA, package_file
+
+NUM_GRADES = 10
+"""Bins of a histogram; their grades are 1 (worst) to 10, as AVA's scores are."""
+BEST, WORST = 9.0, 2.0
+"""Centres of the histograms of the lowest and of the highest level."""
+SPREAD = 1.2
+"""Standard deviation of the Gaussian that a histogram samples, in grades."""
+SHORTER_SIDE = 512
+"""Photographs with a longer shorter side are reduced to it, so that a crop shows more than one smooth surface."""
+PLACES = 3
+"""Places drawn for a crop; the one of most contrast is taken: blur, say, cannot be told on a clear sky."""
+CROPS = 20
+"""Test crops of every kind and level."""
+EPOCH_CROPS = 8
+"""Crops of a photograph, a kind and a level in what counts as an epoch."""
+
+# The squares of JPEG and pixelation lie anywhere on a crop: it starts at a random one of 8 places in its patch.
+_PHASES = 8
+_MARGIN = 2 * REACH + _PHASES
+
+# Streams of the random generator: what one of them draws never shifts another.
+_TRAIN, _TEST = range(2)
+
+
+def grade_histogram(level: int) -> NDArray[np.float32]:
+    """The histogram of grades of a distortion's level: a Gaussian sampled at the grades k = 1 to 10.
+
+    ``p_k = exp(-(k - m)² / (2 s²)) / Σ_j exp(-(j - m)² / (2 s²))`` with ``m = 9 - 7 level / 5`` and ``s = 1.2``.
+
+    Args:
+        level: 0 to 5.
+
+    Returns:
+        float32 (10,), summing to 1.
+    """
+    grades = np.arange(1, NUM_GRADES + 1)
+    centre = BEST + (WORST - BEST) * level / (LEVELS - 1)
+    weights = np.exp(-((grades - centre) ** 2) / (2 * SPREAD**2))
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def read_photograph(path: Path) -> U8:
+    """A photograph in colour, upright, its shorter side at most ``SHORTER_SIDE``; grey ones with three equal channels.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Raises:
+        ModuleNotFoundError: Pillow is not installed.
+        OSError, ValueError: no image, damaged, or too large.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"the built-in images need Pillow: {EXTRA}", name="PIL") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                picture = ImageOps.exif_transpose(image).convert("RGB")
+        except (SyntaxError, Image.DecompressionBombError) as error:
+            # Pillow's PNG reader reports damage as a SyntaxError, and its limit on pixels is a bare Exception.
+            raise ValueError(str(error)) from error
+    scale = SHORTER_SIDE / min(picture.size)
+    if scale < 1:
+        width, height = (max(SHORTER_SIDE, round(scale * side)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(picture)
+
+
+def packaged_photographs() -> dict[str, U8]:
+    """The 17 photographs of the installed wheels, nine of them in colour, by name.
+
+    Those of the digits, in colour where they have it, and the portrait that matplotlib ships.
+
+    Raises:
+        ModuleNotFoundError: Pillow, scikit-image, scikit-learn or matplotlib is not installed.
+        FileNotFoundError: the installed release lacks a photograph.
+    """
+    paths = [package_file("skimage", "scikit-image", f"data/{file}") for file in _SKIMAGE]
+    paths += [package_file("sklearn", "scikit-learn", f"datasets/images/{file}") for file in _SKLEARN]
+    paths.append(package_file("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
+    return {path.stem: read_photograph(path) for path in paths}
+
+
+def is_for_testing(path: Path) -> bool:
+    """Whether a photograph of a user's folder is for testing: a fifth of them, by the CRC-32 of the file name.
+
+    Adding or removing other files, or moving the folder, never changes a photograph's side.
+    """
+    return zlib.crc32(path.name.encode("utf-8", "surrogateescape")) % 5 == 0
+
+
+class QualityPhotographs:
+    """Crops of photographs under a distortion of a known level, and the histogram of grades that goes with it.
+
+    No human scores: see the module. The kinds of distortion and the parameters of their levels are ``DISTORTIONS``,
+    the histogram is ``grade_histogram``. Photographs are for training or for testing, never both.
+
+    Satisfies ``Source``. Determinism: a training image is a function of ``seed`` and of its number
+    ``step * batch_size + i`` alone, a test image of nothing at all (and both of the photographs).
+
+    Args:
+        input_size: side of the images in pixels, 8 to 268.
+        extra: a folder of image files, sub-folders included, whose photographs are added: each to the training or to
+            the test side by ``is_for_testing``. They are held in memory, about 1 MB each.
+
+    Attributes:
+        train_photographs, test_photographs: name to uint8 (height, width, 3).
+        unreadable: image files of ``extra`` that were left out. A warning counts them.
+
+    Raises:
+        ValueError: ``input_size`` outside its range.
+        DataError: ``extra`` is no folder.
+        EmptySplitError: ``extra`` holds no image that can be used.
+        ModuleNotFoundError, FileNotFoundError: see ``packaged_photographs``.
+    """
+
+    task = "iqa"
+    labels = tuple(f"grade {grade}" for grade in range(1, NUM_GRADES + 1))
+    in_channels = 3
+    test_size = len(DISTORTIONS) * LEVELS * CROPS
+
+    def __init__(self, input_size: int = 96, extra: Path | None = None) -> None:
+        photographs = packaged_photographs()
+        largest = min(min(image.shape[:2]) for image in photographs.values()) - _MARGIN
+        if not 8 <= input_size <= largest:
+            raise ValueError(
+                f"input_size: got {input_size}; expected 8 to {largest} (what the smallest photograph has)"
+            )
+        self.input_size = input_size
+        self.test_photographs = {name: photographs.pop(name) for name in TEST_PHOTOGRAPHS}
+        self.train_photographs = photographs
+        self.unreadable: tuple[Unreadable, ...] = ()
+        if extra is not None:
+            self._add(extra)
+        self.train_size = len(self.train_photographs) * len(DISTORTIONS) * LEVELS * EPOCH_CROPS
+
+    def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
+        """Part of the batch of a step: photograph, place, mirroring, kind and level each drawn evenly.
+
+        Args:
+            seed, step: at least 0.
+            batch_size: images of the whole batch, at least 1.
+            part: which of them.
+
+        Returns:
+            Images, uint8 (b, 3, input_size, input_size); histograms, float32 (b, 10).
+        """
+        photographs = list(self.train_photographs.values())
+        images, levels = [], []
+        for index in range(batch_size)[part]:
+            generator = np.random.default_rng((seed, _TRAIN, step * batch_size + index))
+            which, kind, level = generator.integers((len(photographs), len(DISTORTIONS), LEVELS))
+            images.append(self._crop(photographs[which], int(kind), int(level), generator))
+            levels.append(int(level))
+        return _batch(images, levels, self.input_size)
+
+    def test_batch(self, part: slice) -> Batch:
+        """Test images ``part.start`` to ``part.stop - 1``: every kind and level ``CROPS`` times.
+
+        Shapes as in ``train_batch``. The packaged photographs alone come up equally often in each kind and level.
+        """
+        photographs = list(self.test_photographs.values())
+        images, levels = [], []
+        for number in range(self.test_size)[part]:
+            kind, level = self.test_condition(number)
+            generator = np.random.default_rng((0, _TEST, number))
+            # Kinds and levels start at other photographs, so that more of them than CROPS come up all the same.
+            turn, condition = divmod(number, len(DISTORTIONS) * LEVELS)
+            photograph = photographs[(turn + CROPS * condition) % len(photographs)]
+            images.append(self._crop(photograph, kind, level, generator))
+            levels.append(level)
+        return _batch(images, levels, self.input_size)
+
+    @staticmethod
+    def test_condition(number: int) -> tuple[int, int]:
+        """Index into ``DISTORTIONS`` and level of a test image."""
+        kind, level = divmod(number % (len(DISTORTIONS) * LEVELS), LEVELS)
+        return kind, level
+
+    def _crop(self, photograph: U8, kind: int, level: int, generator: np.random.Generator) -> U8:
+        side = self.input_size + _MARGIN
+        height, width = photograph.shape[:2]
+        places = generator.integers((height - side + 1, width - side + 1), size=(PLACES, 2)).tolist()
+        mirrored, down, right = generator.integers((2, _PHASES, _PHASES)).tolist()
+        patches = [photograph[top : top + side, left : left + side] for top, left in places]
+        # Of every fourth pixel: enough to tell a sky from a house.
+        patch = max(patches, key=lambda patch: float(patch[::4, ::4].std()))
+        # Mirrored before it is distorted: JPEG and pixelation tell left from right.
+        patch = np.ascontiguousarray(patch[:, ::-1] if mirrored else patch)
+        patch = DISTORTIONS[kind](patch, level, generator)
+        down, right = REACH + down, REACH + right
+        return patch[down : down + self.input_size, right : right + self.input_size]
+
+    def _add(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"extra: got {folder}, which is no folder; expected one of photographs")
+        side = self.input_size + _MARGIN
+        unreadable, added = [], 0
+        for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
+            try:
+                photograph = read_photograph(path)
+            except (OSError, ValueError) as error:
+                unreadable.append(Unreadable(str(path), str(error)))
+                continue
+            if min(photograph.shape[:2]) < side:
+                size = f"{photograph.shape[1]} x {photograph.shape[0]} pixels"
+                unreadable.append(Unreadable(str(path), f"{size}; expected at least {side} a side"))
+                continue
+            split = self.test_photographs if is_for_testing(path) else self.train_photographs
+            split[str(path.relative_to(folder))] = photograph
+            added += 1
+        self.unreadable = tuple(unreadable)
+        if not added:
+            raise EmptySplitError(f"extra: {folder} holds no photograph of at least {side} x {side} pixels")
+        if unreadable:
+            first = unreadable[0]
+            text = f"{folder}: {len(unreadable)} of {added + len(unreadable)} photographs left out"
+            warnings.warn(f"{text}, the first {first.path}: {first.reason}", stacklevel=3)
+
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Files of a user's folder that are taken for photographs."""
+
+_HISTOGRAMS = torch.from_numpy(np.stack([grade_histogram(level) for level in range(LEVELS)]))
+
+
+def _batch(images: list[U8], levels: list[int], side: int) -> Batch:
+    planes: Tensor = torch.empty(len(images), 3, side, side, dtype=torch.uint8)
+    for plane, image in zip(planes, images, strict=True):
+        plane.copy_(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+    return Batch(planes, _HISTOGRAMS[levels])
