@@ -74,7 +74,7 @@ def test_verdict(learned: float, other: float, verdict: str, words: str) -> None
 
 
 def test_margin_of_a_correlation() -> None:
-    """The scatter of a correlation over samples of 400 normal pairs, found by drawing them, is what the margin takes."""
+    """The margin takes the scatter of a correlation over samples of 400 normal pairs, found here by drawing them."""
     generator = np.random.default_rng(0)
     rho, images = 0.7, 400
     pairs = generator.multivariate_normal([0, 0], [[1, rho], [rho, 1]], (2000, images))

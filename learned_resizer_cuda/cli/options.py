@@ -47,9 +47,9 @@ def with_options(
         _make(
             "output",
             Path | None,
-            typer.Option(help="Folder of the run; the same command goes on where it was killed.", show_default="runs/…"),
+            typer.Option(help="Folder of the run, in which the same command goes on.", show_default="runs/…"),
         ),
-        _make("overwrite", bool, typer.Option("--overwrite", help="Replace a former run's files in the folder."), False),
+        _make("overwrite", bool, typer.Option("--overwrite", help="Replace a former run's files there."), False),
     ]
     call.__name__, call.__doc__ = command.__name__, command.__doc__
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -107,9 +107,7 @@ def _parameter(entry: Field[Any], name: str | None) -> inspect.Parameter:
 
 
 def _make(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def _parse(name: str, value: Any) -> Any:

@@ -62,10 +62,10 @@ def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
     from ..recipes import processes
     from ..recipes.folder import FILES
     from ..recipes.memory import keep_freed_memory
+    from ..recipes.printing import print_summary
     from ..recipes.progress import ProgressBars
     from ..recipes.run import run
     from ..recipes.watch import Watcher
-    from ..recipes.printing import print_summary
 
     keep_freed_memory()
     if processes.rank():

@@ -167,6 +167,7 @@ class DigitsOnPhotographs:
         self.task = "classification"
         self.labels = tuple(str(digit) for digit in range(NUM_CLASSES))
         self.in_channels = 1
+        self.notes = ()
         self.canvas = self.input_size = canvas
         dark = {name: np.rint(DARKENING * image).astype(np.uint8) for name, image in photographs.items()}
         self.test_photographs = {name: dark.pop(name) for name in TEST_PHOTOGRAPHS}

@@ -130,6 +130,13 @@ class SourceData(LightningDataModule):
             images = images.sub_(mean).div_(std)
         return batch._replace(images=images)
 
+    def images(self, step: int, device: torch.device) -> Tensor:
+        """This process's images of a training step, as a training batch brings them to ``device``."""
+        rank, world = self._place()
+        share = self.batch_size // world
+        batch = self.source.train_batch(self.seed, step, self.batch_size, slice(rank * share, (rank + 1) * share))
+        return self.on_after_batch_transfer(self.transfer_batch_to_device(batch, device, 0), 0).images
+
     def _place(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

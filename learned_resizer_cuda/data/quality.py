@@ -141,6 +141,7 @@ class QualityPhotographs:
     task = "iqa"
     labels = tuple(f"grade {grade}" for grade in range(1, NUM_GRADES + 1))
     in_channels = 3
+    notes = ()
     test_size = len(DISTORTIONS) * LEVELS * CROPS
 
     def __init__(self, input_size: int = 96, extra: Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -46,6 +47,8 @@ class Source(Protocol):
     train_size: int
     """Images of an epoch."""
     test_size: int
+    notes: Sequence[str]
+    """What a user should know of how the data was read; usually nothing."""
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
         """Part of the batch of a step.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..resize import Resize, resize
+from ..resizer import FusedResizer
 from .config import RunConfig
 from .networks import build_network
 from .stages import Front, Stage
@@ -26,9 +27,7 @@ class BlindResizer(nn.Module):
         interpolation, antialias: the filter.
     """
 
-    def __init__(
-        self, resizer: nn.Module, size: int, interpolation: str = "bilinear", antialias: bool = True
-    ) -> None:
+    def __init__(self, resizer: nn.Module, size: int, interpolation: str = "bilinear", antialias: bool = True) -> None:
         super().__init__()
         self.resizer, self.size = resizer, size
         self.interpolation, self.antialias = interpolation, antialias
@@ -72,18 +71,14 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
             )
         resizer.size = (config.size, config.size)
         return resizer
-    arguments = resizer_config(config, front, in_channels).__dict__
-    from ..resizer import FusedResizer
-
+    arguments = resizer_config(config, front, in_channels).arguments()
     learned: nn.Module = FusedResizer(**arguments, zero_init=config.zero_init)
     if front.kind == "blind":
         learned = BlindResizer(learned, config.size, config.baseline, config.antialias)
     return learned
 
 
-def build_models(
-    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int
-) -> tuple[nn.Module, nn.Module]:
+def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs: int) -> tuple[nn.Module, nn.Module]:
     """The resizer and the network of a stage, freshly initialised.
 
     Determinism: for a seed, the network starts from the same weights in every arm, and the learned and the

@@ -167,7 +167,9 @@ class RunConfig:
         known = {entry.name: entry for entry in fields(cls)}
         if unknown := set(values) - set(known):
             raise ValueError(f"config: got unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(known))}")
-        given = {name: _tuple(value) if isinstance(known[name].default, tuple) else value for name, value in values.items()}
+        given = {
+            name: _tuple(value) if isinstance(known[name].default, tuple) else value for name, value in values.items()
+        }
         task = given.setdefault("task", "classification")
         if not given.get("data"):
             given["data"] = BUILT_IN.get(task)

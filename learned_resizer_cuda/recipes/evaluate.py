@@ -64,9 +64,7 @@ def evaluate(
     return [_test(stage, trained, config, folder, unreadable) for stage in chosen]
 
 
-def _test(
-    stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, unreadable: UnreadableLog
-) -> Evaluation:
+def _test(stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, unreadable: UnreadableLog) -> Evaluation:
     source = open_source(config, stage.input_size)
     place = folder / STAGES / stage.key
     # The file of a transferred resizer may be gone; what the stage made of it is in the stage's folder.

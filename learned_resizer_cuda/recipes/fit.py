@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from torch import nn
 
-from ..data.module import SourceData, to_unit
+from ..data.module import SourceData
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from .checkpoint import RoundCheckpoint
@@ -78,9 +77,7 @@ def fit(
     normalisation = (config.mean, config.std) if config.normalize else None
     data = SourceData(source, stage.seed, batch_size, [part.steps for part in plan], config.num_workers, normalisation)
     first = rank() == 0
-    recorder = Recorder(
-        stage, config.task, folder / METRICS if first else None, steps_per_epoch, unreadable, watcher
-    )
+    recorder = Recorder(stage, config.task, folder / METRICS if first else None, steps_per_epoch, unreadable, watcher)
     callbacks: list[Callback] = [recorder]
     if config.recalibrate_bn:
         callbacks.append(_Recalibration(data, config.recalibration_batches))

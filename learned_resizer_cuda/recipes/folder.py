@@ -109,7 +109,9 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise FolderInUseError(f"output: another process works in {path}; wait for it or choose another folder") from None
+        raise FolderInUseError(
+            f"output: another process works in {path}; wait for it or choose another folder"
+        ) from None
 
 
 def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:

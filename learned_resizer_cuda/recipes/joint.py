@@ -58,8 +58,8 @@ class JointTraining(LightningModule):
 def optimisers(config: RunConfig, learning_rate: float, steps: int, steps_per_epoch: float) -> Optimisers:
     """Optimiser and schedule of a training.
 
-    The schedule ``"decay"`` is the paper's: ``learning_rate · decay^floor(epoch / decay_epochs)``; ``"one-cycle"`` rises
-    to ``learning_rate`` and ends near zero after ``steps`` steps.
+    The schedule ``"decay"`` is the paper's: ``learning_rate · decay^floor(epoch / decay_epochs)``; ``"one-cycle"``
+    rises to ``learning_rate`` and ends near zero after ``steps`` steps.
 
     Args:
         config: optimizer, momentum, weight_decay, schedule, decay and decay_epochs.

@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from .._version import __version__
 from ..data.module import to_unit
+from ..reference import Resizer
+from ..resize import resize
 from .ablation_plot import AblationPoint, save_ablation
-from .config import RunConfig
+from .build import learned_part
+from .config import FIXED, RunConfig
 from .cost import network_cost, resizer_cost
 from .curves import save_curves
 from .files import atomic_bytes
-from .folder import REPORT, SUMMARY
-from .html import Heading, Picture, Section, Table, Text, save_report
+from .folder import SUMMARY
+from .html import Folded, Heading, Picture, Section, Table, Text, save_report
 from .record import append_rows
 from .report import TRAIN_WINDOW, Summary, ablation_table, arms_table, as_dict, epochs_table, summarise
 from .results import PRIMARY, StageResult
 from .samples import save_samples
-from .spectrum import high_frequency_gain, resized, save_spectrum
+from .spectrum import high_frequency_gain, save_spectrum
 from .transfer_plot import save_transfer
+from .weights import ResizerConfig
 
 if TYPE_CHECKING:
     from .run import Run
@@ -85,8 +89,6 @@ def present(work: Run, results: Sequence[StageResult], seconds: float) -> Summar
 
 def costs(work: Run, results: Sequence[StageResult]) -> dict[tuple[int, str], float]:
     """GFLOP of one image through resizer and network, by input size and arm; a fixed filter counts as nothing."""
-    from .build import learned_part, resizer_config
-
     config = work.config
     found: dict[tuple[int, str], float] = {}
     fronts = {(stage.input_size, stage.arm): stage.front for stage in work.stages}
@@ -100,11 +102,7 @@ def costs(work: Run, results: Sequence[StageResult]) -> dict[tuple[int, str], fl
             behind = network_cost(result.network, channels, (config.size, config.size)).gflop
         found[where] = behind
         if fronts[where].is_learned:
-            arguments = (
-                learned_part(result.resizer).config()
-                if fronts[where].kind == "file"
-                else resizer_config(config, fronts[where], channels)
-            )
+            arguments = ResizerConfig.of(cast(Resizer, learned_part(result.resizer)))
             found[where] += resizer_cost(arguments, result.input_size).gflop
     return found
 
@@ -134,7 +132,7 @@ def _save_images(
     shown = learned or results[-1]
     mine = [result for result in results if result.input_size == shown.input_size]
     if learned is not None:
-        mine = [learned, *(result for result in mine if result.arm in ("bilinear", "bicubic", "lanczos"))]
+        mine = [learned, *(result for result in mine if result.arm in FIXED)]
     source = work.source_of(shown)
     # Spread over the test set: neighbours are often of one class.
     count = min(SPECTRUM_IMAGES, source.test_size)
@@ -142,41 +140,38 @@ def _save_images(
     picked = [batch for batch in picked if len(batch.images)][:count]
     if not picked:
         return {}
-    images = to_unit(torch.cat([batch.images for batch in picked]))
-    targets = torch.cat([batch.targets for batch in picked])
-    prepare = _normaliser(config)
+    normalise, restore = _normalisation(config)
+    images = normalise(to_unit(torch.cat([batch.images for batch in picked])))
     save_samples(
         mine,
         images,
-        targets,
+        torch.cat([batch.targets for batch in picked]),
         folder / "samples.png",
         interpolation=config.interpolation,
         size=config.size,
         labels=source.labels,
         task=config.task,
-        prepare=prepare,
+        display=restore,
+        arm="learned" if learned is None else learned.arm,
     )
     pictures.append((folder / "samples.png", "Test images as each resizer shows them to its network"))
-    outputs = resized(prepare(images), config.size, None if learned is None else learned.resizer)
-    save_spectrum(prepare(images), outputs, folder / "spectrum.png")
+    outputs = {name: resize(images, config.size, interpolation=name) for name in FIXED}
+    if learned is not None:
+        outputs[learned.arm] = learned.resizer(images)
+    save_spectrum(images, outputs, folder / "spectrum.png")
     pictures.append((folder / "spectrum.png", "Radial power spectra: what each resizer keeps or adds, by frequency"))
     return high_frequency_gain(outputs)
 
 
-def _normaliser(config: RunConfig) -> Any:
+def _normalisation(config: RunConfig) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Images in [0, 1] as the resizers get them, and back."""
     if not config.normalize:
-        return lambda images: images
+        return lambda images: images, lambda images: images
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
-
-    def prepare(images: Tensor) -> Tensor:
-        return (images - mean) / std
-
-    return prepare
+    return lambda images: (images - mean) / std, lambda images: images * std + mean
 
 
 def _save_ablation(summary: Summary, path: Path) -> None:
-    from .config import FIXED
-
     metric = PRIMARY[summary.task]
     points, lines = [], {}
     for arm in summary.arms:
@@ -186,9 +181,7 @@ def _save_ablation(summary: Summary, path: Path) -> None:
         else:
             blocks, filters = (int(part[1:]) for part in arm.arm.split("-"))
             assert arm.gflop is not None
-            points.append(
-                AblationPoint(blocks, filters, arm.gflop, arm.resizer_parameters, figure.mean, figure.std)
-            )
+            points.append(AblationPoint(blocks, filters, arm.gflop, arm.resizer_parameters, figure.mean, figure.std))
     save_ablation(points, lines, path, metric)
 
 
@@ -214,5 +207,6 @@ def _save_html(
     title = f"{config.command}: {config.model} on {config.data}"
     sections.append(Heading("How"))
     sections.append(Text(", ".join(f"{name} {value}" for name, value in where.items())))
-    save_report(folder, title, sections, config=config.as_dict())
-    assert (folder / REPORT).is_file()
+    settings = "\n".join(f"{name}: {value}" for name, value in config.as_dict().items())
+    sections.append(Folded("Configuration", settings))
+    save_report(folder, title, sections)

@@ -111,7 +111,9 @@ class Recorder(Callback):
         loss, correct = outputs["loss"].detach(), outputs["correct"]
         if loss.device.type == "cpu" and trainer.world_size == 1:
             self._check_finite(trainer.global_step, float(loss))
-        self._waiting.append((trainer.global_step, loss, correct, len(batch.targets), self._rate, self.stopwatch.read()))
+        self._waiting.append(
+            (trainer.global_step, loss, correct, len(batch.targets), self._rate, self.stopwatch.read())
+        )
         if len(self._waiting) >= _WAITING:
             self._flush()
         self.watcher.step(trainer.global_step)

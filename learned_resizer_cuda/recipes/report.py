@@ -110,7 +110,10 @@ class Summary:
 
 
 def summarise(
-    config: RunConfig, results: Sequence[StageResult], test_sizes: dict[int, int], costs: dict[tuple[int, str], float] | None = None
+    config: RunConfig,
+    results: Sequence[StageResult],
+    test_sizes: dict[int, int],
+    costs: dict[tuple[int, str], float] | None = None,
 ) -> Summary:
     """Means, standard deviations and gaps of a finished run.
 
@@ -246,9 +249,7 @@ def epochs_table(results: Sequence[StageResult]) -> Table:
         cells = []
         epoch = 0.0
         for arm in arms:
-            found = [
-                row for result in results if result.arm == arm for row in result.split("test") if row.step == step
-            ]
+            found = [row for result in results if result.arm == arm for row in result.split("test") if row.step == step]
             epoch = found[0].epoch
             cells.append(metric_text(metric, Figure.of([row.metrics[metric] for row in found])))
         rows.append((f"{epoch:.1f}".removesuffix(".0"), *cells))

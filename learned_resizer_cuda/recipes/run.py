@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
 from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
+from ..reference import Resizer
 from . import processes
 from .build import build_models, learned_part
 from .config import RunConfig
@@ -22,7 +24,7 @@ from .report import Summary
 from .results import StageResult
 from .stages import Stage, plan
 from .watch import Watcher
-from .weights import save_resizer
+from .weights import ResizerConfig, load_state, save_resizer
 
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
 
@@ -101,7 +103,8 @@ class Run:
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
             notes = {"data": str(self.config.data), "arm": stage.arm, "seed": str(stage.seed)}
-            save_resizer(resizer, resizer.config(), folder / RESIZER, notes | {"steps": str(stage.steps)})
+            arguments = ResizerConfig.of(cast(Resizer, resizer))
+            save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
         values = {
             "steps": stage.steps,
             "batch_size": self.batch_sizes[stage.input_size],
@@ -135,7 +138,7 @@ class Run:
         # Found once, and kept: a run that goes on, and the other processes, train with the same batches.
         path = self.folder / "batch-sizes.json"
         if self.first and not path.exists():
-            from .batch_size import fitted_batch_size
+            from .auto_batch import fitted_batch_size
 
             found = {size: fitted_batch_size(self.config, source) for size, source in self.sources.items()}
             atomic_bytes(path, json.dumps(found).encode())
@@ -156,9 +159,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Reads what ``save_weights`` wrote."""
-    from safetensors.torch import load_file
-
-    module.load_state_dict(load_file(path))
+    module.load_state_dict(load_state(path)[0])
 
 
 def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary | None:

@@ -1,7 +1,7 @@
 """What a run consists of: stages, each one training of a resizer and a network, some starting from another's network.
 
-The article's protocol: a *baseline*, a network trained behind a fixed filter; *learned*, a resizer from random weights and
-that network, trained together; and, so that a gain is not mistaken for a longer training, *control*, the
+The article's protocol: a *baseline*, a network trained behind a fixed filter; *learned*, a resizer from random weights
+and that network, trained together; and, so that a gain is not mistaken for a longer training, *control*, the
 baseline trained on for as long. *blind* is learned, but fed only with what the baseline's filter left: the same
 parameters and cost without the detail. *control-long* trains on ``long_factor`` times as long.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 from .config import FIXED, RunConfig
 
@@ -177,5 +177,5 @@ def rounds(steps: int, evaluations: int, longest: int) -> list[Round]:
     cut = []
     for start, end in zip(starts, ends, strict=True):
         edges = [start + round(index * (end - start) / parts) for index in range(parts + 1)]
-        cut += [Round(range(a, b), b == end) for a, b in zip(edges, edges[1:], strict=False)]
+        cut += [Round(range(a, b), b == end) for a, b in pairwise(edges)]
     return cut
