@@ -1,8 +1,8 @@
 """What ``FusedResizer`` makes of its batch normalisations: whose statistics, which scale and shift, what is remembered.
 
 The ops return each feature's mean and biased variance and take their gradients. Everything between those vectors and
-the scale and shift that the next op applies is here: merging them over processes for ``SyncBatchNorm``, and updating
-the running statistics, of all norms at once at the end of a forward pass.
+the scale and shift that the next op applies is here: merging them over processes for ``SyncBatchNorm`` and for other
+``Synchronised`` ones, and updating the running statistics, of all norms at once at the end of a forward pass.
 """
 
 from __future__ import annotations
@@ -15,6 +15,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Norm = nn.modules.batchnorm._BatchNorm  # BatchNorm2d and SyncBatchNorm
+
+
+class Synchronised:
+    """Marks a batch normalisation whose statistics are of all processes' batches together, as ``SyncBatchNorm``'s.
+
+    For norms that are to work where torch's own does not, which refuses CPU tensors.
+    """
+
+    process_group: dist.ProcessGroup | None = None
 
 
 class Seen(NamedTuple):
@@ -34,7 +43,7 @@ def is_batch_normed(norm: Norm) -> bool:
 
 def sync_group(norm: Norm) -> dist.ProcessGroup | None:
     """The processes that share a norm's statistics, by ``SyncBatchNorm``'s own rule; None where it works alone."""
-    if not (isinstance(norm, nn.SyncBatchNorm) and norm.training):
+    if not (isinstance(norm, (nn.SyncBatchNorm, Synchronised)) and norm.training):
         return None
     if not (dist.is_available() and dist.is_initialized()):
         return None
@@ -58,13 +67,28 @@ def affine(norm: Norm, mean: Tensor, var: Tensor, count: int, seen: list[Seen]) 
             # One value has no variance, and only a norm in evaluation mode gets here with it.
             unbiased, correction = var, count / (count - 1) if norm.training else 1.0
         else:
-            mean, var, unbiased = _MergeOverProcesses.apply(mean, var, count, group)
+            mean, var, unbiased = merge_over_processes(mean, var, count, group)
             correction = 1.0
         if norm.training and norm.track_running_stats and norm.running_mean is not None:
             seen.append(Seen(norm, mean.detach(), unbiased.detach(), correction))
     else:
         mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     return torch.ops.learned_resizer.affine(mean, var, norm.weight, norm.bias, norm.eps)
+
+
+def merge_over_processes(
+    mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, biased and unbiased variance ``(n,)`` of the batches of all processes of ``group`` together.
+
+    A collective, forward and backward: every process of the group must call both equally often, in the same order.
+    Differentiable in mean and biased variance; all processes get the same bits.
+
+    Args:
+        mean, var: of this process's batch, var biased; zeros for an empty one.
+        count: values per channel of this process's batch, any number.
+    """
+    return _MergeOverProcesses.apply(mean, var, count, group)
 
 
 class _MergeOverProcesses(torch.autograd.Function):
@@ -134,7 +158,8 @@ def update_running_statistics(seen: list[Seen]) -> None:
         running = [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
         news = [new.to(old.dtype) for new, old in zip((mean, var), running, strict=True)]
         if norm.momentum is None and norm.num_batches_tracked is not None:
-            weight = norm.num_batches_tracked.reciprocal()
+            # Of a double: an integer's is a float32
+            weight = norm.num_batches_tracked.double().reciprocal()
             for old, new in zip(running, news, strict=True):
                 old.lerp_(new, weight.to(old.dtype))
         else:

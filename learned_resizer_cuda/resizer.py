@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+import os
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class _Affine(NamedTuple):
 
 _Skip = _Affine | tuple[None, None, None]
 _NO_SKIP = (None, None, None)
+_Resizer = TypeVar("_Resizer", bound="FusedResizer")
 
 
 class FusedResizer(reference.Resizer):
@@ -46,6 +48,7 @@ class FusedResizer(reference.Resizer):
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes them take the statistics of all processes' batches together, of
     any sizes; every process of the group must then call forward and backward equally often. On a CPU, too, but there
     ``DistributedDataParallel`` has to be given the module before it is converted: it refuses torch's own.
+    ``recipes.sync_batch_norm.synchronise`` makes norms that it takes on any device.
     The submodules hold the parameters only: hooks on them do not run. Deterministic: the same input and
     number of threads give the same bits, forward and backward. First derivatives only.
 
@@ -112,6 +115,90 @@ class FusedResizer(reference.Resizer):
         # Last, so that a call that fails leaves every running statistic as it was.
         update_running_statistics(seen)
         return out
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Resizer],
+        path_or_repo: str | os.PathLike[str],
+        *,
+        map_location: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> _Resizer:
+        """The resizer that ``save_pretrained`` or ``push_to_hub`` wrote. Needs the ``[train]`` extra.
+
+        Args:
+            path_or_repo: a folder, or a repository of the Hugging Face Hub, ``"owner/name"``. A folder goes first.
+            map_location: device to put it on.
+            revision, token, cache_dir, force_download, local_files_only: of the download, as
+                ``huggingface_hub.hf_hub_download`` takes them; nothing is downloaded for a folder.
+
+        Returns:
+            A module of this class in eval mode, made with the arguments that were saved, its weights with the dtype
+            that they were saved with: the same input gives the same bits. Nothing in the files is executed.
+
+        Raises:
+            ModuleNotFoundError: ``safetensors`` or, for a repository, ``huggingface_hub`` is not installed.
+            FileNotFoundError: no such folder, or one without ``config.json`` or ``model.safetensors``.
+            ValueError: the files hold no learned resizer, or the weights do not fit the arguments.
+            Exception: whatever ``hf_hub_download`` raises for a repository that is missing or out of reach.
+        """
+        from .hub import from_pretrained
+
+        download = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        options = {"force_download": force_download, "local_files_only": local_files_only}
+        return from_pretrained(cls, path_or_repo, map_location=map_location, **download, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, license: str = "apache-2.0") -> None:
+        """Write the weights and the arguments of the module to a folder. Needs the ``[train]`` extra.
+
+        ``model.safetensors`` has the weights and running statistics, ``config.json`` the arguments, ``README.md`` a
+        model card; a card that is there stays. Training mode, frozen parameters, ``momentum`` and ``eps`` of the batch
+        normalisations and whether these are synchronised are not saved.
+
+        Args:
+            folder: made where it does not exist; weights in it are replaced.
+            license: of the weights, for the model card; an identifier of the Hub.
+
+        Raises:
+            ModuleNotFoundError: ``huggingface_hub`` or ``safetensors`` is not installed.
+        """
+        from .hub import save_pretrained
+
+        save_pretrained(self, folder, license=license)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str = "apache-2.0",
+        commit_message: str = "Push a learned resizer",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload what ``save_pretrained`` writes to the Hugging Face Hub, in one commit. Needs the ``[train]`` extra.
+
+        Args:
+            repo_id: ``"owner/name"``; made where it does not exist. Its model card is replaced.
+            license: of the weights, for the model card; an identifier of the Hub.
+            commit_message, private, token, branch, create_pr: as ``huggingface_hub.PyTorchModelHubMixin`` takes them.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ModuleNotFoundError: ``huggingface_hub`` or ``safetensors`` is not installed.
+            Exception: whatever ``huggingface_hub`` raises.
+        """
+        from .hub import push_to_hub
+
+        commit = {"commit_message": commit_message, "branch": branch, "create_pr": create_pr}
+        return push_to_hub(self, repo_id, license=license, private=private, token=token, **commit)
 
     def _normalisation(self) -> tuple[Tensor, Tensor] | tuple[()]:
         """What the stem needs for uint8 images."""

@@ -1,0 +1,159 @@
+"""``FusedResizer`` in folders and repositories of the Hugging Face Hub: ``model.safetensors`` and ``config.json``.
+
+The format is that of ``huggingface_hub.PyTorchModelHubMixin``, which also writes the model card and uploads. Imported
+by the methods of ``FusedResizer`` that need it: the package itself does without ``huggingface_hub``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from .recipes.files import atomic_bytes
+from .recipes.weights import ResizerConfig, load_state, save_resizer
+from .resizer import FusedResizer
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+LICENSE = "apache-2.0"
+
+# ``card_data`` and the other names are filled in by the mixin and by ``_HubResizer.generate_model_card``.
+_CARD = """---
+{{ card_data }}
+---
+
+# Learned image resizer
+
+Resizes images for a vision network, and was trained with one: the learned resizer of Talebi & Milanfar, "Learning to
+Resize Images for Computer Vision Tasks", ICCV 2021 ([paper]({{ paper_url }})), as `FusedResizer` of the Python package
+`learned-resizer-cuda`.
+
+```python
+from learned_resizer_cuda import FusedResizer
+
+resizer = FusedResizer.from_pretrained("{{ repo_id }}")
+small = resizer(images)  # (B, {{ channels }}, H, W) to (B, {{ channels }}, {{ height }}, {{ width }})
+```
+
+| Argument | Value |
+| --- | --- |
+{% for name, value in arguments.items() -%}
+| `{{ name }}` | `{{ value }}` |
+{% endfor %}"""
+
+_Resizer = TypeVar("_Resizer", bound=FusedResizer)
+
+
+def save_pretrained(resizer: FusedResizer, folder: str | os.PathLike[str], *, license: str = LICENSE) -> None:
+    """See ``FusedResizer.save_pretrained``."""
+    _hub_class()(resizer, license).save_pretrained(folder)
+
+
+def push_to_hub(resizer: FusedResizer, repo_id: str, *, license: str = LICENSE, **options: Any) -> str:
+    """See ``FusedResizer.push_to_hub``."""
+    return _hub_class()(resizer, license, repo_id).push_to_hub(repo_id, **options)
+
+
+def from_pretrained(
+    cls: type[_Resizer],
+    path_or_repo: str | os.PathLike[str],
+    *,
+    map_location: str | torch.device = "cpu",
+    **download: Any,
+) -> _Resizer:
+    """See ``FusedResizer.from_pretrained``."""
+    _require("safetensors")
+    # Not the mixin's own, which goes on without a configuration where it cannot read one, and then lacks `size`
+    config_file, weights_file = (_file(path_or_repo, name, download) for name in (CONFIG, WEIGHTS))
+    state, _ = load_state(weights_file)
+    try:
+        values = json.loads(config_file.read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            # The mixin's own keeps this one, too, which only decides what the weights were before training
+            values.pop("zero_init", None)
+        config = ResizerConfig.from_json(values)
+        resizer = cls(**config.arguments())
+        # The tensors of the file themselves, so that the dtype is the one that was saved
+        resizer.to(state["conv1.weight"].dtype).load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        # A KeyError says no more than the name
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"path_or_repo: got {str(path_or_repo)!r}, which holds no learned resizer: {what}") from error
+    return resizer.eval().to(map_location)
+
+
+def _file(path_or_repo: str | os.PathLike[str], name: str, download: dict[str, Any]) -> Path:
+    """A file of a folder, or of a repository once it is in the cache."""
+    folder = Path(path_or_repo)
+    if folder.is_dir():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"path_or_repo: got {str(folder)!r}, which has no {name}; expected a folder written by save_pretrained"
+            )
+        return folder / name
+    text = str(path_or_repo)
+    # A repository is "name" or "owner/name"; anything else would only be refused as a strange name of one
+    if not isinstance(path_or_repo, str) or text.startswith((".", "~", "/")) or text.count("/") > 1:
+        raise FileNotFoundError(f"path_or_repo: got {text!r}; expected a folder that exists, or a repository's name")
+    return Path(_require("huggingface_hub").hf_hub_download(text, name, **download))
+
+
+def _require(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} is missing, which folders and repositories of weights need: "
+            "pip install 'learned-resizer-cuda[train]'",
+            name=name,
+        ) from error
+
+
+@functools.cache
+def _hub_class() -> Any:
+    """The mixin around a resizer; made on first use, because the mixin is imported then."""
+    _require("huggingface_hub")
+    _require("safetensors")
+    from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
+
+    class _HubResizer(
+        PyTorchModelHubMixin,
+        library_name="learned-resizer-cuda",
+        pipeline_tag="image-to-image",
+        tags=["learned-resizer", "image-resizing", "computer-vision", "pytorch"],
+        paper_url="https://arxiv.org/abs/2103.09950",
+        model_card_template=_CARD,
+    ):
+        """Holds a ``FusedResizer`` instead of being one: a plain one goes in."""
+
+        def __init__(self, resizer: FusedResizer, license: str, repo_id: str = "path/or/repository") -> None:
+            self._resizer, self._license, self._repo_id = resizer, license, repo_id
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            config = ResizerConfig.of(self._resizer)
+            # Readable by `learned-resizer resize --weights`, too
+            save_resizer(self._resizer, config, save_directory / WEIGHTS)
+            atomic_bytes(save_directory / CONFIG, json.dumps(config.arguments(), indent=2).encode())
+
+        def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
+            config = ResizerConfig.of(self._resizer)
+            info = self._hub_mixin_info
+            return ModelCard.from_template(
+                card_data=ModelCardData(**info.model_card_data.to_dict() | {"license": self._license}),
+                template_str=info.model_card_template,
+                paper_url=info.paper_url,
+                repo_id=self._repo_id,
+                channels=config.in_channels,
+                height=config.size[0],
+                width=config.size[1],
+                arguments=config.arguments(),
+                **kwargs,
+            )
+
+    return _HubResizer

@@ -1,0 +1,123 @@
+"""Files that are whole whatever happens to their writer."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lightning", reason="checkpoints need the [train] extra")
+
+from learned_resizer_cuda.recipes.checkpoint_io import AtomicCheckpointIO
+from learned_resizer_cuda.recipes.files import atomic_bytes, atomic_write, remove_leftovers
+
+
+def test_the_new_content_takes_the_place_of_the_former(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    atomic_bytes(path, b"first")
+    assert path.read_bytes() == b"first"
+    atomic_bytes(path, b"2nd")
+    assert path.read_bytes() == b"2nd"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_an_error_while_writing_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    atomic_bytes(path, b"former")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"ha")
+        # Seen from outside while it is written: still the former
+        assert path.read_bytes() == b"former" and temporary.parent == path.parent
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(path, fail)
+    with pytest.raises(FileNotFoundError):
+        atomic_bytes(tmp_path / "no" / "a", b"new")
+    assert path.read_bytes() == b"former"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_and_folder_reach_the_disk_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def flush(descriptor: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        calls.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", rename)
+    atomic_bytes(tmp_path / "a", b"new")
+    assert calls == ["file", "replace", "folder"]
+
+
+def test_checkpoint_dies_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io = AtomicCheckpointIO()
+    path = tmp_path / "new folder" / "last.ckpt"
+    io.save_checkpoint({"step": 1, "weights": torch.arange(3)}, str(path))
+
+    def save(checkpoint: Any, file: Any) -> None:
+        file.write(b"PK half of it")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(OSError, match="No space left"):
+            io.save_checkpoint({"step": 2}, path)
+    loaded = io.load_checkpoint(path)
+    assert loaded["step"] == 1 and torch.equal(loaded["weights"], torch.arange(3))
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(TypeError, match="storage_options"):
+        io.save_checkpoint({}, path, storage_options={})
+
+
+def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3)}, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def _save_for_ever(path: Path) -> None:
+    step = 0
+    while True:
+        step += 1
+        # Some MB, so that most of the time goes into writing
+        AtomicCheckpointIO().save_checkpoint({"step": step, "weights": torch.full((1_000_000,), step)}, path)
+
+
+def test_checkpoint_outlives_a_killed_process(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    context = multiprocessing.get_context("fork")  # a fresh interpreter takes seconds to import torch
+    for attempt in range(6):
+        process = context.Process(target=_save_for_ever, args=(path,))
+        path.unlink(missing_ok=True)
+        process.start()
+        deadline = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < deadline and process.is_alive()
+            time.sleep(0.001)
+        # Somewhere within the next saves
+        time.sleep(0.007 * attempt)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        loaded = AtomicCheckpointIO().load_checkpoint(path)
+        assert (loaded["weights"] == loaded["step"]).all()
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
