@@ -91,6 +91,18 @@ def test_inception_v2_blocks_have_the_papers_output_sizes():
     assert sizes == expected
 
 
+def test_inception_v2_pools_by_maximum_where_the_paper_does():
+    with torch.device("meta"):
+        blocks = InceptionV2().blocks
+    pools = {
+        name: [type(m) for m in block.modules() if isinstance(m, torch.nn.MaxPool2d | torch.nn.AvgPool2d)]
+        for name, block in blocks.named_children()
+    }
+    # Ioffe & Szegedy, figure 5, column "pool + proj"
+    maximum = ("3c", "4e", "5b")
+    assert pools == {name: [torch.nn.MaxPool2d if name in maximum else torch.nn.AvgPool2d] for name in pools}
+
+
 @pytest.mark.parametrize("size", [(48, 48), (33, 71), (1, 1)])
 def test_inception_v2_takes_small_and_grey_images(size):
     torch.manual_seed(0)
