@@ -75,6 +75,14 @@ def test_cpu_extrapolates_instead_of_filling_the_memory(room):
 
 
 @linux
+def test_cpu_never_tries_a_size_that_would_not_fit(room):
+    room(192)
+    step = Step(64)
+    assert largest_batch_size(step, CPU, 1024) == 2  # 128 MiB; 4 images would take 256
+    assert step.sizes == [2, 2]
+
+
+@linux
 def test_cpu_counts_what_a_step_keeps_only_once(room):
     kept = []
 

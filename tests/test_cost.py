@@ -86,6 +86,12 @@ def test_network_stays_as_it_was():
     assert network_cost(network.half(), 1, (16, 16)) == first
 
 
+def test_one_image_is_enough_for_a_network_in_training_mode():
+    # In training mode batch norm refuses a single value per channel.
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Conv2d(3, 5, 1, bias=False))
+    assert network_cost(network, 3, (8, 8)) == (3 * 2 + 15, 2 * 15 / 1e9)
+
+
 def test_modes_are_restored_after_an_error():
     network = build_network("small_cnn", 1, 10)
     with pytest.raises(RuntimeError):

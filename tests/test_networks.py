@@ -75,8 +75,8 @@ def test_weights_follow_torchs_seed(name):
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
 
 
-def test_inception_v2_blocks_have_the_papers_output_sizes():
-    # Ioffe & Szegedy, figure 5: side and channels after each block for images of 224 x 224
+def test_inception_v2_blocks_have_the_known_output_sizes():
+    # Side and channels after each block of the published BN-Inception, for images of 224 x 224
     expected = {"3a": (28, 256), "3b": (28, 320), "3c": (14, 576), "4a": (14, 576), "4b": (14, 576)}
     expected |= {"4c": (14, 608), "4d": (14, 608), "4e": (7, 1056), "5a": (7, 1024), "5b": (7, 1024)}
     with torch.device("meta"):
@@ -89,6 +89,18 @@ def test_inception_v2_blocks_have_the_papers_output_sizes():
         assert x.shape[2] == x.shape[3]
         sizes[name] = (x.shape[2], x.shape[1])
     assert sizes == expected
+
+
+def test_inception_v2_pools_by_maximum_in_three_blocks():
+    with torch.device("meta"):
+        blocks = InceptionV2().blocks
+    pools = {
+        name: [type(m) for m in block.modules() if isinstance(m, torch.nn.MaxPool2d | torch.nn.AvgPool2d)]
+        for name, block in blocks.named_children()
+    }
+    # The two that halve the image, and the last
+    maximum = ("3c", "4e", "5b")
+    assert pools == {name: [torch.nn.MaxPool2d if name in maximum else torch.nn.AvgPool2d] for name in pools}
 
 
 @pytest.mark.parametrize("size", [(48, 48), (33, 71), (1, 1)])

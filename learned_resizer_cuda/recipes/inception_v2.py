@@ -1,7 +1,8 @@
 """Inception-v2, one of the paper's four task networks and the only one that timm lacks.
 
 It is the batch-normalised Inception of Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by
-Reducing Internal Covariate Shift", ICML 2015 (arXiv 1502.03167), figure 5.
+Reducing Internal Covariate Shift", ICML 2015 (arXiv 1502.03167), with the widths and
+the biases of its published implementations.
 """
 
 from __future__ import annotations
