@@ -36,8 +36,8 @@ def test_photographs_are_split(source: DigitsOnPhotographs) -> None:
 def test_digits_are_split_by_class(source: DigitsOnPhotographs) -> None:
     train, test = source.train_index, source.test_index
     assert len(train) == 4000 and len(test) == 1000 and not np.intersect1d(train, test).size
-    assert np.bincount(source.labels[train]).tolist() == [400] * 10
-    assert np.bincount(source.labels[test]).tolist() == [100] * 10
+    assert np.bincount(source.classes[train]).tolist() == [400] * 10
+    assert np.bincount(source.classes[test]).tolist() == [100] * 10
 
 
 def test_split_follows_file_order() -> None:
@@ -88,7 +88,7 @@ def test_training_and_test_canvases_use_their_own_photographs(source: DigitsOnPh
     marked = DigitsOnPhotographs()
     marked.train_photographs = {name: np.full_like(v, 10) for name, v in marked.train_photographs.items()}
     marked.test_photographs = {name: np.full_like(v, 20) for name, v in marked.test_photographs.items()}
-    train, _ = marked.train_batch(0, 0, 64)
+    train, *_ = marked.train_batch(0, 0, 64)
     test, _ = marked.test_set()
     # a digit covers less than half of 96 x 96 pixels, so the median is the background
     assert (train.flatten(1).median(1).values == 10).all()
@@ -96,9 +96,30 @@ def test_training_and_test_canvases_use_their_own_photographs(source: DigitsOnPh
 
 
 def test_train_batch(source: DigitsOnPhotographs) -> None:
-    images, labels = source.train_batch(3, 7, 48)
+    images, classes, unreadable = source.train_batch(3, 7, 48)
     assert images.shape == (48, 1, 96, 96) and images.dtype == torch.uint8
-    assert labels.shape == (48,) and labels.dtype == torch.int64
+    assert classes.shape == (48,) and classes.dtype == torch.int64
+    assert unreadable == ()
+
+
+def test_is_a_source(source: DigitsOnPhotographs) -> None:
+    assert source.task == "classification" and source.labels == tuple("0123456789")
+    assert (source.in_channels, source.input_size) == (1, 96)
+    assert (source.train_size, source.test_size) == (4000, 1000)
+
+
+def test_parts_are_parts_of_the_batch(source: DigitsOnPhotographs) -> None:
+    whole = source.train_batch(3, 62, 72)  # this batch straddles two epochs
+    parts = [source.train_batch(3, 62, 72, part) for part in (slice(0, 24), slice(24, 60), slice(60, None))]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
+
+
+def test_test_batches_are_parts_of_the_test_set(source: DigitsOnPhotographs) -> None:
+    images, classes = source.test_set()
+    batch = source.test_batch(slice(170, 230))
+    assert torch.equal(batch.images, images[170:230]) and torch.equal(batch.targets, classes[170:230])
+    assert source.test_batch(slice(1000, 1000)).images.shape == (0, 1, 96, 96)
 
 
 def test_batch_depends_on_seed_and_step_alone(source: DigitsOnPhotographs) -> None:
@@ -106,7 +127,7 @@ def test_batch_depends_on_seed_and_step_alone(source: DigitsOnPhotographs) -> No
     source.train_batch(3, 8, 64)
     source.test_set()
     again = DigitsOnPhotographs().train_batch(3, 7, 64)
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.equal(first.images, again.images) and torch.equal(first.targets, again.targets)
     for other in (source.train_batch(3, 8, 64), source.train_batch(4, 7, 64)):
         assert not torch.equal(first[0], other[0])
 
@@ -115,7 +136,7 @@ def test_batch_depends_on_seed_and_step_alone(source: DigitsOnPhotographs) -> No
 def test_an_epoch_has_every_training_digit_once(source: DigitsOnPhotographs, batch_size: int) -> None:
     """Also where a batch straddles two epochs: 4,000 is no multiple of either size."""
     marked = DigitsOnPhotographs()
-    marked.labels = np.arange(5000)  # the label tells which digit it is
+    marked.classes = np.arange(5000)  # the class tells which digit it is
     seen = torch.cat([marked.train_batch(0, step, batch_size)[1] for step in range(8000 // batch_size + 1)])
     for epoch in (seen[:4000], seen[4000:8000]):
         assert epoch.sort().values.tolist() == source.train_index.tolist()
@@ -145,23 +166,3 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_missing_file_names_the_package() -> None:
     with pytest.raises(FileNotFoundError, match=r"installed scikit-image does not ship data/none\.png"):
         package_file("skimage", "scikit-image", "data/none.png")
-
-
-def test_batches_do_not_depend_on_the_workers(source: DigitsOnPhotographs) -> None:
-    module = pytest.importorskip("learned_resizer_cuda.data.module", reason="needs the [train] extra")
-    batches = [
-        list(module.DigitsDataModule(source, 5, 3, 16, num_workers=workers).train_dataloader()) for workers in (0, 2)
-    ]
-    assert len(batches[0]) == len(batches[1]) == 3
-    for here, there in zip(*batches, strict=True):
-        assert torch.equal(here[0], there[0]) and torch.equal(here[1], there[1])
-
-
-def test_images_reach_the_model_in_unit_range(source: DigitsOnPhotographs) -> None:
-    module = pytest.importorskip("learned_resizer_cuda.data.module", reason="needs the [train] extra")
-    data = module.DigitsDataModule(source, 0, 1, 8)
-    images, labels = source.train_batch(0, 0, 8)
-    unit, same = data.on_after_batch_transfer((images, labels), 0)
-    assert unit.dtype == torch.float32 and torch.equal(same, labels)
-    assert torch.equal((unit * 255).round().to(torch.uint8), images)
-    assert unit.min() >= 0 and 0.5 < unit.max() <= 1

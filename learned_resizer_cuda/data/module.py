@@ -150,6 +150,8 @@ class SourceData(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=_as_is,
             pin_memory=on_gpu,
+            # Every iterator draws a seed for its workers: not from the generator that dropout draws from.
+            generator=torch.Generator(),
         )
 
 

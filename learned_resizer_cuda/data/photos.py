@@ -158,12 +158,11 @@ def _decode(image: Image.Image, choose: Callable[[int, int], View], size: int, m
     if not draft:
         image.load()  # some formats have their EXIF data behind the pixels
     orientation = _orientation(image)
-    turned = orientation >= 5
-    width, height = image.size[::-1] if turned else image.size
+    width, height = image.size[::-1] if orientation >= 5 else image.size
     view = choose(height, width)
     if draft:
-        least = (math.ceil(width * size / view.width), math.ceil(height * size / view.height))
-        image.draft(mode, least[::-1] if turned else least)
+        fraction = max(1, min(view.height, view.width) // size)
+        image.draft(mode, (image.size[0] // fraction, image.size[1] // fraction))
         image.load()
     image = _eight_bits(image, mode)
     if orientation in _UPRIGHT:
