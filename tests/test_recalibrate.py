@@ -15,7 +15,7 @@ from timm.layers import BatchNormAct2d
 
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.batch_norm import Norm
-from learned_resizer_cuda.recipes.arms import BlindResizer
+from learned_resizer_cuda.recipes.build import BlindResizer
 from learned_resizer_cuda.recipes.recalibrate import recalibrate
 from learned_resizer_cuda.recipes.sync_batch_norm import synchronise
 from learned_resizer_cuda.reference import Resizer
