@@ -47,6 +47,7 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
             raise ValueError("the first process could not make the run's folder")
     except (TypeError, ValueError, OSError, FolderInUseError) as error:
         fail(command, error)
+    assert path is not None
     if held is None:
         return _run(settings, path, False)
     os.environ[FOLDER] = str(path)

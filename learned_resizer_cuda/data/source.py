@@ -47,8 +47,11 @@ class Source(Protocol):
     train_size: int
     """Images of an epoch."""
     test_size: int
-    notes: Sequence[str]
-    """What a user should know of how the data was read; usually nothing."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of how the data was read; usually nothing."""
+        ...
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
         """Part of the batch of a step.

@@ -24,7 +24,8 @@ def multiprocessors(device: torch.device) -> int:
 
 def shared_memory(device: torch.device) -> int:
     """Shared memory that a block can be allowed, in bytes."""
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    # Some releases of torch do not name it in their type stubs, but all from 2.7 on have it.
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin"))  # noqa: B009
 
 
 def is_capturing() -> bool:
