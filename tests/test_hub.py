@@ -96,7 +96,7 @@ def test_the_format_is_the_mixins(tmp_path: Path) -> None:
     assert type(theirs) is Plain
     with torch.no_grad():
         expected = resizer.eval()(_image())
-        assert torch.equal(theirs(_image()), expected)
+        assert torch.equal(theirs.eval()(_image()), expected)
         theirs.save_pretrained(tmp_path / "theirs")
         assert "zero_init" in json.loads((tmp_path / "theirs" / "config.json").read_text())
         assert torch.equal(FusedResizer.from_pretrained(tmp_path / "theirs")(_image()), expected)
