@@ -36,7 +36,7 @@ def squared(logits: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training. ``bias``: the head starts at the logarithm of the mean histogram, else at torch's default."""
+    """One training. ``bias``: the head's starts at the logarithm of the mean histogram, else at torch's default."""
 
     name: str
     loss: Callable[[Tensor, Tensor], Tensor] = EMD
@@ -84,6 +84,7 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's coefficient."""
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 
 
@@ -109,7 +110,8 @@ def measure(recipe: Recipe, source: QualityPhotographs, seed: int) -> list[str]:
         recipe.loss(logits, batch.targets).backward()
         optimiser.step()
         schedule.step()
-        gradients = [layer.weight.grad.norm() for layer in (network.features[0], network.head)]
+        named = dict(network.named_parameters())
+        gradients = [torch.as_tensor(named[name].grad).norm() for name in ("features.0.weight", "head.weight")]
         rows.append(torch.stack([EMD(logits.detach(), batch.targets), *gradients]))
     trace, few = torch.stack(rows), max(1, recipe.steps // 20)
     first, last = trace[:few].mean(0), trace[-few:].mean(0)

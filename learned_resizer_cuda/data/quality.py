@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -204,10 +205,10 @@ class QualityPhotographs:
     def _crop(self, photograph: U8, kind: int, level: int, generator: np.random.Generator) -> U8:
         side = self.input_size + _MARGIN
         height, width = photograph.shape[:2]
-        places = generator.integers((height - side + 1, width - side + 1), size=(PLACES, 2)).tolist()
+        tops, lefts = generator.integers([[height - side + 1], [width - side + 1]], size=(2, PLACES))
         mirrored, down, right = generator.integers((2, _PHASES, _PHASES)).tolist()
-        patches = [photograph[top : top + side, left : left + side] for top, left in places]
-        patch = max(patches, key=_detail)
+        best = int(_detail(photograph, side, tops, lefts).argmax())
+        patch = photograph[tops[best] : tops[best] + side, lefts[best] : lefts[best] + side]
         # Mirrored before it is distorted: pixelation tells left from right.
         patch = np.ascontiguousarray(patch[:, ::-1] if mirrored else patch)
         patch = DISTORTIONS[kind](patch, level, generator)
@@ -247,11 +248,11 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", 
 _HISTOGRAMS = torch.from_numpy(np.stack([grade_histogram(level) for level in range(LEVELS)]))
 
 
-def _detail(patch: U8) -> float:
-    """Mean difference of green to the right and lower neighbours, on every second row and column."""
-    green = patch[..., 1].astype(np.int16)
-    rows, columns = green[::2], green[:, ::2]
-    return float(np.abs(rows[:, 1:] - rows[:, :-1]).mean() + np.abs(columns[1:] - columns[:-1]).mean())
+def _detail(photograph: U8, side: int, tops: NDArray[np.int64], lefts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean difference of green to the right and the lower neighbour in squares, on every fourth row and column."""
+    squares = sliding_window_view(photograph[..., 1], (side, side))
+    rows, columns = (part[tops, lefts].astype(np.int16) for part in (squares[..., ::4, :], squares[..., ::4]))
+    return np.abs(np.diff(rows)).mean((1, 2)) + np.abs(np.diff(columns, axis=1)).mean((1, 2))
 
 
 def _batch(images: list[U8], levels: list[int], side: int) -> Batch:
