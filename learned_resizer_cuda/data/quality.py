@@ -92,7 +92,7 @@ def read_photograph(path: Path) -> U8:
 
 
 def packaged_photographs() -> dict[str, U8]:
-    """The 17 photographs of the installed wheels, nine of them in colour, by name.
+    """The 17 photographs of the installed wheels, ten of them in colour, by name.
 
     Those of the digits, in colour where they have it, and the portrait that matplotlib ships.
 
