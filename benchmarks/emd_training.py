@@ -43,11 +43,11 @@ class Recipe:
     optimiser: str = "adamw"
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    steps: int = 400
+    steps: int = 800
     batch_size: int = 32
     bias: bool = True
     normalise: bool = False
-    input_size: int = 64
+    input_size: int = 48
     size: int = 24
 
 
@@ -62,8 +62,8 @@ RECIPES = (
     replace(BASE, name="SGD 0.3", optimiser="sgd", learning_rate=0.3),
     replace(BASE, name="weight decay 0.05", weight_decay=0.05),
     replace(BASE, name="normalised input", normalise=True),
-    replace(BASE, name="100 steps", steps=100),
-    replace(BASE, name="800 steps", steps=800),
+    replace(BASE, name="200 steps", steps=200),
+    replace(BASE, name="1600 steps", steps=1600),
     replace(BASE, name="batch 64", batch_size=64),
     replace(BASE, name="96 to 24", input_size=96),
     replace(BASE, name="no reduction, 24 to 24", input_size=24),

@@ -185,17 +185,32 @@ def test_test_set_is_balanced() -> None:
 
 
 def test_training_uses_its_own_photographs_evenly() -> None:
+    """Two photographs told apart by how many channels they fill, whatever those are varied to."""
     marked = QualityPhotographs(8)
-    marked.train_photographs = {str(v): np.full((60, 60, 3), v, np.uint8) for v in (20, 40)}
-    marked.test_photographs = {"test": np.full((60, 60, 3), 250, np.uint8)}
+    shades = {"flat": (60, 60, 60), "blue": (0, 0, 60)}
+    marked.train_photographs = {name: np.full((60, 60, 3), shade, np.uint8) for name, shade in shades.items()}
+    marked.test_photographs = {"test": np.full((60, 60, 3), 255, np.uint8)}
     batch = marked.train_batch(0, 0, 600)
-    plain = batch.images.flatten(1).float()
-    plain = plain.mean(1)[plain.std(1) == 0]
-    assert plain.max() < 250  # 40 times the highest gain is 152
-    share = (plain == 20).sum() / ((plain == 20) | (plain == 40)).sum()
-    assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(300)  # five standard errors of a share of at least 300
-    best = (batch.targets == torch.from_numpy(grade_histogram(0))).all(1).float().mean()
-    assert abs(best - 1 / LEVELS) < 5 * math.sqrt(1 / LEVELS * (1 - 1 / LEVELS) / 600)
+    plain = batch.images.flatten(2).float()
+    plain = plain.mean(2)[(plain.std(2) == 0).all(1)]
+    assert plain.max() < 255  # 60 times the highest gain is 228
+    flat, single = (plain > 0).all(1), (plain > 0).sum(1) == 1
+    assert (flat | single).all()
+    # Noise leaves about a quarter out. Five standard errors of a share of at least 400.
+    assert len(plain) > 400 and abs(flat.float().mean() - 0.5) < 5 * 0.5 / math.sqrt(400)
+    assert {int(channel) for channel in plain[single].argmax(1)} == {0, 1, 2}
+    best = (batch.targets == torch.from_numpy(grade_histogram(0))).all(1)
+    assert abs(best.float().mean() - 1 / LEVELS) < 5 * math.sqrt(1 / LEVELS * (1 - 1 / LEVELS) / 600)
+    undistorted = batch.images[best].amax((1, 2, 3))
+    assert undistorted.min() >= 30 and undistorted.max() <= 60 and undistorted.unique().numel() > 10
+
+
+def test_test_images_are_not_varied() -> None:
+    marked = QualityPhotographs(8)
+    marked.test_photographs = {"test": np.full((60, 60, 3), (10, 20, 30), np.uint8)}
+    images = marked.test_batch(slice(0, 600)).images
+    plain = torch.stack([images[number] for number in range(600) if marked.test_condition(number)[1] == 0])
+    assert (plain == torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None]).all()
 
 
 def test_crops_prefer_detail() -> None:
