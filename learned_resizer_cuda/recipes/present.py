@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -120,6 +121,7 @@ def environment(device: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "date": date.today().isoformat(),
     }
 
 
