@@ -93,7 +93,7 @@ def fit(
             max_epochs=len(plan),
             check_val_every_n_epoch=parts,
             reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=-1,  # the test before the first step
+            num_sanity_val_steps=0 if going_on else -1,  # the test before the first step
         )
         resizer, network = models
         if processes > 1:

@@ -57,6 +57,9 @@ class RunFolder:
     def _settle(self, config: RunConfig, overwrite: bool) -> bool:
         if overwrite:
             self._clear()
+        for name in FILES:  # of a call that was killed while it wrote one
+            for leftover in self.path.glob(f".{name}.*.part"):
+                leftover.unlink()
         held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
         if not held:
             config.save(self.path / CONFIG)

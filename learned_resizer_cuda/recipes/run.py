@@ -16,7 +16,7 @@ from ..reference import Resizer
 from . import processes
 from .build import build_models, learned_part
 from .config import RunConfig
-from .files import atomic_bytes
+from .files import atomic_bytes, remove_leftovers
 from .fit import CHECKPOINT, METRICS, Fitted, fit
 from .folder import STAGES
 from .record import read_rows
@@ -88,6 +88,7 @@ class Run:
             load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK)
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
         self.watcher.start(stage)
         batch_size = self.batch_sizes[stage.input_size]
         fitted = fit(stage, self.config, source, batch_size, models, folder, self.unreadable, self.watcher)
