@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
@@ -16,48 +17,69 @@ from safetensors.torch import load_file
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
 from learned_resizer_cuda.recipes.checkpoint import RoundCheckpoint
+from learned_resizer_cuda.recipes.folder import CONFIG
 from tests.photo_folders import class_folder
 
-# Imports once, then forks a process for each call of the command: a fork costs no imports, and is killed alone.
+# Imports once, then forks a process for each call of the command: a fork costs no imports, and is killed alone. Kills
+# happen when there are so many lines of metrics, or, for a word, when there is a file of that name.
 FORKS = """
-import os, signal, sys, time
+import json, os, signal, sys, time
+from pathlib import Path
 from learned_resizer_cuda.cli import train
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.recipes import present, progress, run
 
-arguments, delays = sys.argv[2:], [float(delay) for delay in sys.argv[1].split()]
-for delay in [*delays, None]:
+output, kills, arguments = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3:]
+
+def lines():
+    return {str(path): path.read_text().splitlines() for path in output.glob("stages/*/metrics.csv")}
+
+def due(kill):
+    if kill.isdigit():
+        return sum(map(len, lines().values())) >= int(kill)
+    return any(output.rglob(kill))
+
+for kill in [*kills, None]:
     child = os.fork()
     if not child:
         try:
-            code = main(["train", *arguments])
+            code = main(["train", *arguments, "--output", str(output)])
         except SystemExit as end:
             code = end.code
         os._exit(code or 0)
-    if delay is not None:
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    print(status, flush=True)
-    if not status:  # it had ended
+    ended, status = 0, 0
+    while kill is not None and not ended:
+        if due(kill):
+            os.kill(child, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        _, status = os.waitpid(child, 0)
+    print(json.dumps([status, lines()]), flush=True)
+    if not status:
         break
 """
+ROUND = 4
 SETTINGS = (
-    "--model small_cnn --size 8 --input-size 16 --arms learned,control --steps 40 --batch-size 4 --evaluations 2 "
-    "--checkpoint-steps 4 --optimizer sgd --learning-rate 0.01 --recalibration-batches 2 --accelerator cpu"
-).split()
+    *("--model", "small_cnn", "--size", 8, "--input-size", 16, "--arms", "learned", "--steps", 24, "--batch-size", 4),
+    *("--evaluations", 2, "--checkpoint-steps", ROUND, "--optimizer", "sgd", "--learning-rate", 0.01),
+    *("--recalibration-batches", 2, "--accelerator", "cpu"),
+)
 TIMES = ("cpu_seconds", "wall_seconds")
 
 
-def forks(delays: list[float], *arguments: object) -> list[int]:
-    """The exit statuses of the command, called again and again: killed after each delay, then left alone."""
-    words = [" ".join(map(str, delays)), *map(str, arguments)]
+def forks(output: Path, kills: str, *arguments: object) -> list[tuple[int, dict[str, list[str]]]]:
+    """Calls the command again and again, killed at each of ``kills``, then left alone.
+
+    Returns:
+        After each call, its exit status (9 where it was killed), and the lines of all files of metrics.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, *words], capture_output=True, text=True, env=environment, check=False
-    )
+    words = [sys.executable, "-c", FORKS, str(output), kills, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    return [int(line) for line in done.stdout.splitlines() if line.strip().isdigit()]
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]  # type: ignore[misc]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -66,13 +88,20 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    """Killed before there is anything, after the test before the first step, within a stage, between the two, within
+    the second, and while the report is made."""
     data = class_folder(tmp_path / "data", train=6, val=3)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     settings = ("--data", data, *SETTINGS)
-    assert forks([], *settings, "--output", whole) == [0]
-    # Short delays first, so that it is killed before there is anything, then while it trains and tests and draws.
-    statuses = forks([0.05, 0.5, 0.9, 1.3, 0.7, 1.1, 1.7], *settings, "--output", killed)
-    assert statuses[-1] == 0 and statuses.count(9) >= 3, statuses
+    assert [status for status, _ in forks(whole, "", *settings)] == [0]
+    calls = forks(killed, f"{CONFIG} 1 11 15 network.safetensors 40 50 samples.png", *settings)
+    assert [status for status, _ in calls] == [9] * 8 + [0]
+
+    # Each call goes on where the one before had a checkpoint: the lines up to there stay, to the very time of each.
+    for (_, before), (_, after) in pairwise(calls):
+        for path, lines in before.items():
+            kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lines, after[path], strict=False)))
+            assert kept >= len(lines) - ROUND - 1 or len(lines) <= ROUND + 2
 
     assert rows(whole) == rows(killed)
     for path in whole.glob("stages/*/*.safetensors"):
@@ -82,23 +111,6 @@ def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     for one, other in zip(*figures, strict=True):
         assert {k: v for k, v in one.items() if k not in TIMES} == {k: v for k, v in other.items() if k not in TIMES}
     assert not list(killed.rglob("*.part")) and not list(killed.rglob("last.ckpt"))
-
-
-def test_a_stage_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    """Not from the start: rows before the checkpoint are those of the killed process, to the very time."""
-    data = class_folder(tmp_path / "data", train=6, val=3)
-    folder = tmp_path / "run"
-    settings = ["--data", data, *SETTINGS, "--arms", "bilinear", "--steps", 4000, "--checkpoint-steps", 20]
-    statuses: list[int] = []
-    path = folder / "stages/bilinear-16-seed0/metrics.csv"
-    statuses = forks([2.5], *settings, "--output", folder)
-    if statuses[0] == 0:
-        pytest.skip("this machine trained 4,000 steps in 2.5 s, before it could be killed")
-    before = path.read_text().splitlines() if path.exists() else []
-    assert statuses == [9, 0]
-    assert len(before) == 4000 + 3 + 1  # header, steps, the tests
-    seconds = [float(row["wall_seconds"]) for row in csv.DictReader(before) if row["split"] == "train"]
-    assert all(a < b for a, b in zip(seconds, seconds[1:], strict=False))
 
 
 def test_each_round_has_its_own_random_state() -> None:
