@@ -19,21 +19,17 @@ from learned_resizer_cuda.data.digits import DigitsOnPhotographs
 from learned_resizer_cuda.recipes.config import RunConfig
 from learned_resizer_cuda.recipes.folder import CONFIG, LOCK, SUMMARY, FolderInUseError, RunFolder, find_folder
 from learned_resizer_cuda.recipes.weights import load_resizer
+from tests.photo_folders import class_folder
 
 SHORT = ("--steps", "3", "--batch-size", "4", "--evaluations", "1", "--accelerator", "cpu")
 
 
-@pytest.fixture(autouse=True)
-def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twentieth of the test digits: what a test of the machinery needs."""
-    original = DigitsOnPhotographs.__init__
-
-    def smaller(self: DigitsOnPhotographs, canvas: int = 96) -> None:
-        original(self, canvas)
-        self.test_index = self.test_index[::20]
-        self.test_size = len(self.test_index)
-
-    monkeypatch.setattr(DigitsOnPhotographs, "__init__", smaller)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options of a run on a few tiny images: what a test of the machinery needs."""
+    data = class_folder(tmp_path_factory.mktemp("images"), train=6, val=8)
+    network = ("--model", "small_cnn", "--size", "8", "--input-size", "16")
+    return ("--data", str(data), *network, "--optimizer", "adamw", "--schedule", "one-cycle", *SHORT)
 
 
 def command(name: str, *arguments: object) -> int:
@@ -50,11 +46,11 @@ def looks_like_a_picture(path: Path) -> bool:
         return picture.width > 600 and len(picture.convert("L").getcolors() or range(256)) > 50
 
 
-def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     arms = "bilinear,learned,blind,control,control-long"
     options = ("--seeds", 2, "--arms", arms, "--long-factor", 2, "--output", folder)
-    assert command("train", *SHORT, *options) == 0
+    assert command("train", *small, *options) == 0
     printed = capsys.readouterr().out
     written = {path.name for path in folder.iterdir()}
     pictures = {"curves.png", "samples.png", "spectrum.png"}
@@ -62,8 +58,8 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert written == files | pictures
     assert not list(folder.glob("stages/*/last.ckpt"))
 
-    given = {"steps": 3, "batch_size": 4, "evaluations": 1, "accelerator": "cpu", "seeds": 2, "long_factor": 2}
-    assert RunConfig.load(folder / "config.yaml") == RunConfig.make(given | {"arms": tuple(arms.split(","))})
+    config = RunConfig.load(folder / "config.yaml")
+    assert (config.arms, config.seeds, config.steps, config.long_factor) == (tuple(arms.split(",")), 2, 3, 2)
     summary = json.loads((folder / "summary.json").read_text())
     assert [arm["arm"] for arm in summary["arms"]] == arms.split(",")
     assert [gap["against"] for gap in summary["gaps"]] == ["bilinear", "blind", "control", "control-long"]
@@ -86,8 +82,8 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["loss"] for row in trained] == [row["loss"] for row in untouched]
 
     resizer, config = load_resizer(folder / "resizer.safetensors")
-    assert config.in_channels == 1 and config.size == (16, 16)
-    assert resizer(torch.rand(1, 1, 96, 96)).shape == (1, 1, 16, 16)
+    assert config.in_channels == 3 and config.size == (8, 8)
+    assert resizer(torch.rand(1, 3, 16, 16)).shape == (1, 3, 8, 8)
     assert all(looks_like_a_picture(folder / name) for name in pictures)
     report = (folder / "report.html").read_text()
     assert report.count("<img") == 3 and all(gap["sentence"] in report for gap in summary["gaps"])
@@ -105,7 +101,7 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # another network behind the trained resizer
     transferred = tmp_path / "transferred"
     options = ("--resizer", folder / "resizer.safetensors", "--output", transferred, "--evaluations", 2)
-    assert command("transfer", *SHORT, *options) == 0
+    assert command("transfer", *small, *options) == 0
     printed = capsys.readouterr().out
     summary = json.loads((transferred / "summary.json").read_text())
     assert [arm["arm"] for arm in summary["arms"]] == ["bilinear", "transfer", "fresh", "control"]
@@ -113,23 +109,39 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "by epoch of tuning" in printed and looks_like_a_picture(transferred / "transfer.png")
     assert command("evaluate", transferred, "--arms", "transfer", "--accelerator", "cpu") == 0
     capsys.readouterr()
-    options = ("--resizer", folder / "resizer.safetensors", "--output", tmp_path / "colour", "--task", "iqa")
+    options = ("--resizer", folder / "resizer.safetensors", "--output", tmp_path / "grey")
     assert command("transfer", *SHORT, *options) == 2
-    assert "for images of 1 channels; expected 3" in capsys.readouterr().err
+    assert "for images of 3 channels; expected 1" in capsys.readouterr().err
 
 
-def test_ablate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ablate(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    assert command("ablate", *SHORT, "--num-blocks", "0,1", "--num-filters", "4", "--output", folder) == 0
+    assert command("ablate", *small, "--num-blocks", "0,1", "--num-filters", "4", "--output", folder) == 0
     summary = json.loads((folder / "summary.json").read_text())
     arms = {arm["arm"]: arm for arm in summary["arms"]}
     assert list(arms) == ["bilinear", "r0-n4", "r1-n4", "control"]
     assert arms["r0-n4"]["resizer_parameters"] < arms["r1-n4"]["resizer_parameters"]
-    # One block is two 3×3 convolutions of n² filters at the output's 16×16: 2 · 2 · 9 · n² · 256 operations.
-    assert arms["r1-n4"]["gflop"] - arms["r0-n4"]["gflop"] == pytest.approx(2 * 2 * 9 * 16 * 256 / 1e9, rel=1e-9)
+    # One block is two 3×3 convolutions of n² filters at the output's 8×8: 2 · 2 · 9 · n² · 64 operations.
+    assert arms["r1-n4"]["gflop"] - arms["r0-n4"]["gflop"] == pytest.approx(2 * 2 * 9 * 16 * 64 / 1e9, rel=1e-9)
     assert arms["control"]["gflop"] < arms["r0-n4"]["gflop"]
     assert looks_like_a_picture(folder / "ablation.png")
     assert "Accuracy against cost" in capsys.readouterr().out
+
+
+def test_built_in_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --data: real images from the installed packages, with the settings that suit them."""
+    original = DigitsOnPhotographs.__init__
+
+    def smaller(self: DigitsOnPhotographs, canvas: int = 96) -> None:
+        original(self, canvas)
+        self.test_index = self.test_index[::20]
+        self.test_size = len(self.test_index)
+
+    monkeypatch.setattr(DigitsOnPhotographs, "__init__", smaller)
+    assert command("train", *SHORT, "--arms", "learned", "--output", tmp_path / "run") == 0
+    resizer, _ = load_resizer(tmp_path / "run/resizer.safetensors")
+    assert resizer(torch.rand(1, 1, 96, 96)).shape == (1, 1, 16, 16)
+    assert "digit" in (tmp_path / "run/report.html").read_text()
 
 
 def test_image_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,16 +157,17 @@ def test_image_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
         assert all(-1 <= figure["mean"] <= 1 for figure in arm["metrics"].values())
 
 
-def test_normalised_sweep_from_a_file(tmp_path: Path) -> None:
+def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) -> None:
     """--config takes any of the options, the command line wins over it, and --normalize reaches the resizer."""
-    (tmp_path / "mine.yaml").write_text("input_size: [96, 112]\nnormalize: true\narms: [bilinear]\nsteps: 2\n")
+    (tmp_path / "mine.yaml").write_text("seed: 7\nnormalize: true\narms: [bilinear]\nsteps: 2\n")
     folder = tmp_path / "run"
-    options = ("--config", tmp_path / "mine.yaml", *SHORT, "--output", folder)
+    options = ("--config", tmp_path / "mine.yaml", *small, "--input-size", "16,20", "--output", folder)
     assert command("train", *options) == 0
     config = RunConfig.load(folder / "config.yaml")
-    assert (config.input_size, config.normalize, config.steps, config.arms) == ((96, 112), True, 3, ("bilinear",))
+    assert (config.input_size, config.normalize, config.arms) == ((16, 20), True, ("bilinear",))
+    assert (config.seed, config.steps) == (7, 3)
     summary = json.loads((folder / "summary.json").read_text())
-    assert [(arm["arm"], arm["input_size"]) for arm in summary["arms"]] == [("bilinear", 96), ("bilinear", 112)]
+    assert [(arm["arm"], arm["input_size"]) for arm in summary["arms"]] == [("bilinear", 16), ("bilinear", 20)]
     assert not (folder / "resizer.safetensors").exists()  # nothing learned, so nothing to keep
     # A run's own file repeats it: same figures.
     again = tmp_path / "again"
@@ -163,9 +176,9 @@ def test_normalised_sweep_from_a_file(tmp_path: Path) -> None:
     assert [arm["test_loss"] for arm in values[0]] == [arm["test_loss"] for arm in values[1]]
 
 
-def test_default_folder_has_the_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_folder_has_the_date(tmp_path: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command("train", *SHORT, "--arms", "bilinear", "--batch-size", "auto") == 0
+    assert command("train", *small, "--arms", "bilinear", "--batch-size", "auto") == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}", folder.name)
     # Lightning must not leave folders of its own
@@ -174,9 +187,9 @@ def test_default_folder_has_the_date(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert size >= 2 and size & (size - 1) == 0  # a power of two that fitted
 
 
-def test_folder_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_in_use(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "summary.json").write_text("mine")
-    arguments = (*SHORT, "--arms", "bilinear", "--output", tmp_path)
+    arguments = (*small, "--arms", "bilinear", "--output", tmp_path)
     assert command("train", *arguments) == 2
     assert "is not empty; choose another folder or pass --overwrite" in capsys.readouterr().err
     assert (tmp_path / "summary.json").read_text() == "mine"

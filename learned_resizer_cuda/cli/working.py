@@ -57,6 +57,7 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
 
 
 def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
     from rich.console import Console
 
     from ..data.errors import DataError, NonFiniteLossError, TooManyUnreadableError
@@ -79,6 +80,8 @@ def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
     try:
         with ProgressBars(console, config.task) as bars:
             summary = run(config, folder, bars)
+    except SIGTERMException:  # of a scheduler; Lightning's own is an exit with code 0
+        fail(config.command, InterruptedError("stopped by SIGTERM; the same command goes on from here"), 143)
     except (NonFiniteLossError, TooManyUnreadableError) as error:
         fail(config.command, error, 1)
     except (DataError, FileNotFoundError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import torch
 
@@ -18,7 +19,7 @@ LIMIT = 1024
 """More images a device than this are not tried: training recipes do not reach so far."""
 
 
-def fitted_batch_size(config: RunConfig, source: Source) -> int:
+def fitted_batch_size(config: RunConfig, source: Source, folder: Path) -> int:
     """Images in a batch, of all processes together, that fit the memory of each one's device.
 
     Random images, in the training's own precision, through the stage of most filters and blocks. A power of two times
@@ -32,7 +33,7 @@ def fitted_batch_size(config: RunConfig, source: Source) -> int:
     stages = [stage for stage in plan(config, lambda _: 1.0) if stage.input_size == source.input_size]
     stage = max(stages, key=_demand)
     resizer, network = (
-        module.to(device) for module in build_models(stage, config, source.in_channels, len(source.labels))
+        module.to(device) for module in build_models(stage, config, source.in_channels, len(source.labels), folder)
     )
     task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing).to(device)
     parameters = [*resizer.parameters(), *network.parameters()]

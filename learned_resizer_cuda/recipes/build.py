@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..resize import Resize, resize
 from ..resizer import FusedResizer
 from .config import RunConfig
+from .folder import TRANSFERRED
 from .networks import build_network
 from .stages import Front, Stage
 from .weights import ResizerConfig, load_resizer
@@ -54,8 +55,13 @@ def resizer_config(config: RunConfig, front: Front, in_channels: int) -> Resizer
     )
 
 
-def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
+def build_front(config: RunConfig, front: Front, in_channels: int, folder: Path) -> nn.Module:
     """What stands in front of the network: (B, in_channels, H, W) → (B, in_channels, size, size).
+
+    Args:
+        config, front: what it is.
+        in_channels: of the images.
+        folder: of the run, which holds a transferred resizer.
 
     Raises:
         FileNotFoundError, ValueError: the resizer's file cannot be read, or does not fit the images.
@@ -63,11 +69,10 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
     if front.kind == "fixed":
         return Resize(config.size, interpolation=front.interpolation, antialias=config.antialias)
     if front.kind == "file":
-        assert front.file is not None
-        resizer, found = load_resizer(Path(front.file))
+        resizer, found = load_resizer(folder / TRANSFERRED)
         if found.in_channels != in_channels:
             raise ValueError(
-                f"resizer: got {front.file} for images of {found.in_channels} channels; expected {in_channels}"
+                f"resizer: got {config.resizer} for images of {found.in_channels} channels; expected {in_channels}"
             )
         resizer.size = (config.size, config.size)
         return resizer
@@ -78,7 +83,9 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
     return learned
 
 
-def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs: int) -> tuple[nn.Module, nn.Module]:
+def build_models(
+    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, folder: Path
+) -> tuple[nn.Module, nn.Module]:
     """The resizer and the network of a stage, freshly initialised.
 
     Determinism: for a seed, the network starts from the same weights in every arm, and the learned and the
@@ -88,7 +95,7 @@ def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs:
         torch.manual_seed(stage.seed)
         network = build_network(config.model, in_channels, num_outputs, pretrained=config.pretrained)
         torch.manual_seed(stage.seed)
-        resizer = build_front(config, stage.front, in_channels)
+        resizer = build_front(config, stage.front, in_channels, folder)
     return resizer, network
 
 

@@ -67,9 +67,7 @@ def evaluate(
 def _test(stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, unreadable: UnreadableLog) -> Evaluation:
     source = open_source(config, stage.input_size)
     place = folder / STAGES / stage.key
-    # The file of a transferred resizer may be gone; what the stage made of it is in the stage's folder.
-    fresh = replace(stage, front=replace(stage.front, kind="learned")) if stage.front.kind == "file" else stage
-    resizer, network = build_models(fresh, trained, source.in_channels, len(source.labels))
+    resizer, network = build_models(stage, trained, source.in_channels, len(source.labels), folder)
     load_weights(network, place / NETWORK)
     if stage.front.is_learned:
         load_weights(learned_part(resizer), place / RESIZER)

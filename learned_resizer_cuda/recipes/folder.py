@@ -11,9 +11,11 @@ from types import TracebackType
 from .config import RunConfig
 
 CONFIG, SUMMARY, REPORT = "config.yaml", "summary.json", "report.html"
+TRANSFERRED = "transferred.safetensors"
+"""Copy of the resizer that was transferred: a run must not change, or end, with a file elsewhere."""
 FILES = (
     CONFIG, "metrics.csv", SUMMARY, REPORT, "curves.png", "samples.png", "spectrum.png", "ablation.png",
-    "transfer.png", "resizer.safetensors", "unreadable.tsv", "batch-sizes.json",
+    "transfer.png", "resizer.safetensors", TRANSFERRED, "unreadable.tsv", "batch-sizes.json",
 )  # fmt: skip
 """What a run writes at the top of its folder, besides ``stages/``."""
 STAGES, LOCK = "stages", ".lock"
@@ -61,7 +63,7 @@ class RunFolder:
             for leftover in self.path.glob(f".{name}.*.part"):
                 leftover.unlink()
         held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
-        if not held:
+        if overwrite or not held:
             config.save(self.path / CONFIG)
             return False
         if CONFIG not in held:

@@ -14,17 +14,18 @@ from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
 from . import processes
-from .build import build_models, learned_part
+from .build import build_front, build_models, learned_part
 from .config import RunConfig
 from .files import atomic_bytes, remove_leftovers
 from .fit import CHECKPOINT, METRICS, Fitted, fit
-from .folder import STAGES
+from .folder import STAGES, TRANSFERRED
+from .networks import network_name
 from .record import read_rows
 from .report import Summary
 from .results import StageResult
 from .stages import Stage, plan
 from .watch import Watcher
-from .weights import ResizerConfig, load_state, save_resizer
+from .weights import ResizerConfig, load_resizer, load_state, save_resizer
 
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
 
@@ -55,9 +56,16 @@ class Run:
             for note in source.notes:
                 self.watcher.say(note)
         self.unreadable = UnreadableLog(config.max_unreadable, folder / "unreadable.tsv" if self.first else None)
+        if self.first and config.resizer is not None and not (folder / TRANSFERRED).exists():
+            load_resizer(Path(config.resizer))  # raises where it is none
+            atomic_bytes(folder / TRANSFERRED, Path(config.resizer).read_bytes())
+        processes.wait_for_all()
         self.batch_sizes = self._batch_sizes()
         per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
         self.stages = plan(config, per_epoch.__getitem__)
+        network_name(config.model)
+        for stage in self.stages:  # whatever cannot be built is said before anything is trained
+            build_front(config, stage.front, self.source_of(stage).in_channels, folder)
 
     def work(self) -> list[StageResult]:
         """Trains what is left to train.
@@ -79,7 +87,7 @@ class Run:
     def _stage(self, stage: Stage) -> StageResult:
         folder = self.stage_folder(stage.key)
         source = self.source_of(stage)
-        models = build_models(stage, self.config, source.in_channels, len(source.labels))
+        models = build_models(stage, self.config, source.in_channels, len(source.labels), self.folder)
         if (folder / RESULT).is_file():
             result = self._load(stage, folder, models)
             self.watcher.found(result)
@@ -141,7 +149,7 @@ class Run:
         if self.first and not path.exists():
             from .auto_batch import fitted_batch_size
 
-            found = {size: fitted_batch_size(self.config, source) for size, source in self.sources.items()}
+            found = {size: fitted_batch_size(self.config, source, self.folder) for size, source in self.sources.items()}
             atomic_bytes(path, json.dumps(found).encode())
         processes.wait_for_all()
         sizes = {int(size): batch for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
