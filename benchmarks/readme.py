@@ -1,10 +1,10 @@
-"""Fills the README's tables from the committed results, so that no figure in it is typed by hand.
+"""Fills the tables of the README and of docs/experiments.md from the committed results: no figure is typed by hand.
 
-    python -m benchmarks.readme            # rewrites README.md
-    python -m benchmarks.readme --check    # exit code 1 if README.md is not what the results say
+    python -m benchmarks.readme            # rewrites the pages
+    python -m benchmarks.readme --check    # exit code 1 if a page is not what the results say
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`; NAME is a file of benchmarks/results
-without its ending. `train` is the summary.json of a `learned-resizer train` run, the others come from
+without its ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments`), or from
 `benchmarks.report`.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.report import environment_line, table
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md")
 MARK = re.compile(r"(<!-- table:([a-z0-9-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 # The cases of the README's table; the report has all of them.
@@ -49,7 +50,7 @@ def fill(text: str, results: Path) -> str:
             return f"{start}Not measured yet.\n{end}"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            body = train_table(data) if name == "train" else benchmark_tables(data, name)
+            body = run_tables(data) if "tables" in data else benchmark_tables(data, name)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a results file: {error!r}") from error
         return f"{start}{body}\n{end}"
@@ -89,56 +90,47 @@ def _ratios(rows: list[dict[str, Any]], peers: Sequence[str]) -> list[list[str]]
     return [[name, *(cells.get(peer, "") for peer in peers)] for name, cells in lines.items()]
 
 
-def train_table(summary: dict[str, Any]) -> str:
-    """The arms of a training run and the gaps between them, from its summary.json."""
-    rows = [
-        [
-            name.replace("-", ", "),
-            f"{arm['steps']:,}",
-            _figure(arm["test_accuracy"], 100, 1),
-            _figure(arm["train_accuracy"], 100, 1),
-            _figure(arm["cpu_seconds"], 1, 0),
-        ]
-        for name, arm in summary["arms"].items()
-    ]
-    seeds = {len(arm["test_accuracy"]["values"]) for arm in summary["arms"].values()}
-    e = summary["environment"]
-    where = f"{e['device']} ({e['machine']}), {e['threads']} threads, torch {e['torch']}"
-    count = ", ".join(str(n) for n in sorted(seeds))
-    return "\n\n".join(
-        (
-            table(("resizer", "steps", "test accuracy, %", "train accuracy, %", "CPU s"), rows, text_columns=1),
-            "\n".join(f"- {gap['sentence']}" for gap in summary["gaps"]),
-            f"Seeds: {count}. Measured on {where}.",
-        )
-    )
+def run_tables(summary: dict[str, Any]) -> str:
+    """The tables of a run, the gaps between its arms, and where it was measured, from its summary.json."""
+    parts = []
+    for found in summary["tables"]:
+        best = found.get("bold", [])
+        rows = [[_bold(cell, number in best) for cell in row] for number, row in enumerate(found["rows"])]
+        parts.append(table(found["header"], rows, text_columns=1))
+    parts.append("\n".join(f"- {gap['sentence']}" for gap in summary["gaps"]))
+    e, config = summary["environment"], summary["config"]
+    seeds = "1 seed" if config["seeds"] == 1 else f"{config['seeds']} seeds, mean ± standard deviation"
+    model = f"`{config['model']}`, batch {config['batch_size']}"
+    threads = "1 thread" if e["threads"] == 1 else f"{e['threads']} threads"
+    parts.append(f"{seeds}; {model}. Measured on {e['device']} ({e['machine']}), {threads}, torch {e['torch']}, {e['date']}.")
+    return "\n\n".join(part for part in parts if part)
 
 
-def _figure(figure: dict[str, Any], factor: float, digits: int) -> str:
-    """ "mean ± std", or the mean alone where there is one seed."""
-    spread = "" if figure["std"] is None else f" ± {factor * figure['std']:.{digits}f}"
-    return f"{factor * figure['mean']:.{digits}f}{spread}"
+def _bold(cell: str, bold: bool) -> str:
+    return f"**{cell}**" if bold and cell else cell
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite the README, or compare it; 1 if it differs under --check, 2 if something cannot be read."""
+    """Rewrite the pages, or compare them; 1 if one differs under --check, 2 if something cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file to fill")
+    parser.add_argument("--pages", type=Path, nargs="+", default=PAGES, help="files to fill")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of results")
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if it would")
     options = parser.parse_args(arguments)
-    try:
-        before = options.readme.read_text(encoding="utf-8")
-        after = fill(before, options.results)
-    except (OSError, ValueError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    if options.check:
-        if after != before:
-            print(f"{parser.prog}: {options.readme} is not what the results say; run it without --check")
-        return int(after != before)
-    options.readme.write_text(after, encoding="utf-8")
-    return 0
+    differ = False
+    for page in options.pages:
+        try:
+            before = page.read_text(encoding="utf-8")
+            after = fill(before, options.results)
+        except (OSError, ValueError) as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 2
+        if options.check and after != before:
+            print(f"{parser.prog}: {page} is not what the results say; run it without --check")
+            differ = True
+        if not options.check:
+            page.write_text(after, encoding="utf-8")
+    return int(differ)
 
 
 if __name__ == "__main__":
