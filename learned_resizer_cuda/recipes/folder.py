@@ -49,18 +49,28 @@ class RunFolder:
         self._lock = (path / LOCK).open("w")
         try:
             _lock(self._lock.fileno(), path)
+        except BaseException:
+            self._lock.close()  # the file is the other process's
+            raise
+        try:
             self.goes_on = self._settle(config, overwrite)
         except BaseException:
             self.close()
             raise
 
     def _settle(self, config: RunConfig, overwrite: bool) -> bool:
-        if overwrite:
-            self._clear()
         for name in FILES:  # of a call that was killed while it wrote one
             for leftover in self.path.glob(f".{name}.*.part"):
                 leftover.unlink()
         held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
+        if overwrite and CONFIG not in held and (foreign := sorted({*held} - {*FILES, STAGES})):
+            raise FileExistsError(
+                f"output: {self.path} holds no run but {', '.join(foreign[:3])}; choose another folder, for only a "
+                "former run is overwritten"
+            )
+        if overwrite:
+            self._clear()
+            held = []  # a stranger's files stay
         if not held:
             config.save(self.path / CONFIG)
             return False
