@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,9 @@ class BlindResizer(nn.Module):
 
 
 def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
-    """The arguments of the learned resizer of a stage."""
+    """The arguments of the learned resizer of a stage: in a transfer, all of the transferred one's but its weights."""
+    if config.command == "transfer":
+        return replace(load_resizer(Path(str(config.resizer)))[1], size=(config.size, config.size))
     return ResizerConfig(
         size=(config.size, config.size),
         in_channels=in_channels,
@@ -83,13 +86,32 @@ def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs:
 
     Determinism: for a seed, the network starts from the same weights in every arm, and the learned and the
     blind resizer from the same weights. The caller's random state is left as it was.
+
+    Pretrained weights are not fetched for a network that starts from another stage's.
     """
+    pretrained = config.pretrained and stage.start is None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.seed)
-        network = build_network(config.model, in_channels, num_outputs, pretrained=config.pretrained)
+        network = build_network(config.model, in_channels, num_outputs, pretrained)
         torch.manual_seed(stage.seed)
         resizer = build_front(config, stage.front, in_channels)
     return resizer, network
+
+
+def build_kept(
+    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, resizer: Path
+) -> tuple[nn.Module, nn.Module]:
+    """The models of a stage that has ended, for the weights that are kept of it.
+
+    Nothing outside the run is needed: no file of a transferred resizer, and no pretrained weights.
+
+    Args:
+        resizer: the learned resizer's file, among what is kept of the stage.
+    """
+    front = stage.front
+    if front.kind in ("learned", "file"):
+        front = replace(front, kind="file", file=str(resizer))
+    return build_models(replace(stage, front=front), replace(config, pretrained=False), in_channels, num_outputs)
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:
