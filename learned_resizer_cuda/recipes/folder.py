@@ -109,10 +109,10 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not self.goes_on and not (self.path / STAGES).exists():
-            # Nothing was trained, for the data or an argument was wrong: nothing is left behind.
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
+        trained = self.goes_on or any(path.is_file() for path in (self.path / STAGES).rglob("*"))
+        if error is not None and not trained:
+            # The data or an argument was wrong: nothing is left behind.
+            self._clear()
         self.close()
         if error is not None and not any(self.path.iterdir()):
             self.path.rmdir()
