@@ -4,8 +4,8 @@
     python -m benchmarks.experiments --only iqa,transfer   # some of them
     python -m benchmarks.experiments --only iqa --collect  # keep the results of a finished run, run nothing
 
-Each keeps the summary.json of its run as benchmarks/results/NAME.json, and pictures in docs/. A run that was interrupted
-goes on where it was. `python -m benchmarks.readme` fills the tables of the pages from the results.
+Each keeps the summary.json of its run as benchmarks/results/NAME.json, and pictures in docs/. A run that was
+interrupted goes on where it was. `python -m benchmarks.readme` fills the tables of the pages from the results.
 """
 
 from __future__ import annotations

@@ -102,7 +102,9 @@ def run_tables(summary: dict[str, Any]) -> str:
     seeds = "1 seed" if config["seeds"] == 1 else f"{config['seeds']} seeds, mean ± standard deviation"
     model = f"`{config['model']}`, batch {config['batch_size']}"
     threads = "1 thread" if e["threads"] == 1 else f"{e['threads']} threads"
-    parts.append(f"{seeds}; {model}. Measured on {e['device']} ({e['machine']}), {threads}, torch {e['torch']}, {e['date']}.")
+    parts.append(
+        f"{seeds}; {model}. Measured on {e['device']} ({e['machine']}), {threads}, torch {e['torch']}, {e['date']}."
+    )
     return "\n\n".join(part for part in parts if part)
 
 

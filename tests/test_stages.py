@@ -57,7 +57,7 @@ def test_sweep_and_seeds() -> None:
 def test_transfer() -> None:
     made = {stage.arm: stage for stage in stages(command="transfer", resizer="a.safetensors", per_epoch=10)}
     assert list(made) == ["bilinear", "transfer", "fresh", "control"]
-    assert made["transfer"].front.kind == "file"
+    assert made["transfer"].front.kind == "file" and made["transfer"].front.file == "a.safetensors"
     assert {stage.steps for stage in made.values() if stage.start} == {40}  # the paper's four epochs
 
 

@@ -19,16 +19,16 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test the resizers and networks of a run, on its own test images or on other data."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from rich.console import Console
 
-    from ..data.errors import DataError
     from ..recipes.evaluate import evaluate as test
     from ..recipes.evaluate import evaluation_table
     from ..recipes.printing import print_table
 
     try:
         found = test(run, data, [arm.strip() for arm in arms.split(",") if arm.strip()], accelerator)
-    except (DataError, FileNotFoundError, TypeError, ValueError) as error:
+    except (MisconfigurationException, FileNotFoundError, TypeError, ValueError) as error:
         fail("evaluate", error)
     if json:
         from json import dumps

@@ -13,10 +13,10 @@ def _transfer(values: dict[str, Any], config: Path | None, output: Path | None, 
     """Put a trained resizer in front of another network and tune both: the article's test of generality.
 
     The network is first trained behind the fixed filter of --baseline. Then, from there: transfer, behind the
-    resizer of --resizer; fresh, behind a resizer from random weights; control, behind the fixed filter still. Each
+    resizer of --resizer; fresh, behind one like it from random weights; control, behind the fixed filter still. Each
     is tested before any tuning (epoch 0) and after each epoch.
     """
     work("transfer", values, config, output, overwrite)
 
 
-transfer = with_options(_transfer, leave_out=("arms", "num_filters", "num_blocks", "zero_init"))
+transfer = with_options(_transfer, leave_out=("arms", "interpolation", "num_filters", "num_blocks", "zero_init"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
         settings = configuration(command, values, config)
         if output is None and settings.nodes > 1 and not processes.under_torchrun():
             raise ValueError("output: got none; expected a folder that all nodes share, with --nodes above 1")
+        if processes.under_torchrun() and processes.world_size() != settings.devices * settings.nodes:
+            raise ValueError(
+                f"devices: got {settings.devices} on {settings.nodes} nodes; expected {processes.world_size()} in all, "
+                "as many as torchrun has started"
+            )
         processes.join(settings.accelerator)
         if not first and not processes.under_torchrun():
             return _run(settings, Path(os.environ.get(FOLDER) or str(output)), False)
@@ -57,11 +63,12 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
 
 
 def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
     from rich.console import Console
 
-    from ..data.errors import DataError, NonFiniteLossError, TooManyUnreadableError
+    from ..data.errors import NonFiniteLossError, TooManyUnreadableError
     from ..recipes import processes
+    from ..recipes.batch_size import BatchSizeError
     from ..recipes.folder import FILES
     from ..recipes.memory import keep_freed_memory
     from ..recipes.printing import print_summary
@@ -70,23 +77,22 @@ def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
     from ..recipes.watch import Watcher
 
     keep_freed_memory()
-    if processes.rank():
-        run(config, folder, Watcher())
-        return
+    first = processes.rank() == 0
     console = Console()
     started = time.perf_counter()
-    if goes_on:
+    if first and goes_on:
         console.print(f"Going on with the run in {folder}", highlight=False, markup=False, soft_wrap=True)
     try:
-        with ProgressBars(console, config.task) as bars:
-            summary = run(config, folder, bars)
+        with ProgressBars(console, config.task) if first else nullcontext(Watcher()) as watcher:
+            summary = run(config, folder, watcher)
     except SIGTERMException:  # of a scheduler; Lightning's own is an exit with code 0
         fail(config.command, InterruptedError("stopped by SIGTERM; the same command goes on from here"), 143)
     except (NonFiniteLossError, TooManyUnreadableError) as error:
         fail(config.command, error, 1)
-    except (DataError, FileNotFoundError, ValueError) as error:
+    except (BatchSizeError, FileNotFoundError, MisconfigurationException, ValueError) as error:
         fail(config.command, error)
-    assert summary is not None
+    if summary is None:
+        return
     print_summary(console, summary)
     made = ", ".join(name for name in FILES if (folder / name).exists())
     console.print(

@@ -1,6 +1,8 @@
-"""Training recipes: what `learned-resizer train` runs, as plain parts that other protocols can reuse.
+"""Training recipes: what `learned-resizer train`, `transfer`, `ablate` and `evaluate` run, as parts to be reused.
 
-``config`` says what to run, ``arms`` and ``networks`` build the models, ``joint`` is the Lightning module that
-trains a resizer and a network together, ``compare`` runs arms and seeds, ``report`` and ``pictures`` write what
-came out, ``weights`` keeps a trained resizer in a file. Needs the ``[train]`` extra, except ``weights``.
+``config`` says what to run, ``presets`` what suits the built-in data, ``stages`` of which trainings it consists.
+``run`` works through them in a folder (``folder``), each by ``fit``: the models of ``build`` and ``networks``, trained
+together by ``joint`` for a task of ``tasks``, their figures kept by ``record`` and their state by ``checkpoint``.
+``present`` writes what came out, from the figures of ``report``; ``evaluate`` tests it again; ``weights`` keeps a
+trained resizer in a file. Needs the ``[train]`` extra, except ``weights``.
 """

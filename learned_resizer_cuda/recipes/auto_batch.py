@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import torch
 
@@ -19,21 +18,27 @@ LIMIT = 1024
 """More images a device than this are not tried: training recipes do not reach so far."""
 
 
-def fitted_batch_size(config: RunConfig, source: Source, folder: Path) -> int:
+def fitted_batch_size(config: RunConfig, source: Source) -> int:
     """Images in a batch, of all processes together, that fit the memory of each one's device.
 
     Random images, in the training's own precision, through the stage of most filters and blocks. A power of two times
     the number of processes, at most ``LIMIT`` a process and no more than there are training images.
 
     Raises:
-        RuntimeError: not even two images a process fit, or memory cannot be measured here.
+        BatchSizeError: not even two images a process fit, or memory cannot be measured here.
+        ValueError: there are fewer than two training images a process.
     """
     processes = config.devices * config.nodes
+    if source.train_size < 2 * processes:
+        raise ValueError(
+            f"batch_size: got auto for {source.train_size} training images; expected at least 2 for each of the "
+            f"{processes} processes"
+        )
     device = torch.device("cpu" if config.accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
     stages = [stage for stage in plan(config, lambda _: 1.0) if stage.input_size == source.input_size]
     stage = max(stages, key=_demand)
     resizer, network = (
-        module.to(device) for module in build_models(stage, config, source.in_channels, len(source.labels), folder)
+        module.to(device) for module in build_models(stage, config, source.in_channels, len(source.labels))
     )
     task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing).to(device)
     parameters = [*resizer.parameters(), *network.parameters()]
@@ -53,7 +58,7 @@ def fitted_batch_size(config: RunConfig, source: Source, folder: Path) -> int:
         optimiser.step()
         optimiser.zero_grad()
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
         return processes * largest_batch_size(step, device, min(LIMIT, source.train_size // processes))
 
 

@@ -17,6 +17,10 @@ _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
+class BatchSizeError(RuntimeError):
+    """No batch size can be found: nothing fits, or memory cannot be measured here."""
+
+
 def largest_batch_size(step: Callable[[int], None], device: torch.device, limit: int, least: int = 2) -> int:
     """The largest power of two from ``least`` to ``limit`` for which ``step`` has enough memory.
 
@@ -35,7 +39,7 @@ def largest_batch_size(step: Callable[[int], None], device: torch.device, limit:
 
     Raises:
         ValueError: there is no power of two from ``least`` to ``limit``.
-        RuntimeError: not even the smallest size fits, with the memory in question; or memory cannot be measured on
+        BatchSizeError: not even the smallest size fits, with the memory in question; or memory cannot be measured on
             this device or system.
     """
     sizes = [1 << power for power in range(max(limit, 0).bit_length()) if 1 << power >= least]
@@ -45,7 +49,7 @@ def largest_batch_size(step: Callable[[int], None], device: torch.device, limit:
         return _largest_on_gpu(step, device, sizes)
     if device.type == "cpu":
         return _largest_on_cpu(step, sizes)
-    raise RuntimeError(f"batch size: cannot measure the memory of device {device}; give a number instead of auto")
+    raise BatchSizeError(f"batch size: cannot measure the memory of device {device}; give a number instead of auto")
 
 
 def _largest_on_gpu(step: Callable[[int], None], device: torch.device, sizes: list[int]) -> int:
@@ -62,7 +66,7 @@ def _largest_on_gpu(step: Callable[[int], None], device: torch.device, sizes: li
             break
         best = size
     if not best:
-        raise RuntimeError(
+        raise BatchSizeError(
             f"batch size: a training step of {sizes[0]} images does not fit {device} with {_gib(total)} of memory, "
             f"{_gib(torch.cuda.mem_get_info(device)[0])} of it free, a tenth kept in reserve; make the images or the "
             "network smaller"
@@ -76,7 +80,7 @@ def _largest_on_cpu(step: Callable[[int], None], sizes: list[int]) -> int:
     budget = int(_SHARE * _usable())
     # The first step also allocates what is kept (gradients, optimiser state) and thread pools: it is no measure.
     if not _runs(step, sizes[0]) or _peak() > budget:
-        raise RuntimeError(_too_large(sizes[0], budget))
+        raise BatchSizeError(_too_large(sizes[0], budget))
     _reset_peak()
     base = _peak()
     best, previous, slope = 0, 0, 0.0
@@ -98,7 +102,7 @@ def _largest_on_cpu(step: Callable[[int], None], sizes: list[int]) -> int:
                 best *= 2
             break
     if not best:
-        raise RuntimeError(_too_large(sizes[0], budget))
+        raise BatchSizeError(_too_large(sizes[0], budget))
     return best
 
 
@@ -155,8 +159,8 @@ def _table(path: Path, field: str) -> int:
     raise _unmeasurable(f"{path} has no {field}")
 
 
-def _unmeasurable(why: object) -> RuntimeError:
-    return RuntimeError(
+def _unmeasurable(why: object) -> BatchSizeError:
+    return BatchSizeError(
         f"batch size: cannot measure a process's memory on this system; give a number instead of auto ({why})"
     )
 

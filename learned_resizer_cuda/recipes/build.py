@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from ..resize import Resize, resize
 from ..resizer import FusedResizer
 from .config import RunConfig
-from .folder import TRANSFERRED
 from .networks import build_network
 from .stages import Front, Stage
 from .weights import ResizerConfig, load_resizer
@@ -44,7 +44,9 @@ class BlindResizer(nn.Module):
 
 
 def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
-    """The arguments of the learned resizer of a stage."""
+    """The arguments of the learned resizer of a stage: in a transfer, all of the transferred one's but its weights."""
+    if config.command == "transfer":
+        return replace(load_resizer(Path(str(config.resizer)))[1], size=(config.size, config.size))
     return ResizerConfig(
         size=(config.size, config.size),
         in_channels=in_channels,
@@ -55,13 +57,8 @@ def resizer_config(config: RunConfig, front: Front, in_channels: int) -> Resizer
     )
 
 
-def build_front(config: RunConfig, front: Front, in_channels: int, folder: Path) -> nn.Module:
+def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
     """What stands in front of the network: (B, in_channels, H, W) → (B, in_channels, size, size).
-
-    Args:
-        config, front: what it is.
-        in_channels: of the images.
-        folder: of the run, which holds a transferred resizer.
 
     Raises:
         FileNotFoundError, ValueError: the resizer's file cannot be read, or does not fit the images.
@@ -69,10 +66,11 @@ def build_front(config: RunConfig, front: Front, in_channels: int, folder: Path)
     if front.kind == "fixed":
         return Resize(config.size, interpolation=front.interpolation, antialias=config.antialias)
     if front.kind == "file":
-        resizer, found = load_resizer(folder / TRANSFERRED)
+        assert front.file is not None
+        resizer, found = load_resizer(Path(front.file))
         if found.in_channels != in_channels:
             raise ValueError(
-                f"resizer: got {config.resizer} for images of {found.in_channels} channels; expected {in_channels}"
+                f"resizer: got {front.file} for images of {found.in_channels} channels; expected {in_channels}"
             )
         resizer.size = (config.size, config.size)
         return resizer
@@ -83,20 +81,37 @@ def build_front(config: RunConfig, front: Front, in_channels: int, folder: Path)
     return learned
 
 
-def build_models(
-    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, folder: Path
-) -> tuple[nn.Module, nn.Module]:
+def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs: int) -> tuple[nn.Module, nn.Module]:
     """The resizer and the network of a stage, freshly initialised.
 
     Determinism: for a seed, the network starts from the same weights in every arm, and the learned and the
     blind resizer from the same weights. The caller's random state is left as it was.
+
+    Pretrained weights are not fetched for a network that starts from another stage's.
     """
+    pretrained = config.pretrained and stage.start is None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.seed)
-        network = build_network(config.model, in_channels, num_outputs, pretrained=config.pretrained)
+        network = build_network(config.model, in_channels, num_outputs, pretrained)
         torch.manual_seed(stage.seed)
-        resizer = build_front(config, stage.front, in_channels, folder)
+        resizer = build_front(config, stage.front, in_channels)
     return resizer, network
+
+
+def build_kept(
+    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, resizer: Path
+) -> tuple[nn.Module, nn.Module]:
+    """The models of a stage that has ended, for the weights that are kept of it.
+
+    Nothing outside the run is needed: no file of a transferred resizer, and no pretrained weights.
+
+    Args:
+        resizer: the learned resizer's file, among what is kept of the stage.
+    """
+    front = stage.front
+    if front.kind in ("learned", "file"):
+        front = replace(front, kind="file", file=str(resizer))
+    return build_models(replace(stage, front=front), replace(config, pretrained=False), in_channels, num_outputs)
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:

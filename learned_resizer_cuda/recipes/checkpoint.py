@@ -29,7 +29,8 @@ class RoundCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Each process draws its own dropout masks, as it does for its own images.
-        torch.manual_seed((self.seed * _PRIME + trainer.current_epoch) * _PRIME + trainer.global_rank)
+        seed = (self.seed * _PRIME + trainer.current_epoch) * _PRIME + trainer.global_rank
+        torch.manual_seed(seed % 2**63)  # torch takes no more bits
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.save_checkpoint(self.path)

@@ -54,8 +54,10 @@ class RunConfig:
         None, "Data", "Folder whose photographs are added to the built-in ones of --task iqa."
     )
     max_unreadable: int = _option(20, "Data", "Unreadable images that are skipped before the run stops.", least=0)
-    augment: str = _option("crop", "Data", "Random crop and flip, flip alone, or none.", AUGMENTS)
-    fit: str = _option("crop", "Data", "How a test image becomes square: cut at the centre, or squashed.", FITS)
+    augment: str = _option("crop", "Data", "Of a folder's images: random crop and flip, flip alone, or none.", AUGMENTS)
+    fit: str = _option(
+        "crop", "Data", "How a folder's test image becomes square: cut at the centre, or squashed.", FITS
+    )
     num_workers: int = _option(0, "Data", "Processes that read images; results do not depend on it.", least=0)
 
     model: str = _option("resnet50", "Networks", "small_cnn, inception_v2, or any network of timm.")
@@ -79,7 +81,7 @@ class RunConfig:
     std: tuple[float, ...] = _option((0.229, 0.224, 0.225), "Networks", "Deviation of each, for --normalize.")
 
     loss: str = _option("sigmoid", "Training", "Cross-entropy over sigmoid or softmax outputs; emd for iqa.", LOSSES)
-    label_smoothing: float = _option(0.1, "Training", "In [0, 1).", least=0)
+    label_smoothing: float = _option(0.1, "Training", "In [0, 1); of a cross-entropy.", least=0)
     optimizer: str = _option("sgd", "Training", "Optimiser.", OPTIMIZERS)
     learning_rate: float = _option(0.05, "Training", "Of a network from scratch; the peak under one-cycle.")
     fine_tune_learning_rate: float = _option(0.005, "Training", "Of all training from a baseline on.")
@@ -141,6 +143,12 @@ class RunConfig:
             )
         if self.data in BUILT_IN.values() and self.data != BUILT_IN[self.task]:
             raise ValueError(f"data: got {self.data}; expected {BUILT_IN[self.task]} or a folder for task {self.task}")
+        if self.scores is not None and (self.task != "iqa" or self.data in BUILT_IN.values()):
+            raise ValueError(f"scores: got {self.scores}; expected it with task iqa and a folder as data only")
+        if self.extra_photographs is not None and self.data != "photographs":
+            raise ValueError(
+                f"extra_photographs: got {self.extra_photographs}; expected it with the built-in photographs only"
+            )
         if (self.loss == "emd") != (self.task == "iqa"):
             expected = "emd" if self.task == "iqa" else "sigmoid or softmax"
             raise ValueError(f"loss: got {self.loss!r}; expected {expected} for task {self.task}")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..data.module import SourceData
 from ..data.open import open_source
+from ..data.source import Source
 from ..data.unreadable import UnreadableLog
-from .build import build_models, learned_part
+from .build import build_kept, learned_part
 from .config import RunConfig
 from .fit import make_trainer, quiet_lightning
 from .folder import CONFIG, STAGES
@@ -40,7 +41,7 @@ def evaluate(
 
     Args:
         folder: of the run; stages that have not ended are left out.
-        data: other data than the run's; its classes, or its number of bins, must be the run's.
+        data: other data than the run's; its classes or bins must be the run's. A score file must be in the folder.
         arms: those to test, default all.
         accelerator: where.
 
@@ -52,7 +53,9 @@ def evaluate(
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"run: got {folder}; expected the folder of a run, with a {CONFIG}")
     trained = RunConfig.load(folder / CONFIG)
-    config = replace(trained, data=data or trained.data, accelerator=accelerator, devices=1, nodes=1)
+    config = replace(trained, accelerator=accelerator, devices=1, nodes=1)
+    if data is not None:
+        config = replace(config, data=data, scores=None, extra_photographs=None)  # those are of the run's own data
     stages = [stage for stage in plan(trained, lambda _: 1.0) if (folder / STAGES / stage.key / RESULT).is_file()]
     if not stages:
         raise FileNotFoundError(f"run: got {folder}; expected at least one stage that has ended")
@@ -61,16 +64,24 @@ def evaluate(
         raise ValueError(f"arms: got {', '.join(unknown)}; expected some of {', '.join(known)}")
     chosen = [stage for stage in stages if not arms or stage.arm in arms]
     unreadable = UnreadableLog(config.max_unreadable, None)
-    return [_test(stage, trained, config, folder, unreadable) for stage in chosen]
+    sources = {size: open_source(config, size) for size in dict.fromkeys(stage.input_size for stage in chosen)}
+    return [_test(stage, trained, config, folder, sources[stage.input_size], unreadable) for stage in chosen]
 
 
-def _test(stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, unreadable: UnreadableLog) -> Evaluation:
-    source = open_source(config, stage.input_size)
+def _test(
+    stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, source: Source, unreadable: UnreadableLog
+) -> Evaluation:
     place = folder / STAGES / stage.key
-    resizer, network = build_models(stage, trained, source.in_channels, len(source.labels), folder)
-    load_weights(network, place / NETWORK)
-    if stage.front.is_learned:
-        load_weights(learned_part(resizer), place / RESIZER)
+    resizer, network = build_kept(stage, trained, source.in_channels, len(source.labels), place / RESIZER)
+    try:
+        load_weights(network, place / NETWORK, source.labels)
+        if stage.front.is_learned:
+            load_weights(learned_part(resizer), place / RESIZER)
+    except RuntimeError as error:
+        raise ValueError(
+            f"data: got {config.data}, of {len(source.labels)} classes or bins and {source.in_channels} channels, "
+            f"which do not fit what was trained on {trained.data}"
+        ) from error
     task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing)
     module = JointTraining(resizer, network, task, optimisers(config, 1.0, 2, 1.0))
     normalisation = (config.mean, config.std) if config.normalize else None

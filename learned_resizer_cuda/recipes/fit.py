@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ def fit(
     """
     processes = config.devices * config.nodes
     steps_per_epoch = source.train_size / batch_size
-    # None an epoch: 4.0 epochs are tested 4 times, 6.4 epochs 7 times.
-    tests = config.evaluations or max(1, round(stage.steps / steps_per_epoch + 0.49))
+    # One an epoch: 4.0 epochs are tested 4 times, 6.4 epochs 7 times. The last step may reach into the next epoch.
+    tests = config.evaluations or max(1, math.ceil((stage.steps - 1) / steps_per_epoch))
     plan = rounds(stage.steps, tests, config.checkpoint_steps)
     parts = len(plan) // sum(part.tested for part in plan)
     normalisation = (config.mean, config.std) if config.normalize else None

@@ -11,11 +11,9 @@ from types import TracebackType
 from .config import RunConfig
 
 CONFIG, SUMMARY, REPORT = "config.yaml", "summary.json", "report.html"
-TRANSFERRED = "transferred.safetensors"
-"""Copy of the resizer that was transferred: a run must not change, or end, with a file elsewhere."""
 FILES = (
     CONFIG, "metrics.csv", SUMMARY, REPORT, "curves.png", "samples.png", "spectrum.png", "ablation.png",
-    "transfer.png", "resizer.safetensors", TRANSFERRED, "unreadable.tsv", "batch-sizes.json",
+    "transfer.png", "resizer.safetensors", "unreadable.tsv", "batch-sizes.json",
 )  # fmt: skip
 """What a run writes at the top of its folder, besides ``stages/``."""
 STAGES, LOCK = "stages", ".lock"
@@ -51,19 +49,29 @@ class RunFolder:
         self._lock = (path / LOCK).open("w")
         try:
             _lock(self._lock.fileno(), path)
+        except BaseException:
+            self._lock.close()  # the file is the other process's
+            raise
+        try:
             self.goes_on = self._settle(config, overwrite)
         except BaseException:
             self.close()
             raise
 
     def _settle(self, config: RunConfig, overwrite: bool) -> bool:
-        if overwrite:
-            self._clear()
         for name in FILES:  # of a call that was killed while it wrote one
             for leftover in self.path.glob(f".{name}.*.part"):
                 leftover.unlink()
         held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
-        if overwrite or not held:
+        if overwrite and CONFIG not in held and (foreign := sorted({*held} - {*FILES, STAGES})):
+            raise FileExistsError(
+                f"output: {self.path} holds no run but {', '.join(foreign[:3])}; choose another folder, for only a "
+                "former run is overwritten"
+            )
+        if overwrite:
+            self._clear()
+            held = []  # a stranger's files stay
+        if not held:
             config.save(self.path / CONFIG)
             return False
         if CONFIG not in held:
@@ -101,10 +109,10 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not self.goes_on and not (self.path / STAGES).exists():
-            # Nothing was trained, for the data or an argument was wrong: nothing is left behind.
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
+        trained = self.goes_on or any(path.is_file() for path in (self.path / STAGES).rglob("*"))
+        if error is not None and not trained:
+            # The data or an argument was wrong: nothing is left behind.
+            self._clear()
         self.close()
         if error is not None and not any(self.path.iterdir()):
             self.path.rmdir()

@@ -23,7 +23,12 @@ def rank() -> int:
 
 def under_torchrun() -> bool:
     """Whether torchrun started this process, one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ and world_size() > 1
+
+
+def world_size() -> int:
+    """Number of processes that torchrun, or Lightning's launcher in one of its own, has started; else 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join(accelerator: str) -> None:

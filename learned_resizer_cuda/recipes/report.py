@@ -242,7 +242,7 @@ def arms_table(summary: Summary) -> Table:
 def epochs_table(results: Sequence[StageResult]) -> Table:
     """Metrics at step 0 and after each pass over the test images, by arm: how a transferred resizer adapts."""
     arms = [arm for arm in dict.fromkeys(result.arm for result in results) if arm in ("transfer", "fresh", "control")]
-    metric = next(iter(results[0].final.metrics))
+    metric = next(name for name in PRIMARY.values() if name in results[0].final.metrics)
     steps = sorted({row.step for result in results if result.arm in arms for row in result.split("test")})
     rows = []
     for step in steps:

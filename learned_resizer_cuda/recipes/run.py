@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,20 +15,22 @@ from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
 from . import processes
-from .build import build_front, build_models, learned_part
+from .build import build_front, build_kept, build_models, learned_part
 from .config import RunConfig
 from .files import atomic_bytes, remove_leftovers
 from .fit import CHECKPOINT, METRICS, Fitted, fit
-from .folder import STAGES, TRANSFERRED
+from .folder import STAGES
 from .networks import network_name
 from .record import read_rows
 from .report import Summary
 from .results import StageResult
 from .stages import Stage, plan
 from .watch import Watcher
-from .weights import ResizerConfig, load_resizer, load_state, save_resizer
+from .weights import ResizerConfig, load_state, save_resizer
 
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
+LABELS = "labels"
+"""In a network's file: what its outputs stand for."""
 
 
 class Run:
@@ -45,6 +48,7 @@ class Run:
     Raises:
         DataError: the data cannot be trained on (see ``data.errors``).
         ModuleNotFoundError, FileNotFoundError: what the built-in data needs is not installed.
+        FileNotFoundError, ValueError: the resizer to be transferred cannot be read, or does not fit the images.
     """
 
     def __init__(self, config: RunConfig, folder: Path, watcher: Watcher | None = None) -> None:
@@ -56,16 +60,14 @@ class Run:
             for note in source.notes:
                 self.watcher.say(note)
         self.unreadable = UnreadableLog(config.max_unreadable, folder / "unreadable.tsv" if self.first else None)
-        if self.first and config.resizer is not None and not (folder / TRANSFERRED).exists():
-            load_resizer(Path(config.resizer))  # raises where it is none
-            atomic_bytes(folder / TRANSFERRED, Path(config.resizer).read_bytes())
-        processes.wait_for_all()
         self.batch_sizes = self._batch_sizes()
         per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
         self.stages = plan(config, per_epoch.__getitem__)
         network_name(config.model)
-        for stage in self.stages:  # whatever cannot be built is said before anything is trained
-            build_front(config, stage.front, self.source_of(stage).in_channels, folder)
+        for stage in self.stages:
+            if stage.front.kind == "file" and not (self.stage_folder(stage.key) / RESULT).is_file():
+                # Wrong, it is to be told of before the baseline has been trained for hours.
+                build_front(config, stage.front, self.source_of(stage).in_channels)
 
     def work(self) -> list[StageResult]:
         """Trains what is left to train.
@@ -87,13 +89,17 @@ class Run:
     def _stage(self, stage: Stage) -> StageResult:
         folder = self.stage_folder(stage.key)
         source = self.source_of(stage)
-        models = build_models(stage, self.config, source.in_channels, len(source.labels), self.folder)
+        outputs = len(source.labels)
         if (folder / RESULT).is_file():
-            result = self._load(stage, folder, models)
+            if self.first:
+                (folder / CHECKPOINT).unlink(missing_ok=True)  # of a call that was killed just before this
+            kept = build_kept(stage, self.config, source.in_channels, outputs, folder / RESIZER)
+            result = self._load(stage, folder, kept)
             self.watcher.found(result)
             return result
+        models = build_models(stage, self.config, source.in_channels, outputs)
         if stage.start_key is not None:
-            load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK)
+            load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, source.labels)
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
@@ -101,14 +107,14 @@ class Run:
         batch_size = self.batch_sizes[stage.input_size]
         fitted = fit(stage, self.config, source, batch_size, models, folder, self.unreadable, self.watcher)
         if self.first:
-            self._keep(stage, folder, fitted)
+            self._keep(stage, folder, fitted, source.labels)
         processes.wait_for_all()
         result = self._load(stage, folder, models)
         self.watcher.finish(result)
         return result
 
-    def _keep(self, stage: Stage, folder: Path, fitted: Fitted) -> None:
-        save_weights(fitted.network, folder / NETWORK)
+    def _keep(self, stage: Stage, folder: Path, fitted: Fitted, labels: Sequence[str]) -> None:
+        save_weights(fitted.network, folder / NETWORK, labels)
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
             notes = {"data": str(self.config.data), "arm": stage.arm, "seed": str(stage.seed)}
@@ -126,7 +132,7 @@ class Run:
 
     def _load(self, stage: Stage, folder: Path, models: tuple[nn.Module, nn.Module]) -> StageResult:
         resizer, network = models
-        load_weights(network, folder / NETWORK)
+        load_weights(network, folder / NETWORK, self.source_of(stage).labels)
         if stage.front.is_learned:
             load_weights(learned_part(resizer), folder / RESIZER)
         values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -149,7 +155,7 @@ class Run:
         if self.first and not path.exists():
             from .auto_batch import fitted_batch_size
 
-            found = {size: fitted_batch_size(self.config, source, self.folder) for size, source in self.sources.items()}
+            found = {size: fitted_batch_size(self.config, source) for size, source in self.sources.items()}
             atomic_bytes(path, json.dumps(found).encode())
         processes.wait_for_all()
         sizes = {int(size): batch for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -158,17 +164,30 @@ class Run:
         return sizes
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes a state dict as safetensors, whole or not at all."""
+def save_weights(module: nn.Module, path: Path, labels: Sequence[str]) -> None:
+    """Writes a state dict as safetensors, whole or not at all, with the names of the outputs."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    atomic_bytes(path, save(state))
+    atomic_bytes(path, save(state, {LABELS: json.dumps(list(labels))}))
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Reads what ``save_weights`` wrote."""
-    module.load_state_dict(load_state(path)[0])
+def load_weights(module: nn.Module, path: Path, labels: Sequence[str] | None = None) -> None:
+    """Reads what ``save_weights`` or ``save_resizer`` wrote.
+
+    Raises:
+        ValueError: the file is of other outputs than ``labels``.
+        RuntimeError: it is of another module.
+    """
+    state, notes = load_state(path)
+    if labels is not None and LABELS in notes and (trained := json.loads(notes[LABELS])) != list(labels):
+        # As many others would load, and be wrong without a sign of it.
+        changed = sorted({*trained} ^ {*labels}) or list(labels)
+        raise ValueError(
+            f"data: got {len(labels)} classes or bins; expected the {len(trained)} that {path} was trained for; they "
+            f"differ in {', '.join(changed[:5])}"
+        )
+    module.load_state_dict(state)
 
 
 def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary | None:

@@ -21,13 +21,14 @@ class Front:
     """What stands in front of the network.
 
     ``kind`` is ``"fixed"``: a filter; ``"learned"``: the learned resizer; ``"blind"``: the same, seeing only what the
-    filter of the baseline left; ``"file"``: the trained one that is transferred.
+    filter ``interpolation`` left; ``"file"``: a trained one, from a file.
     """
 
     kind: str
     interpolation: str
     num_filters: int = 16
     num_blocks: int = 1
+    file: str | None = None
 
     @property
     def is_learned(self) -> bool:
@@ -132,7 +133,7 @@ def _transfer(builder: _Builder) -> None:
     ``fresh`` starts from a random resizer: does it help that this one was trained?"""
     config = builder.config
     builder.baseline(config.baseline)
-    builder.tune("transfer", Front("file", config.interpolation))
+    builder.tune("transfer", Front("file", config.interpolation, file=config.resizer))
     builder.tune("fresh", builder.learned())
     builder.control()
 

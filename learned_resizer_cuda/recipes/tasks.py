@@ -81,7 +81,9 @@ class Quality(Task):
 
 def mean_score(histograms: Tensor) -> Tensor:
     """Mean scores (B,) of histograms (B, K): bins count from 1."""
-    return histograms @ torch.arange(1, histograms.shape[1] + 1, dtype=histograms.dtype, device=histograms.device)
+    scores = torch.arange(1, histograms.shape[1] + 1, dtype=histograms.dtype, device=histograms.device)
+    # No matrix product, which autocast would round to 16 bits: scores that are then equal spoil a rank correlation.
+    return (histograms * scores).sum(1)
 
 
 def build_task(task: str, num_outputs: int, loss: str, label_smoothing: float) -> Task:
