@@ -135,16 +135,17 @@ def test_report_names_what_it_cannot_read(tmp_path: Path, capsys: pytest.Capture
 
 
 TRAIN = {
-    "environment": {"device": "cpu", "machine": "x86_64", "threads": 2, "torch": "2.9.0"},
-    "arms": {
-        "bicubic-long": {
-            "steps": 2000,
-            "test_accuracy": {"mean": 0.778, "std": 0.003, "values": [0.775, 0.781]},
-            "train_accuracy": {"mean": 0.81, "std": None, "values": [0.81]},
-            "cpu_seconds": {"mean": 76.4, "std": 1.0, "values": [76.4, 76.4]},
+    "config": {"seeds": 2, "model": "small_cnn", "batch_size": 64},
+    "environment": {"device": "cpu", "machine": "x86_64", "threads": 2, "torch": "2.9.0", "date": "2026-11-25"},
+    "tables": [
+        {
+            "caption": "",
+            "header": ["resizer", "steps", "test accuracy, %"],
+            "rows": [["control-long", "2,000", "77.8 ± 0.3"], ["learned", "400", "87.7 ± 0.9"]],
+            "bold": [1],
         }
-    },
-    "gaps": [{"sentence": "learned − bicubic-long: +9.9 points: learned wins"}],
+    ],
+    "gaps": [{"sentence": "learned − control-long: +9.9 points: learned wins"}],
 }
 
 
@@ -154,7 +155,7 @@ def test_readme_is_filled_and_checked(results: dict[str, Any], tmp_path: Path) -
     page = tmp_path / "README.md"
     marks = "".join(f"{name}\n<!-- table:{name} -->\nold\n<!-- /table -->\n" for name in ("cpu", "train", "gpu"))
     page.write_text(marks + "end\n")
-    options = ["--readme", str(page), "--results", str(tmp_path)]
+    options = ["--pages", str(page), "--results", str(tmp_path)]
     assert readme.main([*options, "--check"]) == 1
     assert readme.main(options) == 0
     assert readme.main([*options, "--check"]) == 0
@@ -162,8 +163,9 @@ def test_readme_is_filled_and_checked(results: dict[str, Any], tmp_path: Path) -
     assert "| bilinear, forward | 2.00× |  |  |" in text
     assert "| train step | 1.20× | 2.00× |" in text
     assert "| peak memory of a train step | 0.50 (300 of 600 MiB) | 0.25 (300 of 1200 MiB) |" in text
-    assert "| bicubic, long | 2,000 | 77.8 ± 0.3 | 81.0 | 76 ± 1 |" in text
-    assert "- learned − bicubic-long: +9.9 points: learned wins" in text
+    assert "|---|---:|---:|\n| control-long | 2,000 | 77.8 ± 0.3 |\n| **learned** | **400** | **87.7 ± 0.9** |" in text
+    assert "- learned − control-long: +9.9 points: learned wins" in text
+    assert "2 seeds, mean ± standard deviation; `small_cnn`, batch 64. Measured on cpu (x86_64), 2 threads" in text
     assert text.endswith("gpu\n<!-- table:gpu -->\nNot measured yet.\n<!-- /table -->\nend\n")
     assert "old" not in text
 
@@ -172,10 +174,10 @@ def test_readme_refuses_what_is_no_results_file(tmp_path: Path, capsys: pytest.C
     page = tmp_path / "README.md"
     page.write_text("<!-- table:cpu -->\nold\n<!-- /table -->\n")
     (tmp_path / "cpu.json").write_text("{}")
-    assert readme.main(["--readme", str(page), "--results", str(tmp_path)]) == 2
+    assert readme.main(["--pages", str(page), "--results", str(tmp_path)]) == 2
     assert "cpu.json" in capsys.readouterr().err
     page.write_text("no marks")
-    assert readme.main(["--readme", str(page), "--results", str(tmp_path)]) == 2
+    assert readme.main(["--pages", str(page), "--results", str(tmp_path)]) == 2
     assert page.read_text() == "no marks"
 
 

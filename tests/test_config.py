@@ -67,8 +67,9 @@ def test_configuration_survives_its_file(tmp_path: Path) -> None:
     config.save(tmp_path / "config.yaml")
     assert RunConfig.load(tmp_path / "config.yaml") == config
     # A part of a file is completed in the same way as options are.
-    (tmp_path / "part.yaml").write_text("seeds: 2\ninput_size: [96, 128]\n")
+    (tmp_path / "part.yaml").write_text("seeds: 2\ninput_size: [96, 128]\nlearning_rate: 1e-4\n")
     part = RunConfig.load(tmp_path / "part.yaml")
+    assert part.learning_rate == 1e-4
     assert (part.seeds, part.input_size, part.model) == (2, (96, 128), "small_cnn")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,11 +36,9 @@ class BlindResizer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, size, size)."""
-        sampling = {"interpolation": self.interpolation, "antialias": self.antialias}
+        through = partial(resize, interpolation=self.interpolation, antialias=self.antialias)
         with torch.no_grad():
-            small = resize(images, self.size, interpolation=self.interpolation, antialias=self.antialias)
-            # Enlarged in the image's own dtype; whether to antialias does not matter upwards.
-            blurred = resize(small, images.shape[-2:], **sampling)  # type: ignore[arg-type]
+            blurred = through(through(images, self.size), images.shape[-2:])
         return self.resizer(blurred)
 
 

@@ -178,6 +178,8 @@ class RunConfig:
         given = {
             name: _tuple(value) if isinstance(known[name].default, tuple) else value for name, value in values.items()
         }
+        # YAML 1.1 takes 1e-4 for a text: only 1.0e-4 is a number to it.
+        given |= {name: _number(value) for name, value in given.items() if _TYPES[name] is float}
         task = given.setdefault("task", "classification")
         if not given.get("data"):
             given["data"] = BUILT_IN.get(task)
@@ -239,6 +241,15 @@ def _types() -> dict[str, type]:
         types[entry.name] = {"int": int, "float": float, "bool": bool, "str": str}[first.split(",")[0]]
         assert entry.default is not MISSING
     return types
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_number(one) for one in value)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _tuple(value: Any) -> Any:

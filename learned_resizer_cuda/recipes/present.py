@@ -81,7 +81,10 @@ def present(work: Run, results: Sequence[StageResult], seconds: float) -> Summar
         **as_dict(summary),
         "high_frequency_gain_db": gains,
         "unreadable": len(work.unreadable),
-        "tables": [{"caption": table.caption, "header": table.header, "rows": table.rows} for table in tables],
+        "tables": [
+            {"caption": table.caption, "header": table.header, "rows": table.rows, "bold": table.bold}
+            for table in tables
+        ],
     }
     _save_html(config, summary, values, tables, pictures, folder)
     atomic_bytes(folder / SUMMARY, (json.dumps(values, indent=2) + "\n").encode())
