@@ -167,6 +167,12 @@ def test_some_unreadable_images_are_skipped_and_named(tmp_path: Path) -> None:
     assert "4 unreadable images were skipped" in (tmp_path / "run/report.html").read_text()
 
 
+@pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.what)
+def test_the_page_tells_of_it(bad: Bad) -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "experiments.md"
+    assert f"| {bad.what} | `{bad.error.__name__}` | {bad.code} | " in page.read_text(encoding="utf-8")
+
+
 def main() -> None:
     """Print every case as a Markdown table."""
     print("| data | error | exit code | message |\n|---|---|---:|---|")
