@@ -16,6 +16,7 @@ from PIL import Image
 
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.data.digits import DigitsOnPhotographs
+from learned_resizer_cuda.recipes import folder as folder_module
 from learned_resizer_cuda.recipes.config import RunConfig
 from learned_resizer_cuda.recipes.folder import CONFIG, LOCK, SUMMARY, FolderInUseError, RunFolder, find_folder
 from learned_resizer_cuda.recipes.weights import load_resizer
@@ -199,7 +200,8 @@ def test_folder_in_use(tmp_path: Path, small: tuple[str, ...], capsys: pytest.Ca
     assert "holds a finished run" in capsys.readouterr().err
 
 
-def test_folder_of_another_run(tmp_path: Path) -> None:
+def test_folder_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "PATIENCE", 0.0)
     one, other = RunConfig.make({}), RunConfig.make({"seeds": 3})
     with RunFolder(tmp_path / "a" / "run", one) as held:
         assert not held.goes_on

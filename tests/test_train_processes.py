@@ -1,10 +1,11 @@
-"""Two processes on a CPU reach the loss curve of one with the joint batch: started by Lightning, and by torchrun."""
+"""Two processes on a CPU reach the loss curve of one with the joint batch, however they are started."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,23 +40,56 @@ def run(folder: Path, data: Path, *arguments: str, start: tuple[str, ...] = MODU
         return list(csv.DictReader(file))
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Within 1e-4, the bar; in 24 steps of float32 sums in another order differ by some 1e-6. An odd number of test
-    images: the two processes test unequally many."""
-    data = class_folder(tmp_path / "data", train=7, val=3)
-    (data / "train/bee/2.png").write_bytes(b"no image")  # each process meets its own; they are counted together
-    alone = run(tmp_path / "one", data)
-    for name, start in (("lightning", MODULE), ("torchrun", TORCHRUN)):
-        both = run(tmp_path / name, data, "--devices", "2", start=start)
-        assert len(alone) == len(both) == 3 * (12 + 3)
-        for one, other in zip(alone, both, strict=True):
-            where = [(row["arm"], row["split"], row["step"]) for row in (one, other)]
-            assert where[0] == where[1]
-            assert abs(float(one["loss"]) - float(other["loss"])) <= 1e-4, (name, where[0])
-            assert one["accuracy"] == other["accuracy"], (name, where[0])
-        lines = (tmp_path / name / "unreadable.tsv").read_text().splitlines()
-        assert len(lines) == 1 and "2.png" in lines[0]
-        assert json.loads((tmp_path / name / "summary.json").read_text())["config"]["devices"] == 2
+def two_nodes(folder: Path, data: Path) -> list[dict[str, str]]:
+    """As ``run``, with a command on each of two nodes, both of them this machine; the second one starts first."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    words = [sys.executable, *MODULE, *SETTINGS, "--data", str(data), "--nodes", "2", "--output", str(folder)]
+    nodes = [
+        subprocess.Popen(words, env=environment | {"NODE_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in ("1", "0")
+    ]
+    for node in nodes:
+        _, printed = node.communicate(timeout=300)
+        assert node.returncode == 0, printed[-3000:]
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An odd number of test images, so that two processes test unequally many, and a file that is no image."""
+    folder = class_folder(tmp_path_factory.mktemp("images"), train=7, val=3)
+    (folder / "train/bee/2.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    return run(tmp_path_factory.mktemp("alone") / "run", data)
+
+
+@pytest.mark.parametrize("start", ["lightning", "torchrun", pytest.param("nodes", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(start: str, alone: list[dict[str, str]], data: Path, tmp_path: Path) -> None:
+    """Within 1e-4, the bar; in 24 steps of float32 sums in another order differ by some 1e-6."""
+    folder = tmp_path / "run"
+    if start == "nodes":
+        both = two_nodes(folder, data)
+    else:
+        both = run(folder, data, "--devices", "2", start=TORCHRUN if start == "torchrun" else MODULE)
+    assert len(alone) == len(both) == 3 * (12 + 3)
+    for one, other in zip(alone, both, strict=True):
+        where = [(row["arm"], row["split"], row["step"]) for row in (one, other)]
+        assert where[0] == where[1]
+        assert abs(float(one["loss"]) - float(other["loss"])) <= 1e-4, where[0]
+        assert one["accuracy"] == other["accuracy"], where[0]
+    # Each process met its own unreadable images; they were counted together.
+    lines = (folder / "unreadable.tsv").read_text().splitlines()
+    assert len(lines) == 1 and "2.png" in lines[0]
+    config = json.loads((folder / "summary.json").read_text())["config"]
+    assert config["devices"] * config["nodes"] == 2
     # Losses moved, so that equal ones say something.
     losses = [float(row["loss"]) for row in alone if row["arm"] == "bilinear" and row["split"] == "train"]
     assert max(losses) - min(losses) > 0.01

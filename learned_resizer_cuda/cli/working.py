@@ -21,7 +21,7 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
     Exit code: 2 for what the user has to change before anything runs, 1 for a training that could not go on.
     """
     from ..recipes import processes
-    from ..recipes.folder import FolderInUseError, RunFolder, find_folder
+    from ..recipes.folder import FolderInUseError, RunFolder, find_folder, wait_for_folder
 
     first = processes.rank() == 0
     try:
@@ -35,7 +35,10 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
             )
         processes.join(settings.accelerator)
         if not first and not processes.under_torchrun():
-            return _run(settings, Path(os.environ.get(FOLDER) or str(output)), False)
+            path = Path(os.environ.get(FOLDER) or str(output))
+            if settings.nodes > 1:
+                wait_for_folder(path, settings)
+            return _run(settings, path, False)
         held = None
         problem: Exception | None = None
         path = output

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,8 @@ FILES = (
 )  # fmt: skip
 """What a run writes at the top of its folder, besides ``stages/``."""
 STAGES, LOCK = "stages", ".lock"
+PATIENCE = 7.0
+"""Seconds to wait for a lock: the workers of a killed process hold it until they see, within 5 s, that it is gone."""
 
 
 class FolderInUseError(RuntimeError):
@@ -119,12 +123,35 @@ class RunFolder:
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FolderInUseError(
-            f"output: another process works in {path}; wait for it or choose another folder"
-        ) from None
+    latest = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= latest:
+                raise FolderInUseError(
+                    f"output: another process works in {path}; wait for it or choose another folder"
+                ) from None
+        time.sleep(0.1)
+
+
+def wait_for_folder(path: Path, config: RunConfig, seconds: float = 300) -> None:
+    """Returns when the first process, of another node, has made the run's folder and works in it.
+
+    Raises:
+        FolderInUseError: it has not after so many seconds, or works at something else.
+    """
+    latest = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(TypeError, ValueError, OSError):  # not there yet, or half an old one
+            if _busy(path) and not (path / SUMMARY).exists() and RunConfig.load(path / CONFIG) == config:
+                return
+        if time.monotonic() >= latest:
+            raise FolderInUseError(
+                f"output: nothing of the first node works at this run in {path}; expected a folder that all share"
+            )
+        time.sleep(0.2)
 
 
 def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:
