@@ -35,10 +35,10 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
             )
         processes.join(settings.accelerator)
         if not first and not processes.under_torchrun():
-            path = Path(os.environ.get(FOLDER) or str(output))
+            chosen = Path(os.environ.get(FOLDER) or str(output))
             if settings.nodes > 1:
-                wait_for_folder(path, settings)
-            return _run(settings, path, False)
+                wait_for_folder(chosen, settings)
+            return _run(settings, chosen, False)
         held = None
         problem: Exception | None = None
         path = output
