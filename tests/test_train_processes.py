@@ -8,6 +8,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,23 +69,48 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    return run(tmp_path_factory.mktemp("alone") / "run", data)
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, str]]]:
+    """The rows of one process, by precision."""
+
+    @cache
+    def rows(precision: str) -> list[dict[str, str]]:
+        return run(tmp_path_factory.mktemp("alone") / "run", data, "--precision", precision)
+
+    return rows
 
 
-@pytest.mark.parametrize("start", ["lightning", "torchrun", pytest.param("nodes", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(start: str, alone: list[dict[str, str]], data: Path, tmp_path: Path) -> None:
-    """Within 1e-4, the bar; in 24 steps of float32 sums in another order differ by some 1e-6."""
+@pytest.mark.parametrize(
+    ("start", "precision", "bound"),
+    [
+        # The bar. Training lets roundings grow: on the digits, two threads instead of one move losses by more than 1e-4
+        # within ten steps. Here they stay below it for the steps that are made.
+        ("lightning", "32-true", 1e-4),
+        # 5e-15 was seen; a mistake in what is summed over the processes would be far larger.
+        ("torchrun", "64-true", 1e-12),
+        pytest.param("nodes", "32-true", 1e-4, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(
+    start: str,
+    precision: str,
+    bound: float,
+    alone: Callable[[str], list[dict[str, str]]],
+    data: Path,
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "run"
     if start == "nodes":
         both = two_nodes(folder, data)
     else:
-        both = run(folder, data, "--devices", "2", start=TORCHRUN if start == "torchrun" else MODULE)
-    assert len(alone) == len(both) == 3 * (12 + 3)
-    for one, other in zip(alone, both, strict=True):
+        command = TORCHRUN if start == "torchrun" else MODULE
+        both = run(folder, data, "--devices", "2", "--precision", precision, start=command)
+    assert len(both) == len(alone(precision)) == 3 * (12 + 3)
+    for one, other in zip(alone(precision), both, strict=True):
         where = [(row["arm"], row["split"], row["step"]) for row in (one, other)]
         assert where[0] == where[1]
-        assert abs(float(one["loss"]) - float(other["loss"])) <= 1e-4, where[0]
+        # The mean loss over test images is computed in float32.
+        gap = abs(float(one["loss"]) - float(other["loss"]))
+        assert gap <= (bound if one["split"] == "train" else 1e-4), where[0]
         assert one["accuracy"] == other["accuracy"], where[0]
     # Each process met its own unreadable images; they were counted together.
     lines = (folder / "unreadable.tsv").read_text().splitlines()
@@ -91,5 +118,5 @@ def test_two_processes_train_as_one(start: str, alone: list[dict[str, str]], dat
     config = json.loads((folder / "summary.json").read_text())["config"]
     assert config["devices"] * config["nodes"] == 2
     # Losses moved, so that equal ones say something.
-    losses = [float(row["loss"]) for row in alone if row["arm"] == "bilinear" and row["split"] == "train"]
+    losses = [float(row["loss"]) for row in alone(precision) if row["arm"] == "bilinear" and row["split"] == "train"]
     assert max(losses) - min(losses) > 0.01

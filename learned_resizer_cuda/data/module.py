@@ -123,11 +123,13 @@ class SourceData(LightningDataModule):
         return Batch(images, targets, batch.unreadable)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """The images as float32, (b, C, S, S): in [0, 1], or normalised."""
+        """The images as float32, or as the trainer's precision has them, (b, C, S, S): in [0, 1], or normalised."""
         images = to_unit(batch.images)
         if self._normalize is not None:
             mean, std = (term.to(images.device) for term in self._normalize)
             images = images.sub_(mean).div_(std)
+        if self.trainer is not None:  # the trainer's own conversion came before they were floating-point
+            images = self.trainer.precision_plugin.convert_input(images)
         return batch._replace(images=images)
 
     def images(self, step: int, device: torch.device) -> Tensor:

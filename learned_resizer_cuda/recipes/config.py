@@ -20,7 +20,7 @@ SCHEDULES = ("decay", "one-cycle", "constant")
 AUGMENTS = ("crop", "flip", "none")
 FITS = ("crop", "squash")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 BUILT_IN = {"classification": "digits", "iqa": "photographs"}
 """The data of a task where no folder is named."""
 
@@ -106,7 +106,9 @@ class RunConfig:
     accelerator: str = _option("auto", "Devices", "Where to train.", ACCELERATORS)
     devices: int = _option(1, "Devices", "Devices of a node, or processes on a CPU.", least=1)
     nodes: int = _option(1, "Devices", "Nodes; on each the same command, or torchrun.", least=1)
-    precision: str = _option("32-true", "Devices", "Arithmetic of the training.", PRECISIONS)
+    precision: str = _option(
+        "32-true", "Devices", "Arithmetic of the training; results are kept in 32 bits.", PRECISIONS
+    )
     checkpoint_steps: int = _option(500, "Devices", "Steps between two checkpoints, at most.", least=1)
 
     def __post_init__(self) -> None:

@@ -105,7 +105,9 @@ def fit(
         module = JointTraining(resizer, network, task, build)
         trainer.fit(module, data, ckpt_path=saved if going_on else None, weights_only=True)
     cpu, wall = recorder.stopwatch.read()
-    return Fitted(resizer.cpu(), network.cpu(), cpu, wall, trainer.strategy.root_device.type)
+    for trained in (resizer, network):
+        trained.cpu().float()  # from a GPU, or from the precision 64-true
+    return Fitted(resizer, network, cpu, wall, trainer.strategy.root_device.type)
 
 
 def make_trainer(config: RunConfig, callbacks: list[Callback], **options: Any) -> Trainer:
