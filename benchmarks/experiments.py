@@ -43,14 +43,15 @@ _SHAKEN = (
 )
 EXPERIMENTS = {
     "train": Experiment(
-        ("train", "--seeds", "3"),
-        (("samples.png", "samples.png"), ("curves.png", "curves.png"), ("spectrum.png", "spectrum.png")),
+        ("train", "--seeds", "2"),
+        (("samples.png", "samples.png"), ("spectrum.png", "spectrum.png")),
     ),
     "protocol": Experiment(
         (
             *("train", "--model", "test_resnet", "--size", "24", "--seeds", "3", "--evaluations", "4"),
             *("--arms", "bilinear,bicubic,learned,blind,control"),
         ),
+        (("curves.png", "curves.png"),),
     ),
     "iqa": Experiment(
         (
@@ -62,7 +63,7 @@ EXPERIMENTS = {
     "transfer": Experiment(
         (
             *("transfer", "--resizer", "{runs}/protocol/stages/learned-96-seed0/resizer.safetensors"),
-            *("--model", "small_cnn", "--size", "24", "--epochs", "4", "--seeds", "3"),
+            *("--model", "small_cnn", "--size", "24", "--epochs", "4", "--seeds", "2"),
         ),
         (("transfer.png", "transfer.png"),),
     ),

@@ -29,7 +29,7 @@ from .record import append_rows
 from .report import TRAIN_WINDOW, Summary, ablation_table, arms_table, as_dict, epochs_table, summarise
 from .results import PRIMARY, StageResult
 from .samples import save_samples
-from .spectrum import high_frequency_gain, save_spectrum
+from .spectrum import HIGH, band_gain, save_spectrum
 from .transfer_plot import save_transfer
 from .weights import ResizerConfig
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from .run import Run
 
 SPECTRUM_IMAGES = 64
+SPECTRUM_SIZE = 8
+"""Smaller outputs have no frequency in their lower half, but those around 0."""
+LOW = (0.0, HIGH[0])
 
 
 def present(work: Run, results: Sequence[StageResult], seconds: float) -> Summary:
@@ -79,7 +82,7 @@ def present(work: Run, results: Sequence[StageResult], seconds: float) -> Summar
         "wall_seconds": seconds,
         "train_accuracy_is": f"mean over the last {TRAIN_WINDOW} training batches, in training mode",
         **as_dict(summary),
-        "high_frequency_gain_db": gains,
+        "gain_db": gains,
         "unreadable": len(work.unreadable),
         "tables": [
             {"caption": table.caption, "header": table.header, "rows": table.rows, "bold": table.bold}
@@ -131,7 +134,7 @@ def environment(device: str) -> dict[str, Any]:
 @torch.no_grad()
 def _save_images(
     work: Run, results: Sequence[StageResult], learned: StageResult | None, pictures: list[tuple[Path, str]]
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """samples.png and spectrum.png of the largest input size, with the first learned resizer."""
     config, folder = work.config, work.folder
     shown = learned or results[-1]
@@ -160,12 +163,25 @@ def _save_images(
         arm="learned" if learned is None else learned.arm,
     )
     pictures.append((folder / "samples.png", "Test images as each resizer shows them to its network"))
+    if config.size < SPECTRUM_SIZE:
+        return {}
     outputs = {name: resize(images, config.size, interpolation=name) for name in FIXED}
     if learned is not None:
         outputs[learned.arm] = learned.resizer(images)
     save_spectrum(images, outputs, folder / "spectrum.png")
     pictures.append((folder / "spectrum.png", "Radial power spectra: what each resizer keeps or adds, by frequency"))
-    return high_frequency_gain(outputs)
+    low, high = band_gain(outputs, LOW), band_gain(outputs, HIGH)
+    return {name: {"lower": low[name], "upper": high[name]} for name in outputs}
+
+
+def _gain_table(gains: dict[str, dict[str, float]]) -> Table:
+    """A resizer may scale all it puts out: what it boosts is what the upper half gains more than the lower."""
+    rows = [
+        (name, *(f"{value:+.1f}" for value in (gain["lower"], gain["upper"], gain["upper"] - gain["lower"])))
+        for name, gain in gains.items()
+    ]
+    header = ("resizer", "lower half of frequencies, dB", "upper half, dB", "boost of the upper half, dB")
+    return Table(header, rows, "Power against bilinear")
 
 
 def _normalisation(config: RunConfig) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -204,8 +220,8 @@ def _save_html(
     if values["unreadable"]:
         sections.append(Text(f"{values['unreadable']} unreadable images were skipped: unreadable.tsv names them."))
     sections += tables[1:]
-    for name, gain in values["high_frequency_gain_db"].items():
-        sections.append(Text(f"Power in the upper half of the frequencies against bilinear, {name}: {gain:+.1f} dB"))
+    if values["gain_db"]:
+        sections.append(_gain_table(values["gain_db"]))
     sections.append(Heading("Pictures"))
     sections += [Picture(path, caption) for path, caption in pictures]
     where = values["environment"]
