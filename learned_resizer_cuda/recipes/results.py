@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -64,8 +63,3 @@ class StageResult:
 
 PRIMARY = {"classification": "accuracy", "iqa": "srcc"}
 """The metric a task is judged by."""
-
-
-def of_arm(results: Sequence[StageResult], arm: str) -> list[StageResult]:
-    """The results of one arm, in the order they ran."""
-    return [result for result in results if result.arm == arm]
