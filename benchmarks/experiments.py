@@ -39,7 +39,7 @@ class Experiment:
 _SHAKEN = (
     *("train", "--arms", "learned", "--optimizer", "sgd", "--schedule", "constant", "--batch-size", "16"),
     *("--learning-rate", "0.05", "--fine-tune-learning-rate", "0.05"),
-    *("--baseline-epochs", "3.2", "--epochs", "4.8", "--evaluations", "24"),
+    *("--baseline-epochs", "3.2", "--epochs", "3.2", "--evaluations", "16"),
 )
 EXPERIMENTS = {
     "train": Experiment(
@@ -70,7 +70,7 @@ EXPERIMENTS = {
     "ablation": Experiment(
         (
             *("ablate", "--num-blocks", "1,2,3", "--num-filters", "16,32"),
-            *("--baseline-epochs", "6.4", "--epochs", "3.2", "--evaluations", "2"),
+            *("--baseline-epochs", "6.4", "--epochs", "2.0", "--evaluations", "2"),
         ),
         (("ablation.png", "ablation.png"),),
     ),
@@ -141,7 +141,7 @@ def save_stability(off: Path, on: Path) -> None:
         fallen = falls(points)
         figures[label] = {"largest_fall": max(fallen), "falls_above_5": sum(fall > 5 for fall in fallen)}
         figures[label] |= {"tests": len(points), "accuracies": [accuracy for _, accuracy in points]}
-    window = max(1, len(trained[0]) // 24)
+    window = max(1, len(trained[0]) // 16)
     means = [
         (trained[0][end - 1][0], sum(accuracy for _, accuracy in trained[0][end - window : end]) / window)
         for end in range(window, len(trained[0]) + 1, window)
