@@ -158,8 +158,9 @@ def update_running_statistics(seen: list[Seen]) -> None:
         running = [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
         news = [new.to(old.dtype) for new, old in zip((mean, var), running, strict=True)]
         if norm.momentum is None and norm.num_batches_tracked is not None:
-            # Of a double: an integer's is a float32
-            weight = norm.num_batches_tracked.double().reciprocal()
+            tracked = norm.num_batches_tracked
+            # An integer's is a float32, which is too short for a double's statistics; a conversion is a launch.
+            weight = (tracked.double() if running[0].dtype == torch.float64 else tracked).reciprocal()
             for old, new in zip(running, news, strict=True):
                 old.lerp_(new, weight.to(old.dtype))
         else:

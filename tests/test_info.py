@@ -164,7 +164,7 @@ def test_help_names_every_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["retrain"], "unknown command 'retrain', expected one of train, resize, info"),
+        (["retrain"], "unknown command 'retrain', expected one of train, evaluate, transfer, ablate, resize, info"),
         (["info", "--yaml"], "info takes no argument but --json, got '--yaml'"),
     ],
 )

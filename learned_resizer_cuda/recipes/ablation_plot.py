@@ -82,7 +82,7 @@ def save_ablation(points: Sequence[AblationPoint], baselines: Mapping[str, float
         axes.set_xscale("log")
         axes.margins(x=0.12, y=0.12)
         _cost_ticks(axes)
-    finish_axes(by_cost, "By cost", "GFLOP of the resizer for one image", label)
+    finish_axes(by_cost, "By cost", "GFLOP of resizer and network, one image", label)
     finish_axes(by_parameters, "By size", "parameters of the resizer, thousands", "")
     legend_below(figure, by_cost)
     figure.draw_without_rendering()  # settles the layout, which the labels are placed in
