@@ -164,7 +164,7 @@ def test_picked_images() -> None:
     assert len(samples.pick_images(torch.tensor([3, 3, 1]), 5)) == 2  # fewer classes than rows
     histograms = torch.eye(10)[[4, 9, 0, 2, 7]]
     assert samples.pick_images(histograms, 3) == [2, 0, 1]  # lowest, middle and highest grade
-    assert samples.mean_grade(histograms).tolist() == [5, 10, 1, 3, 8]
+    assert samples.mean_score(histograms).tolist() == [5, 10, 1, 3, 8]
 
 
 def titles(figure: Any) -> list[str]:

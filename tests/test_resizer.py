@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -53,17 +54,7 @@ def clear_of_kinks(oracle: reference.Resizer, shape: tuple[int, ...]) -> Tensor:
     One that is there takes either slope, by how a processor's vector width orders its sums, and a gradient jumps.
     """
     nearest: list[float] = []
-    copy = reference.Resizer(
-        oracle.size,
-        in_channels=oracle.in_channels,
-        num_filters=oracle.num_filters,
-        num_blocks=oracle.num_blocks,
-        interpolation=oracle.interpolation,
-        antialias=oracle.antialias,
-        negative_slope=oracle.negative_slope,
-    ).double()
-    copy.load_state_dict(oracle.state_dict())
-    copy.train(oracle.training)
+    copy = deepcopy(oracle).double()
     for module in copy.modules():
         if isinstance(module, nn.LeakyReLU):
             module.register_forward_pre_hook(lambda _, inputs: nearest.append(float(inputs[0].detach().abs().min())))

@@ -30,6 +30,7 @@ from .report import TRAIN_WINDOW, Summary, ablation_table, arms_table, as_dict, 
 from .results import PRIMARY, StageResult
 from .samples import save_samples
 from .spectrum import HIGH, band_gain, save_spectrum
+from .stages import stage_key
 from .transfer_plot import save_transfer
 from .weights import ResizerConfig
 
@@ -74,7 +75,7 @@ def present(work: Run, results: Sequence[StageResult], seconds: float) -> Summar
     if learned is not None:
         from .run import RESIZER
 
-        key = f"{learned.arm}-{learned.input_size}-seed{learned.seed}"
+        key = stage_key(learned.arm, learned.input_size, learned.seed)
         shutil.copyfile(work.stage_folder(key) / RESIZER, folder / RESIZER)
     values = {
         "config": config.as_dict(),

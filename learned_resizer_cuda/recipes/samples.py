@@ -13,6 +13,7 @@ from torch import Tensor
 from ..resize import resize
 from .plotting import new_figure, save_figure
 from .results import PRIMARY, StageResult
+from .tasks import mean_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,12 +49,6 @@ class Panel:
         return axes.imshow(scaled.permute(1, 2, 0).numpy(), interpolation="nearest")
 
 
-def mean_grade(histograms: Tensor) -> Tensor:
-    """Means of histograms over the grades 1 to K; (N, K) → (N,)."""
-    grades = torch.arange(1, histograms.shape[1] + 1, dtype=histograms.dtype)
-    return histograms @ grades
-
-
 def pick_images(targets: Tensor, rows: int) -> list[int]:
     """Indices of at most ``rows`` test images: of different classes, or of mean grades from the lowest to the highest.
 
@@ -62,7 +57,7 @@ def pick_images(targets: Tensor, rows: int) -> list[int]:
         rows: at least 1.
     """
     if targets.dim() == 2:
-        order = mean_grade(targets).argsort(stable=True)
+        order = mean_score(targets).argsort(stable=True)
         return order[torch.linspace(0, len(order) - 1, min(rows, len(order))).round().long()].tolist()
     classes = targets.unique()
     chosen = classes[torch.linspace(0, len(classes) - 1, min(rows, len(classes))).round().long()]
@@ -191,7 +186,7 @@ def _ask(results: Sequence[StageResult], arm: str, batch: Tensor, values: Tensor
 def _answer(logits: Tensor, truth: Tensor, labels: Sequence[str]) -> tuple[str, str]:
     """What a network says about one image, and in which colour; logits (K,)."""
     if truth.dim():
-        grade, target = (float(mean_grade(row[None])) for row in (logits.float().softmax(0), truth.float()))
+        grade, target = (float(mean_score(row[None])) for row in (logits.float().softmax(0), truth.float()))
         return f"{grade:.2f} ({grade - target:+.2f})".replace("-", "−"), "black"
     told = int(logits.argmax())
     right = told == int(truth)
@@ -199,7 +194,7 @@ def _answer(logits: Tensor, truth: Tensor, labels: Sequence[str]) -> tuple[str, 
 
 
 def _truth(truth: Tensor, labels: Sequence[str]) -> str:
-    return f"mean grade {float(mean_grade(truth[None].float())):.2f}" if truth.dim() else _short(labels[int(truth)])
+    return f"mean grade {float(mean_score(truth[None].float())):.2f}" if truth.dim() else _short(labels[int(truth)])
 
 
 def _short(name: str) -> str:

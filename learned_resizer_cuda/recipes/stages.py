@@ -54,11 +54,16 @@ class Stage:
     @property
     def key(self) -> str:
         """Name of its folder."""
-        return f"{self.arm}-{self.input_size}-seed{self.seed}"
+        return stage_key(self.arm, self.input_size, self.seed)
 
     @property
     def start_key(self) -> str | None:
-        return None if self.start is None else f"{self.start}-{self.input_size}-seed{self.seed}"
+        return None if self.start is None else stage_key(self.start, self.input_size, self.seed)
+
+
+def stage_key(arm: str, input_size: int, seed: int) -> str:
+    """Name of a stage's folder."""
+    return f"{arm}-{input_size}-seed{seed}"
 
 
 def plan(config: RunConfig, steps_per_epoch: Callable[[int], float]) -> list[Stage]:
