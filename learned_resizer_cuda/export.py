@@ -18,14 +18,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .ops import affine, stem, trunk
 from .ops.band_matmul import is_channels_last
-from .ops.bands import dense_rows
+from .ops.dense import resample_dense
 from .ops.layout import feature_dtype
 from .ops.prologue import Prologue
 from .ops.statistics import accumulation_dtype
@@ -96,39 +95,6 @@ def to_onnx(
     return onnx
 
 
-def _matrix(size: int, out: int, scale: float | None, interpolation: str, antialias: bool, like: Tensor) -> Tensor:
-    """Transposed band matrix ``(size, out)`` of one axis, in the dtype of sums."""
-    if not (isinstance(size, int) and isinstance(out, int)):
-        raise ValueError(
-            f"image: got a symbolic size {size} -> {out}; expected fixed heights and widths, for which the "
-            "resampling's matrices are made (only the batch can be dynamic)"
-        )
-    matrix = dense_rows(size, out, scale, interpolation, antialias)
-    precision = np.float64 if like.dtype == torch.float64 else np.float32
-    # A tracer takes an array for a constant of the program; torch.tensor would be traced as the making of one.
-    return torch.from_numpy(np.ascontiguousarray(matrix.T.astype(precision))).to(like.device)
-
-
-def _resized(
-    image: Tensor,
-    height: int,
-    width: int,
-    scale_h: float | None,
-    scale_w: float | None,
-    interpolation: str,
-    antialias: bool,
-) -> Tensor:
-    """``R_h image R_wᵀ`` in the dtype of sums."""
-    x = image.to(accumulation_dtype(image.dtype))
-    in_h, in_w = image.shape[2:]
-    down = _matrix(in_h, height, scale_h, interpolation, antialias, image)
-    along = _matrix(in_w, width, scale_w, interpolation, antialias, image)
-    # The cheaper order. The matrix stands to the right in both products: to the left it would be repeated per plane.
-    if height * in_w * (in_h + width) <= width * in_h * (in_w + height):
-        return torch.matmul(torch.matmul(x.mT, down).mT, along)
-    return torch.matmul(torch.matmul(x, along).mT, down).mT
-
-
 def _laid_out(out: Tensor, like: Tensor) -> Tensor:
     """``out`` in ``like``'s dtype and memory format, as the op has it: views behind it were traced for that."""
     layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
@@ -136,7 +102,7 @@ def _laid_out(out: Tensor, like: Tensor) -> Tensor:
 
 
 def _resample(image: Tensor, *parameters: Any) -> Tensor:
-    out = _resized(image, *parameters)
+    out = resample_dense(image, *parameters)
     if image.dtype == torch.uint8:
         out = torch.clamp(torch.floor(out + 0.5), 0, 255)
     return _laid_out(out, image)
@@ -168,7 +134,7 @@ def _stem(
     dtype = accumulation_dtype(image.dtype)
     a = F.leaky_relu(F.conv2d(image, w0, b0, padding=3), negative_slope).to(dtype)
     c = F.leaky_relu(F.conv2d(a, w1.to(dtype), b1.to(dtype)), negative_slope)
-    z = _resized(c, height, width, None, None, interpolation, antialias)
+    z = resample_dense(c, height, width, None, None, interpolation, antialias)
     return z.to(image.dtype), *_moments(c, statistics)
 
 

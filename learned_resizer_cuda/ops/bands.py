@@ -20,14 +20,14 @@ from torch import Tensor
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
 # Support of each filter in input pixels, before antialiasing widens it by max(scale, 1).
-_SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
+SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
 
 # Weights below this are zeros of the filter that float64 did not hit (sinc at an integer leaves 4e-17).
 _ZERO_WEIGHT = 1e-14
 
 # A window whose weights sum to less than this has no usable pixel: it lies beyond the image, or touches it at zeros
 # of the filter only (where rounding leaves about 1e-17).
-_EMPTY_WINDOW = 1e-7
+EMPTY_WINDOW = 1e-7
 
 _INT32_MAX = 2**31 - 1
 
@@ -132,20 +132,6 @@ def _cached_bands(
         return _make(in_size, start, _offsets(count), weight, dtype, torch.device(device))
 
 
-def dense_rows(in_size: int, out_size: int, scale: float | None, interpolation: str, antialias: bool) -> np.ndarray:
-    """The band matrix of one axis, dense and in float64, for the arguments of ``get_bands``.
-
-    Made without torch and without the cache, so that it can be called while torch traces.
-
-    Returns:
-        ``(out_size, in_size)``; its rows sum to 1.
-    """
-    start, count, weight = _rows(in_size, out_size, scale, interpolation, antialias)
-    matrix = np.zeros((out_size, in_size))
-    matrix[np.repeat(np.arange(out_size), count), _ranges(start, count)] = weight
-    return matrix
-
-
 def _make(
     in_size: int,
     start: np.ndarray,
@@ -173,7 +159,7 @@ def _rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ``start`` and ``count`` of every row and the rows' weights one after another, in float64."""
     scale = in_size / out_size if factor is None else 1.0 / factor
-    window = min(in_size, math.ceil(2 * _SUPPORT[interpolation] * max(scale, 1.0)) + 1)
+    window = min(in_size, math.ceil(2 * SUPPORT[interpolation] * max(scale, 1.0)) + 1)
     if out_size * window > _INT32_MAX:
         raise ValueError(
             f"size: an axis of {in_size} -> {out_size} pixels with interpolation={interpolation!r} needs up to "
@@ -187,7 +173,7 @@ def _antialiased_rows(
     in_size: int, out_size: int, scale: float, interpolation: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     stretch = max(scale, 1.0)
-    support = _SUPPORT[interpolation] * stretch
+    support = SUPPORT[interpolation] * stretch
     center = scale * (np.arange(out_size) + 0.5)
     start = np.maximum(np.trunc(center - support + 0.5), 0).astype(np.int64)
     end = np.minimum(np.trunc(center + support + 0.5), in_size).astype(np.int64)
@@ -202,7 +188,7 @@ def _antialiased_rows(
 def _plain_rows(
     in_size: int, out_size: int, scale: float, interpolation: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    support = _SUPPORT[interpolation]
+    support = SUPPORT[interpolation]
     source = scale * (np.arange(out_size) + 0.5) - 0.5
     if interpolation == "bilinear":
         source = np.maximum(source, 0.0)
@@ -226,7 +212,7 @@ def _normalise(
     start: np.ndarray, count: np.ndarray, row: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     total = np.bincount(row, weights=weight, minlength=len(start))
-    empty = np.abs(total) < _EMPTY_WINDOW
+    empty = np.abs(total) < EMPTY_WINDOW
     weight = np.where(np.abs(weight) < _ZERO_WEIGHT, 0.0, weight) / np.where(empty, 1.0, total)[row]
     if empty.any():
         # Only coordinates beyond the last pixel get here (a size larger than the factor covers): repeat it.

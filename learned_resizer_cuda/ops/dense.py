@@ -1,0 +1,115 @@
+"""Resampling as plain products with dense band matrices, made and applied by torch's own differentiable operations.
+
+What ``bands.py`` keeps as tables is computed here in the graph, so it works where a registered op cannot: under
+functorch's transforms and forward-mode derivatives, for tensor subclasses, and in exported programs, whose sizes may be
+symbolic. Far slower than the op. The coordinates are exact: between pixel i of N and output o of n they are a ratio of
+integers, ``((2i + 1) n - (2o + 1) N) / 2n`` (``docs/math.md``, part 1).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .bands import EMPTY_WINDOW, SUPPORT
+from .statistics import accumulation_dtype
+
+
+def band_matrix(
+    in_size: int,
+    out_size: int,
+    scale: float | None,
+    interpolation: str,
+    antialias: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """The band matrix of one axis, dense, for the arguments of ``bands.get_bands``.
+
+    Args:
+        in_size, out_size: ints or SymInts.
+        dtype: float32 or float64, of the result.
+
+    Returns:
+        ``(out_size, in_size)``; its rows sum to 1.
+    """
+    i = torch.arange(in_size, device=device)
+    o = torch.arange(out_size, device=device)[:, None]
+    # Distance between pixel and output in input pixels.
+    if scale is None:
+        distance = ((2 * i + 1) * out_size - (2 * o + 1) * in_size).to(dtype) / (2 * out_size)
+        stretch: Any = torch.sym_max(in_size, out_size) / out_size
+    else:
+        # A factor's coordinates are rounded: where a window ends beyond the image, little is left of float32's digits.
+        # mps has no float64.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        distance, stretch = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale, max(1 / scale, 1.0)
+    if antialias:
+        weight = _filter(interpolation, distance / stretch, -0.5)
+    else:
+        weight = _repeated_border(distance, i, in_size, interpolation)
+    # Zeros of the filter, which rounding misses (a sinc at an integer).
+    weight = torch.where(weight.abs() < 4 * torch.finfo(weight.dtype).eps, 0.0, weight)
+    total = weight.sum(1, keepdim=True)
+    # A window without a usable pixel lies beyond the last one, which is repeated.
+    empty = total.abs() < EMPTY_WINDOW
+    last = (i == in_size - 1).to(weight.dtype)
+    return torch.where(empty, last, weight / torch.where(empty, 1.0, total)).to(dtype)
+
+
+def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: str) -> Tensor:
+    """Weights without antialiasing: pixel i's own tap, and on the border's pixels all taps beyond them."""
+    reach = SUPPORT[interpolation]
+    # Coordinates end within the support of the last pixel, beyond which all taps fall on it; and bilinear's at 0.
+    beyond = distance[:, -1:] + reach
+    distance = distance - torch.clamp(beyond, max=0.0)
+    if interpolation == "bilinear":
+        distance = distance - torch.clamp(distance[:, :1], min=0.0)
+    weight = _filter(interpolation, distance, -0.75)
+    # Coordinates start half a pixel before the first pixel at most, and end `reach` beyond the last one.
+    for step in range(1, 2 * reach + 1):
+        if step <= reach:
+            weight = weight + torch.where(i == 0, _filter(interpolation, distance[:, :1] - step, -0.75), 0.0)
+        last = _filter(interpolation, distance[:, -1:] + step, -0.75)
+        weight = weight + torch.where(i == in_size - 1, last, 0.0)
+    return weight
+
+
+def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
+    """The triangle, Keys' cubic with parameter a, or Lanczos-3, at t."""
+    t = t.abs()
+    if interpolation == "bilinear":
+        return torch.clamp(1.0 - t, min=0.0)
+    if interpolation == "bicubic":
+        near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
+        far = (((t - 5.0) * t + 8.0) * t - 4.0) * a
+        return torch.where(t < 1.0, near, torch.where(t < 2.0, far, 0.0))
+    x = math.pi * torch.where(t == 0, 1.0, t)
+    value = 3.0 * torch.sin(x) * torch.sin(x / 3.0) / (x * x)
+    return torch.where(t == 0, 1.0, torch.where(t < 3.0, value, 0.0))
+
+
+def resample_dense(
+    image: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    interpolation: str,
+    antialias: bool,
+) -> Tensor:
+    """What the op ``resample`` computes, for images ``(..., H, W)`` of any rank.
+
+    Returns:
+        ``(..., height, width)`` in the dtype of the image's sums: float32, or float64 for a float64 one.
+    """
+    dtype = accumulation_dtype(image.dtype)
+    x = image.to(dtype)
+    in_h, in_w = image.shape[-2:]
+    down = band_matrix(in_h, height, scale_h, interpolation, antialias, dtype, image.device)
+    along = band_matrix(in_w, width, scale_w, interpolation, antialias, dtype, image.device)
+    # The matrix stands to the right in both products: to the left it would be repeated per plane.
+    return torch.matmul(torch.matmul(x.mT, down.mT).mT, along.mT)
