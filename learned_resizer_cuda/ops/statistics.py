@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .layout import along_row, maps, rows
+from .layout import along_row, maps, rows, sum_pixels
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -33,11 +33,20 @@ class Statistics:
         self.dtype = dtype
 
     def add(self, features: Tensor) -> None:
-        """Merge in ``features (K, n, H, W)``."""
+        """Merge in ``features (K, n, H, W)``, channels_last.
+
+        In two passes, of which the second corrects the mean that it subtracts: torch's own ``batch_norm_update_stats``
+        adds interleaved channels up one by one, which leaves a mean wrong by 1e-4 to 1e-3 standard deviations.
+        """
         count = features.numel() // features.shape[1]
-        if count:
-            mean, var = (v.double() for v in torch.batch_norm_update_stats(features, None, None, 0.0))
-            self._merge(count, mean, var * count)
+        if not count:
+            return
+        x, n = rows(features), features.shape[1]
+        mean = sum_pixels(x, n) / count
+        deviation = x - along_row(mean, features.shape[3], x.dtype)
+        left = sum_pixels(deviation, n).double() / count
+        m2 = sum_pixels(deviation.square_(), n).double() - count * left.square()
+        self._merge(count, mean.double() + left, m2)
 
     def merge(self, other: Statistics) -> None:
         """Merge in what another object has seen."""
