@@ -61,7 +61,7 @@ def _errors(case: int, seed: int) -> tuple[float, float]:
 def test_gradients_at_strong_shrinking(case: int, seed: int) -> None:
     """No worse than the composition's: shrinking by 30 or 50 leaves few values, so one slope that flips shows."""
     fused, composed = _errors(case, seed)
-    # docs/math.md, 2.3: what feeds a LeakyReLU is off by 1e-5 of its spread, no value of these seeds is as near to zero;
+    # docs/math.md, 2.3: what feeds a LeakyReLU is off by 1e-5 of its spread; no value of these seeds is that near to 0;
     # beside that the two differ by rounding.
     assert fused <= 1.5 * composed + 1e-4
 
@@ -70,6 +70,6 @@ def test_gradients_at_strong_shrinking(case: int, seed: int) -> None:
 def test_gradients_at_strong_shrinking_over_many_seeds() -> None:
     errors = [_errors(case, seed) for case in range(len(CASES)) for seed in range(60)]
     worse = [pair for pair in errors if pair[0] > 1.5 * pair[1] + 1e-4]
-    # docs/math.md, 2.3, expects about one flipped slope in all these modules together, on any processor; more than five
-    # have a chance of 6e-4.
+    # docs/math.md, 2.3, expects 0.6 flipped slopes in all these modules together, on any processor; more than five
+    # have a chance of 1e-4.
     assert len(worse) <= 5, worse
