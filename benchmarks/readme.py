@@ -50,12 +50,30 @@ def fill(text: str, results: Path) -> str:
             return f"{start}Not measured yet.\n{end}"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            body = run_tables(data) if "tables" in data else benchmark_tables(data, name)
+            body = tables_of(data, name)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a results file: {error!r}") from error
         return f"{start}{body}\n{end}"
 
     return MARK.sub(replace, text)
+
+
+def tables_of(data: dict[str, Any], name: str) -> str:
+    """The tables of a results file of any of its three kinds."""
+    if "busy" in data:
+        return busy_table(data)
+    return run_tables(data) if "tables" in data else benchmark_tables(data, name)
+
+
+def busy_table(found: dict[str, Any]) -> str:
+    """Seconds of two stages idle and with a busy core, for each way of waiting, from `benchmarks.busy`."""
+    names = {"default": "libgomp's own", "passive": "`OMP_WAIT_POLICY=passive`", "command": "`learned-resizer`'s own"}
+    rows = [
+        (names[row["waiting"]], row["arm"], f"{row['idle_s']:.2f}", f"{row['busy_s']:.2f}", f"{row['factor']:.2f}×")
+        for row in found["busy"]
+    ]
+    where = f"{found['cpu']}, torch {found['torch']}, {found['steps']} steps a stage, {found['date']}."
+    return f"{table(('waiting', 'arm', 'idle, s', 'busy, s', 'factor'), rows)}\n\n{where}"
 
 
 def benchmark_tables(summary: dict[str, Any], name: str) -> str:

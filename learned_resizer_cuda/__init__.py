@@ -4,6 +4,13 @@
 learned resizer of Talebi & Milanfar (ICCV 2021) to train in front of a vision network.
 """
 
+from . import waiting
+
+# libgomp reads its settings as torch loads it, and no line of a command runs before this one.
+if waiting.is_command():
+    waiting.limit_spinning()
+
+# isort: split
 from . import reference
 from ._version import __version__
 from .backend import use_backend

@@ -1,9 +1,19 @@
-"""Shared by all tests: `gpu` tests skip, with the reason, where torch sees no GPU."""
+"""Shared by all tests: threads that wait as the command line's do; `gpu` tests skip where torch sees no GPU."""
 
 from __future__ import annotations
 
-import pytest
-import torch
+import importlib.util
+import runpy
+from pathlib import Path
+
+# Before torch is loaded, and so without importing the package, which loads it.
+_spec = importlib.util.find_spec("learned_resizer_cuda")
+assert _spec is not None and _spec.origin is not None, "learned_resizer_cuda is not installed"
+runpy.run_path(str(Path(_spec.origin).parent / "waiting.py"))["limit_spinning"]()
+
+# isort: split
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
