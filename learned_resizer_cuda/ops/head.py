@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import prologue
-from .layout import channels_last, rows
+from .layout import channels_last, maps, rows
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
 from .native_shapes import choose
 from .parallel import map_in_order
@@ -29,45 +29,79 @@ from .prologue import Prologue, PrologueGrads
 _LANES = 16
 
 
-def _pixels_per_step(out_channels: int) -> int:
+def _pixels_per_block(out_channels: int, device: torch.device) -> int:
     """Neighbouring pixels to compute as extra output channels: 3 channels alone leave most vector lanes empty."""
-    return max(1, min(4, _LANES // out_channels))
+    return max(1, min(4, _LANES // out_channels)) if device.type == "cpu" else 1
 
 
-def _wide_weight(weight: Tensor, step: int) -> Tensor:
-    """``(step*C, n, 7, 6+step)``: the kernel once for each of ``step`` neighbouring pixels, moved by a pixel each."""
+def _has(feature: str) -> bool:
+    """Whether the processor has an instruction set, as far as this torch can tell."""
+    return bool(getattr(torch.cpu, f"_is_{feature}_supported", bool)())
+
+
+def _form(weight: Tensor) -> tuple[torch.dtype, int]:
+    """dtype and pixels per block of the forward product: the fastest of those known to be right (docs/onednn.md)."""
+    step = _pixels_per_block(len(weight), weight.device)
+    if weight.device.type != "cpu" or weight.dtype not in (torch.bfloat16, torch.float16):
+        return weight.dtype, step
+    if weight.dtype == torch.bfloat16 and _has("avx512_bf16"):
+        # oneDNN's code for AMX has been wrong in bfloat16 for other shapes than the plain one.
+        return weight.dtype, 1 if _has("amx_tile") else step
+    # Without instructions of its own a half type takes oneDNN's loops over scalars: ten times as long as float32.
+    return torch.float32, step
+
+
+def _blocks(features: Tensor, step: int) -> Tensor:
+    """``(B, n, h, w)`` as ``(B, step*n, h, ⌈w/step⌉)``: ``step`` neighbouring pixels as one, zeros after the last.
+
+    Channels_last, without a copy where the features are and w is a multiple of ``step``.
+    """
+    extra = -features.shape[3] % step
+    return maps(rows(F.pad(features, (0, extra)) if extra else features), step * features.shape[1])
+
+
+def _reach(width: int, step: int) -> int:
+    """Blocks to either side that a kernel of ``width`` taps reads."""
+    return -(-(width // 2) // step)
+
+
+def _block_weight(weight: Tensor, step: int) -> Tensor:
+    """``(step*C, step*n, 7, 2*reach+1)``: the convolution of blocks that is ``weight``'s of their pixels.
+
+    It is the kernel once for each pixel of a block, moved by a pixel each. The stride is 1: with 8 to 10 taps and a
+    stride of 2 to 4 pixels, which say the same without blocks, oneDNN returns garbage for some shapes.
+    """
     out_channels, n, height, width = weight.shape
-    wide = weight.new_zeros(step, out_channels, n, height, width + step - 1)
+    reach = _reach(width, step)
+    wide = weight.new_zeros(step, out_channels, n, height, step * (2 * reach + 1))
     for pixel in range(step):
-        wide[pixel, :, :, :, pixel : pixel + width] = weight
-    return channels_last(wide.flatten(0, 1))
+        first = step * reach - width // 2 + pixel
+        wide[pixel, ..., first : first + width] = weight
+    taps = wide.unflatten(4, (-1, step)).permute(0, 1, 5, 2, 3, 4)
+    return channels_last(taps.reshape(step * out_channels, step * n, height, -1))
 
 
-def _fold_wide(wide: Tensor, out_channels: int, width: int) -> Tensor:
-    """Adjoint of ``_wide_weight``."""
-    step = len(wide) // out_channels
-    wide = wide.unflatten(0, (step, out_channels))
-    return torch.stack([wide[pixel, ..., pixel : pixel + width] for pixel in range(step)]).sum(0)
-
-
-def _pad_width(v: Tensor, step: int) -> Tensor:
-    """Zero columns on the right up to a multiple of ``step``."""
-    extra = -v.shape[3] % step
-    return channels_last(F.pad(v, (0, extra))) if extra else v
+def _fold_blocks(grad: Tensor, weight: Tensor, step: int) -> Tensor:
+    """Adjoint of ``_block_weight``; ``weight`` tells its shape."""
+    out_channels, n, height, width = weight.shape
+    reach = _reach(width, step)
+    taps = grad.reshape(step, out_channels, step, n, height, -1).permute(0, 1, 3, 4, 5, 2).flatten(4)
+    first = step * reach - width // 2
+    return torch.stack([taps[p, ..., first + p : first + p + width] for p in range(step)]).sum(0)
 
 
 def _head(*args: Any) -> Tensor:
     p, (weight, bias, base) = Prologue(*args[:7]), args[7:]
-    width, step = p.input.shape[3], _pixels_per_step(len(weight))
-    kernel = _wide_weight(weight, step)
+    width, channels = p.input.shape[3], len(weight)
+    dtype, step = _form(weight)
+    kernel = _block_weight(weight.to(dtype), step)
+    bias = bias.to(dtype).repeat(step)
+    padding = (weight.shape[2] // 2, _reach(weight.shape[3], step))
     out = torch.empty_like(base, memory_format=torch.preserve_format)
 
     def work(group: slice) -> None:
-        v = _pad_width(p.apply(group).to(weight.dtype), step)
-        y = F.conv2d(v, kernel, bias.to(weight.dtype).repeat(step), stride=(1, step), padding=3)
-        # Channels (pixel, channel) of a step are its pixels side by side.
-        y = rows(y).unflatten(2, (-1, len(weight)))[:, :, :width].permute(0, 3, 1, 2)
-        torch.add(base[group], y, out=out[group])
+        y = F.conv2d(_blocks(p.apply(group).to(dtype), step), kernel, bias, padding=padding)
+        torch.add(base[group], maps(rows(y), channels)[..., :width], out=out[group])
 
     map_in_order(work, p.groups(), out.device)
     return out
@@ -76,9 +110,9 @@ def _head(*args: Any) -> Tensor:
 def _head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     p, (weight,) = Prologue(*args[:7]), args[7:]
     grads = PrologueGrads(p)
-    channels, step = len(weight), _pixels_per_step(len(weight))
+    step = _pixels_per_block(len(weight), weight.device)
     kernel = channels_last(weight.to(p.dtype))
-    wide = _wide_weight(weight.to(p.dtype), step)
+    wide = _block_weight(kernel, step)
 
     def work(group: slice) -> tuple[Tensor, Tensor]:
         v = p.apply(group)
@@ -86,18 +120,16 @@ def _head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
         grad_v, _, _ = torch.ops.aten.convolution_backward(
             g, v, kernel, None, [1, 1], [3, 3], [1, 1], False, [0, 0], 1, [True, False, False]
         )
-        g = rows(_pad_width(g, step)).unflatten(2, (-1, step * channels)).permute(0, 3, 1, 2)
-        # oneDNN's weight gradient is fastest on contiguous planes here.
-        _, grad_kernel, _ = torch.ops.aten.convolution_backward(
-            g.contiguous(), _pad_width(v, step).contiguous(), wide.contiguous(), None,
-            [1, step], [3, 3], [1, 1], False, [0, 0], 1, [False, True, False],
+        _, grad_wide, _ = torch.ops.aten.convolution_backward(
+            _blocks(g, step), _blocks(v, step), wide, None,
+            [1, 1], [3, wide.shape[3] // 2], [1, 1], False, [0, 0], 1, [False, True, False],
         )  # fmt: skip
-        return grads.add(group, v, grad_v), grad_kernel
+        return grads.add(group, v, grad_v), grad_wide
 
     done = map_in_order(work, p.groups(), grad.device)
     grad_wide = sum((part for _, part in done), torch.zeros_like(wide))
     grad_bias = grad.to(p.dtype).sum((0, 2, 3))
-    grad_weight = _fold_wide(grad_wide, channels, weight.shape[3])
+    grad_weight = _fold_blocks(grad_wide, weight, step)
     return (
         *grads.result([part for part, _ in done]),
         grad_weight.contiguous().to(weight.dtype),
