@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .bands import EMPTY_WINDOW, SUPPORT
-from .statistics import accumulation_dtype
+from .statistics import accumulation_dtype, has_float64
 
 
 def band_matrix(
@@ -44,8 +44,7 @@ def band_matrix(
         stretch: Any = torch.sym_max(in_size, out_size) / out_size
     else:
         # A factor's coordinates are rounded: where a window ends beyond the image, little is left of float32's digits.
-        # mps has no float64.
-        wide = torch.float32 if device.type == "mps" else torch.float64
+        wide = torch.float64 if has_float64(device) else torch.float32
         distance, stretch = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale, max(1 / scale, 1.0)
     if antialias:
         weight = _filter(interpolation, distance / stretch, -0.5)

@@ -46,10 +46,14 @@ def _run_torch(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     """Pure torch on any device; accumulates in float32 (float64 for float64) and rounds once at the end."""
     if image.dtype in (torch.float32, torch.float64):
         return apply_bands(image, bands_h, bands_w)
-    out = apply_bands(image.float(), bands_h, bands_w)
-    if image.dtype == torch.uint8:
+    return _rounded(apply_bands(image.float(), bands_h, bands_w), image.dtype)
+
+
+def _rounded(out: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums, which are overwritten, in the image's dtype."""
+    if dtype == torch.uint8:
         out = out.add_(0.5).floor_().clamp_(0, 255)
-    return out.to(image.dtype)
+    return out.to(dtype)
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -57,14 +61,24 @@ def _check_dtype(dtype: torch.dtype) -> None:
         raise TypeError(f"image: got dtype {dtype}; expected {', '.join(str(d) for d in DTYPES)}")
 
 
-def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | None, float | None]) -> bool:
+def _matches_torch(
+    image: Tensor,
+    height: int,
+    width: int,
+    scale: tuple[float | None, float | None],
+    interpolation: str,
+    antialias: bool,
+) -> bool:
     """Whether torch's own CPU kernel computes this resampling (float32, coordinates within the image)."""
-    if image.dtype != torch.float32 or image.numel() == 0:
+    if image.dtype != torch.float32 or image.numel() == 0 or not image.is_cpu:
         return False
     # torch <= 2.15 resamples the rows wrongly where the output is one pixel wide.
     if width == 1:
         return False
     sizes = ((image.shape[2], height), (image.shape[3], width))
+    # On an axis that stays as it is torch's plain bicubic adds a pixel's neighbours times 0, which spreads a NaN.
+    if interpolation == "bicubic" and not antialias and any(size == out for size, out in sizes):
+        return False
     # Beyond the last pixel torch reads outside its window; the tables repeat the border. And torch leaves an axis
     # alone whose size does not change, whatever the factor.
     return all(
@@ -95,19 +109,20 @@ def _resample_cpu(
     torch_kernel = _ATEN.get((interpolation, antialias))
     if (
         torch_kernel is not None
-        and _matches_torch(image, height, width, (scale_h, scale_w))
+        and _matches_torch(image, height, width, (scale_h, scale_w), interpolation, antialias)
         and not (antialias and _is_exact(image.shape[2], height, scale_h) and _is_exact(image.shape[3], width, scale_w))
         and backend.choose("resample", image) == "torch"
     ):
-        return torch_kernel(image, [height, width], False, scale_h, scale_w)
+        out = empty_image(image, height, width)
+        return torch_kernel(image, [height, width], False, scale_h, scale_w, out=out)
     return _run("resample", image, height, width, scale_h, scale_w, interpolation, antialias)
 
 
 _ATEN = {
-    ("bilinear", True): torch.ops.aten._upsample_bilinear2d_aa.default,
-    ("bicubic", True): torch.ops.aten._upsample_bicubic2d_aa.default,
-    ("bilinear", False): torch.ops.aten.upsample_bilinear2d.default,
-    ("bicubic", False): torch.ops.aten.upsample_bicubic2d.default,
+    ("bilinear", True): torch.ops.aten._upsample_bilinear2d_aa.out,
+    ("bicubic", True): torch.ops.aten._upsample_bicubic2d_aa.out,
+    ("bilinear", False): torch.ops.aten.upsample_bilinear2d.out,
+    ("bicubic", False): torch.ops.aten.upsample_bicubic2d.out,
 }
 
 

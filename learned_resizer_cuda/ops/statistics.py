@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,20 @@ from .layout import along_row, maps, rows
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32: the dtype in which sums and statistics are kept."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; mps does not, and of others each is asked once."""
+    return device.type in ("cpu", "cuda", "meta") or (device.type != "mps" and _takes_float64(device))
+
+
+@cache
+def _takes_float64(device: torch.device) -> bool:
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 class Statistics:
@@ -27,17 +43,22 @@ class Statistics:
 
     def __init__(self, num_filters: int, dtype: torch.dtype, device: torch.device) -> None:
         self.count = 0
-        # In float64: the vectors are short, and the merges then add no error of their own.
-        self.mean = torch.zeros(num_filters, dtype=torch.float64, device=device)
-        self.m2 = torch.zeros(num_filters, dtype=torch.float64, device=device)
+        # In float64 where the device has it: the vectors are short, and the merges then add no error of their own.
+        wide = torch.float64 if has_float64(device) else torch.float32
+        self.mean = torch.zeros(num_filters, dtype=wide, device=device)
+        self.m2 = torch.zeros(num_filters, dtype=wide, device=device)
         self.dtype = dtype
 
     def add(self, features: Tensor) -> None:
         """Merge in ``features (K, n, H, W)``."""
         count = features.numel() // features.shape[1]
         if count:
-            mean, var = (v.double() for v in torch.batch_norm_update_stats(features, None, None, 0.0))
-            self._merge(count, mean, var * count)
+            if features.device.type in ("cpu", "cuda"):
+                mean, var = torch.batch_norm_update_stats(features, None, None, 0.0)
+            else:
+                # The faster one above is not on every device.
+                var, mean = torch.var_mean(features, (0, 2, 3), correction=0)
+            self._merge(count, mean.to(self.mean.dtype), var.to(self.m2.dtype) * count)
 
     def merge(self, other: Statistics) -> None:
         """Merge in what another object has seen."""
