@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import ops
+from .ops.band_matmul import is_channels_last
 from .ops.bands import INTERPOLATIONS, output_size
+from .ops.transforms import VMAP, transform_reason
 
 Size = int | Sequence[int]
 ScaleFactor = float | Sequence[float]
@@ -53,6 +56,16 @@ def resize(
         ValueError: for another rank, an empty side, a size or factor that is not positive and finite, an
             unknown ``interpolation``, or neither ``size`` nor ``scale_factor``.
     """
+    if has_torch_function_unary(image):
+        return handle_torch_function(
+            resize,
+            (image,),
+            image,
+            size,
+            scale_factor=scale_factor,
+            interpolation=interpolation,
+            antialias=antialias,
+        )
     check_interpolation(interpolation)
     check_antialias(antialias)
     if not isinstance(image, Tensor):
@@ -78,9 +91,21 @@ def resize(
     else:
         raise ValueError("size: got None and scale_factor None; expected at least one of them")
 
-    batched = image.unsqueeze(0) if image.dim() == 3 else image.flatten(0, -4)
-    out = torch.ops.learned_resizer.resample(batched, height, width, scale_h, scale_w, interpolation, antialias)
-    return out if image.dim() == 4 else out.reshape(*image.shape[:-2], height, width)
+    parameters = (height, width, scale_h, scale_w, interpolation, antialias)
+    reason = transform_reason(image)
+    if reason not in (None, VMAP):
+        return ops.resample.resample_plainly(image, reason, *parameters)
+    if image.dim() == 4:
+        return torch.ops.learned_resizer.resample(image, *parameters)
+    if image.dim() == 3:
+        batched = image.unsqueeze(0)
+    elif is_channels_last(image):
+        # Channels last of all, should the flattening copy.
+        batched = image.movedim(-3, -1).flatten(0, -4).movedim(-1, -3)
+    else:
+        batched = image.flatten(0, -4)
+    out = torch.ops.learned_resizer.resample(batched, *parameters)
+    return out.reshape(*image.shape[:-2], height, width)
 
 
 class Resize(nn.Module):
