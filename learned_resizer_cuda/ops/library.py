@@ -85,6 +85,9 @@ def register_autocast(name: str, cast: Callable[..., tuple[Any, ...]] | None = N
 
         def kernel(*args: Any, device_type: str = key.removeprefix("Autocast").lower()) -> Any:
             if cast is not None:
+                if device_type == "privateuse1":
+                    # A device that somebody else has registered, by now under its own name.
+                    device_type = torch._C._get_privateuse1_backend_name()
                 args = cast(torch.get_autocast_dtype(device_type), *args)
             with torch._C._ExcludeDispatchKeyGuard(_NO_AUTOCAST):
                 return op(*args)
