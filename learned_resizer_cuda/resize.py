@@ -49,12 +49,18 @@ def resize(
     Returns:
         ``(..., C, height, width)`` in the image's dtype. Half types accumulate in float32. uint8 is rounded
         half up and saturated once, at the end. Deterministic, forward and backward. Autocast leaves the dtype
-        as it is.
+        as it is. float32 ``"bilinear"`` and ``"bicubic"`` on a CPU are torch's own, whose coordinates are float32: up
+        to ``3 * 2**-24`` of the value range (4.5 for ``"bicubic"``) per pixel of a side from exact ones. An axis that
+        keeps its size is copied.
+
+        Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. There, and for
+        a ``DTensor``, it is a product with dense matrices: slower, and a pixel that is not finite spoils its plane.
 
     Raises:
         TypeError: if ``image`` is no tensor or has another dtype, or ``size`` is no integer.
         ValueError: for another rank, an empty side, a size or factor that is not positive and finite, an
             unknown ``interpolation``, or neither ``size`` nor ``scale_factor``.
+        RuntimeError: under ``use_backend("native")`` where the native kernel cannot run, under a transform for one.
     """
     if has_torch_function_unary(image):
         return handle_torch_function(
