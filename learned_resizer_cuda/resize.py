@@ -53,8 +53,9 @@ def resize(
         to ``3 * 2**-24`` of the value range (4.5 for ``"bicubic"``) per pixel of a side from exact ones. An axis that
         keeps its size is copied.
 
-        Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. There, and for
-        a ``DTensor``, it is a product with dense matrices: slower, and a pixel that is not finite spoils its plane.
+        Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. Under forward
+        mode and those but ``vmap`` it is a product with dense matrices: slower, and a pixel that is not finite spoils
+        its plane. A ``DTensor`` gives a ``DTensor``, split over batch and channels as the image is.
 
     Raises:
         TypeError: if ``image`` is no tensor or has another dtype, or ``size`` is no integer.
@@ -100,6 +101,9 @@ def resize(
     parameters = (height, width, scale_h, scale_w, interpolation, antialias)
     reason = transform_reason(image)
     if reason not in (None, VMAP):
+        # A DTensor, told by an attribute: to import its class takes as long as to import torch.
+        if hasattr(image, "placements"):
+            return _resize_distributed(image, (height, width), scale_factor, interpolation, antialias)
         return ops.resample.resample_plainly(image, reason, *parameters)
     if image.dim() == 4:
         return torch.ops.learned_resizer.resample(image, *parameters)
@@ -112,6 +116,20 @@ def resize(
         batched = image.flatten(0, -4)
     out = torch.ops.learned_resizer.resample(batched, *parameters)
     return out.reshape(*image.shape[:-2], height, width)
+
+
+def _resize_distributed(image: Any, size: tuple[int, int], scale: ScaleFactor | None, *filter: Any) -> Tensor:
+    """``resize`` of a ``DTensor``: each process resizes the images and channels that it holds."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    # Rows and columns are summed over: no process may hold a part of them.
+    batch = [p if p.is_shard() and p.dim < image.dim() - 2 else Replicate() for p in image.placements]
+    local = image.redistribute(placements=batch).to_local()
+    whole = torch.empty_strided(image.shape, image.stride(), dtype=image.dtype, device="meta")
+    out, like = (
+        resize(x, size, scale_factor=scale, interpolation=filter[0], antialias=filter[1]) for x in (local, whole)
+    )
+    return DTensor.from_local(out, image.device_mesh, batch, run_check=False, shape=like.shape, stride=like.stride())
 
 
 class Resize(nn.Module):

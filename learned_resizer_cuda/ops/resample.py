@@ -71,18 +71,7 @@ def resample_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:
     """
     if backend.current() == "native":
         raise RuntimeError(f"use_backend('native'): resample cannot run natively: {reason}")
-    # A DTensor, told by its attributes: to import its class takes as long as to import torch.
-    placements: Any = getattr(image, "placements", None)
-    if placements is None:
-        return _rounded(resample_dense(image, *parameters), image.dtype)
-    from torch.distributed.tensor import Replicate
-    from torch.distributed.tensor.experimental import implicit_replication
-
-    # Rows and columns are summed over: no process may hold a part of them.
-    kept = [p if p.is_shard() and p.dim < image.dim() - 2 else Replicate() for p in placements]
-    with implicit_replication():
-        whole = cast(Any, image).redistribute(placements=kept)
-        return _rounded(resample_dense(whole, *parameters), image.dtype)
+    return _rounded(resample_dense(image, *parameters), image.dtype)
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
