@@ -16,6 +16,8 @@ from . import backend
 from ._version import __version__
 from .kernels import native
 
+_OTHER_REFUSED = "native kernels run on CUDA tensors only"
+
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -30,8 +32,9 @@ def info() -> dict[str, Any]:
             native: state ("loaded" or one of `NativeUnavailable.state`), reason (None when loaded), and
                 record (`kernels.native.build_record`).
             backend: the one asked for, by `use_backend`.
-            ops: for each op and each of "cpu" and "cuda": backend ("torch", "native" or None where nothing
-                can run), native_refused (why native cannot run, or None); for float32 on the current GPU.
+            ops: for each op and each of "cpu", "cuda" and "other" (mps, xpu, any other device of torch): backend
+                ("torch", "native" or None where nothing can run), native_refused (why native cannot run, or None);
+                for float32 on the current GPU.
     """
     try:
         record = native.load().build_record()
@@ -60,7 +63,7 @@ def info() -> dict[str, Any]:
         ],
         "native": {"state": state, "reason": reason, "record": record},
         "backend": backend.current(),
-        "ops": {op: {kind: _route(op, kind) for kind in ("cpu", "cuda")} for op in _ops()},
+        "ops": {op: {kind: _route(op, kind) for kind in ("cpu", "cuda", "other")} for op in _ops()},
     }
 
 
@@ -92,10 +95,13 @@ def format_info(found: dict[str, Any]) -> str:
     lines.append("")
     lines.append(f"backend of each op here, asked for {found['backend']!r}, float32:")
     for op, routes in found["ops"].items():
-        for kind, route in routes.items():
+        for kind in ("cpu", "cuda"):
+            route = routes[kind]
             taken = route["backend"] or "none"
             refused = f" (not native: {route['native_refused']})" if route["native_refused"] else ""
             lines.append(f"  {op} on {kind}: {taken}{refused}")
+    taken = found["ops"]["resample"]["other"]["backend"] or "none"
+    lines.append(f"  every op on other devices (mps, xpu, …): {taken} (not native: {_OTHER_REFUSED})")
     return "\n".join(lines)
 
 
@@ -106,7 +112,7 @@ def _ops() -> tuple[str, ...]:
 
 
 def _route(op: str, kind: str) -> dict[str, str | None]:
-    refused = backend.refusal(op, torch.device(kind), torch.float32)
+    refused = _OTHER_REFUSED if kind == "other" else backend.refusal(op, torch.device(kind), torch.float32)
     taken: str | None = "torch"
     if (kind == "cuda" and not torch.cuda.is_available()) or (backend.current() == "native" and refused):
         taken = None

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import ops
+from .ops.band_matmul import is_channels_last
 from .ops.bands import INTERPOLATIONS, output_size
+from .ops.transforms import VMAP, transform_reason
 
 Size = int | Sequence[int]
 ScaleFactor = float | Sequence[float]
@@ -46,13 +49,30 @@ def resize(
     Returns:
         ``(..., C, height, width)`` in the image's dtype. Half types accumulate in float32. uint8 is rounded
         half up and saturated once, at the end. Deterministic, forward and backward. Autocast leaves the dtype
-        as it is.
+        as it is. float32 ``"bilinear"`` and ``"bicubic"`` on a CPU are torch's own, whose coordinates are float32: up
+        to ``3 * 2**-24`` of the value range (4.5 for ``"bicubic"``) per pixel of a side from exact ones. An axis that
+        keeps its size is copied.
+
+        Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. Under forward
+        mode and those but ``vmap`` it is a product with dense matrices: slower, and a pixel that is not finite spoils
+        its plane. A ``DTensor`` gives a ``DTensor``, split over batch and channels as the image is.
 
     Raises:
         TypeError: if ``image`` is no tensor or has another dtype, or ``size`` is no integer.
         ValueError: for another rank, an empty side, a size or factor that is not positive and finite, an
             unknown ``interpolation``, or neither ``size`` nor ``scale_factor``.
+        RuntimeError: under ``use_backend("native")`` where the native kernel cannot run, under a transform for one.
     """
+    if has_torch_function_unary(image):
+        return handle_torch_function(
+            resize,
+            (image,),
+            image,
+            size,
+            scale_factor=scale_factor,
+            interpolation=interpolation,
+            antialias=antialias,
+        )
     check_interpolation(interpolation)
     check_antialias(antialias)
     if not isinstance(image, Tensor):
@@ -78,9 +98,38 @@ def resize(
     else:
         raise ValueError("size: got None and scale_factor None; expected at least one of them")
 
-    batched = image.unsqueeze(0) if image.dim() == 3 else image.flatten(0, -4)
-    out = torch.ops.learned_resizer.resample(batched, height, width, scale_h, scale_w, interpolation, antialias)
-    return out if image.dim() == 4 else out.reshape(*image.shape[:-2], height, width)
+    parameters = (height, width, scale_h, scale_w, interpolation, antialias)
+    reason = transform_reason(image)
+    if reason not in (None, VMAP):
+        # A DTensor, told by an attribute: to import its class takes as long as to import torch.
+        if hasattr(image, "placements"):
+            return _resize_distributed(image, (height, width), scale_factor, interpolation, antialias)
+        return ops.resample.resample_plainly(image, reason, *parameters)
+    if image.dim() == 4:
+        return torch.ops.learned_resizer.resample(image, *parameters)
+    if image.dim() == 3:
+        batched = image.unsqueeze(0)
+    elif is_channels_last(image):
+        # Channels last of all, should the flattening copy.
+        batched = image.movedim(-3, -1).flatten(0, -4).movedim(-1, -3)
+    else:
+        batched = image.flatten(0, -4)
+    out = torch.ops.learned_resizer.resample(batched, *parameters)
+    return out.reshape(*image.shape[:-2], height, width)
+
+
+def _resize_distributed(image: Any, size: tuple[int, int], scale: ScaleFactor | None, *filter: Any) -> Tensor:
+    """``resize`` of a ``DTensor``: each process resizes the images and channels that it holds."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    # Rows and columns are summed over: no process may hold a part of them.
+    batch = [p if p.is_shard() and p.dim < image.dim() - 2 else Replicate() for p in image.placements]
+    local = image.redistribute(placements=batch).to_local()
+    whole = torch.empty_strided(image.shape, image.stride(), dtype=image.dtype, device="meta")
+    out, like = (
+        resize(x, size, scale_factor=scale, interpolation=filter[0], antialias=filter[1]) for x in (local, whole)
+    )
+    return DTensor.from_local(out, image.device_mesh, batch, run_check=False, shape=like.shape, stride=like.stride())
 
 
 class Resize(nn.Module):

@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 
+from learned_resizer_cuda.ops.band_matmul import is_identity
 from learned_resizer_cuda.ops.bands import INTERPOLATIONS, get_bands
 
 CASES = [(9, 4, None), (4, 9, None), (7, 7, None), (1, 5, None), (5, 1, None), (400, 2, None), (2, 400, None)]
@@ -38,6 +39,19 @@ def test_tables_are_cached_by_device_and_dtype() -> None:
     assert get_bands(8, 3, None, "bicubic", True, torch.float64) is not table
     assert table.transposed() is table.transposed()
     assert table.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("antialias", [True, False])
+def test_an_unchanged_axis_has_one_weight_a_row(interpolation: str, antialias: bool) -> None:
+    for factor in (None, 1.0):
+        table = get_bands(7, 7, factor, interpolation, antialias)
+        assert torch.equal(table.dense(), torch.eye(7))
+        assert table.max_count == table.max_open == 1
+        assert is_identity(table) and is_identity(table.transposed())
+    # Neither the size alone nor one weight a row makes a copy: another factor, and a border that repeats.
+    assert not is_identity(get_bands(7, 7, 0.5, interpolation, antialias))
+    assert not is_identity(get_bands(7, 5, None, interpolation, antialias))
 
 
 def test_axis_too_long_is_named() -> None:

@@ -84,6 +84,7 @@ def test_info_holds_every_op_and_goes_through_json():
     for routes in found["ops"].values():
         assert routes["cpu"]["backend"] == "torch"
         assert "CUDA tensors only" in routes["cpu"]["native_refused"]
+        assert routes["other"] == {"backend": "torch", "native_refused": "native kernels run on CUDA tensors only"}
         if not torch.cuda.is_available():
             assert routes["cuda"] == {"backend": None, "native_refused": "torch sees no CUDA device"}
 
@@ -107,6 +108,7 @@ def test_info_under_native_says_that_nothing_runs_on_a_cpu():
         found = info()
     assert found["backend"] == "native"
     assert found["ops"]["resample"]["cpu"]["backend"] is None
+    assert found["ops"]["resample"]["other"]["backend"] is None
 
 
 def test_info_says_why_the_native_module_is_not_there(monkeypatch):
@@ -149,6 +151,7 @@ def test_command_info_prints_text_and_json(capsys):
     text = capsys.readouterr().out
     assert re.search(r"^torch +\S+$", text, re.MULTILINE)
     assert re.search(r"^  resample on cpu: torch \(not native: ", text, re.MULTILINE)
+    assert re.search(r"^  every op on other devices \(mps, xpu, …\): torch \(not native: ", text, re.MULTILINE)
     assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == info()
 

@@ -3,7 +3,8 @@
 This is the pure-torch resampling: each axis is one product of a sparse band matrix with the image seen as a
 matrix, so a pixel outside an output's window never touches it (not even as 0 * inf), a sum always runs in the
 same order, and the adjoint is the same call with transposed tables: a gather, where torch's antialiased kernels
-scatter. ``benchmarks/results`` has the times beside theirs.
+scatter. ``benchmarks/results`` has the times beside theirs. Devices other than CPU and CUDA may have no sparse CSR:
+there the same matrices are dense, and 0 * inf shows.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ _BLOCK_WEIGHTS = 64 * 1024
 
 _HAS_MKL = torch.backends.mkl.is_available()
 
+_SPARSE_DEVICES = ("cpu", "cuda")
+
 
 def is_channels_last(image: Tensor) -> bool:
-    """Whether the channels of a 4-D image are interleaved in memory, for dense images and crops of them."""
-    return image.shape[1] > 1 and image.stride(1) == 1 and not image.is_contiguous()
+    """Whether the channels of an image ``(…, C, H, W)`` are interleaved in memory, crops and expanded ones included.
+
+    Decides every output's memory format, fake, in pure torch and native. What torch's own kernels go by also asks how
+    the images of a batch lie, even in a batch of one, and takes a decoded image for planes.
+    """
+    return image.shape[-3] > 1 and image.stride(-3) == 1 and not image.is_contiguous()
 
 
 def empty_image(like: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -52,6 +59,8 @@ def apply_bands(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     out = empty_image(image, bands_h.out_size, bands_w.out_size)
     if out.numel() == 0:
         return out
+    if is_identity(bands_h) and is_identity(bands_w):
+        return out.copy_(image)
     # Rows of W * inner elements: interleaved channels only make the row longer.
     if is_channels_last(image):
         inner = image.shape[1]
@@ -136,6 +145,9 @@ def _plane_chunks(x: Tensor, elements: int) -> list[slice]:
 
 def _vertical(x: Tensor, y: Tensor, bands: Bands) -> None:
     """``y (P, h, K) = R @ x (P, H, K)``."""
+    if x.device.type not in _SPARSE_DEVICES:
+        y.copy_(torch.matmul(_block_diagonal(bands, 1), x))
+        return
     _multiply(_block_diagonal(bands, len(x)), x.flatten(0, 1), y.flatten(0, 1))
 
 
@@ -143,6 +155,10 @@ def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int, accumulate: bool
     """``y (N, w*inner) = x (N, W*inner) @ (R ⊗ I_inner).T``, added to y if ``accumulate``."""
     if inner == 1:
         _multiply(_block_diagonal(bands, 1), x.t(), y.t(), accumulate)
+        return
+    if x.device.type not in _SPARSE_DEVICES:
+        product = torch.matmul(_block_diagonal(bands, 1), x.unflatten(1, (-1, inner))).flatten(1)
+        y.copy_(y + product if accumulate else product)
         return
     step = max(1, _BLOCK_WEIGHTS // (bands.max_count * bands.out_size))
     for top in range(0, len(x), step):
@@ -152,6 +168,10 @@ def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int, accumulate: bool
 
 
 def _multiply(matrix: Tensor, dense: Tensor, out: Tensor, accumulate: bool = False) -> None:
+    if matrix.layout == torch.strided:
+        product = matrix @ dense
+        out.copy_(out + product if accumulate else product)
+        return
     # With another tensor in the place of `out`, torch first copies that to `out`, beta = 0 or not. MKL then does not
     # read `out`; of other libraries that is not known, and what memory holds may be NaN.
     if not accumulate and not (_HAS_MKL and out.device.type == "cpu"):
@@ -160,40 +180,41 @@ def _multiply(matrix: Tensor, dense: Tensor, out: Tensor, accumulate: bool = Fal
 
 
 def is_identity(bands: Bands) -> bool:
-    """Whether the table leaves its axis as it is."""
+    """Whether the table leaves its axis as it is, one weight a row."""
     if "identity" not in bands.cache:
-        same = bands.in_size == bands.out_size
-        bands.cache["identity"] = same and bool((bands.dense() == torch.eye(bands.in_size)).all())
+        one_each = bands.in_size == bands.out_size == len(bands.weight) and bands.max_count == 1
+        place = torch.arange(bands.in_size, device=bands.start.device)
+        bands.cache["identity"] = one_each and bool(((bands.start == place) & (bands.weight == 1)).all())
     return bands.cache["identity"]
 
 
 def _block_diagonal(bands: Bands, repeat: int) -> Tensor:
-    """``I_repeat ⊗ R`` as a sparse CSR tensor, so that one product serves ``repeat`` planes or rows."""
+    """``I_repeat ⊗ R`` as a sparse matrix, so that one product serves ``repeat`` planes or rows."""
     key = ("block", repeat)
     if key not in bands.cache:
         count = (bands.offset[1:] - bands.offset[:-1]).repeat(repeat)
         column = _columns(bands.start, bands.offset)
         shift = torch.arange(repeat, device=column.device).repeat_interleave(len(column)) * bands.in_size
-        bands.cache[key] = _csr(
+        bands.cache[key] = _matrix(
             count, column.repeat(repeat) + shift, bands.weight.repeat(repeat), repeat * bands.in_size
         )
     return bands.cache[key]
 
 
 def _row_slice(bands: Bands, top: int, bottom: int) -> tuple[int, Tensor]:
-    """Rows ``top:bottom`` of R without its leading empty columns: ``(first column, sparse CSR)``."""
+    """Rows ``top:bottom`` of R without its leading empty columns: ``(first column, matrix)``."""
     key = ("rows", top, bottom)
     if key not in bands.cache:
         offset = bands.offset[top : bottom + 1]
         column = _columns(bands.start[top:bottom], offset - offset[0])
         first, last = (int(column.min()), int(column.max())) if len(column) else (0, 0)
         weight = bands.weight[int(offset[0]) : int(offset[-1])]
-        bands.cache[key] = (first, _csr(offset[1:] - offset[:-1], column - first, weight, last + 1 - first))
+        bands.cache[key] = (first, _matrix(offset[1:] - offset[:-1], column - first, weight, last + 1 - first))
     return bands.cache[key]
 
 
 def _column_slice(bands: Bands, left: int, right: int) -> tuple[int, Tensor]:
-    """Columns ``left:right`` of R without its leading empty rows: ``(first row, sparse CSR)``."""
+    """Columns ``left:right`` of R without its leading empty rows: ``(first row, matrix)``."""
     key = ("columns", left, right)
     if key not in bands.cache:
         end = bands.start + bands.offset[1:] - bands.offset[:-1]
@@ -205,7 +226,7 @@ def _column_slice(bands: Bands, left: int, right: int) -> tuple[int, Tensor]:
         column, weight = column[entries], bands.weight[entries]
         keep = (column >= left) & (column < right)
         count = end[top:bottom].clamp(max=right) - bands.start[top:bottom].clamp(min=left)
-        bands.cache[key] = (top, _csr(count, column[keep] - left, weight[keep], right - left))
+        bands.cache[key] = (top, _matrix(count, column[keep] - left, weight[keep], right - left))
     return bands.cache[key]
 
 
@@ -214,7 +235,13 @@ def _columns(start: Tensor, offset: Tensor) -> Tensor:
     return torch.arange(int(offset[-1]), device=start.device) + (start - offset[:-1]).repeat_interleave(count)
 
 
-def _csr(count: Tensor, column: Tensor, weight: Tensor, columns: int) -> Tensor:
+def _matrix(count: Tensor, column: Tensor, weight: Tensor, columns: int) -> Tensor:
+    """A sparse CSR tensor; on devices that may not have them a dense one."""
+    if weight.device.type not in _SPARSE_DEVICES:
+        with torch.inference_mode(False):
+            dense = weight.new_zeros(len(count), columns)
+            dense[torch.arange(len(count), device=column.device).repeat_interleave(count), column] = weight
+            return dense
     offset = torch.zeros(len(count) + 1, dtype=torch.int32, device=count.device)
     torch.cumsum(count, 0, dtype=torch.int32, out=offset[1:])
     with warnings.catch_warnings(), torch.inference_mode(False):

@@ -148,7 +148,8 @@ def _make(
         out_size=len(start),
         start=torch.from_numpy(start.astype(np.int32)).to(device),
         offset=torch.from_numpy(offset.astype(np.int32)).to(device),
-        weight=torch.from_numpy(np.ascontiguousarray(weight)).to(device=device, dtype=dtype),
+        # The dtype first: not every device has float64.
+        weight=torch.from_numpy(np.ascontiguousarray(weight)).to(dtype).to(device),
         max_count=int(count.max(initial=0)),
         max_open=int(np.cumsum(edges).max(initial=0)),
     )
@@ -158,6 +159,9 @@ def _rows(
     in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ``start`` and ``count`` of every row and the rows' weights one after another, in float64."""
+    if in_size == out_size and factor in (None, 1.0):
+        # One weight a row: with its neighbours' zeros a NaN would reach them.
+        return np.arange(out_size), np.ones(out_size, np.int64), np.ones(out_size)
     scale = in_size / out_size if factor is None else 1.0 / factor
     window = min(in_size, math.ceil(2 * SUPPORT[interpolation] * max(scale, 1.0)) + 1)
     if out_size * window > _INT32_MAX:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .bands import EMPTY_WINDOW, SUPPORT
-from .statistics import accumulation_dtype
+from .statistics import accumulation_dtype, has_float64
 
 
 def band_matrix(
@@ -44,8 +44,7 @@ def band_matrix(
         stretch: Any = torch.sym_max(in_size, out_size) / out_size
     else:
         # A factor's coordinates are rounded: where a window ends beyond the image, little is left of float32's digits.
-        # mps has no float64.
-        wide = torch.float32 if device.type == "mps" else torch.float64
+        wide = torch.float64 if has_float64(device) else torch.float32
         distance, stretch = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale, max(1 / scale, 1.0)
     if antialias:
         weight = _filter(interpolation, distance / stretch, -0.5)
@@ -106,10 +105,35 @@ def resample_dense(
     Returns:
         ``(..., height, width)`` in the dtype of the image's sums: float32, or float64 for a float64 one.
     """
-    dtype = accumulation_dtype(image.dtype)
-    x = image.to(dtype)
+    dtype, device = accumulation_dtype(image.dtype), image.device
     in_h, in_w = image.shape[-2:]
-    down = band_matrix(in_h, height, scale_h, interpolation, antialias, dtype, image.device)
-    along = band_matrix(in_w, width, scale_w, interpolation, antialias, dtype, image.device)
+    down = band_matrix(in_h, height, scale_h, interpolation, antialias, dtype, device)
+    along = band_matrix(in_w, width, scale_w, interpolation, antialias, dtype, device)
+    return _multiply(image.to(dtype), down.mT, along.mT)
+
+
+def resample_dense_backward(
+    grad: Tensor,
+    height: int,
+    width: int,
+    scale_h: float | None,
+    scale_w: float | None,
+    interpolation: str,
+    antialias: bool,
+) -> Tensor:
+    """The adjoint: as ``resample_dense``, what the op ``resample_backward`` computes; the image's height and width."""
+    dtype, device = accumulation_dtype(grad.dtype), grad.device
+    out_h, out_w = grad.shape[-2:]
+    down = band_matrix(height, out_h, scale_h, interpolation, antialias, dtype, device)
+    along = band_matrix(width, out_w, scale_w, interpolation, antialias, dtype, device)
+    return _multiply(grad.to(dtype), down, along)
+
+
+def _multiply(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``rowsᵀ x columns`` of each plane, in the operands' dtype: autocast leaves a resampling alone."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return _multiply(x, rows, columns)
     # The matrix stands to the right in both products: to the left it would be repeated per plane.
-    return torch.matmul(torch.matmul(x.mT, down.mT).mT, along.mT)
+    return torch.matmul(torch.matmul(x.mT, rows).mT, columns)

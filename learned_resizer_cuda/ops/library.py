@@ -1,12 +1,14 @@
 """The torch.library namespace ``learned_resizer`` and what registering an op there takes.
 
-An op gets its schema, its implementations on CPU and CUDA, its shapes (fake), autograd, autocast and vmap from
-its own file. ``Library.define`` and ``impl`` cost about 4 µs a call, the ``custom_op`` decorator about 90.
+An op gets its schema, its implementations in pure torch and on CUDA, its shapes (fake), autograd, autocast and vmap
+from its own file. ``Library.define`` and ``impl`` cost about 4 µs a call, the ``custom_op`` decorator about 90.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -17,15 +19,23 @@ NAMESPACE = "learned_resizer"
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
-_AUTOCAST_KEYS = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
-_NO_AUTOCAST = torch._C.DispatchKeySet(_AUTOCAST_KEYS[0]) | torch._C.DispatchKeySet(_AUTOCAST_KEYS[1])
+# Of every device that this torch knows: AutocastCPU, AutocastCUDA, AutocastMPS, …
+_AUTOCAST_KEYS = [name for name in dir(torch._C.DispatchKey) if name.startswith("Autocast")]
+_NO_AUTOCAST = reduce(or_, (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)) for name in _AUTOCAST_KEYS))
 
 
 def define(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Define an op from its schema, with its implementations and its fake (Meta) kernel."""
+    """Define an op from its schema, with its implementations and its fake (Meta) kernel.
+
+    Args:
+        schema: name, arguments and results.
+        cpu: in pure torch: on a CPU and on every device that has no implementation of its own (mps, xpu, …).
+        cuda: chooses between the native kernel and pure torch.
+        fake: shapes, dtypes and strides.
+    """
     name = schema.split("(", 1)[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, cpu, "CPU")
+    LIBRARY.impl(name, cpu, "CompositeExplicitAutograd")
     LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
 
@@ -71,10 +81,13 @@ def register_autocast(name: str, cast: Callable[..., tuple[Any, ...]] | None = N
     still under autocast when it runs. ``cast=None`` leaves the arguments as they are.
     """
     op = getattr(getattr(torch.ops, NAMESPACE), name)
-    for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+    for key in _AUTOCAST_KEYS:
 
-        def kernel(*args: Any, device_type: str = device_type) -> Any:
+        def kernel(*args: Any, device_type: str = key.removeprefix("Autocast").lower()) -> Any:
             if cast is not None:
+                if device_type == "privateuse1":
+                    # A device that somebody else has registered, by now under its own name.
+                    device_type = torch._C._get_privateuse1_backend_name()
                 args = cast(torch.get_autocast_dtype(device_type), *args)
             with torch._C._ExcludeDispatchKeyGuard(_NO_AUTOCAST):
                 return op(*args)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,20 @@ from .layout import along_row, maps, rows, sum_pixels
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32: the dtype in which sums and statistics are kept."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; mps does not, and of others each is asked once."""
+    return device.type in ("cpu", "cuda", "meta") or (device.type != "mps" and _takes_float64(device))
+
+
+@cache
+def _takes_float64(device: torch.device) -> bool:
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 class Statistics:
@@ -27,9 +43,10 @@ class Statistics:
 
     def __init__(self, num_filters: int, dtype: torch.dtype, device: torch.device) -> None:
         self.count = 0
-        # In float64: the vectors are short, and the merges then add no error of their own.
-        self.mean = torch.zeros(num_filters, dtype=torch.float64, device=device)
-        self.m2 = torch.zeros(num_filters, dtype=torch.float64, device=device)
+        # In float64 where the device has it: the vectors are short, and the merges then add no error of their own.
+        wide = torch.float64 if has_float64(device) else torch.float32
+        self.mean = torch.zeros(num_filters, dtype=wide, device=device)
+        self.m2 = torch.zeros(num_filters, dtype=wide, device=device)
         self.dtype = dtype
 
     def add(self, features: Tensor) -> None:
@@ -44,9 +61,9 @@ class Statistics:
         x, n = rows(features), features.shape[1]
         mean = sum_pixels(x, n) / count
         deviation = x - along_row(mean, features.shape[3], x.dtype)
-        left = sum_pixels(deviation, n).double() / count
-        m2 = sum_pixels(deviation.square_(), n).double() - count * left.square()
-        self._merge(count, mean.double() + left, m2)
+        left = sum_pixels(deviation, n).to(self.mean.dtype) / count
+        m2 = sum_pixels(deviation.square_(), n).to(self.mean.dtype) - count * left.square()
+        self._merge(count, mean.to(left.dtype) + left, m2)
 
     def merge(self, other: Statistics) -> None:
         """Merge in what another object has seen."""
