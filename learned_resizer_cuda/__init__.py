@@ -4,7 +4,7 @@
 learned resizer of Talebi & Milanfar (ICCV 2021) to train in front of a vision network.
 """
 
-from . import reference
+from . import export, reference
 from ._version import __version__
 from .backend import use_backend
 from .info import info
@@ -18,6 +18,7 @@ __all__ = [
     "Resize",
     "SigmoidCrossEntropyLoss",
     "__version__",
+    "export",
     "info",
     "reference",
     "resize",

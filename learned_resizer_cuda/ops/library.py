@@ -17,6 +17,9 @@ NAMESPACE = "learned_resizer"
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
+# The fake kernel of every op that has been defined, by its name.
+FAKES: dict[str, Callable[..., Any]] = {}
+
 _AUTOCAST_KEYS = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
 _NO_AUTOCAST = torch._C.DispatchKeySet(_AUTOCAST_KEYS[0]) | torch._C.DispatchKeySet(_AUTOCAST_KEYS[1])
 
@@ -28,6 +31,7 @@ def define(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fa
     LIBRARY.impl(name, cpu, "CPU")
     LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    FAKES[name] = fake
 
 
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
