@@ -11,7 +11,7 @@ if waiting.is_command():
     waiting.limit_spinning()
 
 # isort: split
-from . import reference
+from . import export, reference
 from ._version import __version__
 from .backend import use_backend
 from .info import info
@@ -25,6 +25,7 @@ __all__ = [
     "Resize",
     "SigmoidCrossEntropyLoss",
     "__version__",
+    "export",
     "info",
     "reference",
     "resize",

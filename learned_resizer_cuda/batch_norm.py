@@ -140,13 +140,14 @@ class _MergeOverProcesses(torch.autograd.Function):
         return local_mean.to(grad_mean.dtype), total_var.to(grad_var.dtype), None, None
 
 
-@torch.no_grad()
 def update_running_statistics(seen: list[Seen]) -> None:
     """Move the running statistics of norms towards what they saw, as each would: by its momentum, or the mean of all.
 
     Called once a forward pass, when nothing can fail any more. All norms share each launch on a GPU; nothing waits
     for one, ``momentum=None`` included.
     """
+    # Without torch.no_grad(), of which an exported program would keep a region that torch.export.load cannot read:
+    # ``Seen`` holds detached statistics.
     if not seen:
         return
     batches = [s.norm.num_batches_tracked for s in seen if s.norm.num_batches_tracked is not None]

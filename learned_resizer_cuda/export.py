@@ -1,15 +1,18 @@
 """Export: the ops of ``learned_resizer`` written out in ATen, for runtimes that know nothing of this package.
 
 ``torch.export`` traces ``resize`` and ``FusedResizer`` into programs that hold ``torch.ops.learned_resizer.*``. To run
-such a program without this package, or to translate it to ONNX, those ops have to go::
+such a program without this package those ops have to go::
 
     program = torch.export.export(network.eval(), (image,))
     program = program.run_decompositions(decompositions())      # plain ATen: convolutions and matrix products
-    torch.onnx.export(program, f="network.onnx", dynamo=True)
 
-``to_onnx`` does the three steps in one call. The resampling becomes a product with a dense matrix for each axis, a
-constant of the program made for the sizes it was exported with: the image's height and width are fixed, its batch need
-not be. Feature maps at input resolution exist again; a fused runtime is what this package is for.
+``torch.onnx.export(network, (image,), dynamo=True)`` does that by itself: ``import learned_resizer_cuda`` puts the
+decompositions where it looks for them. ``torch.compile`` and ``torch.export`` do not look there and keep the ops.
+``to_onnx`` writes a model in one call.
+
+The resampling becomes a product with a dense matrix for each axis, computed in the graph from the image's height and
+width. Where these are fixed, ONNX models keep the matrices as constants; where they are dynamic, one model takes
+images of any size. Feature maps at input resolution exist again; a fused runtime is what this package is for.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._decomp import decomposition_table, meta_table
 
 from .ops import affine, stem, trunk
 from .ops.band_matmul import is_channels_last
 from .ops.dense import resample_dense
 from .ops.layout import feature_dtype
+from .ops.library import FAKES, NAMESPACE
 from .ops.prologue import Prologue
 from .ops.statistics import accumulation_dtype
 
@@ -39,12 +44,9 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
         A new dict from op to function. With it alone every other op stays as it is; to decompose those as well, add
         it to a table: ``table = torch.export.default_decompositions(); table.update(decompositions())``.
 
-    The functions compute what the ops compute, in the same dtypes, from the same band tables; results differ from the
-    ops' by rounding, and by up to 3e-5 of the value range where a CPU's float32 ``resample`` takes torch's kernel,
+    The functions compute what the ops compute, in the same dtypes, for fixed and symbolic sizes; results differ from
+    the ops' by rounding, and by up to 3e-5 of the value range where a CPU's float32 ``resample`` takes torch's kernel,
     which rounds its coordinates. Backward ops are not in the table: export for inference, in eval mode.
-
-    Raises:
-        ValueError: from a function, as the program is decomposed, where the height or width of an image is symbolic.
     """
     ops = torch.ops.learned_resizer
     return {
@@ -59,23 +61,34 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
 
 
 def to_onnx(
-    module: nn.Module, path: str | os.PathLike[str], image: Tensor, *, dynamic_batch: bool = True
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    image: Tensor,
+    *,
+    dynamic_batch: bool = True,
+    dynamic_size: bool = False,
 ) -> torch.onnx.ONNXProgram:
     """Write a network with ``FusedResizer``, ``Resize`` or ``resize`` in it as an ONNX model of standard operators.
 
     Args:
         module: in eval mode; called with the image alone.
         path: of the ``.onnx`` file. The weights are inside it.
-        image: ``(B, C, H, W)``, an example in the dtype and on the device that the module takes. The model takes
-            images of this height and width only.
-        dynamic_batch: whether the model takes any number of images, or only B. torch's tracer may demand B > 1.
+        image: ``(B, C, H, W)``, an example in the dtype and on the device that the module takes.
+        dynamic_batch: whether the model takes any number of images, or only B.
+        dynamic_size: whether the model takes images of any height and width, or only of H and W. It then computes its
+            resampling matrices itself, in float32 and int64 (float64 for a float64 image or an explicit
+            ``scale_factor``). What follows the resizer sees one size and needs nothing; a network that reads the image
+            itself has to take any size.
 
     Returns:
-        What ``torch.onnx.export`` returns; the model's input is called ``image``.
+        What ``torch.onnx.export`` returns. The model's input is called ``image``, its dynamic axes ``batch``,
+        ``height`` and ``width``.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit, naming what was expected.
         ImportError: where onnx or onnxscript is not installed; both come with the extra ``test``.
+        Exception: what ``torch.export.export`` raises, for instance for a network that fixes an axis that is to be
+            dynamic.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: got {type(module).__name__}; expected a torch.nn.Module")
@@ -84,11 +97,18 @@ def to_onnx(
     if not isinstance(image, Tensor) or image.dim() != 4:
         got = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"image: got {got}; expected a torch.Tensor (B, C, H, W)")
-    dynamic = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    names = {0: "batch"} if dynamic_batch else {}
+    if dynamic_size:
+        names |= {2: "height", 3: "width"}
+    # torch.export takes a length of 1 for one that never changes.
+    image = image.repeat([2 if axis in names and length == 1 else 1 for axis, length in enumerate(image.shape)])
+    dynamic = (dict.fromkeys(names, torch.export.Dim.DYNAMIC),) if names else None
     # A program traced without gradients on a GPU would hold the native trunk's ops; either kind decomposes.
     with torch.no_grad():
         program = torch.export.export(module, (image,), dynamic_shapes=dynamic).run_decompositions(decompositions())
-        onnx = torch.onnx.export(program, dynamo=True, input_names=["image"], verbose=False)
+        onnx = torch.onnx.export(
+            program, dynamo=True, input_names=["image"], dynamic_shapes=(names,) if names else None, verbose=False
+        )
     if onnx is None:
         raise RuntimeError("torch.onnx.export returned no program")
     onnx.save(path)
@@ -166,3 +186,15 @@ def _trunk_block(*args: Any) -> Tensor:
 
 def _trunk_tail(*args: Any) -> Tensor:
     return _laid_out(trunk.tail_formula(*args), args[20])
+
+
+def _register() -> None:
+    """Put the decompositions into the table that ``torch.onnx.export`` reads, without a change to anything else."""
+    for op, function in decompositions().items():
+        decomposition_table[op] = function
+        # Where sizes are symbolic FakeTensor takes a decomposition for an op's shapes, whose strides need not be the
+        # op's; but a meta kernel first.
+        meta_table[op] = FAKES[op.name().removeprefix(f"{NAMESPACE}::")]
+
+
+_register()

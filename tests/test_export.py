@@ -182,7 +182,3 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"module: got function; expected"):
         to_onnx(lambda x: x, path, image)  # type: ignore[arg-type]
     assert not path.exists()
-    height = torch.export.Dim("height", min=8, max=64)
-    traced = torch.export.export(module, (image,), dynamic_shapes={"image": {2: height}})
-    with pytest.raises(ValueError, match=r"symbolic size .*expected fixed heights and widths"):
-        traced.run_decompositions(decompositions())

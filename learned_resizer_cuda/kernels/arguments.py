@@ -14,10 +14,17 @@ from . import device, native
 
 
 def arithmetic(dtype: torch.dtype) -> str:
-    """Arithmetic of the products for a dtype: its own, or for float32 what torch's flag for convolutions allows."""
+    """Arithmetic of the products for a dtype: its own, or for float32 what torch's flags allow to convolutions."""
     if dtype == torch.float32:
-        return "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
+        return "tf32" if _tf32_allowed() else "float32"
     return dtype_name(dtype)
+
+
+def _tf32_allowed() -> bool:
+    # What torch asks before it calls cuDNN. The older `allow_tf32` raises where the newer flags (torch 2.9) disagree
+    # with each other.
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    return torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -69,12 +69,10 @@ def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: s
         distance = distance - torch.clamp(distance[:, :1], min=0.0)
     weight = _filter(interpolation, distance, -0.75)
     # Coordinates start half a pixel before the first pixel at most, and end `reach` beyond the last one.
-    for step in range(1, 2 * reach + 1):
-        if step <= reach:
-            weight = weight + torch.where(i == 0, _filter(interpolation, distance[:, :1] - step, -0.75), 0.0)
-        last = _filter(interpolation, distance[:, -1:] + step, -0.75)
-        weight = weight + torch.where(i == in_size - 1, last, 0.0)
-    return weight
+    step = torch.arange(1, 2 * reach + 1, device=distance.device)
+    before = _filter(interpolation, distance[:, :1] - step[:reach], -0.75).sum(1, keepdim=True)
+    after = _filter(interpolation, distance[:, -1:] + step, -0.75).sum(1, keepdim=True)
+    return weight + torch.where(i == 0, before, 0.0) + torch.where(i == in_size - 1, after, 0.0)
 
 
 def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:

@@ -19,6 +19,9 @@ NAMESPACE = "learned_resizer"
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
+# The fake kernel of every op that has been defined, by its name.
+FAKES: dict[str, Callable[..., Any]] = {}
+
 # Of every device that this torch knows: AutocastCPU, AutocastCUDA, AutocastMPS, …
 _AUTOCAST_KEYS = [name for name in dir(torch._C.DispatchKey) if name.startswith("Autocast")]
 _NO_AUTOCAST = reduce(or_, (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)) for name in _AUTOCAST_KEYS))
@@ -38,6 +41,7 @@ def define(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fa
     LIBRARY.impl(name, cpu, "CompositeExplicitAutograd")
     LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    FAKES[name] = fake
 
 
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
