@@ -1,0 +1,48 @@
+"""Transforms under which a registered op is not right: one question for all ops, asked before the first of a call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+VMAP = "torch.vmap is at work"
+FUNCTORCH = "a torch.func transform is at work"
+FORWARD_AD = "forward-mode differentiation is on"
+
+
+def transform_reason(tensor: Tensor) -> str | None:
+    """Why plain differentiable operations have to compute with this tensor, or ``None`` where ops may.
+
+    The autograd of an op of ``torch.library`` knows reverse mode only: under forward mode it loses the tangent without
+    a word, and of functorch's transforms it takes ``vmap`` alone, where the op has a rule for it.
+    A tensor made of other tensors (``DTensor``) has no rule for an op of ours.
+
+    Returns:
+        A sentence without a full stop; ``VMAP`` where nothing but vmap, nested or not, is at work.
+    """
+    # Read here and not below, so that torch.compile guards it.
+    if forward_ad._current_level >= 0:
+        return FORWARD_AD
+    return _functorch() or (None if type(tensor) is Tensor else _subclass(tensor))
+
+
+def _functorch() -> str | None:
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return None
+    vmap = torch._C._functorch.TransformType.Vmap
+    stack = torch._C._functorch.get_interpreter_stack()
+    return VMAP if all(interpreter.key() == vmap for interpreter in stack) else FUNCTORCH
+
+
+# A tracer cannot step into the stack, but the answer holds as long as its graph: the transforms are part of the graph,
+# and torch.compile refuses a compiled function under a transform outside it. The mark is
+# torch.compiler.assume_constant_result, which would import the compiler (a second).
+_functorch._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _subclass(tensor: Tensor) -> str | None:
+    if is_traceable_wrapper_subclass(tensor):
+        return f"a {type(tensor).__name__} is made of other tensors"
+    return None
