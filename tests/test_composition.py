@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from learned_resizer_cuda import FusedResizer, reference, use_backend
+from learned_resizer_cuda import FusedResizer, composition, reference, use_backend
 from tests.module_changes import COMPOSED, FUSED, Change, N
 
 SIZE, SHAPE = (5, 4), (2, 3, 9, 8)
@@ -240,9 +240,28 @@ def test_other_weights_are_noticed() -> None:
     assert _runs_fused(fused.double(), _image())
 
 
+def test_the_whole_module_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every later call costs microseconds, whatever training does to the values.
+    fused, _ = _pair()
+    calls: list[nn.Module] = []
+    look = composition.unfused_reason
+    monkeypatch.setattr(composition, "unfused_reason", lambda module: calls.append(module) or look(module))
+    _steps(fused, _image())
+    fused.load_state_dict(fused.state_dict())
+    _steps(fused, _image())
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        fused(_image())
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize(
     "register",
-    [nn.modules.module.register_module_forward_hook, nn.modules.module.register_module_forward_pre_hook],
+    [
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        nn.modules.module.register_module_full_backward_pre_hook,
+    ],
 )
 def test_hooks_of_all_modules(register: Callable[..., Any]) -> None:
     fused, _ = _pair()
@@ -250,8 +269,8 @@ def test_hooks_of_all_modules(register: Callable[..., Any]) -> None:
     seen: list[nn.Module] = []
     hook = register(lambda module, *args: seen.append(module))
     try:
-        with pytest.warns(UserWarning, match="a global module forward"):
-            fused(_image())
+        with pytest.warns(UserWarning, match="a global module (forward|backward)"):
+            fused(_image().requires_grad_()).sum().backward()
     finally:
         hook.remove()
     assert {id(module) for module in seen} >= {id(m) for m in fused.modules() if not isinstance(m, nn.ModuleList)}

@@ -106,6 +106,11 @@ def test_derivatives(kind: type[reference.Resizer], interpolation: str, training
     hessian = torch.autograd.functional.hessian(_scalar(oracle), _image())
     assert jacobian.abs().max() > 0.1 and hessian.abs().max() > 0.1
     for name, (transform, expected) in TRANSFORMS.items():
+        if kind is FusedResizer and name == "functional.jvp":
+            # It differentiates a reverse-mode gradient, and no call can be told that this will follow.
+            with pytest.raises(NotImplementedError, match=r"use learned_resizer_cuda\.reference\.Resizer"):
+                transform(module)
+            continue
         value = expected(jacobian, hessian)
         # float64: hundreds of roundings of 1e-16, in proportion to the largest.
         tolerance = 1e-12 * float(value.abs().max())
