@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
 from .resize import Size, check_antialias, check_interpolation, check_size, resize
 
@@ -117,39 +119,31 @@ class Resizer(nn.Module):
         Raises:
             TypeError, ValueError: for an image or size that does not fit, naming what was expected.
         """
-        height, width = self.check_input(image, size)
+        sides = self.check_input(image, size)
         image = self.normalised(image)
         f = self.norm1(self.act(self.conv2(self.act(self.conv1(image)))))
-        f = self._interpolate(f, height, width)
+        f = self._interpolate(f, sides)
         z = f
         for block in self.blocks:
             z = block(z)
         z = self.norm2(self.conv3(z)) + f
-        return self.conv4(z) + self._interpolate(image, height, width)
+        return self.conv4(z) + self._interpolate(image, sides)
 
-    def _interpolate(self, x: Tensor, height: int, width: int) -> Tensor:
-        # torch's own resampling, so that the oracle does not share the tables it is to check; torch has lanczos
-        # on some devices and versions only.
-        if self.interpolation == "lanczos":
-            return resize(x, (height, width), interpolation="lanczos", antialias=self.antialias)
-        if width == 1 and height > 1:
-            # torch <= 2.15 resamples rows wrongly on a CPU where the output is one pixel wide, not one pixel high.
-            return self._interpolate(x.mT.contiguous(), width, height).mT
-        # torch's antialiasing on a CPU knows no half types.
-        wide = x.float() if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16) else x
-        out = F.interpolate(wide, (height, width), mode=self.interpolation, antialias=self.antialias)
-        return out.to(x.dtype)
+    def _interpolate(self, x: Tensor, sides: tuple[int, int]) -> Tensor:
+        return _interpolate(x, sides, self.interpolation, self.antialias)
 
     def normalised(self, image: Tensor) -> Tensor:
         """A uint8 image as ``(image / 255 - mean) / std`` in the parameters' dtype; any other as it is."""
-        if image.dtype != torch.uint8 or self.image_mean is None or self.image_std is None:
+        if self.image_mean is None or self.image_std is None:
             return image
-        dtype = self.conv1.weight.dtype
-        mean, std = (v.to(dtype).view(-1, 1, 1) for v in (self.image_mean, self.image_std))
-        return (image.to(dtype) / 255 - mean) / std
+        like = self._parameter()
+        dtype = torch.get_default_dtype() if like is None else like.dtype
+        return _normalised(image, self.image_mean, self.image_std, dtype)
 
     def check_input(self, image: Tensor, size: Size | None) -> tuple[int, int]:
         """Return the output size of a call, or raise what is wrong with its arguments."""
+        if isinstance(image, torch.fx.Proxy):
+            return _sides(size, self.size)
         if not isinstance(image, Tensor):
             raise TypeError(f"image: got {type(image).__name__}; expected a torch.Tensor (B, C, H, W)")
         channels = self.in_channels
@@ -157,30 +151,85 @@ class Resizer(nn.Module):
             raise ValueError(
                 f"image: got shape {tuple(image.shape)}; expected (B, {channels}, H, W) with sides of at least 1"
             )
-        weight = self.conv1.weight
-        if image.device != weight.device:
+        like = self._parameter()
+        # Only a plain convolution is sure to refuse what is not of its weight's device and dtype: others may convert.
+        plain = (
+            type(self.conv1) is nn.Conv2d and not self.conv1._forward_pre_hooks and "forward" not in vars(self.conv1)
+        )
+        if like is not None and plain:
+            self._check_like(image, like)
+        return _sides(size, self.size)
+
+    def _check_like(self, image: Tensor, like: Tensor) -> None:
+        if image.device != like.device:
             raise ValueError(
-                f"image: got a tensor on {image.device}; expected it on {weight.device}, with the parameters"
+                f"image: got a tensor on {image.device}; expected it on {like.device}, with the parameters"
             )
-        autocast = torch.is_autocast_enabled(image.device.type)
         if image.dtype == torch.uint8:
             if self.image_mean is None:
                 raise TypeError(
-                    f"image: got dtype torch.uint8; expected {weight.dtype}, the dtype of the parameters, or a module "
+                    f"image: got dtype torch.uint8; expected {like.dtype}, the dtype of the parameters, or a module "
                     "made with mean= and std= for uint8 images"
                 )
-        elif image.dtype != weight.dtype and not (autocast and image.is_floating_point()):
+        elif image.dtype != like.dtype and not (image.is_floating_point() and _autocast(image.device.type)):
             raise TypeError(
-                f"image: got dtype {image.dtype}; expected {weight.dtype}, the dtype of the parameters"
+                f"image: got dtype {image.dtype}; expected {like.dtype}, the dtype of the parameters"
                 + ("" if image.is_floating_point() else " (scale integer images to it first)")
             )
-        return self.size if size is None else check_size(size)
+
+    def _parameter(self) -> Tensor | None:
+        """A parameter to take device and dtype from: conv1's weight where that is one, by a look-up alone.
+
+        A parametrised weight is computed each time that it is read, and spectral normalisation changes it by that.
+        """
+        conv1 = self._modules.get("conv1")
+        weight = None if conv1 is None else conv1._parameters.get("weight")
+        return next(self.parameters(), None) if weight is None else weight
 
     def extra_repr(self) -> str:
         return (
             f"size={self.size}, interpolation={self.interpolation!r}, antialias={self.antialias}, "
             f"negative_slope={self.negative_slope}"
         )
+
+
+def _interpolate(x: Tensor, sides: tuple[int, int], interpolation: str, antialias: bool) -> Tensor:
+    # One node of a graph that FX traces: the values that it branches on are not there yet.
+    if has_torch_function((x, sides)):
+        return handle_torch_function(_interpolate, (x, sides), x, sides, interpolation, antialias)
+    height, width = sides
+    # torch's own resampling, so that the oracle does not share the tables it is to check; torch has lanczos
+    # on some devices and versions only.
+    if interpolation == "lanczos":
+        return resize(x, (height, width), interpolation="lanczos", antialias=antialias)
+    if width == 1 and height > 1:
+        # torch <= 2.15 resamples rows wrongly on a CPU where the output is one pixel wide, not one pixel high.
+        return _interpolate(x.mT.contiguous(), (width, height), interpolation, antialias).mT
+    # torch's antialiasing on a CPU knows no half types.
+    wide = x.float() if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16) else x
+    out = F.interpolate(wide, (height, width), mode=interpolation, antialias=antialias)
+    return out.to(x.dtype)
+
+
+def _normalised(image: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    if has_torch_function_unary(image):
+        return handle_torch_function(_normalised, (image,), image, mean, std, dtype)
+    if image.dtype != torch.uint8:
+        return image
+    mean, std = (v.to(dtype).view(-1, 1, 1) for v in (mean, std))
+    return (image.to(dtype) / 255 - mean) / std
+
+
+def _sides(size: Size | None, default: tuple[int, int]) -> tuple[int, int]:
+    """The output size of a call."""
+    # FX traces an argument that is left out, too.
+    if isinstance(size, torch.fx.Proxy):
+        return handle_torch_function(_sides, (size,), size, default)
+    return default if size is None else check_size(size)
+
+
+def _autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _check_count(name: str, value: int, least: int = 1) -> int:

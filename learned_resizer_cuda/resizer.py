@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import backend, reference
+from . import backend, composition, reference
 from .batch_norm import Norm, Seen, affine, is_batch_normed, sync_group, update_running_statistics
 from .ops import trunk
 from .ops.layout import along_row, maps, rows
@@ -49,8 +49,14 @@ class FusedResizer(reference.Resizer):
     any sizes; every process of the group must then call forward and backward equally often. On a CPU, too, but there
     ``DistributedDataParallel`` has to be given the module before it is converted: it refuses torch's own.
     ``recipes.sync_batch_norm.synchronise`` makes norms that it takes on any device.
-    The submodules hold the parameters only: hooks on them do not run. Deterministic: the same input and
-    number of threads give the same bits, forward and backward. First derivatives only.
+    The fused kernels stand for the layers that the module is built of. Where a layer is of another class, shape or
+    setting, is shared, has a hook or parameters that are no plain tensors, every layer runs itself, as in
+    ``reference.Resizer``: a warning names the layer and the reason, once. So it does, without a warning, under
+    ``torch.func`` transforms, forward-mode differentiation and FX tracing. ``use_backend("native")`` raises
+    ``RuntimeError`` instead. Settings that the kernels take (training mode, ``momentum``, ``eps``, ``negative_slope``,
+    frozen parameters, ``SyncBatchNorm``) stay fused, and so do hooks on the module itself.
+    Deterministic: the same input and number of threads give the same bits, forward and backward. Fused, first
+    derivatives only.
 
     Args:
         size: output size, an int for both sides or ``(height, width)``.
@@ -68,6 +74,9 @@ class FusedResizer(reference.Resizer):
         TypeError, ValueError: naming the argument, its value and what was expected.
     """
 
+    # Of this object, not of its state or of copies.
+    _check: composition.Check | None = None
+
     def forward(self, image: Tensor, size: Size | None = None) -> Tensor:
         """Resize a batch of images.
 
@@ -83,7 +92,10 @@ class FusedResizer(reference.Resizer):
         Raises:
             TypeError, ValueError: for an image or size that does not fit, naming what was expected; in training
                 mode also where a batch normalisation would see fewer than two values per channel.
+            RuntimeError: under ``use_backend("native")`` where the layers have to run themselves; says why.
         """
+        if not self._fused(image):
+            return super().forward(image, size)
         height, width = self.check_input(image, size)
         ops = torch.ops.learned_resizer
         batch, _, in_h, in_w = image.shape
@@ -92,7 +104,7 @@ class FusedResizer(reference.Resizer):
         base = ops.resample(self.normalised(image), height, width, None, None, self.interpolation, self.antialias)
 
         stem = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
-        options = (self.negative_slope, is_batch_normed(self.norm1), *self._normalisation())
+        options = (self.act.negative_slope, is_batch_normed(self.norm1), *self._normalisation())
         z, mean, var = ops.stem(image, *stem, *sampling, *options)
         if self._fused_trunk(z):
             return self._trunk(z, base)
@@ -108,7 +120,7 @@ class FusedResizer(reference.Resizer):
                 total = last.value() + skip.value()
                 last, skip = _Affine(total, torch.ones_like(f.scale), torch.zeros_like(f.shift)), _NO_SKIP
             middle = self._conv(last, skip, 1.0, block.conv1, block.norm1, seen)
-            inner = self._conv(middle, _NO_SKIP, self.negative_slope, block.conv2, block.norm2, seen)
+            inner = self._conv(middle, _NO_SKIP, block.act.negative_slope, block.conv2, block.norm2, seen)
             last, skip = inner, last
         last = self._conv(last, skip, 1.0, self.conv3, self.norm2, seen)
         out = ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
@@ -200,13 +212,25 @@ class FusedResizer(reference.Resizer):
         commit = {"commit_message": commit_message, "branch": branch, "create_pr": create_pr}
         return push_to_hub(self, repo_id, license=license, private=private, token=token, **commit)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_check"}
+
+    def _fused(self, image: Any) -> bool:
+        """Whether this call runs fused, else as the composition; warns or raises then."""
+        if torch.compiler.is_compiling():
+            return composition.fused_while_traced(self, image)
+        check = self._check
+        if check is None:
+            check = self.__dict__["_check"] = composition.Check()
+        return check.fused(self, image)
+
     def _normalisation(self) -> tuple[Tensor, Tensor] | tuple[()]:
         """What the stem needs for uint8 images."""
         return () if self.image_mean is None or self.image_std is None else (self.image_mean, self.image_std)
 
     def _fused_trunk(self, z: Tensor) -> bool:
         """Whether the layers behind the stem run as two kernels: native inference of one block."""
-        if torch.is_grad_enabled() or self.num_blocks != 1 or not z.is_cuda:
+        if torch.is_grad_enabled() or len(self.blocks) != 1 or not z.is_cuda:
             return False
         if any(is_batch_normed(norm) for norm in self.modules() if isinstance(norm, Norm)):
             return False
@@ -219,7 +243,7 @@ class FusedResizer(reference.Resizer):
         f = (z, *_running_norm(self.norm1))
         no_skip = (None, None, None, None, None, 0.0)
         inner = _running_norm(block.norm1)
-        raw = ops.trunk_block(*f, *no_skip, block.conv1.weight, *inner, self.negative_slope, block.conv2.weight)
+        raw = ops.trunk_block(*f, *no_skip, block.conv1.weight, *inner, block.act.negative_slope, block.conv2.weight)
         tail = (raw, *_running_norm(block.norm2), *f, self.conv3.weight, *_running_norm(self.norm2))
         return ops.trunk_tail(*tail, self.conv4.weight, self.conv4.bias, base)
 

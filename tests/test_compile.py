@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import learned_resizer_cuda as lr
-from learned_resizer_cuda import resizer
+from learned_resizer_cuda import reference, resizer, use_backend
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +110,70 @@ def test_autocast() -> None:
     # flip a rounding to bfloat16 (2^-9) here and there.
     assert out.dtype == expected.dtype
     assert float((out - expected).norm()) <= 2**-9 * float(expected.norm())
+
+
+@pytest.mark.filterwarnings("ignore:FusedResizer runs as the composition")
+def test_what_is_changed_after_compilation_is_noticed() -> None:
+    module, _ = _pair(False)
+    eager = reference.Resizer((6, 5), num_filters=4).eval()
+    eager.load_state_dict(module.state_dict())
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    image, norm = torch.rand(2, 3, 12, 10), nn.GroupNorm(2, 4)
+    changes: list[Callable[[Any], object]] = [
+        lambda m: None,
+        lambda m: setattr(m.act, "negative_slope", 0.7),
+        lambda m: setattr(m.blocks[0].act, "negative_slope", 0.5),
+        lambda m: setattr(m, "norm1", copy.deepcopy(norm)),
+        lambda m: setattr(m.conv1, "padding_mode", "reflect"),
+        lambda m: setattr(m.blocks[0], "act", nn.GELU()),
+        lambda m: setattr(m, "blocks", nn.ModuleList()),
+        lambda m: setattr(m, "norm1", nn.BatchNorm2d(4).eval()),
+    ]
+    for change in changes:
+        for m in (module, eager):
+            change(m)
+        _assert_same(_step(compiled, module, image), _step(eager, eager, image))
+
+
+def test_a_changed_module_compiles_whole_and_says_so() -> None:
+    module, _ = _pair(True)
+    eager = reference.Resizer((6, 5), num_filters=4)
+    eager.load_state_dict(module.state_dict())
+    for m in (module, eager):
+        m.blocks[0].act = nn.GELU()
+        m.conv2.register_forward_hook(lambda layer, args, out: out * 2)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with pytest.warns(UserWarning, match="runs as the composition of its layers.*: conv2 has a forward hook"):
+        _assert_same(_step(compiled, module, torch.ones(2, 3, 12, 10)), _step(eager, eager, torch.ones(2, 3, 12, 10)))
+    torch._dynamo.reset()
+    with use_backend("native"), pytest.raises(Exception, match="FusedResizer cannot run natively: conv2 has a forward"):
+        torch.compile(module, fullgraph=True, backend="eager")(torch.rand(2, 3, 12, 10))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_changed_module_exports(strict: bool) -> None:
+    module, _ = _pair(False)
+    module.norm1 = nn.GroupNorm(2, 4)
+    image = torch.rand(2, 3, 12, 10)
+    with pytest.warns(UserWarning, match="norm1 is a GroupNorm"):
+        program = torch.export.export(module, (image,), strict=strict)
+        # The same operations of torch.
+        torch.testing.assert_close(program.module()(image), module(image))
+
+
+def test_transforms_compile() -> None:
+    resizer = lr.FusedResizer((6, 5), num_filters=4).eval()
+
+    def squares(image: Tensor) -> Tensor:
+        return resizer(image).square().sum()
+
+    def each(images: Tensor) -> Tensor:
+        return torch.vmap(lambda image: resizer(image))(images)
+
+    for run, image in ((torch.func.grad(squares), torch.rand(2, 3, 12, 10)), (each, torch.rand(3, 2, 3, 12, 10))):
+        compiled = torch.compile(run, fullgraph=True, backend="eager")
+        # The same operations of torch: a few roundings of 6e-8.
+        torch.testing.assert_close(compiled(image), run(image), rtol=1e-5, atol=1e-5)
 
 
 def test_choice_of_the_native_trunk_is_traced_as_a_constant() -> None:
