@@ -326,7 +326,7 @@ def _identical(new: list[Any], old: list[Any]) -> bool:
 def _snapshot(module: Resizer) -> _Snapshot | None:
     layers = [layer.module for layer in _layers(module)]
     containers = [module, module.blocks, *module.blocks]
-    tensors = [m._parameters for m in layers if m._parameters]
+    tensors = [group for m in layers for group in (m._parameters, m._buffers) if group]
     parameters = [p for m in layers for p in m._parameters.values() if p is not None]
     read = [t for m in layers for t in (getattr(m, "weight", None), getattr(m, "bias", None)) if t is not None]
     if not _identical(parameters, read):

@@ -240,6 +240,14 @@ def test_other_weights_are_noticed() -> None:
     assert _runs_fused(fused.double(), _image())
 
 
+def test_other_running_statistics_are_noticed() -> None:
+    fused, _ = _pair()
+    assert _runs_fused(fused, _image())
+    fused.norm1.running_var = fused.norm1.running_var.float()
+    with pytest.warns(UserWarning, match=r"norm1\.running_var is torch\.float32"):
+        assert not composition.Check.fused(fused._check, fused, _image())
+
+
 def test_the_whole_module_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # Every later call costs microseconds, whatever training does to the values.
     fused, _ = _pair()
