@@ -6,3 +6,5 @@ from . import affine, conv, flops, head, resample, stem, trunk
 OPS = ("resample", "stem", "affine", "conv", "head", "trunk")
 
 __all__ = ["OPS", "affine", "conv", "flops", "head", "resample", "stem", "trunk"]
+
+flops.register()

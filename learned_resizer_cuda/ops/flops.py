@@ -101,7 +101,9 @@ class _UntilCounterIsImported(types.ModuleType):
             _register()
 
 
-if _COUNTER in sys.modules:
-    _register()
-elif type(torch.utils) is types.ModuleType:
-    torch.utils.__class__ = _UntilCounterIsImported
+def register() -> None:
+    """Give torch's counter the formulas: now where it is loaded, else as it is. For when the ops are defined."""
+    if _COUNTER in sys.modules:
+        _register()
+    elif type(torch.utils) is types.ModuleType:
+        torch.utils.__class__ = _UntilCounterIsImported

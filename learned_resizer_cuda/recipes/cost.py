@@ -28,8 +28,7 @@ class Cost(NamedTuple):
 def resizer_cost(config: ResizerConfig, input_size: int) -> Cost:
     """Cost of a learned resizer from ``input_size`` x ``input_size`` pixels to ``config.size``; nothing is computed.
 
-    It is that of the plain composition: the fused kernels compute the same function, and their own ops are opaque
-    to a counter.
+    It is that of the plain composition, as which the fused ops count too.
 
     Raises:
         TypeError, ValueError: a value of ``config`` that the resizer refuses, or ``input_size`` below 1.

@@ -1,0 +1,118 @@
+"""FlopCounterMode counts what the ops compute: forward as the plain layers, backward with the stem's recomputation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from learned_resizer_cuda import FusedResizer, reference, resize
+
+OPS = torch.ops.learned_resizer
+
+
+def _count(run: Any) -> tuple[int, dict[str, int]]:
+    """Total, and of each op of this package that ran."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    ops = {str(op): flop for op, flop in counter.get_flop_counts().get("Global", {}).items()}
+    prefix = "learned_resizer."
+    return counter.get_total_flops(), {k.removeprefix(prefix): v for k, v in ops.items() if k.startswith(prefix)}
+
+
+def test_paper_figure() -> None:
+    resizer, image = FusedResizer(224).eval(), torch.rand(1, 3, 448, 448)
+    with torch.no_grad():
+        total, _ = _count(lambda: resizer(image))
+    # 2 per multiply-add; the paper's figure is truncated to a MFLOP.
+    assert total // 10**6 == 1976
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("n", "r", "channels"), [(16, 1, 3), (4, 0, 1), (8, 3, 5), (5, 2, 4)])
+def test_forward_counts_as_the_reference(n: int, r: int, channels: int, training: bool) -> None:
+    arguments: dict[str, Any] = {"num_filters": n, "num_blocks": r, "in_channels": channels}
+    fused, plain = (cls((9, 6), **arguments).train(training) for cls in (FusedResizer, reference.Resizer))
+    image = torch.rand(2, channels, 12, 14)
+    with torch.no_grad():
+        expected, _ = _count(lambda: plain(image))
+        total, _ = _count(lambda: fused(image))
+    assert total == expected > 0
+
+
+@pytest.mark.parametrize("image_grad", [False, True])
+def test_training_step(image_grad: bool) -> None:
+    """Each op's backward by hand, for two images of 12x14 pixels made 9x6."""
+    n, r, channels, at_input, at_output = 8, 2, 3, 2 * 12 * 14, 2 * 9 * 6
+    resizer = FusedResizer((9, 6), num_filters=n, num_blocks=r)
+    image = torch.rand(2, channels, 12, 14, requires_grad=image_grad)
+    total, got = _count(lambda: resizer(image).sum().backward())
+    first, pointwise = 2 * 49 * channels * n * at_input, 2 * n * n * at_input
+    middle, last = 2 * 9 * n * n * at_output * (2 * r + 1), 2 * 49 * n * channels * at_output
+    backward = {
+        # Features again; gradients of both weights and between the convolutions; and of the image where it is wanted.
+        "stem_backward": (first + pointwise) + (first + 2 * pointwise) + (first if image_grad else 0),
+        "conv_backward": 2 * middle,
+        "head_backward": 2 * last,
+        "affine_backward": 0,
+    }
+    expected = {"stem": first + pointwise, "conv": middle, "head": last, "resample": 0, "affine": 0, **backward}
+    if image_grad:
+        expected["resample_backward"] = 0
+    assert got == expected
+    assert total == sum(expected.values())
+
+
+def test_trunk_ops_count_as_the_convolutions_that_they_hold() -> None:
+    n, channels, pixels = 4, 3, 2 * 5 * 6
+    features, base, vector = torch.rand(2, n, 5, 6), torch.rand(2, channels, 5, 6), torch.ones(n)
+    norm, small = (vector, vector, vector, vector, 1e-5), torch.rand(n, n, 3, 3)
+    common = (features, *norm, features, *norm, small, *norm)
+    assert _count(lambda: OPS.trunk_block(*common, 0.2, small))[0] == 2 * 2 * 9 * n * n * pixels
+    last = (torch.rand(channels, n, 7, 7), torch.rand(channels), base)
+    assert _count(lambda: OPS.trunk_tail(*common, *last))[0] == 2 * (9 * n + 49 * channels) * n * pixels
+
+
+def test_resampling_counts_nothing_as_in_torch() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    assert _count(lambda: resize(image, 5)) == (0, {"resample": 0})
+    assert _count(lambda: torch.nn.functional.interpolate(image, 5, mode="bilinear"))[0] == 0
+
+
+def test_every_op_has_a_formula() -> None:
+    names = {
+        name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("learned_resizer::")
+    }
+    assert names == {str(op).removeprefix("learned_resizer.") for op in flop_registry if "learned_resizer" in str(op)}
+
+
+_SCRIPT = """
+import sys, types
+{imports}
+resizer, image = learned_resizer_cuda.FusedResizer(5, num_filters=2).eval(), torch.rand(1, 3, 8, 8)
+with FlopCounterMode(display=False) as counter:
+    resizer(image)
+assert counter.get_total_flops() > 0
+assert type(torch.utils) is types.ModuleType
+"""
+_COUNTER = "from torch.utils.flop_counter import FlopCounterMode"
+_MINE = "torch.utils.mine = 1"  # another attribute, which is none of the hook's business
+_UNLOADED = "assert 'torch.utils.flop_counter' not in sys.modules and 'triton' not in sys.modules"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        f"import torch; {_COUNTER}; import learned_resizer_cuda",
+        f"import torch, learned_resizer_cuda; {_UNLOADED}; {_MINE}; {_COUNTER}; assert torch.utils.mine == 1",
+    ],
+    ids=["counter first", "counter last"],
+)
+def test_formulas_are_there_whichever_is_imported_first(imports: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _SCRIPT.format(imports=imports)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
