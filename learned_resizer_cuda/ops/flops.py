@@ -103,7 +103,7 @@ class _UntilCounterIsImported(types.ModuleType):
 
 def register() -> None:
     """Give torch's counter the formulas: now where it is loaded, else as it is. For when the ops are defined."""
-    if _COUNTER in sys.modules:
+    if _COUNTER in sys.modules or type(torch.utils) is not types.ModuleType:
         _register()
-    elif type(torch.utils) is types.ModuleType:
+    else:
         torch.utils.__class__ = _UntilCounterIsImported
