@@ -162,7 +162,8 @@ class Resizer(nn.Module):
             raise ValueError(
                 f"image: got a tensor on {image.device}; expected it on {weight.device}, with the parameters"
             )
-        autocast = torch.is_autocast_enabled(image.device.type)
+        device = image.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not for "meta"
         if image.dtype == torch.uint8:
             if self.image_mean is None:
                 raise TypeError(
