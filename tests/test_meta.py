@@ -1,0 +1,37 @@
+"""Tensors without memory: the shapes, dtypes and memory formats of everything, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from learned_resizer_cuda import FusedResizer, reference, resize
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("cls", [FusedResizer, reference.Resizer])
+def test_resizer(cls: type[reference.Resizer], training: bool) -> None:
+    with torch.device("meta"):
+        module = cls((9, 6), num_filters=4).train(training)
+        image = torch.empty(2, 3, 12, 14, requires_grad=True)
+    out = module(image)
+    assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 3, 9, 6), torch.float32)
+    out.sum().backward()
+    for tensor in (image, *module.parameters()):
+        assert tensor.grad is not None and tensor.grad.shape == tensor.shape
+
+
+def test_resizer_refuses_another_dtype_as_elsewhere() -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(TypeError, match=r"image: got dtype torch.float64; expected torch.float32"),
+    ):
+        FusedResizer(5)(torch.empty(1, 3, 8, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
+def test_resize(dtype: torch.dtype) -> None:
+    image = torch.empty(2, 3, 12, 14, dtype=dtype, device="meta").contiguous(memory_format=torch.channels_last)
+    out = resize(image, (5, 7), interpolation="lanczos")
+    assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 3, 5, 7), dtype)
+    assert out.is_contiguous(memory_format=torch.channels_last)
