@@ -45,8 +45,8 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
         it to a table: ``table = torch.export.default_decompositions(); table.update(decompositions())``.
 
     The functions compute what the ops compute, in the same dtypes, for fixed and symbolic sizes; results differ from
-    the ops' by rounding, and by up to 3e-5 of the value range where a CPU's float32 ``resample`` takes torch's kernel,
-    which rounds its coordinates. Backward ops are not in the table: export for inference, in eval mode.
+    the ops' by rounding, and where a CPU's float32 ``resample`` takes torch's kernel by what its float32 coordinates
+    cost (``docs/math.md``, 1.6). Backward ops are not in the table: export for inference, in eval mode.
     """
     ops = torch.ops.learned_resizer
     return {
