@@ -11,7 +11,7 @@ decompositions where it looks for them. ``torch.compile`` and ``torch.export`` d
 ``to_onnx`` writes a model in one call.
 
 The resampling becomes a product with a dense matrix for each axis, computed in the graph from the image's height and
-width. Where these are fixed, ONNX models keep the matrices as constants; where they are dynamic, one model takes
+width. Where these are fixed it is constant, and exporter or runtime folds it; where they are dynamic, one model takes
 images of any size. Feature maps at input resolution exist again; a fused runtime is what this package is for.
 """
 
