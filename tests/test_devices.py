@@ -36,11 +36,15 @@ def test_every_op_is_registered_for_every_device() -> None:
 # What runs on the made-up device, in one process: to register a device takes it for good.
 _SCRIPT = """
     import copy
+    import warnings
     import torch
     import fake_device
-    from learned_resizer_cuda import FusedResizer, resize
+    from learned_resizer_cuda import FusedResizer, composition, resize
 
     fake_device.install()
+    # A real device's tensors are of no class of their own; with it the module would run as the composition.
+    composition._TENSORS += (fake_device.FakeTensor,)
+    warnings.filterwarnings("error", "FusedResizer runs as the composition")
     for refused in (
         lambda: torch.zeros(2, dtype=torch.float64, device="tpmd"),
         lambda: torch.rand(2).to("tpmd").double(),
@@ -92,7 +96,7 @@ _SCRIPT = """
                 out = module(x)
                 out.square().mean().backward()
                 outs.append(out.cpu().detach())
-            # The same computation in float32 in another order, over up to seven layers.
+            # The CPU's image skip takes torch's float32 coordinates: 3 * 501 * 2^-24 of the range (docs/math.md, 1.6).
             torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
             scale = max(float(p.grad.norm()) for p in here.parameters())
             for (name, p), q in zip(here.named_parameters(), there.parameters(), strict=True):
