@@ -54,8 +54,9 @@ def resize(
         keeps its size is copied.
 
         Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. Under forward
-        mode and those but ``vmap`` it is a product with dense matrices: slower, and a pixel that is not finite spoils
-        its plane. A ``DTensor`` gives a ``DTensor``, split over batch and channels as the image is.
+        mode and those but ``vmap`` it is a product with dense matrices, in the precision that torch's flags give
+        float32 products: slower, and a pixel that is not finite spoils its plane. A ``DTensor`` gives a ``DTensor``,
+        split over batch and channels as the image is.
 
     Raises:
         TypeError: if ``image`` is no tensor or has another dtype, or ``size`` is no integer.

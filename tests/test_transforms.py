@@ -204,6 +204,21 @@ def test_native_names_the_transform() -> None:
             func.grad(lambda x: resize(x, 4).sum())(x)
 
 
+@pytest.mark.parametrize("op", ["resample", "resample_backward"])
+def test_ops_refuse_forward_mode(op: str) -> None:
+    """Called by themselves, where torch would return no tangent, or zeros."""
+    image = torch.rand(1, 2, 5, 4)
+
+    def run(image: Tensor) -> Tensor:
+        return getattr(torch.ops.learned_resizer, op)(image, 3, 6, None, None, "bilinear", True)
+
+    message = rf"torch\.ops\.learned_resizer\.{op}: forward-mode differentiation is on"
+    with pytest.raises(NotImplementedError, match=message), fwAD.dual_level():
+        run(fwAD.make_dual(image, image))
+    with pytest.raises(NotImplementedError, match=message):
+        func.jvp(run, (image,), (image,))
+
+
 def test_vmap_keeps_the_op() -> None:
     """Not a dense product: an axis of 30,000 pixels to itself would take a matrix of 3.6 GB."""
     image = torch.zeros(2, 1, 30_000, 2)
@@ -281,7 +296,7 @@ def test_subclasses_keep_their_rule() -> None:
 # --- DTensor --------------------------------------------------------------------------------------------------
 
 _DTENSOR = """
-    import sys
+    import os, sys
     import torch, torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -307,7 +322,11 @@ _DTENSOR = """
                 expected.sin().sum().backward()
                 torch.testing.assert_close(parts.grad.full_tensor(), whole.grad, rtol=0, atol=1e-11)
             print("same", flush=True)
+    dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    # Past the interpreter's own end, where a thread of gloo aborts one process in eighty: "terminate called".
+    os._exit(0)
 """
 
 

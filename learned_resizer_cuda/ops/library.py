@@ -12,6 +12,7 @@ from operator import or_
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from .. import backend
 
@@ -38,10 +39,24 @@ def define(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fa
     """
     name = schema.split("(", 1)[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, cpu, "CompositeExplicitAutograd")
-    LIBRARY.impl(name, cuda, "CUDA")
+    LIBRARY.impl(name, _without_forward_mode(name, cpu), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, _without_forward_mode(name, cuda), "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
     FAKES[name] = fake
+
+
+def _without_forward_mode(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """An implementation that refuses forward mode: torch would lose the tangent of a registered op without a word."""
+
+    def kernel(*args: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            raise NotImplementedError(
+                f"torch.ops.{NAMESPACE}.{name}: forward-mode differentiation is on, in which the op has no derivative; "
+                "call resize, FusedResizer or reference.Resizer, which have one"
+            )
+        return function(*args)
+
+    return kernel
 
 
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:

@@ -15,8 +15,8 @@ FORWARD_AD = "forward-mode differentiation is on"
 def transform_reason(tensor: Tensor) -> str | None:
     """Why plain differentiable operations have to compute with this tensor, or ``None`` where ops may.
 
-    The autograd of an op of ``torch.library`` knows reverse mode only: under forward mode it loses the tangent without
-    a word, and of functorch's transforms it takes ``vmap`` alone, where the op has a rule for it.
+    The autograd of an op of ``torch.library`` knows reverse mode only: forward mode would lose the tangent without a
+    word, so ``library.define`` refuses it. Of functorch's transforms an op takes ``vmap`` alone, where it has a rule.
     A tensor made of other tensors (``DTensor``) has no rule for an op of ours.
 
     Returns:
