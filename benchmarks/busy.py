@@ -1,6 +1,6 @@
 """How much slower training on a CPU gets beside other work, by how OpenMP's threads wait for one another.
 
-    python -m benchmarks.busy                          # five minutes on two cores; writes benchmarks/results/busy.json
+    python -m benchmarks.busy                          # eight minutes on two cores; writes benchmarks/results/busy.json
     python -m benchmarks.busy --steps 10 --rounds 1 --settings command    # in short
 
 Runs two stages of `learned-resizer train` in fresh processes, alternately on an idle machine and with one of its cores
