@@ -35,14 +35,23 @@ def kernel(interpolation: str, t: float, a: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def matrix(in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool) -> np.ndarray:
-    """Dense matrix of one axis, float64 (out_size, in_size); a `factor` (out/in) sets the coordinates."""
+def weights(in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool) -> np.ndarray:
+    """The filter at every pixel, before rows are made to sum to 1: float64 (out_size, in_size)."""
     step = in_size / out_size if factor is None else 1.0 / factor
     rows = np.zeros((out_size, in_size))
     for o in range(out_size):
         center = (o + 0.5) * step
         row = _antialiased_row if antialias else _plain_row
         row(rows[o], center, max(step, 1.0), interpolation)
+    rows.setflags(write=False)
+    return rows
+
+
+@lru_cache(maxsize=4096)
+def matrix(in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool) -> np.ndarray:
+    """Dense matrix of one axis, float64 (out_size, in_size); a `factor` (out/in) sets the coordinates."""
+    rows = weights(in_size, out_size, factor, interpolation, antialias).copy()
+    for o in range(out_size):
         total = rows[o].sum()
         if abs(total) < EMPTY_WINDOW:
             rows[o] = 0.0

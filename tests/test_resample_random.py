@@ -180,10 +180,15 @@ def amplifications(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
     The sum of absolute weights L = Σ|k| / |Σk|; and L² where normalisation itself amplifies: beyond the
     image, windows can be cut where positive and negative lobes nearly cancel, and the relative error of Σk
-    is L times a weight's.
+    is L times a weight's. Where only the filter's end is left of a window, its weights are small, but their
+    errors are those of coordinates times slopes, as everywhere: dividing by Σk amplifies them by 1 / |Σk|.
     """
-    gains = (np.abs(matrix).sum(1) for matrix in matrices(case))
-    rows, columns = (gain * np.maximum(1.0, gain) for gain in gains)
+    sizes = zip(case.shape[-2:], case.out_size, case.factors, strict=True)
+    totals = [np.abs(oracle.weights(n, out, f, case.interpolation, case.antialias).sum(1)) for n, out, f in sizes]
+    gains = [np.abs(matrix).sum(1) for matrix in matrices(case)]
+    # An empty window's row is 1 at the last pixel, without a division.
+    ends = [np.where(total < oracle.EMPTY_WINDOW, 1.0, 1.0 / np.maximum(total, 1e-300)) for total in totals]
+    rows, columns = (gain * np.maximum(np.maximum(1.0, gain), end) for gain, end in zip(gains, ends, strict=True))
     return rows, columns
 
 
@@ -206,6 +211,8 @@ FOUND_EARLIER = [
     Case((1, 5, 6), "contiguous", torch.float64, (39, 14), (3.28, 0.23), "lanczos", False, 0),
     # No channels, and no batch to count them by.
     Case((0, 4, 5), "contiguous", torch.float32, (2, 3), None, "bilinear", True, 0),
+    # A window that reaches the last pixel with the end of the filter only.
+    Case((1, 1, 3), "contiguous", torch.float64, (1, 5), (0.25, 1.287109375), "bicubic", True, 0),
     # One output column.
     Case((2, 3, 17, 40), "channels_last", torch.float32, (9, 1), None, "bicubic", True, 0),
 ]
