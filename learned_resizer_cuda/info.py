@@ -16,8 +16,6 @@ from . import backend
 from ._version import __version__
 from .kernels import native
 
-_OTHER_REFUSED = "native kernels run on CUDA tensors only"
-
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -63,7 +61,9 @@ def info() -> dict[str, Any]:
         ],
         "native": {"state": state, "reason": reason, "record": record},
         "backend": backend.current(),
-        "ops": {op: {kind: _route(op, kind) for kind in ("cpu", "cuda", "other")} for op in _ops()},
+        "ops": {
+            op: {"cpu": _route(op, "cpu"), "cuda": _route(op, "cuda"), "other": _route(op, "mps")} for op in _ops()
+        },
     }
 
 
@@ -95,13 +95,8 @@ def format_info(found: dict[str, Any]) -> str:
     lines.append("")
     lines.append(f"backend of each op here, asked for {found['backend']!r}, float32:")
     for op, routes in found["ops"].items():
-        for kind in ("cpu", "cuda"):
-            route = routes[kind]
-            taken = route["backend"] or "none"
-            refused = f" (not native: {route['native_refused']})" if route["native_refused"] else ""
-            lines.append(f"  {op} on {kind}: {taken}{refused}")
-    taken = found["ops"]["resample"]["other"]["backend"] or "none"
-    lines.append(f"  every op on other devices (mps, xpu, …): {taken} (not native: {_OTHER_REFUSED})")
+        lines += [f"  {op} on {kind}: {_route_text(routes[kind])}" for kind in ("cpu", "cuda")]
+    lines.append(f"  every op on other devices (mps, xpu, …): {_route_text(found['ops']['resample']['other'])}")
     return "\n".join(lines)
 
 
@@ -112,13 +107,18 @@ def _ops() -> tuple[str, ...]:
 
 
 def _route(op: str, kind: str) -> dict[str, str | None]:
-    refused = _OTHER_REFUSED if kind == "other" else backend.refusal(op, torch.device(kind), torch.float32)
+    refused = backend.refusal(op, torch.device(kind), torch.float32)
     taken: str | None = "torch"
     if (kind == "cuda" and not torch.cuda.is_available()) or (backend.current() == "native" and refused):
         taken = None
     elif backend.current() != "torch" and not refused:
         taken = "native"
     return {"backend": taken, "native_refused": refused}
+
+
+def _route_text(route: dict[str, str | None]) -> str:
+    refused = f" (not native: {route['native_refused']})" if route["native_refused"] else ""
+    return (route["backend"] or "none") + refused
 
 
 def _installed(name: str) -> str | None:

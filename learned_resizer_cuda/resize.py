@@ -119,7 +119,9 @@ def resize(
     return out.reshape(*image.shape[:-2], height, width)
 
 
-def _resize_distributed(image: Any, size: tuple[int, int], scale: ScaleFactor | None, *filter: Any) -> Tensor:
+def _resize_distributed(
+    image: Any, size: tuple[int, int], scale: ScaleFactor | None, interpolation: str, antialias: bool
+) -> Tensor:
     """``resize`` of a ``DTensor``: each process resizes the images and channels that it holds."""
     from torch.distributed.tensor import DTensor, Replicate
 
@@ -128,7 +130,7 @@ def _resize_distributed(image: Any, size: tuple[int, int], scale: ScaleFactor | 
     local = image.redistribute(placements=batch).to_local()
     whole = torch.empty_strided(image.shape, image.stride(), dtype=image.dtype, device="meta")
     out, like = (
-        resize(x, size, scale_factor=scale, interpolation=filter[0], antialias=filter[1]) for x in (local, whole)
+        resize(x, size, scale_factor=scale, interpolation=interpolation, antialias=antialias) for x in (local, whole)
     )
     return DTensor.from_local(out, image.device_mesh, batch, run_check=False, shape=like.shape, stride=like.stride())
 

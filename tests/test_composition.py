@@ -289,14 +289,6 @@ def test_hooks_of_all_modules(register: Callable[..., Any]) -> None:
         assert _runs_fused(fused, _image())
 
 
-def test_meta_tensors() -> None:
-    for module in (FusedResizer(SIZE), reference.Resizer(SIZE), reference.Resizer(SIZE, interpolation="lanczos")):
-        meta = module.to("meta")
-        assert meta(torch.empty(SHAPE, device="meta")).shape == (*SHAPE[:2], *SIZE)
-        with pytest.raises(TypeError, match=r"image: got dtype torch.float64; expected torch.float32"):
-            meta(torch.empty(SHAPE, device="meta", dtype=torch.float64))
-
-
 @pytest.mark.parametrize("module", [FusedResizer, reference.Resizer])
 def test_a_spectral_norm_iterates_once_a_call(module: type[reference.Resizer]) -> None:
     resizer = nn.utils.parametrizations.spectral_norm(module(SIZE).conv1)

@@ -84,7 +84,8 @@ def test_info_holds_every_op_and_goes_through_json():
     for routes in found["ops"].values():
         assert routes["cpu"]["backend"] == "torch"
         assert "CUDA tensors only" in routes["cpu"]["native_refused"]
-        assert routes["other"] == {"backend": "torch", "native_refused": "native kernels run on CUDA tensors only"}
+        assert routes["other"]["backend"] == "torch"
+        assert routes["other"]["native_refused"].startswith("native kernels run on CUDA tensors only, not on ")
         if not torch.cuda.is_available():
             assert routes["cuda"] == {"backend": None, "native_refused": "torch sees no CUDA device"}
 

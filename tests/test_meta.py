@@ -9,10 +9,11 @@ from learned_resizer_cuda import FusedResizer, reference, resize
 
 
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
 @pytest.mark.parametrize("cls", [FusedResizer, reference.Resizer])
-def test_resizer(cls: type[reference.Resizer], training: bool) -> None:
+def test_resizer(cls: type[reference.Resizer], interpolation: str, training: bool) -> None:
     with torch.device("meta"):
-        module = cls((9, 6), num_filters=4).train(training)
+        module = cls((9, 6), num_filters=4, interpolation=interpolation).train(training)
         image = torch.empty(2, 3, 12, 14, requires_grad=True)
     out = module(image)
     assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 3, 9, 6), torch.float32)
@@ -21,12 +22,13 @@ def test_resizer(cls: type[reference.Resizer], training: bool) -> None:
         assert tensor.grad is not None and tensor.grad.shape == tensor.shape
 
 
-def test_resizer_refuses_another_dtype_as_elsewhere() -> None:
+@pytest.mark.parametrize("cls", [FusedResizer, reference.Resizer])
+def test_resizer_refuses_another_dtype_as_elsewhere(cls: type[reference.Resizer]) -> None:
     with (
         torch.device("meta"),
         pytest.raises(TypeError, match=r"image: got dtype torch.float64; expected torch.float32"),
     ):
-        FusedResizer(5)(torch.empty(1, 3, 8, 8, dtype=torch.float64))
+        cls(5)(torch.empty(1, 3, 8, 8, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])

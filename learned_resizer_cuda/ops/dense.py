@@ -9,6 +9,7 @@ integers, ``((2i + 1) n - (2o + 1) N) / 2n`` (``docs/math.md``, part 1).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,49 +90,43 @@ def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
     return torch.where(t == 0, 1.0, torch.where(t < 3.0, value, 0.0))
 
 
-def resample_dense(
-    image: Tensor,
-    height: int,
-    width: int,
-    scale_h: float | None,
-    scale_w: float | None,
-    interpolation: str,
-    antialias: bool,
-) -> Tensor:
-    """What the op ``resample`` computes, for images ``(..., H, W)`` of any rank.
+def resample_dense(image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
+    """What the op ``resample`` computes from the same arguments, for images ``(..., H, W)`` of any rank.
 
     Returns:
         ``(..., height, width)`` in the dtype of the image's sums: float32, or float64 for a float64 one.
     """
-    dtype, device = accumulation_dtype(image.dtype), image.device
-    in_h, in_w = image.shape[-2:]
-    down = band_matrix(in_h, height, scale_h, interpolation, antialias, dtype, device)
-    along = band_matrix(in_w, width, scale_w, interpolation, antialias, dtype, device)
-    return _multiply(image.to(dtype), down.mT, along.mT)
+    down, along = _matrices(image, image.shape[-2:], (height, width), *parameters)
+    return _multiply(image, down.mT, along.mT)
 
 
-def resample_dense_backward(
-    grad: Tensor,
-    height: int,
-    width: int,
+def resample_dense_backward(grad: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
+    """The adjoint, what the op ``resample_backward`` computes: ``(..., h, w)`` to the image's height and width."""
+    down, along = _matrices(grad, (height, width), grad.shape[-2:], *parameters)
+    return _multiply(grad, down, along)
+
+
+def _matrices(
+    like: Tensor,
+    in_size: Sequence[int],
+    out_size: Sequence[int],
     scale_h: float | None,
     scale_w: float | None,
     interpolation: str,
     antialias: bool,
-) -> Tensor:
-    """The adjoint: as ``resample_dense``, what the op ``resample_backward`` computes; the image's height and width."""
-    dtype, device = accumulation_dtype(grad.dtype), grad.device
-    out_h, out_w = grad.shape[-2:]
-    down = band_matrix(height, out_h, scale_h, interpolation, antialias, dtype, device)
-    along = band_matrix(width, out_w, scale_w, interpolation, antialias, dtype, device)
-    return _multiply(grad.to(dtype), down, along)
+) -> list[Tensor]:
+    """Of the rows and of the columns, in the dtype of the sums of ``like``."""
+    rest = (interpolation, antialias, accumulation_dtype(like.dtype), like.device)
+    return [
+        band_matrix(n, out, scale, *rest) for n, out, scale in zip(in_size, out_size, (scale_h, scale_w), strict=True)
+    ]
 
 
-def _multiply(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``rowsᵀ x columns`` of each plane, in the operands' dtype: autocast leaves a resampling alone."""
-    device = x.device.type
+def _multiply(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``rowsᵀ image columns`` of each plane, in the matrices' dtype: autocast leaves a resampling alone."""
+    device = image.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
-            return _multiply(x, rows, columns)
+            return _multiply(image, rows, columns)
     # The matrix stands to the right in both products: to the left it would be repeated per plane.
-    return torch.matmul(torch.matmul(x.mT, rows).mT, columns)
+    return torch.matmul(torch.matmul(image.to(rows.dtype).mT, rows).mT, columns)
