@@ -249,11 +249,14 @@ def test_difference_is_relative_or_in_levels() -> None:
 
 
 @pytest.mark.skipif(not memory.available(torch.device("cpu")), reason="needs Linux's /proc/self/clear_refs")
-def test_peak_memory_of_a_known_step() -> None:
+def test_peak_memory_of_a_known_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference keeps at least the maps that its backward reads; ours does without the three largest."""
-    sizes = {"batch": 2, "in_size": 256, "out_size": 64, "device": torch.device("cpu")}
-    feature_map = 2 * 16 * 256 * 256 * 4
+    # Of glibc: every tensor in a mapping of its own, so that the peak is what is alive at once. On its heap the figure
+    # is 17 MiB higher in some processes than in others.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**18))
+    sizes = {"batch": 8, "in_size": 256, "out_size": 64, "device": torch.device("cpu")}
+    feature_map = 8 * 16 * 256 * 256 * 4
     reference = memory.peak_in_subprocess("reference", "NCHW", **sizes)
     fused = memory.peak_in_subprocess("fused", "NCHW", **sizes)
     assert reference >= 3 * feature_map
-    assert fused < reference - 2 * feature_map
+    assert fused < reference - 3 * feature_map
