@@ -1,4 +1,5 @@
-"""Shared by all tests: threads that wait as the command line's do; `gpu` tests skip where torch sees no GPU."""
+"""Shared by all tests: threads that wait as the command line's do; `gpu` tests skip where torch sees no GPU; the
+kernels are compiled for the host while other tests run."""
 
 from __future__ import annotations
 
@@ -12,8 +13,12 @@ assert _spec is not None and _spec.origin is not None, "learned_resizer_cuda is 
 runpy.run_path(str(Path(_spec.origin).parent / "waiting.py"))["limit_spinning"]()
 
 # isort: split
+import kernels_host  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+# What a test module imports to run the kernels on the host.
+HOST = {"kernels_host", "native_host", "native_on_host", "native_ops_on_host"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,3 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(skip)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly and any(
+        HOST & vars(item.module).keys() for item in session.items if isinstance(item, pytest.Function)
+    ):
+        kernels_host.start()

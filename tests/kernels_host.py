@@ -1,4 +1,4 @@
-"""The kernels of csrc/core compiled for the host: built once with CMake, for the tests that run them."""
+"""The kernels of csrc/core compiled for the host: built once with CMake, beside the tests that do not run them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -16,15 +17,25 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "host-tests"
 
 
-def _cmake(*arguments: str | Path) -> str:
-    done = subprocess.run(["cmake", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, f"cmake {' '.join(map(str, arguments))}:\n{done.stdout}"
-    return done.stdout
+def _cmake(*arguments: str | Path) -> None:
+    # After the tests that run meanwhile.
+    command = [*(["nice"] if shutil.which("nice") else []), "cmake", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}"
+
+
+def build() -> Path:
+    """Build the host tests and the host library; return the build folder. Skips where there is no compiler."""
+    return start().result()
 
 
 @cache
-def build() -> Path:
-    """Build the host tests and the host library; return the build folder. Skips where there is no compiler."""
+def start() -> Future[Path]:
+    """Begin to build in the background. The tests before the kernels' run on one core, which leaves it the others."""
+    return ThreadPoolExecutor(1).submit(_build)
+
+
+def _build() -> Path:
     for tool in ("cmake", "ninja"):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool} to compile the kernels for the host")

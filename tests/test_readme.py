@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from learned_resizer_cuda.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
@@ -31,17 +30,20 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_options_of_the_readme_exist(command: list[str]) -> None:
-    module = [sys.executable, "-m", "learned_resizer_cuda", command[1], "--help"]
-    done = subprocess.run(module, capture_output=True, text=True, check=False, env=_environment())
-    assert done.returncode == 0, done.stderr
+def test_options_of_the_readme_exist(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Its help must not be folded.
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+    try:
+        code = main([command[1], "--help"])
+    except SystemExit as end:
+        code = end.code
+    text = capsys.readouterr().out
+    assert code == 0
     for option in (word for word in command[2:] if word.startswith("--")):
-        assert option in done.stdout
-
-
-def _environment() -> dict[str, str]:
-    # The subprocess has to find the same package, and its help must not be folded.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "COLUMNS": "200", "TERM": "dumb"}
+        assert option in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

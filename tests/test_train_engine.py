@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
 from learned_resizer_cuda.cli.main import main
+from learned_resizer_cuda.recipes import folder
 from learned_resizer_cuda.recipes.build import build_kept, build_models
 from learned_resizer_cuda.recipes.checkpoint import RoundCheckpoint
 from learned_resizer_cuda.recipes.config import RunConfig
@@ -21,7 +22,9 @@ from learned_resizer_cuda.recipes.tasks import mean_score
 from learned_resizer_cuda.recipes.weights import ResizerConfig, save_resizer
 
 
-def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path) -> None:
+def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody has been killed here whose workers might hold it yet.
+    monkeypatch.setattr(folder, "PATIENCE", 0.0)
     config = RunConfig.make({})
     with RunFolder(tmp_path / "run", config) as held:
         for _ in range(2):  # the first refused one must not open the door for the second
