@@ -230,19 +230,20 @@ class Check:
         Raises:
             RuntimeError: under ``use_backend("native")`` where they do not.
         """
-        reason = _passing_reason(image)
+        passing = _passing_reason(image)
+        if passing is not None:
+            _announce(passing, False)
+            return False
+        snapshot = self._snapshot
+        if snapshot is not None and snapshot.holds(module):
+            return True
+        reason = unfused_reason(module)
         if reason is None:
-            snapshot = self._snapshot
-            if snapshot is not None and snapshot.holds(module):
-                return True
-            reason = unfused_reason(module)
-            self._snapshot = _snapshot(module) if reason is None else None
-            if reason is None:
-                return True
-            _announce(reason, reason not in self._warned)
-            self._warned.add(reason)
-        else:
-            _announce(reason, False)
+            self._snapshot = _snapshot(module)
+            return True
+        self._snapshot = None
+        _announce(reason, reason not in self._warned)
+        self._warned.add(reason)
         return False
 
 

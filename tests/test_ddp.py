@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.batch_norm import Norm, sync_group
 
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="this torch was built without gloo"
-)
+pytestmark = needs_gloo
 
 WORLD = 2
 STEPS = 2
@@ -72,9 +70,7 @@ def _train(run: Any, module: nn.Module, data: list[tuple[Tensor, Tensor]]) -> li
     return results
 
 
-def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+def _work(rank: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for dtype in (torch.float64, torch.float32):
         for name, (batches, variant) in CASES.items():
@@ -99,16 +95,12 @@ def _process(rank: int, folder: str) -> None:
         # One process only: a collective would wait for ever.
         results["eval"] = module.eval()(own[0][0]).detach()
         assert all(sync_group(norm) is None for norm in module.modules() if isinstance(norm, Norm))
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder: Path = tmp_path_factory.mktemp("ddp")
-    torch.multiprocessing.spawn(_process, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return run_processes(_work, tmp_path_factory.mktemp("ddp"), WORLD)
 
 
 def _assert_close(got: Tensor, expected: Tensor, largest: float, dtype: torch.dtype, what: str) -> None:

@@ -122,14 +122,3 @@ def test_a_device_without_float64_and_sparse_tensors() -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.splitlines() == ["resize 72", "module 6", "autocast"]
-
-
-def test_meta_tensors_have_shapes_only() -> None:
-    for shape in ((3, 9, 8), (2, 3, 9, 8), (2, 2, 3, 9, 8)):
-        image = torch.empty(shape, device="meta", requires_grad=True)
-        out = learned_resizer_cuda.resize(image, (4, 5))
-        assert out.shape == (*shape[:-2], 4, 5) and out.device.type == "meta"
-        out.sum().backward()
-        assert image.grad is not None and image.grad.shape == shape
-        tangent = torch.func.jvp(lambda x: learned_resizer_cuda.resize(x, 4), (image.detach(),), (image.detach(),))[1]
-        assert tangent.shape == (*shape[:-2], 4, 4)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_processes import needs_gloo
 from native_host import native_ops_on_host
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -154,7 +155,7 @@ def _native_resizer() -> FusedResizer:
     return FusedResizer((9, 7))
 
 
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch was built without gloo")
+@needs_gloo
 def test_merging_over_processes_waits_for_nothing(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:

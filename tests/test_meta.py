@@ -37,3 +37,14 @@ def test_resize(dtype: torch.dtype) -> None:
     out = resize(image, (5, 7), interpolation="lanczos")
     assert (out.device.type, out.shape, out.dtype) == ("meta", (2, 3, 5, 7), dtype)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_resize_of_any_rank_and_its_derivatives() -> None:
+    for shape in ((3, 9, 8), (2, 3, 9, 8), (2, 2, 3, 9, 8)):
+        image = torch.empty(shape, device="meta", requires_grad=True)
+        out = resize(image, (4, 5))
+        assert out.shape == (*shape[:-2], 4, 5) and out.device.type == "meta"
+        out.sum().backward()
+        assert image.grad is not None and image.grad.shape == shape
+        tangent = torch.func.jvp(lambda x: resize(x, 4), (image.detach(),), (image.detach(),))[1]
+        assert tangent.shape == (*shape[:-2], 4, 4)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -19,9 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from learned_resizer_cuda import FusedResizer, reference
 
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="this torch was built without gloo"
-)
+pytestmark = needs_gloo
 
 WORLD = 2
 
@@ -102,9 +99,7 @@ class _Stems(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+def _work(rank: int) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", (WORLD,))
     results: dict[str, Any] = {}
     for kind in (FusedResizer, reference.Resizer):
@@ -120,16 +115,12 @@ def _process(rank: int, folder: str) -> None:
             with _Stems() as stems:
                 run(image)
             results[f"{kind.__name__}, {name}"] = steps, said, stems.count
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder: Path = tmp_path_factory.mktemp("sharded")
-    torch.multiprocessing.spawn(_process, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return run_processes(_work, tmp_path_factory.mktemp("sharded"), WORLD)
 
 
 @pytest.mark.parametrize("kind", [FusedResizer, reference.Resizer])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,10 +30,6 @@ WORLD = 2
 STEPS = 2
 CPU = torch.device("cpu")
 BATCHES = {"equal batches": (2, 2), "unequal batches": (1, 3), "an empty batch": (4, 0)}
-
-needs_gloo = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="this torch was built without gloo"
-)
 
 
 def _joint_model() -> nn.Module:
@@ -98,9 +94,7 @@ def _norm_steps(norm: nn.Module, shape: tuple[int, ...], own: slice, dtype: torc
     return results
 
 
-def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+def _work(rank: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, batches in BATCHES.items():
         model = synchronise(_joint_model(), CPU)
@@ -113,18 +107,14 @@ def _process(rank: int, folder: str) -> None:
         results[name] = _norm_steps(synchronise(norm, CPU), shape, own, torch.float64)
     half = synchronise(nn.BatchNorm2d(3), CPU)
     results["bfloat16"] = _norm_steps(half, (3, 4), own, torch.bfloat16)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder: Path = tmp_path_factory.mktemp("sync")
     # One interpreter imports timm for all, and no thread of this one is copied
     multiprocessing.set_forkserver_preload(["timm", "torch.distributed"])
-    torch.multiprocessing.start_processes(_process, (str(folder),), nprocs=WORLD, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return run_processes(_work, tmp_path_factory.mktemp("sync"), WORLD, "forkserver")
 
 
 @needs_gloo

@@ -13,15 +13,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
+from gloo_processes import needs_gloo
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
 from tests.photo_folders import class_folder
 
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="this torch was built without gloo"
-)
+pytestmark = needs_gloo
 
 SETTINGS = (
     *("train", "--model", "small_cnn", "--size", "8", "--input-size", "16", "--arms", "learned,control"),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +13,9 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
+from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, func, nn
 
-import learned_resizer_cuda
 from learned_resizer_cuda import Resize, resize, use_backend
 from learned_resizer_cuda.ops import transforms
 from learned_resizer_cuda.ops.bands import INTERPOLATIONS
@@ -295,25 +291,22 @@ def test_subclasses_keep_their_rule() -> None:
 
 # --- DTensor --------------------------------------------------------------------------------------------------
 
-_DTENSOR = """
-    import os, sys
-    import torch, torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-    from learned_resizer_cuda import resize
 
-    rank, world, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
-    mesh = init_device_mesh("cpu", (world,))
-    generator = torch.Generator().manual_seed(0)
+def _resize_dtensors(rank: int) -> int:
+    """Number of cases, all of them right."""
+    # Not every torch has them.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    generator, cases = torch.Generator().manual_seed(0), 0
     for dtype in (torch.float64, torch.uint8):
         image = (torch.rand(3, 2, 9, 6, generator=generator) * 255).to(dtype)
         for placement in (Shard(0), Shard(1), Shard(2), Shard(3), Replicate()):
             whole = image.clone().requires_grad_(dtype.is_floating_point)
             parts = distribute_tensor(image, mesh, [placement]).requires_grad_(dtype.is_floating_point)
             got, expected = (resize(x, (4, 7), interpolation="lanczos") for x in (parts, whole))
-            assert got.dtype == dtype
+            assert isinstance(got, DTensor) and got.dtype == dtype
             assert got.placements == ((placement,) if placement in (Shard(0), Shard(1)) else (Replicate(),))
             # float64 sums of up to 40 products of numbers below 256.
             torch.testing.assert_close(got.full_tensor(), expected, rtol=0, atol=1e-11 if whole.requires_grad else 0)
@@ -321,28 +314,11 @@ _DTENSOR = """
                 got.full_tensor().sin().sum().backward()
                 expected.sin().sum().backward()
                 torch.testing.assert_close(parts.grad.full_tensor(), whole.grad, rtol=0, atol=1e-11)
-            print("same", flush=True)
-    dist.barrier()
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    # Past the interpreter's own end, where a thread of gloo aborts one process in eighty: "terminate called".
-    os._exit(0)
-"""
+            cases += 1
+    return cases
 
 
+@needs_gloo
 @pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_dtensor_equals_the_full_tensor(world: int, tmp_path: Path) -> None:
-    home = Path(learned_resizer_cuda.__file__).parent.parent
-    rest = [str(world), str(tmp_path / "store")]
-    commands = [[sys.executable, "-c", textwrap.dedent(_DTENSOR), str(rank), *rest] for rank in range(world)]
-    started = [
-        subprocess.Popen(
-            command, cwd=home, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for command in commands
-    ]  # fmt: skip
-    for process in started:
-        out, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert out.count("same") == 10
+    assert run_processes(_resize_dtensors, tmp_path, world) == [10] * world
