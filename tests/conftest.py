@@ -1,16 +1,20 @@
 """Shared by all tests: threads that wait as the command line's do; `gpu` tests skip where torch sees no GPU; the
-kernels are compiled for the host while other tests run."""
+kernels are compiled for the host while other tests run; `benchmarks` and `tests` can be imported."""
 
 from __future__ import annotations
 
 import importlib.util
 import runpy
+import sys
 from pathlib import Path
 
 # Before torch is loaded, and so without importing the package, which loads it.
 _spec = importlib.util.find_spec("learned_resizer_cuda")
 assert _spec is not None and _spec.origin is not None, "learned_resizer_cuda is not installed"
 runpy.run_path(str(Path(_spec.origin).parent / "waiting.py"))["limit_spinning"]()
+
+# Last on the path: an installed package must win over the source tree.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 # isort: split
 import kernels_host  # noqa: E402

@@ -5,7 +5,6 @@ The oracle is the same op on the CPU in float64, on the *rounded* arguments: rou
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,6 @@ from learned_resizer_cuda import backend
 ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "benchmarks" / "op_calls.py").exists():
     pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
-# Last on the path: an installed package must win over the source tree.
-sys.path.append(str(ROOT))
 
 from benchmarks import op_calls  # noqa: E402
 from benchmarks.op_calls import OpCall  # noqa: E402

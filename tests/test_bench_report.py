@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "benchmarks" / "report.py").exists():
     pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
-# Last on the path: an installed package must win over the source tree.
-sys.path.append(str(ROOT))
 
 from benchmarks import bars, memory, race, readme, report  # noqa: E402
 from benchmarks.cases import OURS, Case  # noqa: E402

@@ -16,8 +16,6 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "benchmarks" / "gpu_day.py").exists():
     pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
-# Last on the path: an installed package must win over the source tree.
-sys.path.append(str(ROOT))
 
 from benchmarks import bars, cold, gpu_day, gpu_report, op_calls  # noqa: E402
 from benchmarks.cases import OURS, Case  # noqa: E402
