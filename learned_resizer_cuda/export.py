@@ -6,9 +6,8 @@ such a program without this package those ops have to go::
     program = torch.export.export(network.eval(), (image,))
     program = program.run_decompositions(decompositions())      # plain ATen: convolutions and matrix products
 
-``torch.onnx.export(network, (image,), dynamo=True)`` does that by itself: ``import learned_resizer_cuda`` puts the
-decompositions where it looks for them. ``torch.compile`` and ``torch.export`` do not look there and keep the ops.
-``to_onnx`` writes a model in one call.
+``torch.onnx.export(network, (image,), dynamo=True)`` of a module needs none of this: while it works, ``resize`` and
+``FusedResizer`` call no ops of their own. ``to_onnx`` writes a model in one call.
 
 The resampling becomes a product with a dense matrix for each axis, computed in the graph from the image's height and
 width. Where these are fixed it is constant, and exporter or runtime folds it; where they are dynamic, one model takes
@@ -24,13 +23,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._decomp import decomposition_table, meta_table
 
 from .ops import affine, stem, trunk
 from .ops.band_matmul import is_channels_last
 from .ops.dense import resample_dense
 from .ops.layout import feature_dtype
-from .ops.library import FAKES, NAMESPACE
 from .ops.prologue import Prologue
 from .ops.statistics import accumulation_dtype
 
@@ -186,15 +183,3 @@ def _trunk_block(*args: Any) -> Tensor:
 
 def _trunk_tail(*args: Any) -> Tensor:
     return _laid_out(trunk.tail_formula(*args), args[20])
-
-
-def _register() -> None:
-    """Put the decompositions into the table that ``torch.onnx.export`` reads, without a change to anything else."""
-    for op, function in decompositions().items():
-        decomposition_table[op] = function
-        # Where sizes are symbolic FakeTensor takes a decomposition for an op's shapes, whose strides need not be the
-        # op's; but a meta kernel first.
-        meta_table[op] = FAKES[op.name().removeprefix(f"{NAMESPACE}::")]
-
-
-_register()

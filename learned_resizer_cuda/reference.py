@@ -154,7 +154,7 @@ class Resizer(nn.Module):
         like = self._parameter()
         # Only a plain convolution is sure to refuse what is not of its weight's device and dtype: others may convert.
         plain = (
-            type(self.conv1) is nn.Conv2d and not self.conv1._forward_pre_hooks and "forward" not in vars(self.conv1)
+            type(self.conv1) is nn.Conv2d and not self.conv1._forward_pre_hooks and "forward" not in self.conv1.__dict__
         )
         if like is not None and plain:
             self._check_like(image, like)

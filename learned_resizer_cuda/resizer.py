@@ -52,9 +52,10 @@ class FusedResizer(reference.Resizer):
     The fused kernels stand for the layers that the module is built of. Where a layer is of another class, shape or
     setting, is shared, has a hook or parameters that are no plain tensors, every layer runs itself, as in
     ``reference.Resizer``: a warning names the layer and the reason, once. So it does, without a warning, under
-    ``torch.func`` transforms, forward-mode differentiation and FX tracing. ``use_backend("native")`` raises
-    ``RuntimeError`` instead. Settings that the kernels take (training mode, ``momentum``, ``eps``, ``negative_slope``,
-    frozen parameters, ``SyncBatchNorm``) stay fused, and so do hooks on the module itself.
+    ``torch.func`` transforms, forward-mode differentiation, FX tracing and ``torch.onnx.export``.
+    ``use_backend("native")`` raises ``RuntimeError`` instead. Settings that the kernels take (training mode,
+    ``momentum``, ``eps``, ``negative_slope``, frozen parameters, ``SyncBatchNorm``) stay fused, and so do hooks on the
+    module itself.
     Deterministic: the same input and number of threads give the same bits, forward and backward. Fused, first
     derivatives only.
 

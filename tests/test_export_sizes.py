@@ -1,4 +1,4 @@
-"""Exports whose height and width stay open: one ONNX model for images of any size, and what registering costs."""
+"""Exports whose height and width stay open: one ONNX model for images of any size; other graphs keep the ops."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_batch_of_one_stays_open_in_a_model_of_one_size(tmp_path: Path) -> None:
 
 
 def test_fake_tensors_of_symbolic_sizes_have_the_ops_strides() -> None:
-    """The decomposition of the stem leaves planes where the op interleaves channels: it must not stand in for it."""
+    """The stem's op interleaves channels: what FakeTensor takes in its place must, where sizes are symbolic, too."""
     module, mode = FusedResizer((9, 7), num_filters=4), FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     dynamic: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext([DimDynamic.DYNAMIC] * 4)
     image = mode.from_tensor(torch.rand(2, 3, 24, 20), symbolic_context=dynamic)

@@ -20,9 +20,6 @@ NAMESPACE = "learned_resizer"
 
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
-# The fake kernel of every op that has been defined, by its name.
-FAKES: dict[str, Callable[..., Any]] = {}
-
 # Of every device that this torch knows: AutocastCPU, AutocastCUDA, AutocastMPS, …
 _AUTOCAST_KEYS = [name for name in dir(torch._C.DispatchKey) if name.startswith("Autocast")]
 _NO_AUTOCAST = reduce(or_, (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)) for name in _AUTOCAST_KEYS))
@@ -42,7 +39,6 @@ def define(schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any], fa
     LIBRARY.impl(name, _without_forward_mode(name, cpu), "CompositeExplicitAutograd")
     LIBRARY.impl(name, _without_forward_mode(name, cuda), "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
-    FAKES[name] = fake
 
 
 def _without_forward_mode(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Transforms under which a registered op is not right: one question for all ops, asked before the first of a call."""
+"""Transforms and exports under which a registered op is not right: one question, asked before the first of a call."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 VMAP = "torch.vmap is at work"
 FUNCTORCH = "a torch.func transform is at work"
 FORWARD_AD = "forward-mode differentiation is on"
+ONNX = "torch.onnx.export is at work"
 
 
 def transform_reason(tensor: Tensor) -> str | None:
@@ -17,7 +18,9 @@ def transform_reason(tensor: Tensor) -> str | None:
 
     The autograd of an op of ``torch.library`` knows reverse mode only: forward mode would lose the tangent without a
     word, so ``library.define`` refuses it. Of functorch's transforms an op takes ``vmap`` alone, where it has a rule.
-    A tensor made of other tensors (``DTensor``) has no rule for an op of ours.
+    A tensor made of other tensors (``DTensor``) has no rule for an op of ours, and ONNX no operator. (Decompositions in
+    torch's own table would serve ``torch.onnx.export``; but where a variable ``CI`` is set, as most services of
+    continuous integration do, inductor refuses every op that has one there.)
 
     Returns:
         A sentence without a full stop; ``VMAP`` where nothing but vmap, nested or not, is at work.
@@ -25,6 +28,8 @@ def transform_reason(tensor: Tensor) -> str | None:
     # Read here and not below, so that torch.compile guards it.
     if forward_ad._current_level >= 0:
         return FORWARD_AD
+    if torch.compiler.is_exporting() and _onnx():
+        return ONNX
     return _functorch() or (None if type(tensor) is Tensor else _subclass(tensor))
 
 
@@ -40,6 +45,14 @@ def _functorch() -> str | None:
 # and torch.compile refuses a compiled function under a transform outside it. The mark is
 # torch.compiler.assume_constant_result, which would import the compiler (a second).
 _functorch._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+# Read while a program is exported, which is done once.
+_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _subclass(tensor: Tensor) -> str | None:
