@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
+from .ops.library import autocasts
 from .resize import Size, check_antialias, check_interpolation, check_size, resize
 
 
@@ -171,7 +172,7 @@ class Resizer(nn.Module):
                     f"image: got dtype torch.uint8; expected {like.dtype}, the dtype of the parameters, or a module "
                     "made with mean= and std= for uint8 images"
                 )
-        elif image.dtype != like.dtype and not (image.is_floating_point() and _autocast(image.device.type)):
+        elif image.dtype != like.dtype and not (image.is_floating_point() and autocasts(image.device.type)):
             raise TypeError(
                 f"image: got dtype {image.dtype}; expected {like.dtype}, the dtype of the parameters"
                 + ("" if image.is_floating_point() else " (scale integer images to it first)")
@@ -226,10 +227,6 @@ def _sides(size: Size | None, default: tuple[int, int]) -> tuple[int, int]:
     if isinstance(size, torch.fx.Proxy):
         return handle_torch_function(_sides, (size,), size, default)
     return default if size is None else check_size(size)
-
-
-def _autocast(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _check_count(name: str, value: int, least: int = 1) -> int:

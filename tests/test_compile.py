@@ -105,10 +105,11 @@ def test_inductor_takes_the_ops_where_ci_is_set(monkeypatch: pytest.MonkeyPatch)
     _assert_same(_step(compiled, module, image), _step(eager, eager, image))
 
 
-def test_autocast() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(dtype: torch.dtype) -> None:
     module, eager = _pair(True)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    image = torch.rand(2, 3, 12, 10)
+    image = torch.rand(2, 3, 12, 10).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, expected = compiled(image).detach(), eager(image).detach()
     # The same ops on the same bfloat16 operands; what differs is the order of float32 vector operations, which may

@@ -55,17 +55,19 @@ def test_saved_programs_compute_what_eager_does(tmp_path: Path) -> None:
     image = torch.rand(2, 3, 12, 10)
     torch.save(image, tmp_path / "image.pt")
     paths = {case: tmp_path / f"{case[0]}-{case[1]}.pt2" for case in _CASES}
+    # The same ops, called with the same arguments; but before 2.14 torch writes out the running statistics' update in
+    # other operations, which round once more.
+    rounding = 0 if torch.__version__ >= (2, 14) else 2**-23
     for (training, strict), path in paths.items():
         _save(training, strict, path, image)
         loaded, eager = torch.export.load(path).module(), _network().train(training)
-        # The same ops, called with the same arguments.
-        torch.testing.assert_close(_run(loaded, training, image), _run(eager, training, image), rtol=0, atol=0)
+        torch.testing.assert_close(_run(loaded, training, image), _run(eager, training, image), rtol=rounding, atol=0)
     command = [sys.executable, "-W", "ignore", "-c", _SCRIPT, *map(str, [tmp_path / "image.pt", *paths.values()])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for (training, _), path in paths.items():
         expected = _run(_network().train(training), training, image)
-        torch.testing.assert_close(_kept(*torch.load(f"{path}.out"), training), expected, rtol=0, atol=0)
+        torch.testing.assert_close(_kept(*torch.load(f"{path}.out"), training), expected, rtol=rounding, atol=0)
 
 
 @pytest.mark.parametrize("training", [False, True])

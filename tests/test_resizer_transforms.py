@@ -185,7 +185,9 @@ def test_fx_traces_every_layer(kind: type[reference.Resizer], interpolation: str
     traced = torch.fx.symbolic_trace(module)
     called = {node.target for node in traced.graph.nodes if node.op == "call_module"}
     assert called == {name for name, layer in module.named_modules() if not [*layer.children()]} - {""}
-    for graph in (traced, pickle.loads(pickle.dumps(traced))):
+    # torch before 2.14 cannot pickle a graph whose arguments have their types as strings.
+    graphs = (traced, pickle.loads(pickle.dumps(traced))) if torch.__version__ >= (2, 14) else (traced,)
+    for graph in graphs:
         # Other sizes and one given for the call: nothing of the image was fixed. Rounding of float64.
         for image, size in ((_image(), None), (_image()[:1, :, :4], (7, 1)), (_image(), 2)):
             torch.testing.assert_close(graph(image, size), module(image, size), rtol=1e-12, atol=1e-12)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .bands import EMPTY_WINDOW, SUPPORT
+from .library import autocasts
 from .statistics import accumulation_dtype, has_float64
 
 
@@ -42,7 +43,9 @@ def band_matrix(
     # Distance between pixel and output in input pixels.
     if scale is None:
         distance = ((2 * i + 1) * out_size - (2 * o + 1) * in_size).to(dtype) / (2 * out_size)
-        stretch: Any = torch.sym_max(in_size, out_size) / out_size
+        # A SymInt's max fixes which is larger; torch.compile before torch 2.14 cannot trace sym_max of two ints.
+        larger = max if isinstance(in_size, int) and isinstance(out_size, int) else torch.sym_max
+        stretch: Any = larger(in_size, out_size) / out_size
     else:
         # A factor's coordinates are rounded: where a window ends beyond the image, little is left of float32's digits.
         wide = torch.float64 if has_float64(device) else torch.float32
@@ -125,7 +128,7 @@ def _matrices(
 def _multiply(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``rowsᵀ image columns`` of each plane, in the matrices' dtype: autocast leaves a resampling alone."""
     device = image.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if autocasts(device):
         with torch.autocast(device, enabled=False):
             return _multiply(image, rows, columns)
     # The matrix stands to the right in both products: to the left it would be repeated per plane.

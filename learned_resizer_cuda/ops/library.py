@@ -89,6 +89,19 @@ def register_vmap(name: str, rule: Callable[..., Any]) -> None:
     torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
 
 
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for a type of device, of which some have none."""
+    return _has_autocast(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
+
+
+# torch before 2.14 cannot trace it. The mark is torch.compiler.assume_constant_result's.
+_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def register_autocast(name: str, cast: Callable[..., tuple[Any, ...]] | None = None) -> None:
     """Give an op its autocast rule: its arguments pass through ``cast(dtype, *args)``, then autocast is off.
 
