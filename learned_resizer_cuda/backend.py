@@ -14,6 +14,8 @@ from typing import Literal
 
 import torch
 
+from .tracing import constant_while_traced
+
 BACKENDS = ("auto", "torch", "native")
 
 _backend: ContextVar[str] = ContextVar("learned_resizer_cuda.backend", default="auto")
@@ -45,6 +47,21 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _backend.reset(token)
+
+
+def refuse_native(name: str, reason: str) -> None:
+    """Raise under "native" for what takes another way than its op, a compiled graph included.
+
+    Raises:
+        RuntimeError: says that ``name`` cannot run natively, and the reason.
+    """
+    if current() == "native":
+        raise RuntimeError(f"use_backend('native'): {name} cannot run natively: {reason}")
+
+
+# Versions, compared as such. An older one cannot trace the question, which is then asked once a graph.
+if torch.__version__ < "2.14":
+    constant_while_traced(refuse_native)
 
 
 def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:

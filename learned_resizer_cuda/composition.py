@@ -23,6 +23,7 @@ from . import backend
 from .ops.transforms import transform_reason
 from .recipes.sync_batch_norm import SynchronisedBatchNorm2d
 from .reference import Block, Resizer
+from .tracing import constant_while_traced
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _Types = tuple[type[nn.Module], ...]
@@ -264,17 +265,19 @@ def _passing_reason(image: Any) -> str | None:
 
 
 def _announce(reason: str, lasting: bool) -> None:
-    if backend.current() == "native":
-        raise RuntimeError(f"use_backend('native'): FusedResizer cannot run natively: {reason}")
+    backend.refuse_native("FusedResizer", reason)
     if lasting:
-        # At the line that called the module: five frames of ours and of nn.Module lie between.
-        warnings.warn(
-            f"FusedResizer runs as the composition of its layers, as reference.Resizer does: {reason}", stacklevel=7
-        )
+        _warn(reason)
 
 
-# A graph is traced once: it warns or raises then. The mark is torch.compiler.assume_constant_result's.
-_announce._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# A graph is traced once: it warns then.
+@constant_while_traced
+def _warn(reason: str) -> None:
+    # At the line that called the module: six frames of ours and of nn.Module lie between.
+    warnings.warn(
+        f"FusedResizer runs as the composition of its layers, as reference.Resizer does: {reason}", stacklevel=8
+    )
+
 
 _dtype, _values = attrgetter("dtype"), dict.values
 

@@ -13,6 +13,7 @@ from .batch_norm import Norm, Seen, affine, is_batch_normed, sync_group, update_
 from .ops import trunk
 from .ops.layout import along_row, maps, rows
 from .resize import Size
+from .tracing import constant_while_traced
 
 
 class _Affine(NamedTuple):
@@ -278,12 +279,9 @@ class FusedResizer(reference.Resizer):
 
 # Loading a native module and asking the driver cannot be traced. The answer holds while the process lives but for
 # `use_backend`, which a compiled graph asks again: the trunk's ops choose their kernels as they run.
+@constant_while_traced
 def _native_trunk(device: torch.device, dtype: torch.dtype) -> bool:
     return backend.current() != "torch" and backend.refusal("trunk", device, dtype) is None
-
-
-# What torch.compiler.assume_constant_result does, which would import the compiler (a second) to do it.
-_native_trunk._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _running_norm(norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:

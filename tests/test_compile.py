@@ -182,6 +182,22 @@ def test_transforms_compile() -> None:
         torch.testing.assert_close(compiled(image), run(image), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 14), reason="an older torch asks once a graph, as it is traced")
+@pytest.mark.filterwarnings("ignore:FusedResizer runs as the composition")
+@pytest.mark.parametrize("name", ["resample", "FusedResizer"])
+def test_a_graph_without_ops_is_not_used_under_native(name: str) -> None:
+    changed = lr.FusedResizer(4, num_filters=2, num_blocks=0).eval()
+    changed.conv2.register_forward_hook(lambda layer, args, out: out * 2)
+    runs: dict[str, Callable[[Tensor], Any]] = {
+        "resample": lambda x: torch.func.jvp(lambda a: lr.resize(a, 4), (x,), (x,)),
+        "FusedResizer": changed,
+    }
+    compiled, image = torch.compile(runs[name], fullgraph=True, backend="eager"), torch.rand(2, 3, 8, 9)
+    compiled(image)
+    with use_backend("native"), pytest.raises(Exception, match=f"{name} cannot run natively"):
+        compiled(image)
+
+
 def test_choice_of_the_native_trunk_is_traced_as_a_constant() -> None:
     """On a GPU inference asks whether the native trunk runs: a question that a tracer must not step into."""
 

@@ -15,6 +15,7 @@ import torch
 from torch.autograd import forward_ad
 
 from .. import backend
+from ..tracing import constant_while_traced
 
 NAMESPACE = "learned_resizer"
 
@@ -94,12 +95,10 @@ def autocasts(device_type: str) -> bool:
     return _has_autocast(device_type) and torch.is_autocast_enabled(device_type)
 
 
+# torch before 2.14 cannot trace it.
+@constant_while_traced
 def _has_autocast(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type)
-
-
-# torch before 2.14 cannot trace it. The mark is torch.compiler.assume_constant_result's.
-_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def register_autocast(name: str, cast: Callable[..., tuple[Any, ...]] | None = None) -> None:

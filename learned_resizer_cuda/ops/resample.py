@@ -69,18 +69,8 @@ def resample_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:
     Raises:
         RuntimeError: under ``use_backend("native")``.
     """
-    _refuse_native(reason)
+    backend.refuse_native("resample", reason)
     return _rounded(resample_dense(image, *parameters), image.dtype)
-
-
-def _refuse_native(reason: str) -> None:
-    if backend.current() == "native":
-        raise RuntimeError(f"use_backend('native'): resample cannot run natively: {reason}")
-
-
-# Asked once a graph, as it is traced: torch before 2.14 cannot trace the question. The mark is
-# torch.compiler.assume_constant_result's.
-_refuse_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_dtype(dtype: torch.dtype) -> None:

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..tracing import constant_while_traced
+
 VMAP = "torch.vmap is at work"
 FUNCTORCH = "a torch.func transform is at work"
 FORWARD_AD = "forward-mode differentiation is on"
@@ -33,6 +35,9 @@ def transform_reason(tensor: Tensor) -> str | None:
     return _functorch() or (None if type(tensor) is Tensor else _subclass(tensor))
 
 
+# A tracer cannot step into the stack, but the answer holds as long as its graph: the transforms are part of the graph,
+# and torch.compile refuses a compiled function under a transform outside it.
+@constant_while_traced
 def _functorch() -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is None:
         return None
@@ -41,18 +46,9 @@ def _functorch() -> str | None:
     return VMAP if all(interpreter.key() == vmap for interpreter in stack) else FUNCTORCH
 
 
-# A tracer cannot step into the stack, but the answer holds as long as its graph: the transforms are part of the graph,
-# and torch.compile refuses a compiled function under a transform outside it. The mark is
-# torch.compiler.assume_constant_result, which would import the compiler (a second).
-_functorch._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
+@constant_while_traced
 def _onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
-
-
-# Read while a program is exported, which is done once.
-_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _subclass(tensor: Tensor) -> str | None:
