@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from .recipes.files import atomic_bytes
-from .recipes.weights import ResizerConfig, load_state, save_resizer
+from .atomic import atomic_bytes
 from .resizer import FusedResizer
+from .weights import ResizerConfig, load_state, save_resizer
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -8,15 +8,15 @@ import signal
 import stat
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
 pytest.importorskip("lightning", reason="checkpoints need the [train] extra")
 
+from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, remove_leftovers
 from learned_resizer_cuda.recipes.checkpoint_io import AtomicCheckpointIO
-from learned_resizer_cuda.recipes.files import atomic_bytes, atomic_write, remove_leftovers
 
 
 def test_the_new_content_takes_the_place_of_the_former(tmp_path: Path) -> None:
@@ -35,10 +35,10 @@ def test_an_error_while_writing_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a"
     atomic_bytes(path, b"former")
 
-    def fail(temporary: Path) -> None:
-        temporary.write_bytes(b"ha")
+    def fail(file: BinaryIO) -> None:
+        file.write(b"ha")
         # Seen from outside while it is written: still the former
-        assert path.read_bytes() == b"former" and temporary.parent == path.parent
+        assert path.read_bytes() == b"former" and Path(file.name).parent == path.parent
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

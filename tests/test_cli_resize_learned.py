@@ -14,7 +14,7 @@ pytest.importorskip("typer", reason="the command needs the [train] extra")
 from image_files import command, opened, pattern
 from PIL import Image
 
-from learned_resizer_cuda.recipes.weights import ResizerConfig, save_resizer
+from learned_resizer_cuda.weights import ResizerConfig, save_resizer
 
 # a learned resizer
 

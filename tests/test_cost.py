@@ -7,7 +7,7 @@ from torch import nn
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.recipes.cost import network_cost, resizer_cost
 from learned_resizer_cuda.recipes.networks import build_network
-from learned_resizer_cuda.recipes.weights import ResizerConfig
+from learned_resizer_cuda.weights import ResizerConfig
 
 PUBLISHED = 0.005  # published figures have two decimals
 

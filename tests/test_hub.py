@@ -19,7 +19,7 @@ import huggingface_hub
 import huggingface_hub.hub_mixin
 
 from learned_resizer_cuda import FusedResizer, hub
-from learned_resizer_cuda.recipes.weights import ResizerConfig, load_resizer
+from learned_resizer_cuda.weights import ResizerConfig, load_resizer
 
 # None of them a default of FusedResizer
 ARGUMENTS: dict[str, Any] = {

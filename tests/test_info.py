@@ -169,7 +169,7 @@ def test_help_names_every_command(capsys):
     ("arguments", "said"),
     [
         (["retrain"], "unknown command 'retrain', expected one of train, evaluate, transfer, ablate, resize, info"),
-        (["info", "--yaml"], "info takes no argument but --json, got '--yaml'"),
+        (["info", "--yaml"], "info: takes no argument but --json, got '--yaml'"),
     ],
 )
 def test_usage_errors_exit_with_two(arguments, said, capsys):

@@ -19,7 +19,7 @@ from learned_resizer_cuda.data.digits import DigitsOnPhotographs
 from learned_resizer_cuda.recipes import folder as folder_module
 from learned_resizer_cuda.recipes.config import RunConfig
 from learned_resizer_cuda.recipes.folder import CONFIG, LOCK, SUMMARY, FolderInUseError, RunFolder, find_folder
-from learned_resizer_cuda.recipes.weights import load_resizer
+from learned_resizer_cuda.weights import load_resizer
 from tests.photo_folders import class_folder
 
 SHORT = ("--steps", "3", "--batch-size", "4", "--evaluations", "1", "--accelerator", "cpu")

@@ -19,7 +19,7 @@ from learned_resizer_cuda.recipes.folder import CONFIG, LOCK, FolderInUseError, 
 from learned_resizer_cuda.recipes.run import load_weights, save_weights
 from learned_resizer_cuda.recipes.stages import plan
 from learned_resizer_cuda.recipes.tasks import mean_score
-from learned_resizer_cuda.recipes.weights import ResizerConfig, save_resizer
+from learned_resizer_cuda.weights import ResizerConfig, save_resizer
 
 
 def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

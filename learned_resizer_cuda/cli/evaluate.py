@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import fail
+from .streams import fail
 
 
 def evaluate(

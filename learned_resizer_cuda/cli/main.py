@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from .._version import __version__
+from .stopping import Stopped, stoppable
+from .streams import complain, take_every_text
 
 # name: (module of this package whose function of that name is the command, its line in the help)
 COMMANDS = {
@@ -47,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        The exit code of `info`, of the help and of usage errors (2: unknown command or missing extra). Other
-        commands end by raising SystemExit with theirs.
+        The exit code of `info`, of the help, of usage errors (2: unknown command or missing extra) and of a signal
+        (128 + its number, 130 for Ctrl-C). Other commands end by raising SystemExit with theirs.
     """
+    take_every_text()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -61,8 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "info":
         return _info(rest)
     if name not in COMMANDS:
-        return _fail(f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}")
-    return _typer(name, rest)
+        return complain("", f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}")
+    try:
+        with stoppable():
+            return _typer(name, rest)
+    except Stopped as stopped:
+        return complain(name, stopped, stopped.code)
 
 
 def _info(arguments: list[str]) -> int:
@@ -70,7 +77,7 @@ def _info(arguments: list[str]) -> int:
         print("usage: learned-resizer info [--json]\n\n" + COMMANDS["info"][1])
         return 0
     if arguments not in ([], ["--json"]):
-        return _fail(f"info takes no argument but --json, got {' '.join(arguments)!r}")
+        return complain("info", f"takes no argument but --json, got {' '.join(arguments)!r}")
     from ..info import format_info, info
 
     found = info()
@@ -96,7 +103,7 @@ def _typer(name: str, arguments: list[str]) -> int:
         # Any other missing module is a fault to be shown whole.
         if missing not in TRAIN_MODULES:
             raise
-        return _fail(f'{name} needs {missing}: pip install "learned-resizer-cuda[train]"')
+        return complain("", f'{name} needs {missing}: pip install "learned-resizer-cuda[train]"')
     return 0
 
 
@@ -113,8 +120,3 @@ def _help() -> str:
             "learned-resizer COMMAND --help shows the arguments of one.",
         ]
     )
-
-
-def _fail(message: str) -> int:
-    print(f"learned-resizer: {message}", file=sys.stderr)
-    return 2

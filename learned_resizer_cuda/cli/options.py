@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from ..recipes.config import RunConfig, field_type, read_yaml
+from .streams import fail
 
 _FILES = ("config", "output", "overwrite")
 
@@ -67,12 +68,6 @@ def configuration(command: str, values: dict[str, Any], config: Path | None) -> 
     if found.get("command", command) != command:
         raise ValueError(f"config: {config} is of `learned-resizer {found['command']}`; expected one of `{command}`")
     return RunConfig.make(found | values | {"command": command})
-
-
-def fail(command: str, error: BaseException, code: int = 2) -> NoReturn:
-    """Ends the program with one line that says why."""
-    typer.echo(f"learned-resizer {command}: {error}", err=True)
-    raise typer.Exit(code)
 
 
 def _parameter(entry: Field[Any], name: str | None) -> inspect.Parameter:

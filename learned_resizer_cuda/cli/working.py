@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes.config import RunConfig
-from .options import configuration, fail
+from .options import configuration
+from .streams import fail
 
 FOLDER = "LEARNED_RESIZER_RUN"
 """Tells the processes that Lightning starts which folder the first one has chosen."""

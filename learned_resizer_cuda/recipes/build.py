@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..resize import Resize, resize
 from ..resizer import FusedResizer
+from ..weights import ResizerConfig, load_resizer
 from .config import RunConfig
 from .networks import build_network
 from .stages import Front, Stage
-from .weights import ResizerConfig, load_resizer
 
 
 class BlindResizer(nn.Module):

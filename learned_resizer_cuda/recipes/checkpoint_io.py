@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from .files import atomic_write
+from ..atomic import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,10 +32,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, lambda temporary: _save(checkpoint, temporary))
-
-
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    # To an open file: given a path, torch writes the name of the file, which is random here, into it
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
+        atomic_write(path, lambda file: torch.save(checkpoint, file))

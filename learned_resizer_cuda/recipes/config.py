@@ -195,7 +195,7 @@ class RunConfig:
         """Writes YAML that ``load`` reads back."""
         import yaml
 
-        from .files import atomic_bytes
+        from ..atomic import atomic_bytes
 
         atomic_bytes(path, yaml.safe_dump(self.as_dict(), sort_keys=False).encode())
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .weights import ResizerConfig
+from ..weights import ResizerConfig
 
 
 class Cost(NamedTuple):

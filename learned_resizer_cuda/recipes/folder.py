@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from ..atomic import remove_leftovers
 from .config import RunConfig
 
 CONFIG, SUMMARY, REPORT = "config.yaml", "summary.json", "report.html"
@@ -63,9 +64,7 @@ class RunFolder:
             raise
 
     def _settle(self, config: RunConfig, overwrite: bool) -> bool:
-        for name in FILES:  # of a call that was killed while it wrote one
-            for leftover in self.path.glob(f".{name}.*.part"):
-                leftover.unlink()
+        remove_leftovers(self.path)
         held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
         if overwrite and CONFIG not in held and (foreign := sorted({*held} - {*FILES, STAGES})):
             raise FileExistsError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+
+from ..atomic import atomic_bytes
 
 NAME = "report.html"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -160,10 +161,5 @@ def save_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
 </html>
 """
     path = folder / NAME
-    partial = folder / f"{NAME}.partial"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic_bytes(path, page.encode())
     return path

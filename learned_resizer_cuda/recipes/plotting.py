@@ -5,11 +5,13 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..atomic import atomic_bytes
 from .results import Row, StageResult
 
 if TYPE_CHECKING:
@@ -184,4 +186,6 @@ def draw_range(
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes the figure as a PNG."""
-    figure.savefig(path, format="png", dpi=110)
+    encoded = BytesIO()
+    figure.savefig(encoded, format="png", dpi=110)
+    atomic_bytes(path, encoded.getvalue())

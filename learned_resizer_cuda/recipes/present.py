@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -14,15 +13,16 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
+from ..atomic import atomic_bytes
 from ..data.module import to_unit
 from ..reference import Resizer
 from ..resize import resize
+from ..weights import ResizerConfig
 from .ablation_plot import AblationPoint, save_ablation
 from .build import learned_part
 from .config import FIXED, RunConfig
 from .cost import network_cost, resizer_cost
 from .curves import save_curves
-from .files import atomic_bytes
 from .folder import SUMMARY
 from .html import Folded, Heading, Picture, Section, Table, Text, save_report
 from .record import append_rows
@@ -32,7 +32,6 @@ from .samples import save_samples
 from .spectrum import HIGH, band_gain, save_spectrum
 from .stages import stage_key
 from .transfer_plot import save_transfer
-from .weights import ResizerConfig
 
 if TYPE_CHECKING:
     from .run import Run
@@ -76,7 +75,7 @@ def present(work: Run, results: Sequence[StageResult], seconds: float) -> Summar
         from .run import RESIZER
 
         key = stage_key(learned.arm, learned.input_size, learned.seed)
-        shutil.copyfile(work.stage_folder(key) / RESIZER, folder / RESIZER)
+        atomic_bytes(folder / RESIZER, (work.stage_folder(key) / RESIZER).read_bytes())
     values = {
         "config": config.as_dict(),
         "environment": environment(results[0].device),

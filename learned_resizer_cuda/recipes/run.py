@@ -10,14 +10,15 @@ from typing import cast
 
 from torch import nn
 
+from ..atomic import atomic_bytes, remove_leftovers
 from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
+from ..weights import ResizerConfig, load_state, save_resizer
 from . import processes
 from .build import build_front, build_kept, build_models, learned_part
 from .config import RunConfig
-from .files import atomic_bytes, remove_leftovers
 from .fit import CHECKPOINT, METRICS, Fitted, fit
 from .folder import STAGES
 from .networks import network_name
@@ -26,7 +27,6 @@ from .report import Summary
 from .results import StageResult
 from .stages import Stage, plan
 from .watch import Watcher
-from .weights import ResizerConfig, load_state, save_resizer
 
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
 LABELS = "labels"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .files import atomic_write
+from .atomic import atomic_bytes
 
 if TYPE_CHECKING:
-    from ..reference import Resizer
-    from ..resizer import FusedResizer
+    from .reference import Resizer
+    from .resizer import FusedResizer
 
 FORMAT = "learned-resizer/1"
 _LIMIT = 4096
@@ -77,7 +77,7 @@ class ResizerConfig:
 
     def build(self) -> FusedResizer:
         """A ``FusedResizer`` with random weights."""
-        from ..resizer import FusedResizer
+        from .resizer import FusedResizer
 
         return FusedResizer(**self.arguments())
 
@@ -91,12 +91,12 @@ def save_resizer(resizer: nn.Module, config: ResizerConfig, path: Path, notes: d
         path: the file to write; its folder exists.
         notes: more metadata, for a reader's eye only.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in resizer.state_dict().items()}
     # FusedResizer's output is one function of its weights, so the notes must never shadow the two that rebuild it
     metadata = (notes or {}) | {"format": FORMAT, "resizer": json.dumps(config.arguments())}
-    atomic_write(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+    atomic_bytes(path, save(state, metadata))
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,0 +1,198 @@
+"""Files that are written whole or not at all: every file that this package writes and does not append to.
+
+The new content goes to a temporary file in the same folder, hence on the same file system, where a rename is atomic
+(POSIX ``rename``). Both the file and its folder are flushed to the disk, so that this also holds when the machine
+stops, not the process only. The temporary file has a random name and is created exclusively: two writers never share
+one, whatever their process numbers, and a link planted in a shared folder is not followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO, cast
+
+_PREFIX, _SUFFIX = ".learned-resizer-", ".part"
+# Short, whatever the file is called: its own name may be as long as the file system allows.
+
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # linux/fcntl.h, linux/fs.h
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+
+
+def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
+    """Replaces ``path`` by what ``write`` puts into a file, in one step.
+
+    Readers and writers at the same time are safe; of several writers the last one wins, or without ``overwrite`` the
+    first one. A symbolic link is replaced, not followed. A file that is replaced hands on its permissions. Whatever
+    is raised leaves ``path`` as it was and no temporary file behind. A process that is killed by SIGKILL may leave
+    one; ``remove_leftovers`` takes it away.
+
+    Args:
+        path: the file; its folder exists.
+        write: writes the content to the unbuffered binary file that it is given. A write that fails is an error even
+            where ``write`` ignores it.
+        overwrite: whether a file of that name may be replaced.
+
+    Raises:
+        FileExistsError: it may not, and there is one.
+        OSError: it cannot be written (no folder, no permission, no space, over quota, a read-only file system); its
+            ``filename`` is ``path``. Or what ``write`` raises.
+    """
+    path = Path(path)
+    with _naming(path):
+        file = _create(path.parent)
+    try:
+        with file:
+            try:
+                write(cast(BinaryIO, file))
+            except Exception:
+                if file.failure is None:
+                    raise
+            with _naming(path):
+                if file.failure is not None:
+                    raise file.failure
+                _keep_permissions(file, path)
+                os.fsync(file.fileno())
+                _publish(Path(file.name), path, os.fstat(file.fileno()), overwrite)
+                _flush_folder(path.parent)
+    finally:
+        # After a rename there is none of that name
+        with contextlib.suppress(OSError):
+            os.unlink(file.name)
+
+
+def atomic_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> None:
+    """Replaces the content of ``path`` by ``data`` in one step; see ``atomic_write``."""
+    atomic_write(path, lambda file: file.write(data), overwrite=overwrite)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes the temporary files of writers that were killed, those of writers at work not; never raises OSError."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found = [entry.path for entry in entries if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX)]
+        for path in found:
+            _remove_unlocked(path)
+
+
+class _Temporary(FileIO):
+    """A new file, locked for as long as it is open, so that nobody takes it for a leftover.
+
+    ``failure`` is the first error of a write: what encodes into a file may hide it, or raise an error of its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "xb")
+        self.failure: OSError | None = None
+        # Where the file system has no locks, leftovers stay
+        with contextlib.suppress(OSError):
+            fcntl.flock(self.fileno(), fcntl.LOCK_EX)
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        """All of it: the system may write a part and return."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+        return size
+
+
+def _create(folder: Path) -> _Temporary:
+    while True:
+        file = _Temporary(folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # taken for a leftover between its creation and the lock
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets an error of the system name the file that could not be written, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _remove_unlocked(path: str) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        finally:
+            os.close(descriptor)
+
+
+def _keep_permissions(file: FileIO, path: Path) -> None:
+    """A private photograph stays private when it is replaced."""
+    with contextlib.suppress(OSError):
+        former = os.lstat(path)
+        if stat.S_ISREG(former.st_mode):
+            os.fchmod(file.fileno(), stat.S_IMODE(former.st_mode))
+            if (former.st_uid, former.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), former.st_uid, former.st_gid)
+
+
+def _publish(temporary: Path, path: Path, status: os.stat_result, overwrite: bool) -> None:
+    try:
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _rename_to_new(temporary, path)
+    except OSError:
+        # A network file system may send a request again whose answer was lost: the second answer is then that the
+        # source is missing (rename) or that the target exists (link), and the file is where it should be.
+        with contextlib.suppress(OSError):
+            there = os.lstat(path)
+            if (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino):
+                return
+        raise
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """A rename that fails where there is a file of that name, with FileExistsError."""
+    if _rename_at(temporary, path):
+        return
+    # NFS has links and not that flag of rename, FAT and SMB the other way round
+    os.link(temporary, path)
+
+
+def _rename_at(temporary: Path, path: Path) -> bool:
+    """Linux's ``renameat2`` with RENAME_NOREPLACE; False where system or file system lack it."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # another system, or a C library from before 2018
+        return False
+    if call(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NOT_SUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code), str(path))
+
+
+def _flush_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one that may be written to and not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; there is nothing more to be done on those
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
