@@ -168,13 +168,13 @@ def test_help_names_every_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["retrain"], "unknown command 'retrain', expected one of train, evaluate, transfer, ablate, resize, info"),
-        (["info", "--yaml"], "info: takes no argument but --json, got '--yaml'"),
+        (["retrain"], ": unknown command 'retrain', expected one of train, evaluate, transfer, ablate, resize, info"),
+        (["info", "--yaml"], " info: takes no argument but --json, got '--yaml'"),
     ],
 )
 def test_usage_errors_exit_with_two(arguments, said, capsys):
     assert main(arguments) == 2
-    assert capsys.readouterr().err == f"learned-resizer: {said}\n"
+    assert capsys.readouterr().err == f"learned-resizer{said}\n"
 
 
 def test_no_command_shows_the_help_and_exits_with_two(capsys):
