@@ -82,6 +82,21 @@ def remove_leftovers(folder: str | Path) -> None:
             _remove_unlocked(path)
 
 
+def tells_case(folder: str | Path) -> bool:
+    """Whether a folder holds files apart whose names differ in upper and lower case alone.
+
+    Raises:
+        OSError: no file can be made in it.
+    """
+    folder = Path(folder)
+    with _naming(folder), _create(folder) as file:
+        name = Path(file.name)
+        try:
+            return not name.with_name(name.name.upper()).exists()
+        finally:
+            name.unlink()
+
+
 class _Temporary(FileIO):
     """A new file, locked for as long as it is open, so that nobody takes it for a leftover.
 

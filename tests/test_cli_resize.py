@@ -18,7 +18,8 @@ from image_files import command, expected, opened, pattern
 from PIL import Image
 
 from learned_resizer_cuda import resize
-from learned_resizer_cuda.cli.resize import parse_size, plan
+from learned_resizer_cuda.cli.picture_plan import plan
+from learned_resizer_cuda.cli.resize import parse_size
 
 # good files
 
@@ -244,7 +245,7 @@ def test_bad_files_are_named_and_the_rest_is_done(tmp_path: Path, capsys: pytest
         "link.png",
     }  # fmt: skip
     assert "truncated" in told["truncated.jpg"]
-    assert told["text.png"] == told["notes.txt"] == "not an image that Pillow knows"
+    assert told["text.png"] == told["notes.txt"] == "not an image, or in a format that is not opened"
     assert told["empty.gif"] == "empty file"
     assert told["broken.png"].startswith(("damaged", "not an image"))
     assert told["bomb.png"].startswith("too large: ") and "400000000 pixels" in told["bomb.png"]

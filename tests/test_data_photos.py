@@ -10,7 +10,8 @@ from image_files import expected, pattern
 from PIL import Image, ImageOps
 
 from learned_resizer_cuda.data import photos
-from learned_resizer_cuda.data.photos import UnreadableImageError, View, drawn_view, fixed_view, read_view
+from learned_resizer_cuda.data.image_file import ImageRefused
+from learned_resizer_cuda.data.photos import View, drawn_view, fixed_view, read_view
 
 
 def whole(height: int, width: int) -> View:
@@ -177,13 +178,17 @@ def test_jpeg_is_decoded_near_the_needed_size(
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "empty file"), (b"no image", "not an image that Pillow knows"), (None, "No such file or directory")],
+    [
+        (b"", "empty file"),
+        (b"no image", "not an image, or in a format that is not opened"),
+        (None, "No such file or directory"),
+    ],
 )
 def test_what_is_no_image(tmp_path: Path, content: bytes | None, reason: str) -> None:
     path = tmp_path / "a.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UnreadableImageError, match=f"^{reason}$"):
+    with pytest.raises(ImageRefused, match=f"^{reason}$"):
         read(path)
 
 
@@ -194,14 +199,14 @@ def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:
     Image.fromarray(pattern(60, 60)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(UnreadableImageError) as caught:
+    with pytest.raises(ImageRefused) as caught:
         read(path)
     assert str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_values_without_a_white(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableImageError, match="mode F: which value is white is not fixed"):
+    with pytest.raises(ImageRefused, match="mode F: which value is white is not fixed"):
         read(tmp_path / "a.tif")
 
 
@@ -211,5 +216,5 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rec
     read(tmp_path / "a.png")  # above the limit, not above its double: Pillow would warn
     assert not recwarn.list
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UnreadableImageError, match="exceeds limit"):
+    with pytest.raises(ImageRefused, match="exceeds limit"):
         read(tmp_path / "a.png")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..atomic import atomic_bytes, remove_leftovers
+from .picture_plan import Job, Unread, check_targets, plan, same_file, shown
+from .stopping import Stopped, finishing
+from .streams import complain, fail
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..data.resizing import PictureResizer
 
 
@@ -51,10 +58,11 @@ def resize(
     try:
         resizer = _resizer(size, interpolation, antialias, weights)
         jobs, unread = plan(inputs, output)
-        check_targets(jobs, overwrite)
-        _make_writable(output)
+        check_targets(jobs, output, overwrite)
     except (TypeError, ValueError, OSError) as error:
-        _fail(str(error))
+        fail("resize", error)
+    for folder in {os.path.dirname(job.target) for job in jobs}:
+        remove_leftovers(folder)
     raise typer.Exit(_work(jobs, unread, resizer, overwrite))
 
 
@@ -65,78 +73,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"--size: got {text!r}; expected H or HxW, as 224 or 240x320, at least 1")
     return height, width
-
-
-def plan(inputs: Sequence[Path], output: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
-    """Which file goes where.
-
-    Args:
-        inputs: files and folders; a folder stands for every file below it that is not hidden, in name order.
-            The output folder, where it lies below one of them, is left out.
-        output: the output folder.
-
-    Returns:
-        Pairs (source, target), each source once, and the folders that cannot be listed with the reason.
-
-    Raises:
-        FileNotFoundError: an input does not exist.
-        ValueError: two sources would have the same target, or there is no file at all.
-    """
-    jobs: list[tuple[Path, Path]] = []
-    unread: list[tuple[Path, str]] = []
-    for given in inputs:
-        if given.is_dir():
-            jobs += [(path, output / path.relative_to(given)) for path in _files_below(given, output, unread)]
-        elif given.exists():
-            jobs.append((given, output / given.name))
-        else:
-            raise FileNotFoundError(f"IN: no such file or folder: {_shown(given)}")
-    by_target: dict[Path, Path] = {}
-    once: list[tuple[Path, Path]] = []
-    for source, target in jobs:
-        first = by_target.setdefault(target, source)
-        if first is source:
-            once.append((source, target))
-        elif first.resolve() != source.resolve():
-            raise ValueError(f"IN: {_shown(first)} and {_shown(source)} would both become {_shown(target)}")
-    if not once and not unread:
-        raise ValueError(f"IN: no files in {', '.join(_shown(path) for path in inputs)}")
-    return once, unread
-
-
-def _files_below(folder: Path, output: Path, unread: list[tuple[Path, str]]) -> list[Path]:
-    avoid = output.resolve()
-    found = []
-
-    def failed(error: OSError) -> None:
-        unread.append((Path(error.filename), error.strerror or str(error)))
-
-    for parent, folders, names in os.walk(folder, onerror=failed):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(parent, name).resolve() != avoid
-        )
-        # A broken link is no file, but the user should hear of it.
-        paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-        found += [path for path in paths if path.is_file() or path.is_symlink()]
-    return found
-
-
-def check_targets(jobs: Sequence[tuple[Path, Path]], overwrite: bool) -> None:
-    """Raises FileExistsError where a target is a folder, or a file that may not be replaced."""
-    taken = [target for _, target in jobs if target.is_dir() or (target.exists() and not overwrite)]
-    if taken:
-        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
-        hint = "is a folder" if taken[0].is_dir() else "exists; pass --overwrite to replace it"
-        raise FileExistsError(f"--output: {_shown(taken[0])}{more} {hint}")
-
-
-def _make_writable(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--output: cannot make the folder {_shown(output)}: {error.strerror or error}") from error
-    if not os.access(output, os.W_OK | os.X_OK):
-        raise PermissionError(f"--output: cannot write into the folder {_shown(output)}")
 
 
 def _resizer(
@@ -159,61 +95,81 @@ def _resizer(
     return PictureResizer(target, config.interpolation, config.antialias, learned, config.in_channels)
 
 
-def _work(
-    jobs: Sequence[tuple[Path, Path]], unread: Sequence[tuple[Path, str]], resizer: PictureResizer, overwrite: bool
-) -> int:
+class _Tally:
+    """What has become of the jobs so far, and how it is told."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        self.total, self.console = total, console
+        self.done = self.skipped = self.tried = 0
+
+    def skip(self, path: str, reason: object) -> None:
+        self.skipped += 1
+        self.say("skipped", path, reason)
+
+    def say(self, what: str, path: str, reason: object) -> None:
+        self.console.print(f"{what} {shown(path)}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+    def __str__(self) -> str:
+        left = self.total - self.tried
+        return f"{self.done} resized, {self.skipped} skipped" + (f", {left} not tried" if left else "")
+
+
+def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer, overwrite: bool) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..data.files import ImageRefused, read_picture, write_picture
-
     console = Console(stderr=True)
     started = time.perf_counter()
-    done, skipped = 0, 0
+    tally = _Tally(len(jobs), console)
+    code = 0
+    for folder, reason in unread:
+        tally.skip(folder, reason)
     columns = (TextColumn("resizing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # On a pipe the bar is silent; what was skipped is printed either way.
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-
-        def say(what: str, path: Path, reason: object) -> None:
-            text = f"{what} {_shown(path)}: {reason}"
-            console.print(_printable(text, console.encoding), markup=False, highlight=False, soft_wrap=True)
-
-        for folder, reason in unread:
-            skipped += 1
-            say("skipped", folder, reason)
-        for source, target in progress.track(jobs, total=len(jobs)):
-            try:
-                picture = read_picture(source)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_picture(resizer(picture), target, overwrite)
-            except (ImageRefused, OSError, MemoryError) as error:
-                skipped += 1
-                reason = (isinstance(error, OSError) and error.strerror) or str(error) or "not enough memory"
-                say("skipped", source, reason)
-                continue
-            except Exception as error:
-                # One image that upsets the code must not end a run over thousands; the type marks it as a fault.
-                skipped += 1
-                say("skipped", source, f"{type(error).__name__}: {error}")
-                continue
-            done += 1
-            for note in picture.notes:
-                say("note", source, note)
-    seconds = time.perf_counter() - started
-    typer.echo(f"{done} resized, {skipped} skipped, {seconds:.1f} s")
-    return 1 if skipped else 0
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            for job in progress.track(jobs, total=len(jobs)):
+                _resize_one(job, resizer, overwrite, tally)
+                tally.tried += 1
+    except (_NoSpaceError, Stopped) as error:
+        code = complain("resize", error, error.code)
+    typer.echo(f"{tally}, {time.perf_counter() - started:.1f} s")
+    return code or (1 if tally.skipped else 0)
 
 
-def _shown(path: Path) -> str:
-    """The path as text; bytes that are no UTF-8 show as ``\\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+class _NoSpaceError(Exception):
+    """Nothing more can be written; the code is the command's."""
+
+    code = 1
 
 
-def _printable(text: str, encoding: str) -> str:
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+def _resize_one(job: Job, resizer: PictureResizer, overwrite: bool, tally: _Tally) -> None:
+    from ..data.files import encode_picture, file_version, read_picture
+    from ..data.image_file import ImageRefused
 
-
-def _fail(message: str) -> NoReturn:
-    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    typer.echo(f"learned-resizer resize: {_printable(message, encoding)}", err=True)
-    raise typer.Exit(2)
+    try:
+        in_place = same_file(*job)
+        picture = read_picture(job.source)
+        encoded = encode_picture(resizer(picture))
+        os.makedirs(os.path.dirname(job.target), exist_ok=True)
+        with finishing():
+            if in_place and file_version(os.stat(job.source)) != picture.version:
+                raise ImageRefused("was changed while it was resized, and is left as it is")
+            atomic_bytes(job.target, encoded, overwrite=overwrite)
+            tally.done += 1
+    except FileExistsError:
+        return tally.skip(job.source, f"{shown(job.target)} has appeared meanwhile; pass --overwrite to replace it")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            # So it will be for every picture after this one
+            raise _NoSpaceError(f"cannot write {shown(job.target)}: {error.strerror}") from error
+        return tally.skip(job.source, f"cannot write {shown(job.target)}: {error.strerror}")
+    except ImageRefused as error:
+        return tally.skip(job.source, error)
+    except MemoryError:
+        return tally.skip(job.source, "not enough memory")
+    except Exception as error:
+        # One image that upsets the code must not end a run over thousands; the type marks it as a fault.
+        return tally.skip(job.source, f"{type(error).__name__}: {error}")
+    for note in picture.notes:
+        tally.say("note", job.source, note)
+    return None

@@ -46,6 +46,26 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def finishing() -> Iterator[None]:
+    """Lets the body end before ``Stopped`` is raised: what belongs together is done and counted, or neither."""
+    _Delayed.active, _Delayed.number = True, None
+    try:
+        yield
+    finally:
+        _Delayed.active = False
+    if _Delayed.number is not None:
+        raise Stopped(_Delayed.number)
+
+
+class _Delayed:
+    active = False
+    number: int | None = None
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
-    raise Stopped(number)
+    if _Delayed.active:
+        _Delayed.number = number
+    else:
+        raise Stopped(number)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from . import order
 from .errors import TooManyUnreadableError
-from .photos import AUGMENTS, FITS, UnreadableImageError, View, drawn_view, fixed_view, read_view
+from .image_file import ImageRefused
+from .photos import AUGMENTS, FITS, View, drawn_view, fixed_view, read_view
 from .source import Batch, Unreadable
 
 IN_A_ROW = 1000
@@ -107,7 +108,7 @@ class FileSource:
             try:
                 images.append(self._read(path, partial(fixed_view, self.fit)))
                 taken.append(index)
-            except UnreadableImageError as error:
+            except ImageRefused as error:
                 unreadable.append(Unreadable(str(path), str(error)))
         return Batch(torch.stack(images) if images else self._empty(0), self.test.targets[taken], tuple(unreadable))
 
@@ -127,7 +128,7 @@ class FileSource:
             choose = partial(drawn_view, self.augment, self.fit, generator=generator)
             try:
                 return self._read(path, choose), candidate % self.train_size
-            except UnreadableImageError as error:
+            except ImageRefused as error:
                 unreadable.append(Unreadable(str(path), str(error)))
         last = unreadable[-1]
         raise TooManyUnreadableError(

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import order
+from .image_file import open_image
 from .source import Batch
-from .sources import EXTRA, package_file
+from .sources import package_file
 
 NUM_CLASSES = 10
 DIGIT_SIZE = 28
@@ -49,15 +50,11 @@ def load_photographs() -> dict[str, U8]:
         ModuleNotFoundError: Pillow, scikit-image or scikit-learn is not installed.
         FileNotFoundError: the installed release lacks a photograph.
     """
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the built-in images need Pillow: {EXTRA}", name="PIL") from error
     paths = [package_file("skimage", "scikit-image", f"data/{file}") for file in _SKIMAGE]
     paths += [package_file("sklearn", "scikit-learn", f"datasets/images/{file}") for file in _SKLEARN]
     photographs = {}
     for path in paths:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             photographs[path.stem] = np.array(image.convert("L"))
     return photographs
 

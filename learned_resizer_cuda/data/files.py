@@ -8,29 +8,28 @@ formats that can be read but not written.
 from __future__ import annotations
 
 import os
-import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from .image_file import ImageRefused, open_image
 
 # What a mode is read as; modes not listed stay as they are.
 _READ_AS = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
 _MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
+_PIECE = 1 << 20  # pixels
 _KEEPS_EXIF = ("JPEG", "PNG", "WEBP")
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     # Whole-resolution chroma: what the filter kept should not be lost to the file.
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
 }
-
-
-class ImageRefused(Exception):
-    """A file that is not processed, with the reason in words for the user."""
 
 
 @dataclass
@@ -45,6 +44,7 @@ class Picture:
         format: Pillow's name of the file format, one it can write.
         icc_profile, exif: as they go into a file again.
         notes: what was changed in reading, for the user.
+        version: of the file that was read; see ``file_version``.
     """
 
     planes: Tensor
@@ -53,6 +53,7 @@ class Picture:
     icc_profile: bytes | None = None
     exif: bytes | None = None
     notes: list[str] = field(default_factory=list)
+    version: tuple[int, ...] = ()
 
     @property
     def has_alpha(self) -> bool:
@@ -64,36 +65,26 @@ class Picture:
         return {"I;16": 65535.0, "I": None, "F": None}.get(self.mode, 255.0)
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: str | Path) -> Picture:
     """Decodes one still image, turned upright.
 
     Raises:
-        ImageRefused: the file is no image, damaged, too large, or of a kind that is not handled; says which.
-        OSError: the file cannot be read at all.
+        ImageRefused: the file cannot be opened, is no image, damaged, too large, or of a kind that is not handled;
+            says which.
     """
-    try:
-        # Between its limit and twice that, Pillow warns of a decompression bomb; above, it raises. Photographs of
-        # 100 megapixels exist: only what raises is refused.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return _decode(image)
-    except UnidentifiedImageError:
-        empty = os.path.getsize(path) == 0
-        raise ImageRefused("empty file" if empty else "not an image that Pillow knows") from None
-    except Image.DecompressionBombError as error:
-        raise ImageRefused(f"too large: {error}") from None
-    except (ImageRefused, PermissionError, FileNotFoundError, IsADirectoryError):
-        raise
-    except Exception as error:
-        # A damaged file may trip any of Pillow's decoders in any way: OSError, SyntaxError, struct.error, ...
-        raise ImageRefused(f"damaged: {error or type(error).__name__}") from error
+    with open_image(path) as image:
+        assert image.fp is not None
+        read = file_version(os.fstat(image.fp.fileno()))
+        return replace(_decode(image), version=read)
+
+
+def file_version(status: os.stat_result) -> tuple[int, ...]:
+    """What tells one content of a file from another: device, inode, size in bytes, time of the last write in ns."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _decode(image: Image.Image) -> Picture:
     file_format = "JPEG" if image.format == "MPO" else str(image.format)
-    if file_format not in Image.SAVE:
-        raise ImageRefused(f"Pillow reads {file_format} but cannot write it")
     # An MPO's further frames are the camera's previews and gain maps of the same picture.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise ImageRefused(f"{image.n_frames} frames; only still images are handled")  # type: ignore[attr-defined]
@@ -103,7 +94,7 @@ def _decode(image: Image.Image) -> Picture:
     icc_profile = image.info.get("icc_profile")
     image.load()
     try:
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
         exif = image.getexif().tobytes() if file_format in _KEEPS_EXIF and len(image.getexif()) else None
     except Exception as error:  # any tag may be malformed in any way
         notes.append(f"EXIF data dropped, orientation included: {error or type(error).__name__}")
@@ -134,51 +125,56 @@ def _convert(image: Image.Image) -> Image.Image:
 
 
 def _planes(image: Image.Image) -> Tensor:
-    array = np.array(image)
-    if array.dtype == np.int32:
-        array = array.astype(np.float64)  # float32 would lose the low bits
-    elif array.dtype != np.uint8:
-        array = array.astype(np.float32)
+    """(C, H, W), copied some rows at a time: numpy's own way takes a second copy of the picture while it lasts."""
+    width, height = image.size
+    rows = max(1, _PIECE // width)
+    first = _numbers(image.crop((0, 0, width, 1)))
+    array = np.empty((height, *first.shape[1:]), first.dtype)
+    for top in range(0, height, rows):
+        end = min(top + rows, height)
+        array[top:end] = _numbers(image.crop((0, top, width, end)))
     tensor = torch.from_numpy(array)
     return tensor[None] if tensor.dim() == 2 else tensor.permute(2, 0, 1)
 
 
-def write_picture(picture: Picture, path: Path, overwrite: bool) -> None:
-    """Writes the file whole or not at all: a temporary file beside it is renamed into place.
+def _numbers(image: Image.Image) -> np.ndarray:
+    array = np.asarray(image)
+    if array.dtype == np.int32:
+        return array.astype(np.float64)  # float32 would lose the low bits
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def encode_picture(picture: Picture) -> bytes:
+    """The picture as a file of ``picture.format``, encoded in memory.
+
+    Pillow's encoders ignore a disk that is full: to one, they write a part of the file, or never end.
 
     Args:
         picture: planes in the mode's own range; floats are rounded half up and saturated for integer modes.
-        path: the file; its folder exists. The format follows ``picture.format``, not the name.
-        overwrite: whether a file of that name may be replaced.
 
     Raises:
-        FileExistsError: it may not, and there is one.
-        ImageRefused: the format cannot hold the mode.
-        OSError: the file cannot be written.
+        ImageRefused: the format cannot hold the mode or the size.
     """
-    image = _encode(picture)
-    # Short, whatever the target's name: a name may be as long as the file system allows.
-    temporary = path.parent / f".resize-{os.getpid()}.tmp"
+    image = _as_image(picture)
     options = _SAVE_OPTIONS.get(picture.format, {}) | {"icc_profile": picture.icc_profile}
     if picture.exif:
         options["exif"] = picture.exif
+    encoded = BytesIO()
     try:
-        try:
-            image.save(temporary, format=picture.format, **options)
-        except (ValueError, KeyError) as error:
-            raise ImageRefused(f"{picture.format} cannot hold it: {error}") from error
-        except OSError as error:
-            if error.errno is None:  # Pillow's own "cannot write mode ... as ..."
-                raise ImageRefused(f"{picture.format} cannot hold it: {error}") from error
-            raise
-        if not overwrite and path.exists():
-            raise FileExistsError(f"{path} appeared meanwhile")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        image.save(encoded, format=picture.format, **options)
+        with Image.open(encoded) as written:
+            size = written.size
+    except MemoryError:
+        raise
+    except Exception as error:  # OSError, ValueError, KeyError, struct.error, ...: each encoder has its own
+        raise ImageRefused(f"{picture.format} cannot hold it: {error or type(error).__name__}") from error
+    if size != image.size:
+        # Some formats have sizes of their own, and their encoders choose the nearest without a word
+        raise ImageRefused(f"{picture.format} cannot hold {image.height}x{image.width} pixels")
+    return encoded.getvalue()
 
 
-def _encode(picture: Picture) -> Image.Image:
+def _as_image(picture: Picture) -> Image.Image:
     planes = picture.planes
     if picture.mode == "F":
         return Image.fromarray(planes[0].to(torch.float32).contiguous().numpy())

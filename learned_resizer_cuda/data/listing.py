@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 
-from .sources import EXTRA
-
-
-@lru_cache(maxsize=1)
-def extensions() -> frozenset[str]:
-    """The file name extensions of the formats that Pillow reads, in lower case with their dot."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"image files need Pillow: {EXTRA}", name="PIL") from error
-    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in Image.OPEN)
+from .image_file import extensions
 
 
 def is_image(name: str) -> bool:

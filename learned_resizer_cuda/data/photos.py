@@ -7,7 +7,6 @@ package's own antialiased bilinear ``resize``. Images of any sizes therefore mak
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..resize import resize
-from .sources import EXTRA
+from .image_file import ImageRefused, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,10 +42,6 @@ _UPRIGHT = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-
-
-class UnreadableImageError(Exception):
-    """A file is no image that can be trained on; the message is the reason."""
 
 
 class View(NamedTuple):
@@ -117,37 +112,15 @@ def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_chan
         uint8 (in_channels, S, S).
 
     Raises:
-        UnreadableImageError: the file is missing, no image, damaged, or has no 8-bit meaning.
+        ImageRefused: the file is missing, no image, damaged, or has no 8-bit meaning.
         ModuleNotFoundError: Pillow is not installed.
     """
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"image files need Pillow: {EXTRA}", name="PIL") from error
-    try:
-        # Pillow warns of large images, odd palettes and odd EXIF data; what it cannot read, it raises for.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                pixels, mirror = _decode(image, choose, size, "L" if in_channels == 1 else "RGB")
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        raise UnreadableImageError("empty file" if empty else "not an image that Pillow knows") from None
-    except Exception as error:
-        # A damaged file may trip any of Pillow's decoders in any way: OSError, SyntaxError, struct.error, ...
-        raise UnreadableImageError(_reason(error)) from error
+    with open_image(path) as image:
+        pixels, mirror = _decode(image, choose, size, "L" if in_channels == 1 else "RGB")
     planes = torch.from_numpy(pixels)
     planes = planes[None] if planes.dim() == 2 else planes.permute(2, 0, 1)
     planes = resize(planes, size)
     return planes.flip(-1) if mirror else planes
-
-
-def _reason(error: Exception) -> str:
-    """One line; the system's errors without the path, which is named beside it."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
 
 
 def _decode(image: Image.Image, choose: Callable[[int, int], View], size: int, mode: str) -> tuple[np.ndarray, bool]:
@@ -193,5 +166,5 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
         values = np.array(image).astype(np.uint32)
         image = pillow.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode}: which value is white is not fixed")
+        raise ImageRefused(f"mode {image.mode}: which value is white is not fixed")
     return image if image.mode == mode else image.convert(mode)

@@ -19,8 +19,9 @@ from torch import Tensor
 from .digits import _SKIMAGE, _SKLEARN, TEST_PHOTOGRAPHS
 from .distortions import DISTORTIONS, LEVELS, REACH, U8
 from .errors import DataError, EmptySplitError
+from .image_file import ImageRefused, open_image
 from .source import Batch, Unreadable
-from .sources import EXTRA, package_file
+from .sources import package_file
 
 NUM_GRADES = 10
 """Bins of a histogram; their grades are 1 (worst) to 10, as AVA's scores are."""
@@ -76,20 +77,12 @@ def read_photograph(path: Path) -> U8:
 
     Raises:
         ModuleNotFoundError: Pillow is not installed.
-        OSError, ValueError: no image, damaged, or too large.
+        ImageRefused: it cannot be opened, is no image, damaged, or too large.
     """
-    try:
+    with open_image(path) as image:
         from PIL import Image, ImageOps
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the built-in images need Pillow: {EXTRA}", name="PIL") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                picture = ImageOps.exif_transpose(image).convert("RGB")
-        except (SyntaxError, Image.DecompressionBombError) as error:
-            # Pillow's PNG reader reports damage as a SyntaxError, and its limit on pixels is a bare Exception.
-            raise ValueError(str(error)) from error
+
+        picture = ImageOps.exif_transpose(image).convert("RGB")
     scale = SHORTER_SIDE / min(picture.size)
     if scale < 1:
         width, height = (max(SHORTER_SIDE, round(scale * side)) for side in picture.size)
@@ -233,7 +226,7 @@ class QualityPhotographs:
         for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
             try:
                 photograph = read_photograph(path)
-            except (OSError, ValueError) as error:
+            except ImageRefused as error:
                 unreadable.append(Unreadable(str(path), str(error)))
                 continue
             if min(photograph.shape[:2]) < side:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..resize import resize
-from .files import ImageRefused, Picture
+from .files import Picture
+from .image_file import ImageRefused
 
-Resizing = Callable[[Tensor], Tensor]
+_PIECE = 1 << 20  # pixels
 
 
 class PictureResizer:
@@ -57,21 +57,41 @@ class PictureResizer:
         white = picture.largest
         if white is None or picture.mode == "CMYK":
             raise ImageRefused(f"mode {picture.mode} cannot go through a learned resizer")
-        unit = planes.to(torch.float32) / white
-        resized = self._with_alpha(unit) if picture.has_alpha else self._colour(unit)
+        resized = self._with_alpha(planes, white) if picture.has_alpha else self._colour(_unit(planes, white))
         return replace(picture, planes=resized * white)
 
-    def _with_alpha(self, unit: Tensor) -> Tensor:
-        alpha = unit[-1:]
-        colour, alpha = self._colour(unit[:-1] * alpha), self._fixed(alpha)
+    def _with_alpha(self, planes: Tensor, white: float) -> Tensor:
+        if self.learned is None:
+            colour, alpha = self._premultiplied(planes, white).split([len(planes) - 1, 1])
+        else:
+            alpha = _unit(planes[-1:], white)
+            colour, alpha = self._colour(_unit(planes[:-1], white).mul_(alpha)), self._fixed(alpha)
         # Where nothing is visible, any colour is right: black. The division is by alpha before it is saturated:
         # a filter that overshoots does so in both.
         visible = alpha > 0.5 / 65535
         colour = torch.where(visible, colour / torch.where(visible, alpha, 1.0), 0.0)
         return torch.cat([colour, alpha]).clamp(0, 1)
 
+    def _premultiplied(self, planes: Tensor, white: float) -> Tensor:
+        """Colours times alpha, and alpha, resized by the fixed filter: first along the axis that shrinks more, some
+        rows or columns at a time, so that no float copy of the whole picture is needed."""
+        height, width = planes.shape[1:]
+        if self.size[0] * width < self.size[1] * height:
+            flipped = PictureResizer(self.size[::-1], self.interpolation, self.antialias)
+            return flipped._premultiplied(planes.transpose(1, 2), white).transpose(1, 2)
+        pieces = []
+        for piece in planes.split(max(1, _PIECE // width), dim=1):
+            unit = _unit(piece, white)
+            unit[:-1] *= unit[-1:]
+            pieces.append(self._filter(unit, (piece.shape[1], self.size[1])))
+        return self._filter(torch.cat(pieces, 1), self.size)
+
     def _fixed(self, planes: Tensor) -> Tensor:
-        return resize(planes, self.size, interpolation=self.interpolation, antialias=self.antialias)
+        # One by one: a whole picture in float32 takes four times what its bytes do
+        return torch.cat([self._filter(plane[None], self.size) for plane in planes])
+
+    def _filter(self, planes: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize(planes, size, interpolation=self.interpolation, antialias=self.antialias)
 
     def _colour(self, planes: Tensor) -> Tensor:
         if self.learned is None:
@@ -81,3 +101,8 @@ class PictureResizer:
         if len(planes) == 1:
             return self.learned(planes.expand(3, -1, -1)[None].contiguous(), self.size)[0].mean(0, keepdim=True)
         return self.learned(planes[None].contiguous(), self.size)[0]
+
+
+def _unit(planes: Tensor, white: float) -> Tensor:
+    """A float32 copy in [0, 1]."""
+    return planes.to(torch.float32, copy=True).div_(white)

@@ -1,0 +1,171 @@
+"""Which picture goes where: the files below the inputs, their targets, and what stands in the way."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..atomic import tells_case
+
+
+class Job(NamedTuple):
+    """A source file and its target, as text: a hundred thousand ``Path`` objects would take 100 MB."""
+
+    source: str
+    target: str
+
+
+class Unread(NamedTuple):
+    """What was found below an input and cannot be read, with the reason."""
+
+    path: str
+    reason: str
+
+
+def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[Unread]]:
+    """Which file goes where.
+
+    Args:
+        inputs: files and folders; a folder stands for everything below it that is not hidden, in name order. The
+            output folder, where it lies below one of them, is left out.
+        output: the output folder.
+
+    Returns:
+        The jobs, each source once, and the folders that cannot be listed and the links to folders, which are not
+        followed.
+
+    Raises:
+        FileNotFoundError: an input does not exist.
+        ValueError: two sources would have the same target, or there is no file at all.
+    """
+    unread: list[Unread] = []
+    jobs: dict[str, Job] = {}
+    for job in _jobs(inputs, output, unread):
+        first = jobs.setdefault(job.target, job)
+        if first is not job and not same_file(first.source, job.source):
+            raise ValueError(f"IN: {shown(first.source)} and {shown(job.source)} would both become {shown(job.target)}")
+    if not jobs and not unread:
+        raise ValueError(f"IN: no files in {', '.join(shown(path) for path in inputs)}")
+    return list(jobs.values()), unread
+
+
+def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
+    """Checks what is in the output folder already, which is made if it is missing.
+
+    Raises:
+        FileExistsError: a target is a folder, or a file that may not be replaced.
+        ValueError: a target is the source of another job, by this name or another, or differs from another target in
+            upper and lower case alone, in a folder that does not tell them apart.
+        OSError: the output folder cannot be made or written to.
+    """
+    there = {job.target: status for job in jobs if (status := _status(job.target))} if output.is_dir() else {}
+    taken = [target for target, status in there.items() if not overwrite or stat.S_ISDIR(status.st_mode)]
+    if taken:
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        is_folder = stat.S_ISDIR(there[taken[0]].st_mode)
+        hint = "is a folder" if is_folder else "exists; pass --overwrite to replace it"
+        raise FileExistsError(f"--output: {shown(taken[0])}{more} {hint}")
+    if there:
+        sources = {_identity(status): job.source for job in jobs if (status := _status(job.source))}
+        for job in jobs:
+            other = sources.get(_identity(there[job.target])) if job.target in there else None
+            if other is not None and not same_file(other, job.source):
+                raise ValueError(
+                    f"--output: {shown(job.target)}, the target of {shown(job.source)}, is {shown(other)}, which is to "
+                    "be resized itself; choose another folder"
+                )
+    _make_writable(output)
+    alike = _alike(jobs)
+    if alike and not tells_case(output):
+        first, second = alike
+        raise ValueError(
+            f"IN: {shown(first.source)} and {shown(second.source)} would both become {shown(second.target)}, because "
+            f"{shown(output)} does not tell upper case from lower"
+        )
+
+
+def shown(path: str | Path) -> str:
+    """A path as one line of text: what does not print, and bytes that are not UTF-8, as ``\\xff``."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    # A file name may hold line ends and the control sequences of a terminal
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _jobs(inputs: Sequence[Path], output: Path, unread: list[Unread]) -> Iterator[Job]:
+    avoid = _status(output)
+    for given in inputs:
+        if given.is_dir():
+            root = len(os.path.join(given, ""))
+            for source in _files_below(str(given), avoid, unread):
+                yield Job(source, os.path.join(output, source[root:]))
+        elif given.exists():
+            yield Job(str(given), os.path.join(output, given.name))
+        else:
+            raise FileNotFoundError(f"IN: no such file or folder: {shown(given)}")
+
+
+def _files_below(folder: str, avoid: os.stat_result | None, unread: list[Unread]) -> Iterator[str]:
+    """The files of a folder, then those of the folders in it; broken links and special files too, to be told of."""
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+        except OSError as error:
+            unread.append(Unread(folder, error.strerror or str(error)))
+            continue
+        folders = []
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                if avoid is None or not os.path.samestat(entry.stat(), avoid):
+                    folders.append(entry.path)
+            elif entry.is_symlink() and entry.is_dir():
+                unread.append(Unread(entry.path, "a link to a folder, which is not followed"))
+            else:
+                yield entry.path
+        waiting += reversed(folders)
+
+
+def _alike(jobs: Sequence[Job]) -> tuple[Job, Job] | None:
+    """Two jobs whose targets differ in upper and lower case or in the composition of accents alone."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        name = job.target if job.target.isascii() else unicodedata.normalize("NFC", job.target)
+        other = first.setdefault(name.casefold(), job)
+        if other is not job:
+            return other, job
+    return None
+
+
+def same_file(first: str, second: str) -> bool:
+    """Whether two paths are of one file that exists, or are equal."""
+    a, b = _status(first), _status(second)
+    return first == second or (a is not None and b is not None and os.path.samestat(a, b))
+
+
+def _status(path: str | Path) -> os.stat_result | None:
+    """Of the file, of a link that leads nowhere, or None."""
+    for call in (os.stat, os.lstat):
+        try:
+            return call(path)
+        except OSError:
+            continue
+    return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _make_writable(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--output: cannot make the folder {shown(output)}: {error.strerror or error}") from error
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise PermissionError(f"--output: cannot write into the folder {shown(output)}")
