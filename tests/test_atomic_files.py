@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import multiprocessing
 import os
+import resource
 import signal
 import stat
 import time
@@ -15,7 +18,8 @@ import torch
 
 pytest.importorskip("lightning", reason="checkpoints need the [train] extra")
 
-from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, remove_leftovers
+from learned_resizer_cuda import atomic
+from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, remove_leftovers, tells_case
 from learned_resizer_cuda.recipes.checkpoint_io import AtomicCheckpointIO
 
 
@@ -65,6 +69,94 @@ def test_file_and_folder_reach_the_disk_in_order(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "replace", rename)
     atomic_bytes(tmp_path / "a", b"new")
     assert calls == ["file", "replace", "folder"]
+
+
+def test_private_files_stay_private(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"former")
+    path.chmod(0o600)
+    atomic_bytes(path, b"new")
+    assert path.read_bytes() == b"new" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_without_overwriting_the_first_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    for flag_of_rename in (True, False):
+        if not flag_of_rename:
+            monkeypatch.setattr(atomic, "_rename_at", lambda *paths: False)
+        path.unlink(missing_ok=True)
+        atomic_bytes(path, b"first", overwrite=False)
+        with pytest.raises(FileExistsError) as caught:
+            atomic_bytes(path, b"second", overwrite=False)
+        assert caught.value.filename == str(path)
+        assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_that_an_encoder_hides_is_raised(tmp_path: Path) -> None:
+    """Written to until the limit of a file's size: a part is written, then nothing."""
+
+    def hide(file: BinaryIO) -> None:
+        with contextlib.suppress(OSError):
+            file.write(bytes(10_000))
+
+    def change(file: BinaryIO) -> None:
+        try:
+            file.write(bytes(10_000))
+        except OSError as error:
+            raise RuntimeError("unexpected pos 64 vs 0") from error  # torch.save's
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        for write in (hide, change):
+            with pytest.raises(OSError, match="File too large") as caught:
+                atomic_write(tmp_path / "a", write)
+            assert caught.value.filename == str(tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_go_and_files_at_work_stay(tmp_path: Path) -> None:
+    strangers = [".a.part", "learned-resizer-1.part", ".learned-resizer-notes"]
+    for name in strangers:
+        (tmp_path / name).touch()
+
+    def write(file: BinaryIO) -> None:
+        (tmp_path / ".learned-resizer-0123456789abcdef.part").touch()
+        file.write(b"new")
+        remove_leftovers(tmp_path)
+        assert Path(file.name).exists()
+
+    atomic_write(tmp_path / "a", write)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a", *strangers])
+    remove_leftovers(tmp_path / "no such folder")
+
+
+def test_a_file_taken_for_a_leftover_before_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, taken = fcntl.flock, []
+
+    def late(descriptor: int, kind: int) -> None:
+        if not taken:
+            taken.append(True)
+            remove_leftovers(tmp_path)
+        lock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    atomic_bytes(tmp_path / "a", b"new")
+    assert taken and (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_folder_that_does_not_tell_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tells_case(tmp_path)
+    found = Path.exists
+
+    def exists(path: Path) -> bool:
+        return any(entry.name.lower() == path.name.lower() for entry in path.parent.iterdir()) or found(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert not tells_case(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoint_dies_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

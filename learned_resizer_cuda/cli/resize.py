@@ -100,7 +100,7 @@ class _Tally:
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console = total, console
-        self.done = self.skipped = self.tried = 0
+        self.done = self.skipped = 0
 
     def skip(self, path: str, reason: object) -> None:
         self.skipped += 1
@@ -110,7 +110,7 @@ class _Tally:
         self.console.print(f"{what} {shown(path)}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
     def __str__(self) -> str:
-        left = self.total - self.tried
+        left = self.total - self.done - self.skipped
         return f"{self.done} resized, {self.skipped} skipped" + (f", {left} not tried" if left else "")
 
 
@@ -120,7 +120,7 @@ def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer
 
     console = Console(stderr=True)
     started = time.perf_counter()
-    tally = _Tally(len(jobs), console)
+    tally = _Tally(len(jobs) + len(unread), console)
     code = 0
     for folder, reason in unread:
         tally.skip(folder, reason)
@@ -129,7 +129,6 @@ def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             for job in progress.track(jobs, total=len(jobs)):
                 _resize_one(job, resizer, overwrite, tally)
-                tally.tried += 1
     except (_NoSpaceError, Stopped) as error:
         code = complain("resize", error, error.code)
     typer.echo(f"{tally}, {time.perf_counter() - started:.1f} s")
@@ -152,17 +151,18 @@ def _resize_one(job: Job, resizer: PictureResizer, overwrite: bool, tally: _Tall
         encoded = encode_picture(resizer(picture))
         os.makedirs(os.path.dirname(job.target), exist_ok=True)
         with finishing():
-            if in_place and file_version(os.stat(job.source)) != picture.version:
+            if in_place and file_version(job.source) != picture.version:
                 raise ImageRefused("was changed while it was resized, and is left as it is")
             atomic_bytes(job.target, encoded, overwrite=overwrite)
             tally.done += 1
-    except FileExistsError:
-        return tally.skip(job.source, f"{shown(job.target)} has appeared meanwhile; pass --overwrite to replace it")
     except OSError as error:
+        reason = f"cannot write {shown(job.target)}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             # So it will be for every picture after this one
-            raise _NoSpaceError(f"cannot write {shown(job.target)}: {error.strerror}") from error
-        return tally.skip(job.source, f"cannot write {shown(job.target)}: {error.strerror}")
+            raise _NoSpaceError(reason) from error
+        if isinstance(error, FileExistsError) and error.filename == job.target:
+            reason = f"{shown(job.target)} has appeared meanwhile; pass --overwrite to replace it"
+        return tally.skip(job.source, reason)
     except ImageRefused as error:
         return tally.skip(job.source, error)
     except MemoryError:

@@ -74,12 +74,17 @@ def read_picture(path: str | Path) -> Picture:
     """
     with open_image(path) as image:
         assert image.fp is not None
-        read = file_version(os.fstat(image.fp.fileno()))
+        read = file_version(image.fp.fileno())
         return replace(_decode(image), version=read)
 
 
-def file_version(status: os.stat_result) -> tuple[int, ...]:
-    """What tells one content of a file from another: device, inode, size in bytes, time of the last write in ns."""
+def file_version(file: str | int) -> tuple[int, ...]:
+    """What tells one content of a file, open or by its path, from another: device, inode, size in bytes, time of the
+    last write in ns; empty where there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
