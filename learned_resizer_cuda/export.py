@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .atomic import atomic_bytes
 from .ops import affine, stem, trunk
 from .ops.band_matmul import is_channels_last
 from .ops.dense import resample_dense
@@ -32,6 +33,9 @@ from .ops.prologue import Prologue
 from .ops.statistics import accumulation_dtype
 
 Decomposition = Callable[..., Any]
+
+_PROTOBUF_LIMIT = 3 << 29
+"""Bytes of weights above which a model may not fit protobuf's 2 GiB; torch's own limit."""
 
 
 def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
@@ -69,7 +73,8 @@ def to_onnx(
 
     Args:
         module: in eval mode; called with the image alone.
-        path: of the ``.onnx`` file. The weights are inside it.
+        path: of the ``.onnx`` file, which is written whole or not at all. The weights are inside it; above 1.5 GiB
+            torch puts them into a second file beside it.
         image: ``(B, C, H, W)``, an example in the dtype and on the device that the module takes.
         dynamic_batch: whether the model takes any number of images, or only B.
         dynamic_size: whether the model takes images of any height and width, or only of H and W. It then computes its
@@ -108,7 +113,10 @@ def to_onnx(
         )
     if onnx is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    onnx.save(path)
+    if sum(value.nbytes for value in module.state_dict().values()) < _PROTOBUF_LIMIT:
+        atomic_bytes(os.fspath(path), onnx.model_proto.SerializeToString())
+    else:
+        onnx.save(path)
     return onnx
 
 
