@@ -15,7 +15,7 @@ from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
-from ..weights import ResizerConfig, load_state, save_resizer
+from ..weights import ResizerConfig, WeightsFile, save_resizer
 from . import processes
 from .build import build_front, build_kept, build_models, learned_part
 from .config import RunConfig
@@ -177,17 +177,17 @@ def load_weights(module: nn.Module, path: Path, labels: Sequence[str] | None = N
 
     Raises:
         ValueError: the file is of other outputs than ``labels``.
-        RuntimeError: it is of another module.
+        StateMismatchError: it is of another module.
     """
-    state, notes = load_state(path)
-    if labels is not None and LABELS in notes and (trained := json.loads(notes[LABELS])) != list(labels):
+    file = WeightsFile(path)
+    if labels is not None and LABELS in file.notes and (trained := json.loads(file.notes[LABELS])) != list(labels):
         # As many others would load, and be wrong without a sign of it.
         changed = sorted({*trained} ^ {*labels}) or list(labels)
         raise ValueError(
             f"data: got {len(labels)} classes or bins; expected the {len(trained)} that {path} was trained for; they "
             f"differ in {', '.join(changed[:5])}"
         )
-    module.load_state_dict(state)
+    module.load_state_dict(file.read(module.state_dict()))
 
 
 def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary | None:
