@@ -1,7 +1,7 @@
 """A trained learned resizer in one safetensors file: its weights, and the arguments that rebuild it.
 
 Files may come from anybody. Names, dtypes and shapes are compared with the module's before a tensor is read or the
-module is built, so that reading costs no more memory than the weights that are really in the file.
+module is built: what a file claims costs no memory.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _LARGEST = 4096
 """Longest output side accepted from a file: the weights bound every other argument."""
 _LONGEST_HEADER = 2**23
 """Bytes: a resizer of 4,096 blocks takes 4.8 million, and parsing takes 14 times as much memory as the header."""
+_LARGEST_FILE = 2**30
+"""Bytes of a resizer's file: a sparse one takes no space on the disk, however large its tensors."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
@@ -119,6 +121,7 @@ class WeightsFile:
         ValueError: it is no readable safetensors file.
 
     Attributes:
+        size: in bytes; there are no others in it than those of the header and of the tensors that it names.
         notes: the texts of its metadata.
         tensors: dtype in the format's words, and shape, by name.
     """
@@ -132,7 +135,7 @@ class WeightsFile:
         if not path.is_file():
             raise ValueError(f"{path} is a folder, pipe or device; expected a safetensors file")
         try:
-            self._size = path.stat().st_size
+            self.size = path.stat().st_size
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
             if length > _LONGEST_HEADER:
@@ -167,8 +170,7 @@ class WeightsFile:
             raise StateMismatchError("; ".join(found[:3] + more))
         try:
             with self.path.open("rb") as file:
-                # All of it: safetensors lets a file have no other bytes than those of its tensors
-                state = load(file.read(self._size))
+                state = load(file.read(self.size))
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path} is no readable safetensors file: {brief(error)}") from None
         # In memory aligned as torch's own: sums of a matrix product may depend on that
@@ -245,6 +247,8 @@ def restore(cls: type[_Resizer], config: ResizerConfig, file: WeightsFile, *, ke
     blocks = len({name.split(".")[1] for name in file.tensors if name.startswith("blocks.")})
     if config.num_blocks != blocks:
         raise ValueError(f"num_blocks: got {config.num_blocks!r}; expected {blocks}, the blocks that the file holds")
+    if file.size > _LARGEST_FILE:
+        raise ValueError(f"got tensors of {file.size:,} bytes; expected a resizer of at most {_LARGEST_FILE:,}")
     with torch.device("meta"):  # no memory for tensors, however large
         expected = cls(**config.arguments()).state_dict()
     state = file.read(expected)
