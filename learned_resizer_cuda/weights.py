@@ -173,7 +173,7 @@ class WeightsFile:
                 state = load(file.read(self.size))
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path} is no readable safetensors file: {brief(error)}") from None
-        # In memory aligned as torch's own: sums of a matrix product may depend on that
+        # In memory that torch aligns: a matrix product's order of summation may depend on it
         return {name: value.clone() for name, value in state.items()}
 
     def _differences(self, expected: Mapping[str, Tensor]) -> list[str]:
@@ -276,8 +276,7 @@ def explaining(what: str) -> Iterator[None]:
 
 
 def brief(value: object, longest: int = 300) -> str:
-    """A value from a file as text to be printed: its middle left out where it is long, signs that a terminal may obey
-    as escapes."""
+    """A value from a file, for a message: the middle of a long one left out, control characters escaped."""
     text = str(value)
     if len(text) > longest:
         text = f"{text[: longest * 2 // 3]}…{text[-longest // 3 :]}"

@@ -310,7 +310,7 @@ def _pretrained(folder: Path, text: str, state: dict[str, Tensor] | None = None)
         (json.dumps(CONFIG.arguments() | HUGE), LARGE),
         (json.dumps(CONFIG.arguments() | {"num_filters": 4096}), "conv1.weight: got F32"),
         (" " * (2**20 + 1), "got more than 1,048,576 characters"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "decoding a JSON array"),
         (f'{{"size": [4, {"9" * 4000}]}}', "size: got (4, 999"),
         (f'{{"size": [4, 4], "num_filters": 2, "mean": [1{"0" * 400}, 0, 0], "std": [1, 1, 1]}}', "too large"),
     ],
