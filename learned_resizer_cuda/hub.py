@@ -17,7 +17,7 @@ import torch
 
 from .atomic import atomic_bytes
 from .resizer import FusedResizer
-from .weights import ResizerConfig, load_state, save_resizer
+from .weights import LONGEST_JSON, ResizerConfig, WeightsFile, explaining, restore, save_resizer
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -71,21 +71,13 @@ def from_pretrained(
     _require("safetensors")
     # Not the mixin's own, which goes on without a configuration where it cannot read one, and then lacks `size`
     config_file, weights_file = (_file(path_or_repo, name, download) for name in (CONFIG, WEIGHTS))
-    state, _ = load_state(weights_file)
-    try:
-        values = json.loads(config_file.read_text(encoding="utf-8"))
-        if isinstance(values, dict):
-            # The mixin's own keeps this one, too, which only decides what the weights were before training
-            values.pop("zero_init", None)
-        config = ResizerConfig.from_json(values)
-        resizer = cls(**config.arguments())
-        # The tensors of the file themselves, so that the dtype is the one that was saved
-        resizer.to(state["conv1.weight"].dtype).load_state_dict(state, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        # A KeyError says no more than the name
-        what = f"no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"path_or_repo: got {str(path_or_repo)!r}, which holds no learned resizer: {what}") from error
-    return resizer.eval().to(map_location)
+    file = WeightsFile(weights_file)
+    with explaining(f"path_or_repo: got {str(path_or_repo)!r}, which holds no learned resizer"):
+        with config_file.open(encoding="utf-8") as text:
+            config = ResizerConfig.from_json(text.read(LONGEST_JSON + 1))
+        # In the dtype that was saved
+        resizer = restore(cls, config, file, keep_dtype=True)
+    return resizer.to(map_location)
 
 
 def _file(path_or_repo: str | os.PathLike[str], name: str, download: dict[str, Any]) -> Path:

@@ -157,7 +157,7 @@ class FusedResizer(reference.Resizer):
         Raises:
             ModuleNotFoundError: ``safetensors`` or, for a repository, ``huggingface_hub`` is not installed.
             FileNotFoundError: no such folder, or one without ``config.json`` or ``model.safetensors``.
-            ValueError: the files hold no learned resizer, or the weights do not fit the arguments.
+            ValueError: the files hold no learned resizer, or weights that do not fit the arguments or are not finite.
             Exception: whatever ``hf_hub_download`` raises for a repository that is missing or out of reach.
         """
         from .hub import from_pretrained

@@ -1,23 +1,41 @@
-"""A trained learned resizer in one safetensors file: its weights, and the arguments that rebuild it."""
+"""A trained learned resizer in one safetensors file: its weights, and the arguments that rebuild it.
+
+Files may come from anybody. Names, dtypes and shapes are compared with the module's before a tensor is read or the
+module is built: what a file claims costs no memory.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from .atomic import atomic_bytes
+from .resize import check_size
 
 if TYPE_CHECKING:
     from .reference import Resizer
     from .resizer import FusedResizer
 
+    _Resizer = TypeVar("_Resizer", bound=FusedResizer)
+
 FORMAT = "learned-resizer/1"
-_LIMIT = 4096
-"""Largest filter and block counts accepted from a file: a forged header must not ask for all memory."""
+LONGEST_JSON = 2**20
+"""Characters of the longest arguments that are parsed."""
+_LARGEST = 4096
+"""Longest output side accepted from a file: the weights bound every other argument."""
+_LONGEST_HEADER = 2**23
+"""Bytes: a resizer of 4,096 blocks takes 4.8 million, and parsing takes 14 times as much memory as the header."""
+_LARGEST_FILE = 2**30
+"""Bytes of a resizer's file: a sparse one takes no space on the disk, however large its tensors."""
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 @dataclass(frozen=True)
@@ -57,19 +75,25 @@ class ResizerConfig:
         )
 
     @classmethod
-    def from_json(cls, values: Any) -> ResizerConfig:
-        """The arguments out of what JSON made of ``asdict``.
+    def from_json(cls, text: str) -> ResizerConfig:
+        """The arguments out of the JSON of ``asdict``.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else, or asks for implausibly large a module.
+            TypeError, ValueError, RecursionError: it is something else, or the size is implausibly large.
         """
-        if not isinstance(values, dict):
-            raise TypeError(f"got a JSON {type(values).__name__}; expected the arguments of FusedResizer by name")
+        if len(text) > LONGEST_JSON:
+            raise ValueError(f"got more than {LONGEST_JSON:,} characters; expected the arguments of FusedResizer")
+        values = json.loads(text)
+        if not isinstance(values, dict) or "size" not in values:
+            found = "no 'size'" if isinstance(values, dict) else f"a JSON {type(values).__name__}"
+            raise ValueError(f"got {found}; expected the arguments of FusedResizer by name")
+        # Of huggingface_hub's mixin; it only decides what the weights were before training
+        values.pop("zero_init", None)
         lists = {name: tuple(values[name]) for name in ("mean", "std") if values.get(name) is not None}
-        config = cls(**values | {"size": tuple(values["size"])} | lists)
-        if max(*config.size, config.in_channels, config.num_filters, config.num_blocks) > _LIMIT:
-            raise ValueError(f"implausible arguments {values}")
-        return config
+        size = check_size(values["size"])
+        if max(size) > _LARGEST:
+            raise ValueError(f"size: got {size}; expected sides of at most {_LARGEST}")
+        return cls(**values | {"size": size} | lists)
 
     def arguments(self) -> dict[str, Any]:
         """By name, as the constructors take them."""
@@ -80,6 +104,89 @@ class ResizerConfig:
         from .resizer import FusedResizer
 
         return FusedResizer(**self.arguments())
+
+
+class StateMismatchError(ValueError):
+    """The tensors of a file are not those of the module."""
+
+
+class WeightsFile:
+    """A safetensors file: its header is read at once, its tensors by ``read`` only.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no readable safetensors file.
+
+    Attributes:
+        size: in bytes; there are no others in it than those of the header and of the tensors that it names.
+        notes: the texts of its metadata.
+        tensors: dtype in the format's words, and shape, by name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.path = path
+        if not path.exists():
+            raise FileNotFoundError(f"no such file: {path}")
+        if not path.is_file():
+            raise ValueError(f"{path} is a folder, pipe or device; expected a safetensors file")
+        try:
+            self.size = path.stat().st_size
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError(
+                    f"{path} is no readable safetensors file: got a header of {length:,} bytes; expected at most "
+                    f"{_LONGEST_HEADER:,}"
+                )
+            # For NumPy, because torch's mapping of a file wants memory for all of it
+            with safe_open(path, framework="np") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                self.tensors = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+                self.notes: dict[str, str] = file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is no readable safetensors file: {brief(error)}") from None
+
+    def read(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors, on the CPU, in the dtypes of the file.
+
+        Args:
+            expected: a state dict, of which names, shapes and kinds of dtype (floating-point or integer) count; may
+                be on the meta device.
+
+        Raises:
+            StateMismatchError: the file holds others; names the first few differences. No tensor was read.
+            ValueError: the file has changed meanwhile.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        if found := self._differences(expected):
+            more = [f"{len(found) - 3} more differences"] if len(found) > 3 else []
+            raise StateMismatchError("; ".join(found[:3] + more))
+        try:
+            with self.path.open("rb") as file:
+                state = load(file.read(self.size))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.path} is no readable safetensors file: {brief(error)}") from None
+        # In memory that torch aligns: a matrix product's order of summation may depend on it
+        return {name: value.clone() for name, value in state.items()}
+
+    def _differences(self, expected: Mapping[str, Tensor]) -> list[str]:
+        found = []
+        for name, like in expected.items():
+            if name not in self.tensors:
+                found.append(f"{name}: missing")
+                continue
+            dtype, shape = self.tensors[name]
+            kind, kinds = ("floating-point", _FLOATS) if like.is_floating_point() else ("integers", _INTEGERS)
+            if shape != list(like.shape) or dtype not in kinds:
+                found.append(f"{name}: got {dtype} {brief(shape, 60)}, expected {kind} {list(like.shape)}")
+        return found + [f"{brief(repr(name), 60)}: unexpected" for name in self.tensors if name not in expected]
 
 
 def save_resizer(resizer: nn.Module, config: ResizerConfig, path: Path, notes: dict[str, str] | None = None) -> None:
@@ -99,26 +206,6 @@ def save_resizer(resizer: nn.Module, config: ResizerConfig, path: Path, notes: d
     atomic_bytes(path, save(state, metadata))
 
 
-def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and its metadata.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is no safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Copies: those of safetensors are parts of the mapped file, and change when it does
-            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return state, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
-
-
 def load_resizer(path: Path) -> tuple[FusedResizer, ResizerConfig]:
     """Reads what ``save_resizer`` wrote; nothing in the file is executed.
 
@@ -127,19 +214,70 @@ def load_resizer(path: Path) -> tuple[FusedResizer, ResizerConfig]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is no safetensors file, was not written by ``save_resizer``, or its weights do not
-            fit its arguments; says which.
+        ValueError: the file is no safetensors file, was not written by ``save_resizer``, its weights do not fit its
+            arguments, or are not finite; says which.
     """
-    state, metadata = load_state(path)
-    if metadata.get("format") != FORMAT:
+    from .resizer import FusedResizer
+
+    file = WeightsFile(path)
+    if file.notes.get("format") != FORMAT:
         raise ValueError(
-            f"{path} holds no learned resizer: its format is {metadata.get('format')!r}, expected {FORMAT!r} as "
-            "written by `learned-resizer train`"
+            f"{path} holds no learned resizer: its format is {brief(repr(file.notes.get('format')))}, expected "
+            f"{FORMAT!r} as written by `learned-resizer train`"
         )
-    try:
-        config = ResizerConfig.from_json(json.loads(metadata["resizer"]))
-        resizer = config.build()
+    with explaining(f"{path} does not describe a learned resizer"):
+        config = ResizerConfig.from_json(file.notes.get("resizer", ""))
+        return restore(FusedResizer, config, file), config
+
+
+def restore(cls: type[_Resizer], config: ResizerConfig, file: WeightsFile, *, keep_dtype: bool = False) -> _Resizer:
+    """A resizer with the weights of a file, in eval mode on the CPU.
+
+    Args:
+        cls: ``FusedResizer`` or a class derived from it.
+        config: its arguments.
+        file: its weights and running statistics.
+        keep_dtype: in the file's dtypes instead of float32.
+
+    Raises:
+        ValueError: the file's tensors are not those of the arguments, are not finite, or a running variance is
+            below 0; names them.
+        TypeError, OverflowError, RuntimeError: an argument that ``cls`` refuses.
+    """
+    blocks = len({name.split(".")[1] for name in file.tensors if name.startswith("blocks.")})
+    if config.num_blocks != blocks:
+        raise ValueError(f"num_blocks: got {config.num_blocks!r}; expected {blocks}, the blocks that the file holds")
+    if file.size > _LARGEST_FILE:
+        raise ValueError(f"got tensors of {file.size:,} bytes; expected a resizer of at most {_LARGEST_FILE:,}")
+    with torch.device("meta"):  # no memory for tensors, however large
+        expected = cls(**config.arguments()).state_dict()
+    state = file.read(expected)
+    resizer = cls(**config.arguments())
+    if keep_dtype:
+        resizer.to(state["conv1.weight"].dtype).load_state_dict(state, assign=True)
+    else:
         resizer.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} does not describe a learned resizer: {error}") from error
-    return resizer.eval(), config
+    for name, value in resizer.state_dict().items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name}: got values that are infinite or NaN; expected finite ones")
+        if name.endswith("running_var") and (value < 0).any():
+            raise ValueError(f"{name}: got {float(value.min()):g}; expected variances of at least 0")
+    return resizer.eval()
+
+
+@contextlib.contextmanager
+def explaining(what: str) -> Iterator[None]:
+    """Raises ValueError with ``what`` in front of the reason, where the body refuses what a file holds."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        # Not from the error, whose text may be a megabyte of the file
+        raise ValueError(f"{what}: {brief(error)}") from None
+
+
+def brief(value: object, longest: int = 300) -> str:
+    """A value from a file, for a message: the middle of a long one left out, control characters escaped."""
+    text = str(value)
+    if len(text) > longest:
+        text = f"{text[: longest * 2 // 3]}…{text[-longest // 3 :]}"
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

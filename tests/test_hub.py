@@ -209,9 +209,11 @@ def _damage(folder: Path, what: str) -> None:
         config["num_blocks"] = 3
     elif what == "huge":
         config["num_filters"] = 10**6
+    elif what == "huge size":
+        config["size"] = [7, 10**6]
     elif what == "bad value":
         config["std"] = [0.3, -1.0]
-    if what in ("no size", "another argument", "no fit", "more blocks", "huge", "bad value"):
+    if what in ("no size", "another argument", "no fit", "more blocks", "huge", "huge size", "bad value"):
         (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -222,11 +224,15 @@ def _damage(folder: Path, what: str) -> None:
         ("no text", "holds no learned resizer: 'utf-8'"),
         ("a list", "expected the arguments of FusedResizer by name"),
         ("weights", "no readable safetensors file"),
-        ("no size", "holds no learned resizer: no 'size'"),
+        ("no size", "holds no learned resizer: got no 'size'; expected the arguments"),
         ("another argument", "depth"),
-        ("no fit", "size mismatch for conv1.weight"),
-        ("more blocks", "Missing key"),
-        ("huge", "implausible"),
+        (
+            "no fit",
+            r": conv1.weight: got F32 \[5, 2, 7, 7\], expected floating-point \[6, 2, 7, 7\]; conv1.bias",
+        ),
+        ("more blocks", "num_blocks: got 3; expected 2, the blocks that the file holds"),
+        ("huge", r"conv1.weight: got F32 \[5, 2, 7, 7\], expected floating-point \[1000000, 2, 7, 7\]"),
+        ("huge size", r"size: got \(7, 1000000\); expected sides of at most 4096"),
         ("bad value", "std: got"),
     ],
 )

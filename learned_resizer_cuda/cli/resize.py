@@ -92,7 +92,7 @@ def _resizer(
 
     learned, config = load_resizer(weights)
     target = config.size if size is None else parse_size(size)
-    return PictureResizer(target, config.interpolation, config.antialias, learned, config.in_channels)
+    return PictureResizer(target, config.interpolation, config.antialias, learned)
 
 
 class _Tally:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..resize import resize
 from .files import Picture
 from .image_file import ImageRefused
+
+if TYPE_CHECKING:
+    from ..reference import Resizer
 
 _PIECE = 1 << 20  # pixels
 
@@ -24,10 +28,13 @@ class PictureResizer:
     Args:
         size: output (height, width).
         interpolation, antialias: the fixed filter.
-        learned: (B, in_channels, H, W) in [0, 1] → the resized images; None for the fixed filter alone. In eval
-            mode, taking ``size`` as its second argument.
-        in_channels: of ``learned``. With 1, the channels of a colour picture are resized one by one; with 3, a
-            grey picture is repeated three times and the three results averaged.
+        learned: a learned resizer in eval mode; None for the fixed filter alone. With 1 channel, the channels of a
+            colour picture are resized one by one; with 3, a grey picture is repeated three times and the three results
+            averaged. Where it was made with ``mean`` and ``std``, it gets images normalised by them, and what it
+            returns is taken to be normalised, too.
+
+    Raises:
+        ValueError: ``learned`` is of another number of channels.
     """
 
     def __init__(
@@ -35,13 +42,12 @@ class PictureResizer:
         size: tuple[int, int],
         interpolation: str = "bilinear",
         antialias: bool = True,
-        learned: nn.Module | None = None,
-        in_channels: int = 3,
+        learned: Resizer | None = None,
     ) -> None:
-        if in_channels not in (1, 3):
-            raise ValueError(f"in_channels: got {in_channels}; expected 1 or 3, as image files have")
+        if learned is not None and learned.in_channels not in (1, 3):
+            raise ValueError(f"in_channels: got {learned.in_channels}; expected 1 or 3, as image files have")
         self.size, self.interpolation, self.antialias = size, interpolation, antialias
-        self.learned, self.in_channels = learned, in_channels
+        self.learned = learned
 
     @torch.no_grad()
     def __call__(self, picture: Picture) -> Picture:
@@ -49,7 +55,7 @@ class PictureResizer:
         floats in the mode's range, not yet rounded.
 
         Raises:
-            ImageRefused: the learned resizer has no meaning for the picture's mode.
+            ImageRefused: the learned resizer has no meaning for the picture's mode, or its output is not finite.
         """
         planes = picture.planes
         if self.learned is None and not picture.has_alpha:
@@ -96,11 +102,22 @@ class PictureResizer:
     def _colour(self, planes: Tensor) -> Tensor:
         if self.learned is None:
             return self._fixed(planes)
-        if self.in_channels == 1:
-            return self.learned(planes[:, None].contiguous(), self.size)[:, 0]
+        if self.learned.in_channels == 1:
+            return self._through(self.learned, planes[:, None])[:, 0]
         if len(planes) == 1:
-            return self.learned(planes.expand(3, -1, -1)[None].contiguous(), self.size)[0].mean(0, keepdim=True)
-        return self.learned(planes[None].contiguous(), self.size)[0]
+            return self._through(self.learned, planes.expand(3, -1, -1)[None])[0].mean(0, keepdim=True)
+        return self._through(self.learned, planes[None])[0]
+
+    def _through(self, learned: Resizer, images: Tensor) -> Tensor:
+        """(B, in_channels, H, W) in [0, 1] → (B, in_channels, height, width) in the same units."""
+        if learned.image_mean is None or learned.image_std is None:
+            resized = learned(images.contiguous(), self.size)
+        else:
+            mean, std = (values.view(-1, 1, 1) for values in (learned.image_mean, learned.image_std))
+            resized = learned(((images - mean) / std).contiguous(), self.size) * std + mean
+        if not resized.isfinite().all():
+            raise ImageRefused("the learned resizer's output is not finite")
+        return resized
 
 
 def _unit(planes: Tensor, white: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,32 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
     if front.kind == "blind":
         learned = BlindResizer(learned, config.size, config.baseline, config.antialias)
     return learned
+
+
+def check_normalisation(config: RunConfig, resizer: ResizerConfig) -> None:
+    """Raises ValueError where a run normalises images otherwise than those that its transferred resizer was trained on.
+
+    Args:
+        config: of the run.
+        resizer: the arguments in the resizer's file.
+    """
+    run, file = (config.mean, config.std) if config.normalize else (None, None), (resizer.mean, resizer.std)
+    if [*map(_float32, run)] != [*map(_float32, file)]:
+        raise ValueError(
+            f"normalize, mean, std: got {_shown(*run)}; expected {_shown(*file)}, as {config.resizer} was trained with"
+        )
+
+
+def _float32(values: Sequence[float] | None) -> list[float] | None:
+    """As a file that ``save_pretrained`` wrote has them."""
+    return None if values is None else torch.tensor(values, dtype=torch.float32).tolist()
+
+
+def _shown(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
+    if mean is None or std is None:
+        return "normalize False"
+    terms = (", ".join(f"{value:g}" for value in values) for values in (mean, std))
+    return "normalize True, mean {}, std {}".format(*terms)
 
 
 def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs: int) -> tuple[nn.Module, nn.Module]:

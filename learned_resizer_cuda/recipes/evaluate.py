@@ -10,6 +10,7 @@ from ..data.module import SourceData
 from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
+from ..weights import StateMismatchError
 from .build import build_kept, learned_part
 from .config import RunConfig
 from .fit import make_trainer, quiet_lightning
@@ -77,7 +78,7 @@ def _test(
         load_weights(network, place / NETWORK, source.labels)
         if stage.front.is_learned:
             load_weights(learned_part(resizer), place / RESIZER)
-    except RuntimeError as error:
+    except StateMismatchError as error:
         raise ValueError(
             f"data: got {config.data}, of {len(source.labels)} classes or bins and {source.in_channels} channels, "
             f"which do not fit what was trained on {trained.data}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,9 +16,9 @@ from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
-from ..weights import ResizerConfig, load_state, save_resizer
+from ..weights import ResizerConfig, WeightsFile, save_resizer
 from . import processes
-from .build import build_front, build_kept, build_models, learned_part
+from .build import build_front, build_kept, build_models, check_normalisation, learned_part
 from .config import RunConfig
 from .fit import CHECKPOINT, METRICS, Fitted, fit
 from .folder import STAGES
@@ -48,7 +49,8 @@ class Run:
     Raises:
         DataError: the data cannot be trained on (see ``data.errors``).
         ModuleNotFoundError, FileNotFoundError: what the built-in data needs is not installed.
-        FileNotFoundError, ValueError: the resizer to be transferred cannot be read, or does not fit the images.
+        FileNotFoundError, ValueError: the resizer to be transferred cannot be read, does not fit the images, or was
+            trained on images that were normalised otherwise.
     """
 
     def __init__(self, config: RunConfig, folder: Path, watcher: Watcher | None = None) -> None:
@@ -67,7 +69,8 @@ class Run:
         for stage in self.stages:
             if stage.front.kind == "file" and not (self.stage_folder(stage.key) / RESULT).is_file():
                 # Wrong, it is to be told of before the baseline has been trained for hours.
-                build_front(config, stage.front, self.source_of(stage).in_channels)
+                resizer = build_front(config, stage.front, self.source_of(stage).in_channels)
+                check_normalisation(config, ResizerConfig.of(cast(Resizer, resizer)))
 
     def work(self) -> list[StageResult]:
         """Trains what is left to train.
@@ -119,6 +122,9 @@ class Run:
             resizer = learned_part(fitted.resizer)
             notes = {"data": str(self.config.data), "arm": stage.arm, "seed": str(stage.seed)}
             arguments = ResizerConfig.of(cast(Resizer, resizer))
+            if self.config.normalize:
+                # What the run did to the images outside of the resizer is a part of it for whoever uses the file
+                arguments = replace(arguments, mean=self.config.mean, std=self.config.std)
             save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
         values = {
             "steps": stage.steps,
@@ -177,17 +183,17 @@ def load_weights(module: nn.Module, path: Path, labels: Sequence[str] | None = N
 
     Raises:
         ValueError: the file is of other outputs than ``labels``.
-        RuntimeError: it is of another module.
+        StateMismatchError: it is of another module.
     """
-    state, notes = load_state(path)
-    if labels is not None and LABELS in notes and (trained := json.loads(notes[LABELS])) != list(labels):
+    file = WeightsFile(path)
+    if labels is not None and LABELS in file.notes and (trained := json.loads(file.notes[LABELS])) != list(labels):
         # As many others would load, and be wrong without a sign of it.
         changed = sorted({*trained} ^ {*labels}) or list(labels)
         raise ValueError(
             f"data: got {len(labels)} classes or bins; expected the {len(trained)} that {path} was trained for; they "
             f"differ in {', '.join(changed[:5])}"
         )
-    module.load_state_dict(state)
+    module.load_state_dict(file.read(module.state_dict()))
 
 
 def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary | None:
