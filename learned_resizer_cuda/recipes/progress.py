@@ -16,7 +16,7 @@ from .heartbeat import Heartbeat
 from .printing import print_line
 from .results import Row, StageResult
 from .stages import Stage
-from .watch import Watcher, clock, stage_name, test_text
+from .watch import Watcher, clock, metric_of, stage_name
 
 _BAR_FROM = 40  # columns; a narrower terminal has room for the name and the counter
 _LEAST_BAR, _FAIR_BAR, _WIDEST_BAR, _NAME, _METRIC = 5, 10, 30, 26, 11
@@ -66,15 +66,15 @@ class ProgressLines(Watcher):
         self._testing = True
 
     def tested(self, row: Row) -> None:
-        self._metric, self._testing = test_text(row), False
+        self._metric, self._testing = metric_of(row), False
 
     def finish(self, result: StageResult) -> None:
         took = clock(time.monotonic() - self._since)
         self.doing("going on to the next stage")
-        self.say(f"{stage_name(result)}: ends, {result.steps} steps, {test_text(result.final)} ({took})")
+        self.say(f"{stage_name(result)}: ends, {result.steps} steps, {metric_of(result.final)} ({took})")
 
     def found(self, result: StageResult) -> None:
-        self.say(f"{stage_name(result)}: has ended before, {result.steps} steps, {test_text(result.final)}")
+        self.say(f"{stage_name(result)}: has ended before, {result.steps} steps, {metric_of(result.final)}")
 
     def say(self, text: str) -> None:
         print_line(self._console, text)
@@ -118,16 +118,16 @@ class ProgressBars(Watcher):
         self._update(metric="testing")
 
     def tested(self, row: Row) -> None:
-        self._update(metric=test_text(row))
+        self._update(metric=metric_of(row))
 
     def finish(self, result: StageResult) -> None:
-        self._update(completed=result.steps, metric=test_text(result.final))
+        self._update(completed=result.steps, metric=metric_of(result.final))
         self._keep()
 
     def found(self, result: StageResult) -> None:
         self._clear()
         self._bars.add_task(
-            stage_name(result), total=result.steps, completed=result.steps, metric=test_text(result.final)
+            stage_name(result), total=result.steps, completed=result.steps, metric=metric_of(result.final)
         )
         self._keep()
 
@@ -171,16 +171,16 @@ class _Bars(Progress):
         width, encoding = self.console.width, self.console.encoding
         name = printable(task.description, encoding)
         elapsed = clock(task.elapsed or 0)
-        counter, extras = "", [elapsed]
+        counter, extras, ended = "", [elapsed], task.total is not None and task.completed >= task.total
         if task.total is not None:
             self._widest = max(self._widest, len(name))
             counter = f"{int(task.completed):{len(str(int(task.total)))}}/{int(task.total)}"
-            left = "" if task.finished else clock(task.time_remaining) if task.time_remaining else "-:--:--"
+            left = "" if ended else clock(task.time_remaining) if task.time_remaining else "-:--:--"
             # In the order in which they are worth their place
             extras = [f"{task.fields['metric']:>{_METRIC}}", f"{left:>{len(elapsed)}}", elapsed]
         named, room = max(len(name), self._widest), width - len(counter) - bool(counter)
         bar = _LEAST_BAR if width >= _BAR_FROM else 0
-        if task.finished and named + bar + len(extras[0]) + 2 > room:
+        if ended and named + bar + len(extras[0]) + 2 > room:
             bar = 0  # the metric tells more than a full bar
         room -= bar + bool(bar)
         named = max(1, min(named, room))

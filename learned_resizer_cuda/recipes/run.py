@@ -15,6 +15,7 @@ from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
+from ..substitutes import printable
 from ..weights import ResizerConfig, load_state, save_resizer
 from . import processes
 from .build import build_front, build_kept, build_models, learned_part
@@ -120,7 +121,7 @@ class Run:
         save_weights(fitted.network, folder / NETWORK, labels)
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
-            notes = {"data": str(self.config.data), "arm": stage.arm, "seed": str(stage.seed)}
+            notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
             arguments = ResizerConfig.of(cast(Resizer, resizer))
             save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
         values = {

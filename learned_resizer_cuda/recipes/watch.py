@@ -39,7 +39,7 @@ def stage_name(stage: Stage | StageResult) -> str:
     return f"{stage.arm} {stage.input_size}, seed {stage.seed}"
 
 
-def test_text(row: Row) -> str:
+def metric_of(row: Row) -> str:
     """The metric that a test is judged by: ``test 54.3%`` or ``srcc 0.812``."""
     metric = next(name for name in PRIMARY.values() if name in row.metrics)
     value = row.metrics[metric]
