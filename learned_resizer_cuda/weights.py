@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,19 +136,20 @@ class WeightsFile:
         if not path.is_file():
             raise ValueError(f"{path} is a folder, pipe or device; expected a safetensors file")
         try:
-            self.size = path.stat().st_size
             with path.open("rb") as file:
+                self.size = os.fstat(file.fileno()).st_size
                 length = int.from_bytes(file.read(8), "little")
-            if length > _LONGEST_HEADER:
-                raise ValueError(
-                    f"{path} is no readable safetensors file: got a header of {length:,} bytes; expected at most "
-                    f"{_LONGEST_HEADER:,}"
-                )
-            # For NumPy, because torch's mapping of a file wants memory for all of it
-            with safe_open(path, framework="np") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                self.tensors = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
-                self.notes: dict[str, str] = file.metadata() or {}
+                if length > _LONGEST_HEADER:
+                    raise ValueError(
+                        f"{path} is no readable safetensors file: got a header of {length:,} bytes; expected at most "
+                        f"{_LONGEST_HEADER:,}"
+                    )
+                # By its number: safetensors refuses paths that are not UTF-8. For NumPy: torch's mapping of a file wants
+                # memory for all of it
+                with safe_open(f"/dev/fd/{file.fileno()}", framework="np") as header:
+                    slices = {name: header.get_slice(name) for name in header.keys()}  # noqa: SIM118
+                    self.tensors = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+                    self.notes: dict[str, str] = header.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no readable safetensors file: {brief(error)}") from None
 

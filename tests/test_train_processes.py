@@ -36,6 +36,9 @@ def run(folder: Path, data: Path, *arguments: str, start: tuple[str, ...] = MODU
     words = [sys.executable, *start, *SETTINGS, "--data", str(data), *arguments, "--output", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    # The first process alone tells of the run: a line at its start, and one each where a stage starts and ends.
+    told = [line for line in done.stdout.splitlines() if line.startswith("train: ") or ", seed 0: " in line]
+    assert len(told) == len(set(told)) == 1 + 2 * 3, done.stdout
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
 

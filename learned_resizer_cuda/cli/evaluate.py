@@ -20,19 +20,21 @@ def evaluate(
 ) -> None:
     """Test the resizers and networks of a run, on its own test images or on other data."""
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
-    from rich.console import Console
 
     from ..recipes.evaluate import evaluate as test
     from ..recipes.evaluate import evaluation_table
-    from ..recipes.printing import print_table
+    from ..recipes.printing import open_console, print_table
+    from ..recipes.progress import progress
 
+    chosen = [arm.strip() for arm in arms.split(",") if arm.strip()]
     try:
-        found = test(run, data, [arm.strip() for arm in arms.split(",") if arm.strip()], accelerator)
+        with progress(open_console(stderr=True)) as watcher:
+            found = test(run, data, chosen, accelerator, watcher)
     except (MisconfigurationException, FileNotFoundError, TypeError, ValueError) as error:
         fail("evaluate", error)
     if json:
         from json import dumps
 
-        typer.echo(dumps([asdict(one) for one in found], indent=2))
+        print(dumps([asdict(one) for one in found], indent=2))
     else:
-        print_table(Console(), evaluation_table(found))
+        print_table(open_console(), evaluation_table(found))

@@ -50,10 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code of `info`, of the help, of usage errors (2: unknown command or missing extra) and of a signal
-        (128 + its number, 130 for Ctrl-C). Other commands end by raising SystemExit with theirs.
+        (128 + its number, 130 for Ctrl-C). Other commands end by raising SystemExit with theirs, and all of them with
+        1 where standard output could not be written (``take_every_text``).
     """
-    take_every_text()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with take_every_text():
+        return _command(list(sys.argv[1:] if argv is None else argv))
+
+
+def _command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0 if arguments else 2
@@ -95,8 +99,11 @@ def _typer(name: str, arguments: list[str]) -> int:
         import typer
 
         command = getattr(importlib.import_module(f"learned_resizer_cuda.cli.{COMMANDS[name][0]}"), name)
-        app = typer.Typer(add_completion=False)
-        app.command(name)(command)
+        from .help import GroupedHelp
+
+        # Plain help: the rich one cuts long options, and takes "[bilinear, bicubic]" for markup.
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name, cls=GroupedHelp)(command)
         app(args=arguments, prog_name=f"learned-resizer {name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]

@@ -48,7 +48,7 @@ def with_options(
         _make(
             "output",
             Path | None,
-            typer.Option(help="Folder of the run, in which the same command goes on.", show_default="runs/…"),
+            typer.Option(help="Folder of the run, in which the same command goes on.", show_default="runs/DATE-TIME"),
         ),
         _make("overwrite", bool, typer.Option("--overwrite", help="Replace a former run's files there."), False),
     ]

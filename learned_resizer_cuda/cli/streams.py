@@ -1,25 +1,51 @@
-"""Standard output and error that take every text, whatever the encoding of the terminal or pipe behind them."""
+"""Standard output and error that take every text and end no command, whatever their encoding, full, or closed."""
 
 from __future__ import annotations
 
-import codecs
+import contextlib
+import errno
+import io
+import os
+import select
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn, TextIO
 
-_ERRORS = "learned_resizer_cuda"
-_PLAIN = {"−": "-", "–": "-", "±": "+/-", "×": "x", "→": "->", "…": "...", "²": "2", "≥": ">=", "≤": "<="}
+from ..substitutes import ERRORS
 
 
-def take_every_text() -> None:
-    """Lets the process's output replace what its encoding lacks, instead of raising UnicodeEncodeError.
+@contextlib.contextmanager
+def take_every_text() -> Iterator[None]:
+    """Replaces standard output and error by streams that take every text, for the length of the body.
 
-    Signs that figures are printed with become their usual substitutes; anything else, and bytes of file names that
-    are not UTF-8, a backslash escape.
+    Signs that the encoding lacks are substituted (``substitutes``). No write raises OSError: a long training does not
+    end because the reader of its progress went away. What a reader that went away, or a closed stream, does not get is
+    nobody's loss; anything else that could not be written is told at the end.
+
+    Raises:
+        SystemExit: with code 1, where standard output could not be written and the body ends well.
     """
-    codecs.register_error(_ERRORS, _substitute)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # None where closed, and whatever a program puts in their place
-            stream.reconfigure(errors=_ERRORS)
+    _occupy_standard_descriptors()
+    former = sys.stdout, sys.stderr
+    output, errors = _tolerant(sys.stdout), _tolerant(sys.stderr)
+    sys.stdout, sys.stderr = output, errors
+    ended: SystemExit | None = None
+    try:
+        try:
+            yield
+        except SystemExit as end:
+            if end.code:
+                raise
+            ended = end
+        output.flush()
+        if (failure := getattr(output, "failure", None)) is not None:
+            raise SystemExit(complain("", f"cannot write to standard output: {failure.strerror}", 1))
+        if ended is not None:
+            raise ended
+    finally:
+        output.flush()
+        errors.flush()
+        sys.stdout, sys.stderr = former
 
 
 def fail(command: str, error: BaseException | str, code: int = 2) -> NoReturn:
@@ -34,15 +60,68 @@ def complain(command: str, error: BaseException | str, code: int = 2) -> int:
     return code
 
 
-def _substitute(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    text = error.object[error.start : error.end]
-    plain = "".join(_PLAIN.get(sign) or _escape(sign) for sign in text)
-    return plain, error.end
+class _Raw(io.RawIOBase):
+    """Hands on to another file. A write that fails is forgotten, except its error."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.failure: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def write(self, data: Any) -> int:
+        try:
+            while (written := self._raw.write(data)) is None:  # a pipe that does not block, and is full
+                select.select([], [self._raw], [])
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                self.failure = error
+            return len(data)
+        return written
 
 
-def _escape(sign: str) -> str:
-    code = ord(sign)
-    # The bytes of a file name that is not UTF-8 come as lone surrogates (os.fsdecode)
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("ascii", "backslashreplace").decode()
+class _Tolerant(io.TextIOWrapper):
+    def __init__(self, raw: _Raw, like: TextIO) -> None:
+        super().__init__(
+            io.BufferedWriter(raw),
+            like.encoding,
+            ERRORS,
+            line_buffering=bool(like.line_buffering),
+            write_through=getattr(like, "write_through", False),
+        )
+        self._raw, self._like = raw, like  # one that nobody refers to is closed
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why something that was written is lost."""
+        return self._raw.failure
+
+    @property
+    def buffer(self) -> NoReturn:  # type: ignore[override]
+        """None, as StringIO: typer would write UTF-8 into it where the encoding is ASCII."""
+        raise AttributeError("buffer")
+
+
+def _tolerant(stream: TextIO | None) -> TextIO:
+    if stream is None:  # closed before Python started
+        stream = io.TextIOWrapper(io.FileIO(os.devnull, "w"), "utf-8")
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:  # a text in memory that a program has put there
+        return stream
+    stream.flush()
+    return _Tolerant(_Raw(getattr(buffer, "raw", buffer)), stream)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Where a standard stream is closed, the next file to be opened would have its number, and get what libraries
+    print."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)

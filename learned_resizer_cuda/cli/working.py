@@ -1,4 +1,4 @@
-"""What the training commands share: the run's folder, the progress bars, and what is printed in the end."""
+"""What the training commands share: the run's folder, the progress, and what is printed in the end."""
 
 from __future__ import annotations
 
@@ -68,26 +68,26 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
 
 def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
     from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
-    from rich.console import Console
 
     from ..data.errors import NonFiniteLossError, TooManyUnreadableError
     from ..recipes import processes
     from ..recipes.batch_size import BatchSizeError
     from ..recipes.folder import FILES
     from ..recipes.memory import keep_freed_memory
-    from ..recipes.printing import print_summary
-    from ..recipes.progress import ProgressBars
+    from ..recipes.printing import open_console, print_line, print_summary
+    from ..recipes.progress import progress
     from ..recipes.run import run
     from ..recipes.watch import Watcher
 
     keep_freed_memory()
     first = processes.rank() == 0
-    console = Console()
+    console = open_console()
     started = time.perf_counter()
-    if first and goes_on:
-        console.print(f"Going on with the run in {folder}", highlight=False, markup=False, soft_wrap=True)
+    if first:
+        what = f"going on with {config.command}" if goes_on else config.command
+        print_line(console, f"{what}: {config.model} on {config.data}, in {folder}")
     try:
-        with ProgressBars(console, config.task) if first else nullcontext(Watcher()) as watcher:
+        with progress(console) if first else nullcontext(Watcher()) as watcher:
             summary = run(config, folder, watcher)
     except SIGTERMException:  # of a scheduler; Lightning's own is an exit with code 0
         fail(config.command, InterruptedError("stopped by SIGTERM; the same command goes on from here"), 143)
@@ -99,6 +99,4 @@ def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
         return
     print_summary(console, summary)
     made = ", ".join(name for name in FILES if (folder / name).exists())
-    console.print(
-        f"{time.perf_counter() - started:.0f} s. In {folder}: {made}", highlight=False, markup=False, soft_wrap=True
-    )
+    print_line(console, f"{time.perf_counter() - started:.0f} s. In {folder}: {made}")

@@ -13,12 +13,13 @@ from .config import RunConfig
 from .joint import optimisers
 from .stages import Stage, plan
 from .tasks import build_task
+from .watch import Watcher
 
 LIMIT = 1024
 """More images a device than this are not tried: training recipes do not reach so far."""
 
 
-def fitted_batch_size(config: RunConfig, source: Source) -> int:
+def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher) -> int:
     """Images in a batch, of all processes together, that fit the memory of each one's device.
 
     Random images, in the training's own precision, through the stage of most filters and blocks. A power of two times
@@ -46,6 +47,7 @@ def fitted_batch_size(config: RunConfig, source: Source) -> int:
     precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
 
     def step(count: int) -> None:
+        watcher.doing(f"finding the batch size: trying {count} images")
         images = torch.rand(count, source.in_channels, source.input_size, source.input_size, device=device)
         if config.task == "iqa":
             targets = torch.full((count, len(source.labels)), 1 / len(source.labels), device=device)

@@ -22,6 +22,7 @@ from .report import Figure, metric_heading, metric_text
 from .run import NETWORK, RESIZER, RESULT, load_weights
 from .stages import Stage, plan
 from .tasks import build_task
+from .watch import Watcher, stage_name
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,11 @@ class Evaluation:
 
 
 def evaluate(
-    folder: Path, data: str | None = None, arms: Sequence[str] = (), accelerator: str = "auto"
+    folder: Path,
+    data: str | None = None,
+    arms: Sequence[str] = (),
+    accelerator: str = "auto",
+    watcher: Watcher | None = None,
 ) -> list[Evaluation]:
     """Tests what a run trained.
 
@@ -45,6 +50,7 @@ def evaluate(
         data: other data than the run's; its classes or bins must be the run's. A score file must be in the folder.
         arms: those to test, default all.
         accelerator: where.
+        watcher: told of progress.
 
     Raises:
         FileNotFoundError: the folder holds no run, or no stage that has ended.
@@ -65,8 +71,15 @@ def evaluate(
         raise ValueError(f"arms: got {', '.join(unknown)}; expected some of {', '.join(known)}")
     chosen = [stage for stage in stages if not arms or stage.arm in arms]
     unreadable = UnreadableLog(config.max_unreadable, None)
+    watcher = watcher or Watcher()
+    watcher.say(f"evaluate: {folder} on {config.data}")
+    watcher.doing("reading the data")
     sources = {size: open_source(config, size) for size in dict.fromkeys(stage.input_size for stage in chosen)}
-    return [_test(stage, trained, config, folder, sources[stage.input_size], unreadable) for stage in chosen]
+    found = []
+    for number, stage in enumerate(chosen, 1):
+        watcher.doing(f"testing {stage_name(stage)}, {number} of {len(chosen)}")
+        found.append(_test(stage, trained, config, folder, sources[stage.input_size], unreadable))
+    return found
 
 
 def _test(

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from ..atomic import atomic_bytes
+from ..substitutes import ERRORS
 
 NAME = "report.html"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -161,5 +162,5 @@ def save_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
 </html>
 """
     path = folder / NAME
-    atomic_bytes(path, page.encode())
+    atomic_bytes(path, page.encode("utf-8", ERRORS))
     return path

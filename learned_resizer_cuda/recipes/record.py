@@ -130,6 +130,7 @@ class Recorder(Callback):
         self._flush()
         if not trainer.sanity_checking:
             self.stopwatch.pause()
+        self.watcher.testing()
 
     def on_validation_batch_end(
         self,

@@ -16,6 +16,7 @@ from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
+from ..substitutes import printable
 from ..weights import ResizerConfig, WeightsFile, save_resizer
 from . import processes
 from .build import build_front, build_kept, build_models, check_normalisation, learned_part
@@ -57,6 +58,7 @@ class Run:
         self.config, self.folder = config, folder
         self.first = processes.rank() == 0
         self.watcher = watcher if watcher is not None and self.first else Watcher()
+        self.watcher.doing("reading the data")
         self.sources = {size: open_source(config, size) for size in config.input_size}
         for source in self.sources.values():
             for note in source.notes:
@@ -100,6 +102,8 @@ class Run:
             result = self._load(stage, folder, kept)
             self.watcher.found(result)
             return result
+        fetched = self.config.pretrained and stage.start is None
+        self.watcher.doing(f"{'fetching the weights of' if fetched else 'building'} {self.config.model}")
         models = build_models(stage, self.config, source.in_channels, outputs)
         if stage.start_key is not None:
             load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, source.labels)
@@ -120,7 +124,7 @@ class Run:
         save_weights(fitted.network, folder / NETWORK, labels)
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
-            notes = {"data": str(self.config.data), "arm": stage.arm, "seed": str(stage.seed)}
+            notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
             arguments = ResizerConfig.of(cast(Resizer, resizer))
             if self.config.normalize:
                 # What the run did to the images outside of the resizer is a part of it for whoever uses the file
@@ -161,7 +165,9 @@ class Run:
         if self.first and not path.exists():
             from .auto_batch import fitted_batch_size
 
-            found = {size: fitted_batch_size(self.config, source) for size, source in self.sources.items()}
+            found = {
+                size: fitted_batch_size(self.config, source, self.watcher) for size, source in self.sources.items()
+            }
             atomic_bytes(path, json.dumps(found).encode())
         processes.wait_for_all()
         sizes = {int(size): batch for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -207,4 +213,7 @@ def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summ
     started = time.perf_counter()
     work = Run(config, folder, watcher)
     results = work.work()
-    return present(work, results, time.perf_counter() - started) if work.first else None
+    if not work.first:
+        return None
+    work.watcher.doing("writing the report")
+    return present(work, results, time.perf_counter() - started)
