@@ -144,8 +144,8 @@ class WeightsFile:
                         f"{path} is no readable safetensors file: got a header of {length:,} bytes; expected at most "
                         f"{_LONGEST_HEADER:,}"
                     )
-                # By its number: safetensors refuses paths that are not UTF-8. For NumPy: torch's mapping of a file wants
-                # memory for all of it
+                # By its number: safetensors refuses paths that are not UTF-8. For NumPy: torch's mapping of a file
+                # wants memory for all of it
                 with safe_open(f"/dev/fd/{file.fileno()}", framework="np") as header:
                     slices = {name: header.get_slice(name) for name in header.keys()}  # noqa: SIM118
                     self.tensors = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}

@@ -189,7 +189,7 @@ DISKS = [
         "resize: the disk is full",
         _new_on_full_disk,
         1,
-        CANNOT.format("a.jpg", "No space left on device") + "0 resized, 0 skipped, 1 not tried",
+        CANNOT.format("a.jpg", "No space left on device") + "0 resized, 0 skipped, 1 left",
         "nothing",
         mounts=True,
     ),
@@ -205,7 +205,7 @@ DISKS = [
         "inodes for two of three files",
         _no_inodes,
         1,
-        CANNOT.format("c.png", "No space left on device") + "2 resized, 0 skipped, 1 not tried",
+        CANNOT.format("c.png", "No space left on device") + "2 resized, 0 skipped, 1 left",
         "a.png whole, 20x20, b.png whole, 20x20",
         mounts=True,
     ),
@@ -213,7 +213,7 @@ DISKS = [
         "the disk becomes read-only after the first of three",
         _read_only_meanwhile,
         1,
-        CANNOT.format("b.png", "Read-only file system") + "1 resized, 0 skipped, 2 not tried",
+        CANNOT.format("b.png", "Read-only file system") + "1 resized, 0 skipped, 2 left",
         "a.png whole, 20x20",
         mounts=True,
     ),
@@ -221,7 +221,7 @@ DISKS = [
         "over quota (simulated), in place",
         _over_quota,
         1,
-        "learned-resizer resize: cannot write FOLDER/a.jpg: Disk quota exceeded\n0 resized, 0 skipped, 1 not tried",
+        "learned-resizer resize: cannot write FOLDER/a.jpg: Disk quota exceeded\n0 resized, 0 skipped, 1 left",
         "a.jpg whole, 40x40",
     ),
     Case(
@@ -605,7 +605,7 @@ STOPPED = [
             f"resize is stopped by {name}",
             partial(_signalled, number),
             128 + number,
-            f"learned-resizer resize: stopped by {name}\n1 resized, 0 skipped, 2 not tried",
+            f"learned-resizer resize: stopped by {name}\n1 resized, 0 skipped, 2 left",
             "a.png whole, 20x20",
         )
         for name, number in (("Ctrl-C", signal.SIGINT), ("SIGTERM", signal.SIGTERM), ("SIGHUP", signal.SIGHUP))
@@ -614,7 +614,7 @@ STOPPED = [
         "by SIGTERM while it writes the first",
         _signalled_while_writing,
         143,
-        "learned-resizer resize: stopped by SIGTERM\n1 resized, 0 skipped, 2 not tried",
+        "learned-resizer resize: stopped by SIGTERM\n1 resized, 0 skipped, 2 left",
         "a.png whole, 20x20",
     ),
     Case(

@@ -63,7 +63,7 @@ def resize(
         fail("resize", error)
     for folder in {os.path.dirname(job.target) for job in jobs}:
         remove_leftovers(folder)
-    raise typer.Exit(_work(jobs, unread, resizer, overwrite))
+    raise typer.Exit(_work(jobs, unread, resizer, output, overwrite))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -107,28 +107,36 @@ class _Tally:
         self.say("skipped", path, reason)
 
     def say(self, what: str, path: str, reason: object) -> None:
-        self.console.print(f"{what} {shown(path)}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        from ..recipes.printing import print_line
+
+        print_line(self.console, f"{what} {shown(path)}: {reason}")
 
     def __str__(self) -> str:
         left = self.total - self.done - self.skipped
-        return f"{self.done} resized, {self.skipped} skipped" + (f", {left} not tried" if left else "")
+        return f"{self.done} resized, {self.skipped} skipped" + (f", {left} left" if left else "")
 
 
-def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer, overwrite: bool) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer, output: Path, overwrite: bool) -> int:
+    from ..recipes.heartbeat import Heartbeat
+    from ..recipes.printing import open_console, print_line
+    from ..recipes.progress import Bars
 
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     started = time.perf_counter()
     tally = _Tally(len(jobs) + len(unread), console)
     code = 0
+    bars = Bars(console) if console.is_interactive else None
+    if bars is None:
+        print_line(console, f"resizing {len(jobs)} files into {shown(output)}")
     for folder, reason in unread:
         tally.skip(folder, reason)
-    columns = (TextColumn("resizing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            for job in progress.track(jobs, total=len(jobs)):
+        with bars or Heartbeat(lambda text: print_line(console, text), lambda: f"resizing: {tally}"):
+            task = bars.add_task("resizing", total=len(jobs), metric="") if bars else None
+            for job in jobs:
                 _resize_one(job, resizer, overwrite, tally)
+                if bars and task is not None:
+                    bars.advance(task)
     except (_NoSpaceError, Stopped) as error:
         code = complain("resize", error, error.code)
     typer.echo(f"{tally}, {time.perf_counter() - started:.1f} s")

@@ -90,7 +90,7 @@ class ProgressBars(Watcher):
     """
 
     def __init__(self, console: Console) -> None:
-        self._bars = _Bars(console=console)
+        self._bars = Bars(console)
         self._stage = False
 
     def __enter__(self) -> ProgressBars:
@@ -154,7 +154,7 @@ def progress(console: Console) -> ProgressBars | ProgressLines:
     return ProgressBars(console) if console.is_interactive else ProgressLines(console)
 
 
-class _Bars(Progress):
+class Bars(Progress):
     """A line a task that fits every width: the narrower the terminal, the fewer columns."""
 
     def __init__(self, console: Console) -> None:
