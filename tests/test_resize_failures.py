@@ -717,7 +717,7 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_files(tmp_path: Path) -> None:
-    """80 s, most of them Pillow's. Listing and checking, in place: 1.3 s; memory for it: 50 MB."""
+    """Two minutes and a half. Listing and checking, in place, take 1.3 s and 50 MB."""
     content = photo(tmp_path / "in/0.png", 12).read_bytes()
     for number in range(1, 100_000):
         (tmp_path / f"in/{number}.png").write_bytes(content)
@@ -732,7 +732,8 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
     started = time.perf_counter()
     with mock.patch.object(resize_module, "_resize_one", measured):
         code, answer = resized(tmp_path / "in", "--output", tmp_path / "in", "--overwrite", size=8)
-    assert (code, answer.split(",")[0]) == (0, "100000 resized")
+    assert (code, answer.splitlines()[-1].split(",")[0]) == (0, "100000 resized")
     assert times[0] - started < 2
+    print(f"start {times[0] - started:.2f} s, {memory[1000]} kB at the thousandth file, {max(memory)} at most")
     # From the thousandth file to the last: 1 % of what the process holds at all
     assert max(memory[1000:]) - memory[1000] < 8000

@@ -69,10 +69,11 @@ def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
         is_folder = stat.S_ISDIR(there[taken[0]].st_mode)
         hint = "is a folder" if is_folder else "exists; pass --overwrite to replace it"
         raise FileExistsError(f"--output: {shown(taken[0])}{more} {hint}")
-    if there:
+    moved = [job for job in jobs if job.target in there and job.target != job.source]
+    if moved:
         sources = {_identity(status): job.source for job in jobs if (status := _status(job.source))}
-        for job in jobs:
-            other = sources.get(_identity(there[job.target])) if job.target in there else None
+        for job in moved:
+            other = sources.get(_identity(there[job.target]))
             if other is not None and not same_file(other, job.source):
                 raise ValueError(
                     f"--output: {shown(job.target)}, the target of {shown(job.source)}, is {shown(other)}, which is to "
