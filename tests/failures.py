@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ("test_resize_failures", "test_weights_failures", "test_config_failures", "test_train_failures")
+MODULES = (
+    "test_resize_failures", "test_weights_failures", "test_config_failures", "test_train_failures", "test_output",
+)  # fmt: skip
 """Test modules with a list ``CASES``, in the order of the table."""
 
 

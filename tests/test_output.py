@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -32,6 +33,7 @@ from learned_resizer_cuda.recipes.report import ablation_table, arms_table, epoc
 from learned_resizer_cuda.recipes.results import Row, StageResult
 from learned_resizer_cuda.recipes.stages import Front, Stage
 from learned_resizer_cuda.substitutes import ERRORS, printable
+from tests.failures import Case, Outcome
 from tests.photo_folders import class_folder
 from tests.test_train_bad_data import SHORT
 from tests.test_train_report import result, summary_of
@@ -464,3 +466,69 @@ def test_train_whose_reader_goes_away(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdout", stream(io.BufferedWriter(broken)))
     assert command(*SHORT, "--data", data, "--output", tmp_path / "run") == 0
     assert broken.writes < 0 and (tmp_path / "run/summary.json").is_file()
+
+
+# --- the table of tests/failures.py -----------------------------------------------------------------------
+
+
+def _trained(folder: Path, out: io.TextIOBase, pattern: str) -> Outcome:
+    """Trains with that standard output, and shows the first line of it, without colours, that matches."""
+    data = class_folder(folder / "data", train=6, val=3)
+    errors = io.StringIO()
+    with mock.patch.multiple(sys, stdout=out, stderr=errors):
+        code = command(*SHORT, "--seeds", 2, "--data", data, "--output", folder / "run")
+    binary = getattr(out, "buffer", None)
+    written = binary.getvalue().decode(out.encoding) if isinstance(binary, io.BytesIO) else ""  # type: ignore[arg-type]
+    lines = re.split(r"[\r\n]+", CONTROLS.sub("", written)) + errors.getvalue().splitlines()
+    found = next((line.strip() for line in lines if re.search(pattern, line)), "")
+    figures = re.sub(r"\d+\.\d", "F", re.sub(r"\d+:\d\d:\d\d", "TIME", found))
+    complete = all((folder / "run" / name).is_file() for name in ("summary.json", "report.html", "metrics.csv"))
+    return Outcome(code, figures, "the whole run" if complete else "a part of the run")
+
+
+def _narrow(folder: Path) -> Outcome:
+    with mock.patch.dict(os.environ, {"COLUMNS": "40", "LINES": "20", "TERM": "xterm"}):
+        return _trained(folder, stream(Terminal()), "test accuracy, %: ")
+
+
+CASES = [
+    *(
+        Case(
+            f"train, printing to {encoding}",
+            lambda folder, encoding=encoding: _trained(
+                folder, stream(io.BytesIO(), encoding), r"bilinear .* 6 .*\d\.\d"
+            ),
+            0,
+            shown,
+            "the whole run",
+        )
+        for encoding, shown in (("ascii", "F +/- F"), ("latin-1", "F ± F"), ("utf-8", "F ± F"))
+    ),
+    Case("train on a terminal of 40 columns", _narrow, 0, "test accuracy, %: F ± F", "the whole run"),
+    Case(
+        "train in a pipe: besides, a line every 30 s",
+        lambda folder: _trained(folder, stream(io.BytesIO()), "ends"),
+        0,
+        "bilinear 16, seed 0: ends, 6 steps, test F% (TIME)",
+        "the whole run",
+    ),
+    Case(
+        "train, whose reader goes away",
+        lambda folder: _trained(folder, stream(io.BufferedWriter(Broken(errno.EPIPE, 1))), "."),
+        0,
+        "",
+        "the whole run",
+    ),
+    Case(
+        "train, printing to a full disk",
+        lambda folder: _trained(folder, stream(io.BufferedWriter(Broken(errno.ENOSPC))), "."),
+        1,
+        "learned-resizer: cannot write to standard output: No space left on device",
+        "the whole run",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_case(case: Case, tmp_path: Path) -> None:
+    case.check(tmp_path)
