@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..damaged import DamagedFileError
 from .streams import fail
 
 
@@ -28,6 +29,8 @@ def evaluate(
 
     try:
         found = test(run, data, [arm.strip() for arm in arms.split(",") if arm.strip()], accelerator)
+    except DamagedFileError as error:
+        fail("evaluate", error, 1)
     except (MisconfigurationException, FileNotFoundError, TypeError, ValueError) as error:
         fail("evaluate", error)
     if json:

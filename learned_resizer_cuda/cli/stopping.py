@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -28,24 +29,32 @@ class Stopped(BaseException):
 def stoppable() -> Iterator[None]:
     """Raises ``Stopped`` in the body when the process is asked to end; asked again, it ends at once.
 
-    A signal that is ignored stays ignored, as ``nohup`` wants it. Without effect outside the main thread, where Python
+    A signal that is ignored stays ignored, as ``nohup`` wants it. Processes that are forked in the body leave Ctrl-C
+    and SIGHUP, which a terminal sends to all of them, to this one. Without effect outside the main thread, where Python
     has no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        signal.signal(number, signal.SIG_DFL)
+        # From now on it is no error that workers end: torch would raise one
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise Stopped(number)
+
     former = {}
     for name in _NAMES:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            former[number] = signal.signal(number, _stop)
+            former[number] = signal.signal(number, stop)
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    raise Stopped(number)
