@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 _NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}  # Windows has no SIGHUP
 
@@ -29,6 +30,8 @@ class Stopped(BaseException):
 def stoppable() -> Iterator[None]:
     """Raises ``Stopped`` in the body when the process is asked to end; asked again, it ends at once.
 
+    Code in C is not always ready for it, and raises an error of its own: any error after it counts as ``Stopped``.
+
     A signal that is ignored stays ignored, as ``nohup`` wants it. Processes that are forked in the body leave Ctrl-C
     and SIGHUP, which a terminal sends to all of them, to this one. Without effect outside the main thread, where Python
     has no signals.
@@ -37,6 +40,8 @@ def stoppable() -> Iterator[None]:
         yield
         return
     owner = os.getpid()
+    former: dict[int, Any] = {}
+    asked: list[Stopped] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
@@ -45,16 +50,20 @@ def stoppable() -> Iterator[None]:
             return
         signal.signal(number, signal.SIG_DFL)
         # From now on it is no error that workers end: torch would raise one
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        raise Stopped(number)
+        former.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+        asked.append(Stopped(number))
+        raise asked[-1]
 
-    former = {}
     for name in _NAMES:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             former[number] = signal.signal(number, stop)
     try:
         yield
+    except Exception:
+        if asked:
+            raise asked[0] from None
+        raise
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

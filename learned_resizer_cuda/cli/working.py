@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import time
 from contextlib import nullcontext
@@ -12,12 +13,16 @@ from typing import Any
 from ..damaged import DamagedFileError
 from ..recipes.config import RunConfig
 from .options import configuration
-from .stopping import Stopped
+from .stopping import Stopped, stoppable
 from .streams import fail
 
 FOLDER = "LEARNED_RESIZER_RUN"
 """Tells the processes that Lightning starts which folder the first one has chosen."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CURES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "make the file system writable",
+}
 
 
 def work(command: str, values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
@@ -65,7 +70,7 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
     except DamagedFileError as error:
         fail(command, error, 1)
     except OSError as error:
-        fail(command, _told(error), 1 if error.errno in _FULL else 2)
+        fail(command, _told(error), 1 if error.errno in _CURES else 2)
     except (TypeError, ValueError, FolderInUseError) as error:
         fail(command, error)
     assert path is not None
@@ -82,8 +87,8 @@ def _told(error: OSError) -> str:
     """What a system's error means for who called the command."""
     if error.errno is None or error.filename is None:
         return str(error)
-    if error.errno in _FULL:
-        return f"cannot write {error.filename}: {error.strerror}; free some space, then the same command goes on"
+    if cure := _CURES.get(error.errno):
+        return f"cannot write {error.filename}: {error.strerror}; {cure}, then the same command goes on"
     return f"cannot use {error.filename}: {error.strerror}"
 
 
@@ -109,9 +114,11 @@ def _run(config: RunConfig, folder: Path, goes_on: bool, where: str) -> None:
     if first and goes_on:
         console.print(f"Going on with the run in {folder}", highlight=False, markup=False, soft_wrap=True)
     try:
-        with ProgressBars(console, config.task) if first else nullcontext(Watcher()) as watcher:
+        with stoppable(), ProgressBars(console, config.task) if first else nullcontext(Watcher()) as watcher:
             summary = run(config, folder, watcher)
     except Stopped as stopped:
+        for worker in multiprocessing.active_children():
+            worker.kill()  # they have nothing to keep, and one that hangs would be waited for
         if not first:
             raise SystemExit(stopped.code) from None
         fail(config.command, f"{stopped}; the same command goes on from {where}", stopped.code)

@@ -171,14 +171,18 @@ class _Recalibration(Callback):
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keeps Lightning's notes on devices and workers off the screen: the progress bar and the table say it all."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
             # Lightning 2.6 under torch 2.15: its own use of torch's pytree, nothing a user could change.
             warnings.filterwarnings("ignore", message=".*LeafSpec")
+            # And DDP's of an argument whose successor has another meaning.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

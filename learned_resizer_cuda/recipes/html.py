@@ -161,5 +161,6 @@ def save_report(folder: Path, title: str, sections: Sequence[Section]) -> Path:
 </html>
 """
     path = folder / NAME
-    atomic_bytes(path, page.encode())
+    # Names of files may be of another encoding
+    atomic_bytes(path, page.encode("utf-8", "backslashreplace"))
     return path

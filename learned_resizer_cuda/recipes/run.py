@@ -126,7 +126,8 @@ class Run:
         save_weights(fitted.network, folder / NETWORK, labels)
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
-            notes = {"data": str(self.config.data), "arm": stage.arm, "seed": str(stage.seed)}
+            data = str(self.config.data).encode("utf-8", "backslashreplace").decode()
+            notes = {"data": data, "arm": stage.arm, "seed": str(stage.seed)}
             arguments = ResizerConfig.of(cast(Resizer, resizer))
             save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
         values = {
