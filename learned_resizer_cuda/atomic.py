@@ -47,7 +47,7 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, overw
             ``filename`` is ``path``. Or what ``write`` raises.
     """
     path = Path(path)
-    with _naming(path):
+    with naming(path):
         file = _create(path.parent)
     try:
         with file:
@@ -56,7 +56,7 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, overw
             except Exception:
                 if file.failure is None:
                     raise
-            with _naming(path):
+            with naming(path):
                 if file.failure is not None:
                     raise file.failure
                 _keep_permissions(file, path)
@@ -89,7 +89,7 @@ def tells_case(folder: str | Path) -> bool:
         OSError: no file can be made in it.
     """
     folder = Path(folder)
-    with _naming(folder), _create(folder) as file:
+    with naming(folder), _create(folder) as file:
         name = Path(file.name)
         try:
             return not name.with_name(name.name.upper()).exists()
@@ -132,8 +132,8 @@ def _create(folder: Path) -> _Temporary:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Lets an error of the system name the file that could not be written, not the temporary one."""
+def naming(path: Path) -> Iterator[None]:
+    """Lets an error of the system name the file that could not be written: not a temporary one, nor none."""
     try:
         yield
     except OSError as error:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .atomic import atomic_bytes
 from .resize import check_size
+from .shown import shorten, shown
 
 if TYPE_CHECKING:
     from .reference import Resizer
@@ -151,7 +152,7 @@ class WeightsFile:
                     self.tensors = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
                     self.notes: dict[str, str] = header.metadata() or {}
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no readable safetensors file: {brief(error)}") from None
+            raise ValueError(f"{path} is no readable safetensors file: {shorten(str(error), 300)}") from None
 
     def read(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors, on the CPU, in the dtypes of the file.
@@ -174,7 +175,7 @@ class WeightsFile:
             with self.path.open("rb") as file:
                 state = load(file.read(self.size))
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path} is no readable safetensors file: {brief(error)}") from None
+            raise ValueError(f"{self.path} is no readable safetensors file: {shorten(str(error), 300)}") from None
         # In memory that torch aligns: a matrix product's order of summation may depend on it
         return {name: value.clone() for name, value in state.items()}
 
@@ -187,8 +188,8 @@ class WeightsFile:
             dtype, shape = self.tensors[name]
             kind, kinds = ("floating-point", _FLOATS) if like.is_floating_point() else ("integers", _INTEGERS)
             if shape != list(like.shape) or dtype not in kinds:
-                found.append(f"{name}: got {dtype} {brief(shape, 60)}, expected {kind} {list(like.shape)}")
-        return found + [f"{brief(repr(name), 60)}: unexpected" for name in self.tensors if name not in expected]
+                found.append(f"{name}: got {dtype} {shorten(str(shape), 60)}, expected {kind} {list(like.shape)}")
+        return found + [f"{shorten(repr(name), 60)}: unexpected" for name in self.tensors if name not in expected]
 
 
 def save_resizer(resizer: nn.Module, config: ResizerConfig, path: Path, notes: dict[str, str] | None = None) -> None:
@@ -224,7 +225,7 @@ def load_resizer(path: Path) -> tuple[FusedResizer, ResizerConfig]:
     file = WeightsFile(path)
     if file.notes.get("format") != FORMAT:
         raise ValueError(
-            f"{path} holds no learned resizer: its format is {brief(repr(file.notes.get('format')))}, expected "
+            f"{path} holds no learned resizer: its format is {shown(file.notes.get('format'))}, expected "
             f"{FORMAT!r} as written by `learned-resizer train`"
         )
     with explaining(f"{path} does not describe a learned resizer"):
@@ -274,12 +275,4 @@ def explaining(what: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         # Not from the error, whose text may be a megabyte of the file
-        raise ValueError(f"{what}: {brief(error)}") from None
-
-
-def brief(value: object, longest: int = 300) -> str:
-    """A value from a file, for a message: the middle of a long one left out, control characters escaped."""
-    text = str(value)
-    if len(text) > longest:
-        text = f"{text[: longest * 2 // 3]}…{text[-longest // 3 :]}"
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+        raise ValueError(f"{what}: {shorten(str(error), 300)}") from None

@@ -37,7 +37,7 @@ def room(monkeypatch):
     """Pretends that ``room(m)`` leaves a share of the memory of m MiB above what the process holds."""
 
     def pretend(mib):
-        monkeypatch.setattr(batch_size, "_usable", lambda: (resident() + mib * MIB) / batch_size._SHARE)
+        monkeypatch.setattr(batch_size, "usable_memory", lambda: (resident() + mib * MIB) / batch_size._SHARE)
 
     return pretend
 
@@ -257,4 +257,4 @@ def version1(most, used, inactive):
 )
 def test_control_groups(groups, lines, tree, room):
     groups(lines, tree)
-    assert batch_size._usable() == room + 2 * MIB
+    assert batch_size.usable_memory() == room + 2 * MIB

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("yaml", reason="the training recipe needs the [train] extra")
 
-from learned_resizer_cuda.recipes.config import RunConfig, read_yaml
+from learned_resizer_cuda.recipes.config import RunConfig
+from learned_resizer_cuda.recipes.config_file import read_yaml
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..damaged import DamagedFileError
 from .streams import fail
 
 
@@ -30,6 +31,8 @@ def evaluate(
     try:
         with progress(open_console(stderr=True)) as watcher:
             found = test(run, data, chosen, accelerator, watcher)
+    except DamagedFileError as error:
+        fail("evaluate", error, 1)
     except (MisconfigurationException, FileNotFoundError, TypeError, ValueError) as error:
         fail("evaluate", error)
     if json:

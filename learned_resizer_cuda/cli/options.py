@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..recipes.config import RunConfig, field_type, read_yaml
+from ..recipes.config import RunConfig, field_type
+from ..recipes.config_file import read_yaml
+from ..shown import shown
 from .streams import fail
 
 _FILES = ("config", "output", "overwrite")
@@ -66,7 +68,7 @@ def configuration(command: str, values: dict[str, Any], config: Path | None) -> 
     """
     found = {} if config is None else read_yaml(config)
     if found.get("command", command) != command:
-        raise ValueError(f"config: {config} is of `learned-resizer {found['command']}`; expected one of `{command}`")
+        raise ValueError(f"config: {config} is of the command {shown(found['command'])}; expected one of `{command}`")
     return RunConfig.make(found | values | {"command": command})
 
 
@@ -110,7 +112,10 @@ def _parse(name: str, value: Any) -> Any:
     entry = next(entry for entry in fields(RunConfig) if entry.name == name)
     kind = field_type(name)
     if name == "batch_size":
-        return int(value) if value.lstrip("-").isdigit() else value
+        try:
+            return int(value)
+        except ValueError:
+            return value
     if not isinstance(entry.default, tuple):
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()]
@@ -118,4 +123,4 @@ def _parse(name: str, value: Any) -> Any:
         return tuple(kind(part) for part in parts)
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
-        raise ValueError(f"{name}: got {value!r}; expected {what} separated by commas") from None
+        raise ValueError(f"{name}: got {shown(value)}; expected {what} separated by commas") from None

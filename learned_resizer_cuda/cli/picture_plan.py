@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..atomic import tells_case
+from ..shown import one_line
 
 
 class Job(NamedTuple):
@@ -91,9 +92,7 @@ def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
 
 def shown(path: str | Path) -> str:
     """A path as one line of text: what does not print, and bytes that are not UTF-8, as ``\\xff``."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    # A file name may hold line ends and the control sequences of a terminal
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def _jobs(inputs: Sequence[Path], output: Path, unread: list[Unread]) -> Iterator[Job]:

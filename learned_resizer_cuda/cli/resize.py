@@ -14,7 +14,7 @@ import typer
 
 from ..atomic import atomic_bytes, remove_leftovers
 from .picture_plan import Job, Unread, check_targets, plan, same_file, shown
-from .stopping import Stopped, finishing
+from .stopping import Stopped, finishing, raise_if_asked
 from .streams import complain, fail
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer
             task = bars.add_task("resizing", total=len(jobs), metric="") if bars else None
             for job in jobs:
                 _resize_one(job, resizer, overwrite, tally)
+                raise_if_asked()  # a decoder may have taken it for damage
                 if bars and task is not None:
                     bars.advance(task)
     except (_NoSpaceError, Stopped) as error:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from ..damaged import DamagedFileError
 from ..recipes.config import RunConfig
 from .options import configuration
+from .stopping import Stopped, stoppable
 from .streams import fail
 
 FOLDER = "LEARNED_RESIZER_RUN"
 """Tells the processes that Lightning starts which folder the first one has chosen."""
+_CURES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "make the file system writable",
+}
 
 
 def work(command: str, values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
@@ -23,10 +32,13 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
     """
     from ..recipes import processes
     from ..recipes.folder import FolderInUseError, RunFolder, find_folder, wait_for_folder
+    from ..recipes.limits import check_machine
 
     first = processes.rank() == 0
+    processes.leave_group()
     try:
         settings = configuration(command, values, config)
+        check_machine(settings)
         if output is None and settings.nodes > 1 and not processes.under_torchrun():
             raise ValueError("output: got none; expected a folder that all nodes share, with --nodes above 1")
         if processes.under_torchrun() and processes.world_size() != settings.devices * settings.nodes:
@@ -39,7 +51,7 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
             chosen = Path(os.environ.get(FOLDER) or str(output))
             if settings.nodes > 1:
                 wait_for_folder(chosen, settings)
-            return _run(settings, chosen, False)
+            return _run(settings, chosen, False, "here")
         held = None
         problem: Exception | None = None
         path = output
@@ -55,19 +67,34 @@ def work(command: str, values: dict[str, Any], config: Path | None, output: Path
             raise problem
         if failed:
             raise ValueError("the first process could not make the run's folder")
-    except (TypeError, ValueError, OSError, FolderInUseError) as error:
+    except DamagedFileError as error:
+        fail(command, error, 1)
+    except OSError as error:
+        fail(command, _told(error), 1 if error.errno in _CURES else 2)
+    except (TypeError, ValueError, FolderInUseError) as error:
         fail(command, error)
     assert path is not None
+    where = "here" if output else f"here, in {path}"
     if held is None:
-        return _run(settings, path, False)
+        return _run(settings, path, False, where)
     os.environ[FOLDER] = str(path)
     with held:
-        _run(settings, path, held.goes_on)
+        _run(settings, path, held.goes_on, where)
     return None
 
 
-def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+def _told(error: OSError) -> str:
+    """What a system's error means for who called the command."""
+    if error.errno is None or error.filename is None:
+        return str(error)
+    if cure := _CURES.get(error.errno):
+        return f"cannot write {error.filename}: {error.strerror}; {cure}, then the same command goes on"
+    return f"cannot use {error.filename}: {error.strerror}"
+
+
+def _run(config: RunConfig, folder: Path, goes_on: bool, where: str) -> None:
+    """Trains in ``folder``; ``where`` tells who stops it."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from ..data.errors import NonFiniteLossError, TooManyUnreadableError
     from ..recipes import processes
@@ -87,14 +114,20 @@ def _run(config: RunConfig, folder: Path, goes_on: bool) -> None:
         what = f"going on with {config.command}" if goes_on else config.command
         print_line(console, f"{what}: {config.model} on {config.data}, in {folder}")
     try:
-        with progress(console) if first else nullcontext(Watcher()) as watcher:
+        with stoppable(), progress(console) if first else nullcontext(Watcher()) as watcher:
             summary = run(config, folder, watcher)
-    except SIGTERMException:  # of a scheduler; Lightning's own is an exit with code 0
-        fail(config.command, InterruptedError("stopped by SIGTERM; the same command goes on from here"), 143)
-    except (NonFiniteLossError, TooManyUnreadableError) as error:
+    except Stopped as stopped:
+        for worker in multiprocessing.active_children():
+            worker.kill()  # they have nothing to keep, and one that hangs would be waited for
+        if not first:
+            raise SystemExit(stopped.code) from None
+        fail(config.command, f"{stopped}; the same command goes on from {where}", stopped.code)
+    except (NonFiniteLossError, TooManyUnreadableError, DamagedFileError) as error:
         fail(config.command, error, 1)
     except (BatchSizeError, FileNotFoundError, MisconfigurationException, ValueError) as error:
         fail(config.command, error)
+    except OSError as error:
+        fail(config.command, _told(error), 1)
     if summary is None:
         return
     print_summary(console, summary)

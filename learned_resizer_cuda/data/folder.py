@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ class ImageFolderSource(FileSource):
 
     The classes are the folders in ``train``, sorted by name; images may lie in folders below them. Hidden files and
     files whose extension is none of Pillow's are no images. Images that lie outside the class folders are left out,
-    with a note in ``notes``.
+    with a note in ``notes``. Bytes of a folder's name that are not UTF-8 are escapes in ``labels``.
 
     Args:
         root: folder with ``train`` and with ``val``, ``validation`` or ``test``.
@@ -57,7 +58,7 @@ class ImageFolderSource(FileSource):
             )
         super().__init__(
             "classification",
-            tuple(classes[0]),
+            tuple(_readable(name) for name in classes[0]),
             train,
             test,
             input_size=input_size,
@@ -66,6 +67,11 @@ class ImageFolderSource(FileSource):
             fit=fit,
             notes=notes,
         )
+
+
+def _readable(name: str) -> str:
+    """A folder's name as text that can be written: bytes that are not UTF-8 as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _test_folder(root: Path) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..atomic import naming
+from ..damaged import reading
 from .errors import TooManyUnreadableError
 from .source import Unreadable
 
@@ -25,7 +28,8 @@ class UnreadableLog:
 
     Raises:
         ValueError: ``limit`` is negative.
-        OSError: the file cannot be read.
+        DamagedFileError: the file is no such list.
+        OSError: it cannot be read.
     """
 
     def __init__(self, limit: int, path: Path | None = None) -> None:
@@ -43,6 +47,7 @@ class UnreadableLog:
 
         Raises:
             TooManyUnreadableError: there are now more than ``limit`` distinct files. All are in the file by then.
+            OSError: the file cannot be written.
         """
         last: Unreadable | None = None
         new: dict[str, str] = {}
@@ -53,8 +58,9 @@ class UnreadableLog:
             return
         self._paths.update(new)
         if new and self.path is not None:
-            with open(self.path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                file.writelines(f"{_escaped(path)}\t{_escaped(reason)}\n" for path, reason in new.items())
+            lines = "".join(f"{_escaped(path)}\t{_escaped(reason)}\n" for path, reason in new.items())
+            with naming(self.path), open(self.path, "ab") as file:
+                file.write(lines.encode("utf-8", "surrogateescape"))
         if len(self._paths) > self.limit:
             listed = "" if self.path is None else f"; all are listed in {self.path}"
             raise TooManyUnreadableError(
@@ -71,6 +77,7 @@ def _restored(path: Path) -> list[str]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):  # the process ended in the middle of a line; the next line must not continue it
-        path.write_bytes(whole)
-    lines = whole.decode("utf-8", "surrogateescape").split("\n")[:-1]
-    return [re.sub(r"\\.", lambda found: _PLAIN.get(found[0], found[0]), line.split("\t")[0]) for line in lines]
+        os.truncate(path, len(whole))
+    with reading(path, "delete it, then the same command counts unreadable images from 0"):
+        entries = [line.split("\t") for line in whole.decode("utf-8", "surrogateescape").split("\n")[:-1]]
+        return [re.sub(r"\\.", lambda found: _PLAIN.get(found[0], found[0]), name) for name, _ in entries]

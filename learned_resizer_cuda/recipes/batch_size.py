@@ -77,7 +77,7 @@ def _largest_on_gpu(step: Callable[[int], None], device: torch.device, sizes: li
 def _largest_on_cpu(step: Callable[[int], None], sizes: list[int]) -> int:
     gc.collect()
     _reset_peak()
-    budget = int(_SHARE * _usable())
+    budget = int(_SHARE * usable_memory())
     # The first step also allocates what is kept (gradients, optimiser state) and thread pools: it is no measure.
     if not _runs(step, sizes[0]) or _peak() > budget:
         raise BatchSizeError(_too_large(sizes[0], budget))
@@ -165,7 +165,7 @@ def _unmeasurable(why: object) -> BatchSizeError:
     )
 
 
-def _usable() -> int:
+def usable_memory() -> int:
     """Bytes that this process may hold in all, what it holds now included."""
     room = min([_table(_PROC / "meminfo", "MemAvailable"), *_control_group_rooms()])
     return room + _table(_PROC / "self/status", "VmRSS")

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..damaged import reading
 from ..resize import Resize, resize
 from ..resizer import FusedResizer
 from ..weights import ResizerConfig, load_resizer
 from .config import RunConfig
+from .folder import remedy
 from .networks import build_network
 from .stages import Front, Stage
 
@@ -133,9 +135,14 @@ def build_kept(
 
     Args:
         resizer: the learned resizer's file, among what is kept of the stage.
+
+    Raises:
+        DamagedFileError: it cannot be read.
     """
     front = stage.front
     if front.kind in ("learned", "file"):
+        with reading(resizer, remedy(resizer.parent)):
+            load_resizer(resizer)
         front = replace(front, kind="file", file=str(resizer))
     return build_models(replace(stage, front=front), replace(config, pretrained=False), in_channels, num_outputs)
 

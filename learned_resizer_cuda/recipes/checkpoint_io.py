@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..atomic import atomic_write
+from ..damaged import reading
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -17,7 +19,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own goes through the system's temporary folder. Where that is another file system, its last step is a
     copy, and a process killed in it leaves half a checkpoint in the place of the former one.
 
-    Loading and removing are Lightning's, and so is saving to an address (``s3://...``), which is not a file.
+    Removing is Lightning's, and so are saving to and loading from an address (``s3://...``), which is not a file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -33,3 +35,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Loads a checkpoint as Lightning does.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DamagedFileError: it is not what was saved, to the bit.
+        """
+        if "://" in str(path) or not Path(path).exists():
+            return super().load_checkpoint(path, *arguments, **options)
+        with reading(Path(path), "delete it, then the same command trains that stage from its start"):
+            # torch does not compare the checksums: a weight that has changed on the disk would be trained on with
+            with zipfile.ZipFile(path) as file:
+                if (name := file.testzip()) is not None:
+                    raise ValueError(f"{name} has another checksum")
+            return super().load_checkpoint(path, *arguments, **options)

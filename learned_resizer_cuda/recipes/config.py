@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..ops.bands import INTERPOLATIONS
+from ..shown import shorten, shown
 
 COMMANDS = ("train", "transfer", "ablate")
 TASKS = ("classification", "iqa")
@@ -25,9 +27,25 @@ BUILT_IN = {"classification": "digits", "iqa": "photographs"}
 """The data of a task where no folder is named."""
 
 
-def _option(default: Any, group: str, text: str, known: tuple[str, ...] = (), least: float | None = None) -> Any:
-    """A field with what the command line says of it; ``known`` and ``least`` bound each of its values."""
-    return field(default=default, metadata={"group": group, "help": text, "known": known, "least": least})
+MOST_INPUT_SIZES, MOST_STAGES, MOST_STEPS = 100, 100_000, 10**9
+"""Of a run; a stage is one training. Each is held in memory before the first step."""
+_MOST = 2**64 - 1
+"""The largest integer of any field, and the largest seed that torch takes."""
+_LARGEST_RESIZER = 4096
+"""Most filters and blocks, and the longest output side: files of larger resizers are refused (``weights``)."""
+
+
+def _option(
+    default: Any,
+    group: str,
+    text: str,
+    known: tuple[str, ...] = (),
+    least: float | None = None,
+    most: int = _MOST,
+) -> Any:
+    """A field with what the command line says of it; ``known`` and ``least``, and ``most`` for an integer, bound each
+    of its values."""
+    return field(default=default, metadata={"group": group, "help": text, "known": known, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,9 @@ class RunConfig:
 
     model: str = _option("resnet50", "Networks", "small_cnn, inception_v2, or any network of timm.")
     pretrained: bool = _option(False, "Networks", "Start from timm's weights (needs a download).")
-    size: int = _option(224, "Networks", "Side of the images that the network gets, in pixels.", least=1)
+    size: int = _option(
+        224, "Networks", "Side of the images that the network gets, in pixels.", least=1, most=_LARGEST_RESIZER
+    )
     input_size: tuple[int, ...] = _option(
         (448,), "Networks", "Side of the images that the resizer gets; several are a sweep.", least=1
     )
@@ -72,8 +92,12 @@ class RunConfig:
     baseline: str = _option("bilinear", "Networks", "Fixed filter whose trained network the others start from.", FIXED)
     interpolation: str = _option("bilinear", "Networks", "Filter inside the learned resizer.", tuple(INTERPOLATIONS))
     antialias: bool = _option(True, "Networks", "Widen every filter when shrinking; off as in the paper.")
-    num_filters: tuple[int, ...] = _option((16,), "Networks", "Filters n of the learned resizer.", least=1)
-    num_blocks: tuple[int, ...] = _option((1,), "Networks", "Residual blocks r of the learned resizer.", least=0)
+    num_filters: tuple[int, ...] = _option(
+        (16,), "Networks", "Filters n of the learned resizer.", least=1, most=_LARGEST_RESIZER
+    )
+    num_blocks: tuple[int, ...] = _option(
+        (1,), "Networks", "Residual blocks r of the learned resizer.", least=0, most=_LARGEST_RESIZER
+    )
     zero_init: bool = _option(False, "Networks", "Let the learned resizer start as exactly the fixed filter.")
     resizer: str | None = _option(None, "Networks", "File of the trained resizer to transfer.")
     normalize: bool = _option(False, "Networks", "Normalise images by mean and std before the resizer.")
@@ -92,7 +116,9 @@ class RunConfig:
     decay_epochs: float = _option(2.0, "Training", "Epochs between two decays.")
     baseline_epochs: float = _option(30.0, "Training", "Epochs of a baseline.")
     epochs: float = _option(30.0, "Training", "Epochs of joint training, and of its control.")
-    steps: int | None = _option(None, "Training", "Optimiser steps of each, instead of epochs.", least=2)
+    steps: int | None = _option(
+        None, "Training", "Optimiser steps of each, instead of epochs.", least=2, most=MOST_STEPS
+    )
     long_factor: int = _option(10, "Training", "Times that control-long trains as long as the control.", least=1)
     batch_size: int | str = _option(64, "Training", "Images in a batch, of all devices together; auto: what fits.")
     evaluations: int | None = _option(
@@ -120,50 +146,69 @@ class RunConfig:
             if not values:
                 raise ValueError(f"{entry.name}: got none; expected at least one")
             for one in values:
-                _check_value(entry.name, one, entry.metadata["known"], entry.metadata["least"])
+                _check_value(entry.name, one, entry.metadata)
         for name in ("input_size", "arms", "num_filters", "num_blocks"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}: got {_shown(getattr(self, name))}; expected each once")
+                raise ValueError(f"{name}: got {shown(getattr(self, name))}; expected each once")
         if isinstance(self.batch_size, str) and self.batch_size != "auto":
-            raise ValueError(f"batch_size: got {self.batch_size!r}; expected a number or auto")
+            raise ValueError(f"batch_size: got {shown(self.batch_size)}; expected a number or auto")
         if isinstance(self.batch_size, int) and self.batch_size < 2:
             # Batch statistics of a network's last map need more than one image at tiny sizes.
-            raise ValueError(f"batch_size: got {self.batch_size}; expected at least 2")
+            raise ValueError(f"batch_size: got {shown(self.batch_size)}; expected at least 2")
         if isinstance(self.batch_size, int) and self.batch_size % (self.devices * self.nodes):
             raise ValueError(
                 f"batch_size: got {self.batch_size}; expected a multiple of the {self.devices * self.nodes} processes"
             )
         for name in ("label_smoothing", "momentum"):
             if getattr(self, name) >= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; expected a number in [0, 1)")
+                raise ValueError(f"{name}: got {shown(getattr(self, name))}; expected a number in [0, 1)")
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; expected a positive finite number")
+                raise ValueError(f"{name}: got {shown(getattr(self, name))}; expected a positive finite number")
+        if self.seed + self.seeds - 1 > _MOST:
+            raise ValueError(
+                f"seeds: got {self.seeds} from seed {self.seed} on; expected the last seed to be at most {_MOST}"
+            )
+        self._check_stages()
         if any(size < self.size for size in self.input_size):
             raise ValueError(
-                f"input_size: got {_shown(self.input_size)}; expected at least size, {self.size}, as in the paper"
+                f"input_size: got {shown(self.input_size)}; expected at least size, {self.size}, as in the paper"
             )
         if self.data in BUILT_IN.values() and self.data != BUILT_IN[self.task]:
             raise ValueError(f"data: got {self.data}; expected {BUILT_IN[self.task]} or a folder for task {self.task}")
         if self.scores is not None and (self.task != "iqa" or self.data in BUILT_IN.values()):
-            raise ValueError(f"scores: got {self.scores}; expected it with task iqa and a folder as data only")
+            raise ValueError(f"scores: got {shorten(self.scores)}; expected it with task iqa and a folder as data only")
         if self.extra_photographs is not None and self.data != "photographs":
             raise ValueError(
-                f"extra_photographs: got {self.extra_photographs}; expected it with the built-in photographs only"
+                f"extra_photographs: got {shorten(self.extra_photographs)}; expected it with the built-in photographs "
+                "only"
             )
         if (self.loss == "emd") != (self.task == "iqa"):
             expected = "emd" if self.task == "iqa" else "sigmoid or softmax"
             raise ValueError(f"loss: got {self.loss!r}; expected {expected} for task {self.task}")
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(f"std: got {_shown(self.std)}; expected {len(self.mean)} positive numbers, as mean has")
+            raise ValueError(f"std: got {shown(self.std)}; expected {len(self.mean)} positive numbers, as mean has")
         if self.command != "ablate":
             for name in ("num_filters", "num_blocks"):
                 if len(getattr(self, name)) > 1:
                     raise ValueError(
-                        f"{name}: got {_shown(getattr(self, name))}; expected one number (`ablate` takes several)"
+                        f"{name}: got {shown(getattr(self, name))}; expected one number (`ablate` takes several)"
                     )
         if self.command == "transfer" and self.resizer is None:
             raise ValueError("resizer: got none; expected the file of a trained resizer, resizer.safetensors of a run")
+
+    def _check_stages(self) -> None:
+        if len(self.input_size) > MOST_INPUT_SIZES:
+            raise ValueError(f"input_size: got {len(self.input_size)} sizes; expected at most {MOST_INPUT_SIZES}")
+        counts = {"seeds": self.seeds, "input_size": len(self.input_size)}
+        if self.command == "ablate":
+            counts |= {"num_filters": len(self.num_filters), "num_blocks": len(self.num_blocks)}
+        if (stages := math.prod(counts.values())) > MOST_STAGES:
+            name = max(counts, key=counts.__getitem__)
+            raise ValueError(
+                f"{name}: got {counts[name]}, which make {stages:,} trainings with the other options; expected at most "
+                f"{MOST_STAGES:,}"
+            )
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -175,16 +220,17 @@ class RunConfig:
         from .presets import preset
 
         known = {entry.name: entry for entry in fields(cls)}
-        if unknown := set(values) - set(known):
-            raise ValueError(f"config: got unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(known))}")
+        unknown = sorted(name if isinstance(name, str) else shown(name) for name in set(values) - set(known))
+        if unknown:
+            raise ValueError(f"config: got unknown {shown(tuple(unknown))}; expected {', '.join(sorted(known))}")
         given = {
             name: _tuple(value) if isinstance(known[name].default, tuple) else value for name, value in values.items()
         }
         # YAML 1.1 takes 1e-4 for a text: only 1.0e-4 is a number to it.
         given |= {name: _number(value) for name, value in given.items() if _TYPES[name] is float}
         task = given.setdefault("task", "classification")
-        if not given.get("data"):
-            given["data"] = BUILT_IN.get(task)
+        if not given.get("data") and task in TASKS:
+            given["data"] = BUILT_IN[task]
         return cls(**preset(given) | given)
 
     def as_dict(self) -> dict[str, Any]:
@@ -201,33 +247,17 @@ class RunConfig:
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
-        """Reads what ``save`` wrote, or a part of it."""
+        """Reads what ``save`` wrote, or a part of it.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: as ``read_yaml`` and ``make``.
+        """
+        from .config_file import read_yaml
+
         return cls.make(read_yaml(path))
 
 
 _POSITIVE = ("learning_rate", "fine_tune_learning_rate", "decay", "decay_epochs", "baseline_epochs", "epochs")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The names and values of a YAML file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no YAML, or no mapping.
-    """
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"config: no such file: {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config: {path} is no YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(f"config: {path} holds a {type(values).__name__}; expected names with values")
-    return values
 
 
 def field_type(name: str) -> type:
@@ -258,24 +288,22 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
-
-
-def _check_value(name: str, value: Any, known: tuple[str, ...], least: float | None) -> None:
-    kind = _TYPES[name]
+def _check_value(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    kind, known, least = _TYPES[name], bounds["known"], bounds["least"]
     if name == "batch_size" and isinstance(value, str):
         return
     right = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not right or (isinstance(value, bool) and kind is not bool):
         what = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
-        raise TypeError(f"{name}: got {value!r}; expected {what}" + (f" of at least {least}" if least else ""))
+        raise TypeError(f"{name}: got {shown(value)}; expected {what}" + (f" of at least {least}" if least else ""))
     if known and value not in known:
-        raise ValueError(f"{name}: got {value!r}; expected one of {', '.join(known)}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"{name}: got {value}; expected a finite number")
+        raise ValueError(f"{name}: got {shown(value)}; expected one of {', '.join(known)}")
+    if kind is float and not -sys.float_info.max <= value <= sys.float_info.max:
+        raise ValueError(f"{name}: got {shown(value)}; expected a finite number")
     if least is not None and value < least:
-        raise ValueError(f"{name}: got {value}; expected at least {least}")
+        raise ValueError(f"{name}: got {shown(value)}; expected at least {least}")
+    if kind is int and value > bounds["most"]:
+        raise ValueError(f"{name}: got {shown(value)}; expected at most {bounds['most']}")
 
 
 _TYPES = _types()

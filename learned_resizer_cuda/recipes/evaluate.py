@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..damaged import reading
 from ..data.module import SourceData
 from ..data.open import open_source
 from ..data.source import Source
@@ -17,6 +18,7 @@ from .fit import make_trainer, quiet_lightning
 from .folder import CONFIG, STAGES
 from .html import Table
 from .joint import JointTraining, optimisers
+from .limits import check_batch, check_weights, most_workers
 from .record import UnreadableCount
 from .report import Figure, metric_heading, metric_text
 from .run import NETWORK, RESIZER, RESULT, load_weights
@@ -54,13 +56,17 @@ def evaluate(
 
     Raises:
         FileNotFoundError: the folder holds no run, or no stage that has ended.
-        ValueError: an arm that the run has not; data whose classes are others.
+        DamagedFileError: a file of the run cannot be read.
+        ValueError: an arm that the run has not; data whose classes are others; images or weights larger than memory.
         DataError: the data cannot be used (see ``data.errors``).
     """
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"run: got {folder}; expected the folder of a run, with a {CONFIG}")
-    trained = RunConfig.load(folder / CONFIG)
-    config = replace(trained, accelerator=accelerator, devices=1, nodes=1)
+    with reading(folder / CONFIG, "write it again, with the options of that run"):
+        trained = RunConfig.load(folder / CONFIG)
+    workers = min(trained.num_workers, most_workers(1))  # the run may be a larger machine's
+    config = replace(trained, accelerator=accelerator, devices=1, nodes=1, num_workers=workers)
+    check_batch(config, 1)
     if data is not None:
         config = replace(config, data=data, scores=None, extra_photographs=None)  # those are of the run's own data
     stages = [stage for stage in plan(trained, lambda _: 1.0) if (folder / STAGES / stage.key / RESULT).is_file()]
@@ -70,6 +76,8 @@ def evaluate(
     if unknown := [arm for arm in arms if arm not in known]:
         raise ValueError(f"arms: got {', '.join(unknown)}; expected some of {', '.join(known)}")
     chosen = [stage for stage in stages if not arms or stage.arm in arms]
+    if any(stage.front.kind == "blind" for stage in chosen):  # the others are as large as their files
+        check_weights(config, 1)
     unreadable = UnreadableLog(config.max_unreadable, None)
     watcher = watcher or Watcher()
     watcher.say(f"evaluate: {folder} on {config.data}")

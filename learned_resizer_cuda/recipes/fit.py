@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from .checkpoint import RoundCheckpoint
 from .checkpoint_io import AtomicCheckpointIO
 from .config import RunConfig
 from .joint import JointTraining, optimisers
-from .processes import rank
+from .processes import rank, start_others
 from .recalibrate import recalibrate
 from .record import Recorder
-from .stages import Stage, rounds
+from .stages import Stage, default_evaluations, rounds
 from .sync_batch_norm import synchronise
 from .tasks import build_task
 from .watch import Watcher
@@ -71,8 +72,7 @@ def fit(
     """
     processes = config.devices * config.nodes
     steps_per_epoch = source.train_size / batch_size
-    # One an epoch: 4.0 epochs are tested 4 times, 6.4 epochs 7 times. The last step may reach into the next epoch.
-    tests = config.evaluations or max(1, math.ceil((stage.steps - 1) / steps_per_epoch))
+    tests = config.evaluations or default_evaluations(stage.steps, steps_per_epoch)
     plan = rounds(stage.steps, tests, config.checkpoint_steps)
     parts = len(plan) // sum(part.tested for part in plan)
     normalisation = (config.mean, config.std) if config.normalize else None
@@ -96,6 +96,7 @@ def fit(
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0 if going_on else -1,  # the test before the first step
         )
+        start_others(trainer.strategy.launcher)
         resizer, network = models
         if processes > 1:
             device = trainer.strategy.root_device
@@ -116,6 +117,7 @@ def make_trainer(config: RunConfig, callbacks: list[Callback], **options: Any) -
     # Statistics of synchronised norms are equal everywhere; sending them before every test batch would need each
     # process to have equally many.
     strategy: str | Strategy = DDPStrategy(broadcast_buffers=False) if several else "auto"
+    callbacks = [_OwnHandler(), *callbacks]
     return Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -130,6 +132,22 @@ def make_trainer(config: RunConfig, callbacks: list[Callback], **options: Any) -
         enable_model_summary=False,
         **options,
     )
+
+
+class _OwnHandler(Callback):
+    """Keeps the program's own handler of SIGTERM, where it has one.
+
+    Lightning's would first pass the signal on to the other processes and wait for them, wherever they are.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if callable(self.handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
+
+    on_train_start = on_sanity_check_start
 
 
 class _Recalibration(Callback):
@@ -153,14 +171,18 @@ class _Recalibration(Callback):
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keeps Lightning's notes on devices and workers off the screen: the progress bar and the table say it all."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
             # Lightning 2.6 under torch 2.15: its own use of torch's pytree, nothing a user could change.
             warnings.filterwarnings("ignore", message=".*LeafSpec")
+            # And DDP's of an argument whose successor has another meaning.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

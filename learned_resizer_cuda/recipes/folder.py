@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import math
 import os
 import time
 from datetime import datetime
@@ -11,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from ..atomic import remove_leftovers
+from ..damaged import reading
+from ..shown import shorten, shown
 from .config import RunConfig
 
 CONFIG, SUMMARY, REPORT = "config.yaml", "summary.json", "report.html"
@@ -38,9 +42,10 @@ class RunFolder:
 
     Raises:
         FolderInUseError: another process works in it.
-        FileExistsError: it holds a finished run, another run, or files that are none of a run.
+        FileExistsError: it holds a finished run, another run, files that are none of a run, or a link as its lock.
         NotADirectoryError: the path is a file.
-        OSError: it cannot be made.
+        DamagedFileError: its config.yaml cannot be read.
+        OSError: it cannot be made, or written to.
 
     Attributes:
         goes_on: whether it holds an unfinished run of the same configuration, to be gone on with.
@@ -50,17 +55,13 @@ class RunFolder:
         self.path = path
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"output: {path} is a file; expected a folder, or a path where none is yet")
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = (path / LOCK).open("w")
+        self.goes_on = False
+        self._lock: int | None = None
         try:
-            _lock(self._lock.fileno(), path)
-        except BaseException:
-            self._lock.close()  # the file is the other process's
-            raise
-        try:
+            self._lock = _lock(path)
             self.goes_on = self._settle(config, overwrite)
         except BaseException:
-            self.close()
+            self._leave()
             raise
 
     def _settle(self, config: RunConfig, overwrite: bool) -> bool:
@@ -83,13 +84,15 @@ class RunFolder:
             raise FileExistsError(
                 f"output: {self.path} holds a finished run; choose another folder or pass --overwrite"
             )
-        there = RunConfig.load(self.path / CONFIG)
+        with reading(self.path / CONFIG, "choose another folder or pass --overwrite"):
+            there = RunConfig.load(self.path / CONFIG)
         if there != config:
             mine, other = config.as_dict(), there.as_dict()
-            changed = ", ".join(f"{name} {other[name]} → {mine[name]}" for name in mine if mine[name] != other[name])
+            names = [name for name in mine if mine[name] != other[name]]
+            changed = ", ".join(f"{name} {shown(other[name])} → {shown(mine[name])}" for name in names)
             raise FileExistsError(
-                f"output: {self.path} holds an unfinished run of another configuration ({changed}); choose another "
-                "folder or pass --overwrite"
+                f"output: {self.path} holds an unfinished run of another configuration ({shorten(changed, 400)}); "
+                "choose another folder or pass --overwrite"
             )
         return True
 
@@ -102,9 +105,17 @@ class RunFolder:
 
     def close(self) -> None:
         """Gives the lock back."""
-        if not self._lock.closed:
-            (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.close()
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # unlocked, it keeps nobody away
+                (self.path / LOCK).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def _leave(self) -> None:
+        """After an error: gives the lock back, and takes an empty folder away."""
+        self.close()
+        with contextlib.suppress(OSError):  # not empty
+            self.path.rmdir()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -115,24 +126,44 @@ class RunFolder:
         trained = self.goes_on or any(path.is_file() for path in (self.path / STAGES).rglob("*"))
         if error is not None and not trained:
             # The data or an argument was wrong: nothing is left behind.
-            self._clear()
-        self.close()
-        if error is not None and not any(self.path.iterdir()):
-            self.path.rmdir()
+            with contextlib.suppress(OSError):
+                self._clear()
+        if error is None:
+            self.close()
+        else:
+            self._leave()
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _lock(path: Path) -> int:
+    """Makes a folder and locks it; the descriptor of its lock file."""
     latest = time.monotonic() + PATIENCE
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= latest:
-                raise FolderInUseError(
-                    f"output: another process works in {path}; wait for it or choose another folder"
-                ) from None
+        path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            descriptor = _open_lock(path / LOCK, os.O_RDWR | os.O_CREAT)
+            opened.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Else who held it has taken it away, and the next one will lock a new file
+                if os.fstat(descriptor).st_nlink:
+                    opened.pop_all()
+                    return descriptor
+            except BlockingIOError:
+                if time.monotonic() >= latest:
+                    raise FolderInUseError(
+                        f"output: another process works in {path}; wait for it or choose another folder"
+                    ) from None
         time.sleep(0.1)
+
+
+def _open_lock(path: Path, flags: int) -> int:
+    """Follows no link, empties no file and waits for no pipe: what is there may be a trap of somebody else's."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FileExistsError(f"output: {path} is a link; expected a file of this program's, or none") from None
 
 
 def wait_for_folder(path: Path, config: RunConfig, seconds: float = 300) -> None:
@@ -155,8 +186,12 @@ def wait_for_folder(path: Path, config: RunConfig, seconds: float = 300) -> None
 
 def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:
     """Where a run without a named folder works: in the newest unfinished run of the same configuration below ``runs``
-    in which nobody works, so that the same command goes on after a crash; else in a new one named by the time."""
-    for path in sorted(runs.glob(f"*/{CONFIG}"), key=lambda found: found.stat().st_mtime, reverse=True):
+    in which nobody works, so that the same command goes on after a crash; else in a new one named by the time.
+
+    The new folder is made here: two commands at once get two. Clocks decide its name alone, and which of several such
+    runs goes on.
+    """
+    for path in sorted(runs.glob(f"*/{CONFIG}"), key=_changed, reverse=True):
         folder = path.parent
         if (folder / SUMMARY).exists() or _busy(folder):
             continue
@@ -165,17 +200,28 @@ def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:
                 return folder
         except (TypeError, ValueError, OSError):
             continue  # of another version, or not ours
-    new = runs / datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    number = 1
-    while new.exists():
-        number += 1
-        new = runs / f"{datetime.now().strftime('%Y-%m-%d-%H%M%S')}-{number}"
-    return new
+    runs.mkdir(parents=True, exist_ok=True)
+    name = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder, number = runs / name, 1
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = runs / f"{name}-{number}"
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # a link to nowhere, or just removed
+        return -math.inf
 
 
 def _busy(folder: Path) -> bool:
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        descriptor = _open_lock(folder / LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -185,3 +231,14 @@ def _busy(folder: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def remedy(stage: Path) -> str:
+    """What to do about a damaged file of a stage that has ended.
+
+    Args:
+        stage: its folder.
+    """
+    summary = stage.parents[1] / SUMMARY
+    files = f"{stage} and {summary}" if summary.exists() else stage
+    return f"delete {files}, then the run's command trains that stage again"

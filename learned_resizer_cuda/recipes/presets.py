@@ -45,7 +45,8 @@ BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS}
 
 def preset(given: Mapping[str, Any]) -> dict[str, Any]:
     """What the data of ``given`` sets where ``given`` does not."""
-    found = dict(BY_DATA.get(str(given.get("data")), {}))
+    data = given.get("data")
+    found = dict(BY_DATA.get(data, {})) if isinstance(data, str) else {}
     if given.get("task") == "iqa":
         found = {"loss": "emd", "fit": "squash", "augment": "flip"} | found
     if given.get("command") == "transfer":

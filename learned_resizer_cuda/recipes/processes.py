@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TypeVar
+import signal
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_launchers: list[Any] = []
+"""Lightning's, in the first process of a node, once it has started the others; they serve every stage of the run."""
 
 
 def rank() -> int:
@@ -39,6 +45,49 @@ def join(accelerator: str) -> None:
         if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if on_gpu else "gloo")
+
+
+def start_others(launcher: Any) -> None:
+    """Lets Lightning start the further processes of this node, once; ``end_others`` ends them.
+
+    A terminal sends Ctrl-C to all of them. They leave it to the first one, from their very start: signals that are
+    blocked here stay blocked in a new process, until ``leave_group``.
+
+    Args:
+        launcher: of a trainer's strategy; None where it has none.
+    """
+    if launcher is None or "LOCAL_RANK" in os.environ:
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    _launchers.append(launcher)
+    try:
+        launcher.launch(lambda: None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def leave_group() -> None:
+    """In a process that ``start_others`` has started: forgets the signals it was sent with the others, and gets no
+    more of those. Elsewhere without effect."""
+    if signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {*_SIGNALS}:
+        os.setpgid(0, 0)
+        for number in _SIGNALS:
+            signal.signal(number, signal.signal(number, signal.SIG_IGN))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def end_others() -> None:
+    """Kills the processes that ``start_others`` has started, with their workers: they may be waiting for this one."""
+    for launcher in _launchers:
+        started = [*launcher.procs]
+        # A thread of Lightning's kills this process, too, as soon as it sees that one of them was killed
+        launcher.procs.clear()
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):  # it has not left this one's group yet, or is gone
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait()
+    _launchers.clear()
 
 
 def wait_for_all() -> None:

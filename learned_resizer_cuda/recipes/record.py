@@ -15,9 +15,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ..atomic import naming
+from ..damaged import reading
 from ..data.errors import NonFiniteLossError
 from ..data.source import Batch, Unreadable
 from ..data.unreadable import UnreadableLog
+from .folder import remedy
 from .joint import JointTraining
 from .processes import gather, mean_over_all, sum_over_all
 from .results import PRIMARY, Row
@@ -96,7 +99,11 @@ class Recorder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.stopwatch.spent = tuple(state_dict["spent"])
         if self.path is not None:
-            os.truncate(self.path, state_dict["bytes"])
+            with reading(self.path, remedy(self.path.parent)):
+                if self.path.stat().st_size < state_dict["bytes"]:
+                    raise ValueError(f"shorter than the {state_dict['bytes']} bytes that its checkpoint tells of")
+            with naming(self.path):
+                os.truncate(self.path, state_dict["bytes"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopwatch.start()
@@ -226,9 +233,13 @@ class UnreadableCount(Callback):
 
 
 def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
-    """Appends rows to a CSV file, with a header where the file is new; on the disk when it returns."""
+    """Appends rows to a CSV file, with a header where the file is new; on the disk when it returns.
+
+    Raises:
+        OSError: the file cannot be written, or a part of it only.
+    """
     new = not path.exists() or not path.stat().st_size
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with naming(path), path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow([*_PLAIN, *METRICS[task]])
@@ -241,7 +252,11 @@ def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads what ``append_rows`` wrote."""
+    """Reads what ``append_rows`` wrote.
+
+    Raises:
+        Exception: of any kind, where it is something else or a part of it.
+    """
     whole, text = {"seed", "input_size", "step"}, {"arm", "split"}
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
@@ -252,4 +267,6 @@ def read_rows(path: Path) -> list[Row]:
             }
             metrics = {name: float(value) for name, value in line.items() if name not in _PLAIN and value != ""}
             rows.append(Row(**plain, metrics=metrics))  # type: ignore[arg-type]
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError("its last line is cut off")
     return rows

@@ -12,6 +12,7 @@ from typing import cast
 from torch import nn
 
 from ..atomic import atomic_bytes, remove_leftovers
+from ..damaged import DamagedFileError, reading
 from ..data.open import open_source
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
@@ -22,7 +23,8 @@ from . import processes
 from .build import build_front, build_kept, build_models, check_normalisation, learned_part
 from .config import RunConfig
 from .fit import CHECKPOINT, METRICS, Fitted, fit
-from .folder import STAGES
+from .folder import STAGES, remedy
+from .limits import check_length, check_machine
 from .networks import network_name
 from .record import read_rows
 from .report import Summary
@@ -33,6 +35,7 @@ from .watch import Watcher
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
 LABELS = "labels"
 """In a network's file: what its outputs stand for."""
+_RESULT_TYPES = {"steps": int, "batch_size": int, "cpu_seconds": float, "wall_seconds": float, "device": str}
 
 
 class Run:
@@ -52,9 +55,12 @@ class Run:
         ModuleNotFoundError, FileNotFoundError: what the built-in data needs is not installed.
         FileNotFoundError, ValueError: the resizer to be transferred cannot be read, does not fit the images, or was
             trained on images that were normalised otherwise.
+        DamagedFileError: a file of an earlier call cannot be read.
+        ValueError: this machine cannot do it (see ``limits``).
     """
 
     def __init__(self, config: RunConfig, folder: Path, watcher: Watcher | None = None) -> None:
+        check_machine(config)
         self.config, self.folder = config, folder
         self.first = processes.rank() == 0
         self.watcher = watcher if watcher is not None and self.first else Watcher()
@@ -66,6 +72,7 @@ class Run:
         self.unreadable = UnreadableLog(config.max_unreadable, folder / "unreadable.tsv" if self.first else None)
         self.batch_sizes = self._batch_sizes()
         per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
+        check_length(config, per_epoch)
         self.stages = plan(config, per_epoch.__getitem__)
         network_name(config.model)
         for stage in self.stages:
@@ -82,6 +89,8 @@ class Run:
 
         Raises:
             NonFiniteLossError, TooManyUnreadableError: a training cannot go on; what has ended is kept.
+        DamagedFileError: a file of an earlier call cannot be read.
+        OSError: a file cannot be written; the next call goes on where this one had a checkpoint.
         """
         return [self._stage(stage) for stage in self.stages]
 
@@ -106,7 +115,7 @@ class Run:
         self.watcher.doing(f"{'fetching the weights of' if fetched else 'building'} {self.config.model}")
         models = build_models(stage, self.config, source.in_channels, outputs)
         if stage.start_key is not None:
-            load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, source.labels)
+            self._load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, source.labels)
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
@@ -142,20 +151,33 @@ class Run:
 
     def _load(self, stage: Stage, folder: Path, models: tuple[nn.Module, nn.Module]) -> StageResult:
         resizer, network = models
-        load_weights(network, folder / NETWORK, self.source_of(stage).labels)
+        self._load_weights(network, folder / NETWORK, self.source_of(stage).labels)
         if stage.front.is_learned:
-            load_weights(learned_part(resizer), folder / RESIZER)
-        values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            self._load_weights(learned_part(resizer), folder / RESIZER)
+        with reading(folder / RESULT, remedy(folder)):
+            values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            if {name: type(value) for name, value in values.items()} != _RESULT_TYPES:
+                raise ValueError(f"expected {', '.join(_RESULT_TYPES)}")
+        with reading(folder / METRICS, remedy(folder)):
+            rows = read_rows(folder / METRICS)
+            if not rows or (rows[-1].split, rows[-1].step) != ("test", stage.steps):
+                raise ValueError("its last test is missing")
         return StageResult(
             arm=stage.arm,
             seed=stage.seed,
             input_size=stage.input_size,
-            rows=read_rows(folder / METRICS),
+            rows=rows,
             resizer=resizer.eval(),
             network=network.eval(),
             resizer_parameters=sum(parameter.numel() for parameter in resizer.parameters()),
             **values,
         )
+
+    def _load_weights(self, module: nn.Module, path: Path, labels: Sequence[str] | None = None) -> None:
+        try:
+            load_weights(module, path, labels)
+        except RuntimeError:
+            raise DamagedFileError(f"{path} is of another configuration; {remedy(path.parent)}") from None
 
     def _batch_sizes(self) -> dict[int, int]:
         if isinstance(self.config.batch_size, int):
@@ -170,7 +192,11 @@ class Run:
             }
             atomic_bytes(path, json.dumps(found).encode())
         processes.wait_for_all()
-        sizes = {int(size): batch for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
+        with reading(path, "delete it, then the same command tries batch sizes again"):
+            sizes = {int(size): int(batch) for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
+            world = self.config.devices * self.config.nodes
+            if sizes.keys() != {*self.config.input_size} or any(b < 2 or b % world for b in sizes.values()):
+                raise ValueError("expected a batch size for each input size")
         for size, batch in sizes.items():
             self.watcher.say(f"batch size at {size}×{size}: {batch}")
         return sizes
@@ -188,11 +214,14 @@ def load_weights(module: nn.Module, path: Path, labels: Sequence[str] | None = N
     """Reads what ``save_weights`` or ``save_resizer`` wrote.
 
     Raises:
-        ValueError: the file is of other outputs than ``labels``.
+        DamagedFileError: the file cannot be read.
+        ValueError: it is of other outputs than ``labels``.
         StateMismatchError: it is of another module.
     """
-    file = WeightsFile(path)
-    if labels is not None and LABELS in file.notes and (trained := json.loads(file.notes[LABELS])) != list(labels):
+    with reading(path, remedy(path.parent)):
+        file = WeightsFile(path)
+        trained = list(json.loads(file.notes[LABELS])) if LABELS in file.notes else None
+    if labels is not None and trained is not None and trained != list(labels):
         # As many others would load, and be wrong without a sign of it.
         changed = sorted({*trained} ^ {*labels}) or list(labels)
         raise ValueError(
@@ -207,13 +236,20 @@ def run(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summ
 
     Returns:
         The figures; None in all processes but the first.
+
+    Raises:
+        Exception: as ``Run`` and ``Run.work``. The processes that Lightning has started are ended then.
     """
     from .present import present
 
     started = time.perf_counter()
-    work = Run(config, folder, watcher)
-    results = work.work()
-    if not work.first:
-        return None
-    work.watcher.doing("writing the report")
-    return present(work, results, time.perf_counter() - started)
+    try:
+        work = Run(config, folder, watcher)
+        results = work.work()
+        if not work.first:
+            return None
+        work.watcher.doing("writing the report")
+        return present(work, results, time.perf_counter() - started)
+    except BaseException:
+        processes.end_others()
+        raise

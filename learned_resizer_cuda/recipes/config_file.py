@@ -1,0 +1,61 @@
+"""YAML files of configurations, which may come from anybody: what is in them decides neither time nor memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..shown import shorten
+
+LARGEST = 64 << 10
+"""Bytes; every option there is takes some 1,000."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases: a few lines of them stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"the alias *{event.anchor}; expected its value instead", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The names and values of a YAML file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read, is larger than ``LARGEST``, is no YAML, has aliases or deep nesting, or is no
+            mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"config: no such file: {path}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise ValueError(f"config: cannot read {path}: {error.strerror}") from error
+    if len(data) > LARGEST:
+        raise ValueError(f"config: {path} has more than {LARGEST:,} bytes; expected a few lines of options")
+    try:
+        values = yaml.load(data.decode("utf-8"), _PlainLoader)
+    except Exception as error:  # a wrong value of a type of YAML's may raise IndexError or KeyError, too
+        raise ValueError(f"config: {path} is no YAML of options: {_reason(error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"config: {path} holds a {type(values).__name__}; expected names with values")
+    return values
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {shorten(str(error.problem), 120)}"
+    return shorten(str(error).partition("\n")[0], 120)

@@ -1,0 +1,26 @@
+"""Values in error texts, which may come from a file of anybody's: in one line, short, and harmless to a terminal."""
+
+from __future__ import annotations
+
+
+def shown(value: object) -> str:
+    """A value as an error text gives it: in one line of at most 80 characters, whatever it is."""
+    try:
+        if not isinstance(value, tuple):
+            return shorten(repr(value))
+        rest = f" and {len(value) - 8} more" if len(value) > 8 else ""
+        return shorten(", ".join(map(str, value[:8])), 80 - len(rest)) + rest
+    except ValueError:  # from Python
+        return "an integer of more than 4,300 digits"
+
+
+def shorten(text: str, longest: int = 80) -> str:
+    """A text for an error text: its middle left out where it is long, in one line."""
+    if len(text) > longest:
+        text = f"{text[: longest * 2 // 3]}…{text[-longest // 4 :]}"
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """A text with escapes for line ends and for what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
