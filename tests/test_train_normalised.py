@@ -55,7 +55,10 @@ def test_a_normalised_run(tmp_path: Path) -> None:
     code, printed = command("evaluate", run, "--arms", "learned", "--accelerator", "cpu", "--json")
     figures = {arm["arm"]: arm for arm in json.loads((run / "summary.json").read_text())["arms"]}
     assert code == 0
-    assert json.loads(printed)[0]["metrics"]["accuracy"] == figures["learned"]["metrics"]["accuracy"]["values"][0]
+    assert (
+        json.loads(printed[printed.index("[\n") :])[0]["metrics"]["accuracy"]
+        == figures["learned"]["metrics"]["accuracy"]["values"][0]
+    )
 
     # into another run, and from there
     files = ("--resizer", run / "resizer.safetensors", "--output", transferred)
