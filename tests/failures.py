@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from learned_resizer_cuda.shown import shorten
+
 MODULES = (
     "test_resize_failures", "test_weights_failures", "test_config_failures", "test_train_failures", "test_output",
 )  # fmt: skip
@@ -54,8 +56,8 @@ class Case:
     left: str
     mounts: bool = False
 
-    def check(self, folder: Path) -> None:
-        """Runs the case and asserts that it ended as it has to."""
+    def check(self, folder: Path) -> str:
+        """Runs the case, asserts that it ended as it has to, and returns the lines that hold the answer."""
         if self.mounts and (reason := cannot_mount()):
             pytest.skip(reason)
         outcome = self.act(folder)
@@ -63,6 +65,9 @@ class Case:
         assert outcome.code == self.code, f"exit code {outcome.code}: {answer}"
         assert self.answer in answer, answer
         assert outcome.left == self.left
+        start = answer.index(self.answer)
+        end = answer.find("\n", start + len(self.answer))
+        return answer[answer.rfind("\n", 0, start) + 1 : end if end >= 0 else len(answer)] if self.answer else ""
 
 
 def command(*arguments: object) -> tuple[int, str]:
@@ -120,8 +125,8 @@ def main() -> None:
                 print(f"| {case.what} | | not run: {reason} | |")
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                case.check(Path(folder))
-            answer = "<br>".join(case.answer.splitlines())
+                lines = case.check(Path(folder)).splitlines()
+            answer = "<br>".join(shorten(line, 240).replace("|", "\\|") for line in lines)
             print(f"| {case.what} | {case.code} | {answer} | {case.left} |")
 
 
