@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -58,12 +60,31 @@ def start_others(launcher: Any) -> None:
     """
     if launcher is None or "LOCAL_RANK" in os.environ:
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _launchers.append(launcher)
-    try:
+    with _putting_off_signals():
         launcher.launch(lambda: None)
+
+
+@contextlib.contextmanager
+def _putting_off_signals() -> Iterator[None]:
+    """Blocks signals for what the body starts, and lets none break it off: a process that nobody knows yet would be
+    left alone. Blocking is not enough for that, since other threads take them."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    came: list[int] = []
+    former: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in _SIGNALS:
+            if signal.getsignal(name) is not signal.SIG_IGN:
+                former[name] = signal.signal(name, lambda number, frame: came.append(number))
+    try:
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        # First, so that those that wait are counted
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def leave_group() -> None:
