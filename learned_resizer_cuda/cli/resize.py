@@ -50,10 +50,12 @@ def resize(
 
     A file keeps its name, format, colour profile and alpha; a folder keeps its tree below the output folder;
     hidden files in it are left alone. Images are turned upright by their EXIF orientation first. What is no
-    image, damaged or too large is named and skipped, and the rest is done. JPEG and WebP are written at
-    quality 95.
+    image, damaged or too large is named and skipped, and the rest is done. A file is written whole or not at
+    all. JPEG and WebP are written at quality 95. Formats: AVIF, BMP, GIF, JPEG, JPEG 2000, PCX, PNG, PPM, QOI,
+    SGI, TGA, TIFF, WebP.
 
-    Exit code: 0 all done, 1 some files skipped, 2 nothing done for a wrong argument.
+    Exit code: 0 all done, 1 some files skipped or no space left, 2 nothing done for a wrong argument, 128 + its
+    number for a signal.
     """
     try:
         resizer = _resizer(size, interpolation, antialias, weights)
