@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -50,20 +52,36 @@ def join(accelerator: str) -> None:
 def start_others(launcher: Any) -> None:
     """Lets Lightning start the further processes of this node, once; ``end_others`` ends them.
 
-    A terminal sends Ctrl-C to all of them. They leave it to the first one, from their very start: signals that are
-    blocked here stay blocked in a new process, until ``leave_group``.
+    A terminal sends Ctrl-C to all of them. They leave it to this one, from their very start: signals that are blocked
+    here stay blocked in a new process, until ``leave_group``.
 
     Args:
         launcher: of a trainer's strategy; None where it has none.
     """
     if launcher is None or "LOCAL_RANK" in os.environ:
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _launchers.append(launcher)
-    try:
+    with _deferred_signals():
         launcher.launch(lambda: None)
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Handles signals that come in the body after it: a process that was started and not noted yet would be left."""
+    if threading.current_thread() is not threading.main_thread():  # which alone handles them
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # of this thread: another one may still take them
+    try:
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def leave_group() -> None:
