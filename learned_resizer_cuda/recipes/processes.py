@@ -52,8 +52,8 @@ def join(accelerator: str) -> None:
 def start_others(launcher: Any) -> None:
     """Lets Lightning start the further processes of this node, once; ``end_others`` ends them.
 
-    A terminal sends Ctrl-C to all of them. They leave it to the first one, from their very start: signals that are
-    blocked here stay blocked in a new process, until ``leave_group``.
+    A terminal sends Ctrl-C to all of them. They leave it to this one, from their very start: signals that are blocked
+    here stay blocked in a new process, until ``leave_group``.
 
     Args:
         launcher: of a trainer's strategy; None where it has none.
