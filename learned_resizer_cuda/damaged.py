@@ -31,6 +31,8 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
         raise DamagedFileError(f"{path} is missing; {remedy}") from None
     except OSError:
         raise
-    except Exception as error:  # each reader has its own errors for what it cannot read
-        reason = shorten(str(error).partition("\n")[0], 160)
-        raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from None
+    except ValueError as error:
+        reason = shorten(str(error).removeprefix(f"{path} ").partition("\n")[0], 160)
+        raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from error
+    except Exception as error:  # of any kind: each reader has its own, which say little about the file
+        raise DamagedFileError(f"{path} is damaged; {remedy}") from error

@@ -187,7 +187,7 @@ def damaged(name: str, spoil: Callable[[Path], object], start: Callable[[], Path
 
     how = {cut: "cut off", flip: "with one bit changed"}.get(spoil, "that holds something else")
     what = "is evaluated" if start is finished else "goes on"
-    return Case(f"{name} {how}, of a run that {what}", act, 1, f"FOLDER/run/{name} is damaged (", "all of it")
+    return Case(f"{name} {how}, of a run that {what}", act, 1, f"FOLDER/run/{name} is damaged", "all of it")
 
 
 def _without_tab(path: Path) -> None:
@@ -443,7 +443,7 @@ CASES: Sequence[Case] = [
         "In runs/2001-02-03-040506: ",
         "2001-02-03-040506, 2001-02-03-040506-2",
     ),
-    Case("names that are not UTF-8", _strange_names, 0, "learned", "samples.png"),
+    Case("names that are not UTF-8", _strange_names, 0, "report.html", "samples.png"),
 ]
 
 

@@ -80,4 +80,6 @@ def _restored(path: Path) -> list[str]:
         os.truncate(path, len(whole))
     with reading(path, "delete it, then the same command counts unreadable images from 0"):
         entries = [line.split("\t") for line in whole.decode("utf-8", "surrogateescape").split("\n")[:-1]]
+        if any(len(entry) != 2 for entry in entries):
+            raise ValueError("a line without a path and a reason")
         return [re.sub(r"\\.", lambda found: _PLAIN.get(found[0], found[0]), name) for name, _ in entries]

@@ -35,13 +35,13 @@ def check_machine(config: RunConfig) -> None:
     if config.accelerator != "cpu" and torch.cuda.is_available():
         most, what = torch.cuda.device_count(), "the GPUs of this machine"
     else:
-        most, what = PROCESSES * processors, f"{PROCESSES} for each processor that this process may use"
+        most, what = PROCESSES * processors, f"{PROCESSES} for each of the {processors} processors of this process"
     if config.devices > most:
         raise ValueError(f"devices: got {config.devices}; expected at most {most}, {what}")
     if config.num_workers > most_workers(config.devices):
         raise ValueError(
             f"num_workers: got {config.num_workers} for each of {config.devices} devices; expected at most "
-            f"{most_workers(config.devices)}, {WORKERS} in all for each of the {processors} processors that it may use"
+            f"{most_workers(config.devices)}: {WORKERS} in all for each of the {processors} processors of this process"
         )
     images = config.batch_size // config.nodes if isinstance(config.batch_size, int) else 2 * config.devices
     check_batch(config, images)
