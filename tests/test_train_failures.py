@@ -31,7 +31,7 @@ pytest.importorskip("lightning", reason="the training recipe needs the [train] e
 
 import psutil
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from learned_resizer_cuda.atomic import atomic_bytes
 from learned_resizer_cuda.recipes import folder as folder_module
@@ -188,6 +188,11 @@ def damaged(name: str, spoil: Callable[[Path], object], start: Callable[[], Path
     how = {cut: "cut off", flip: "with one bit changed"}.get(spoil, "that holds something else")
     what = "is evaluated" if start is finished else "goes on"
     return Case(f"{name} {how}, of a run that {what}", act, 1, f"FOLDER/run/{name} is damaged", "all of it")
+
+
+def foreign(path: Path) -> None:
+    """The weights of another module."""
+    save_file({"weight": torch.zeros(1)}, path)
 
 
 def _without_tab(path: Path) -> None:
@@ -368,6 +373,10 @@ def _strange_names(folder: Path) -> Outcome:
 
 
 CASES: Sequence[Case] = [
+    replace(
+        damaged("stages/bilinear-12-seed0/network.safetensors", foreign),
+        answer="FOLDER/run/stages/bilinear-12-seed0/network.safetensors is of another configuration; delete",
+    ),
     damaged(f"{LAST}/last.ckpt", cut),
     damaged(f"{LAST}/last.ckpt", flip),
     damaged(f"{LAST}/last.ckpt", lambda path: path.write_bytes(b"")),

@@ -18,7 +18,7 @@ from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
 from ..substitutes import printable
-from ..weights import ResizerConfig, WeightsFile, save_resizer
+from ..weights import ResizerConfig, StateMismatchError, WeightsFile, save_resizer
 from . import processes
 from .build import build_front, build_kept, build_models, check_normalisation, learned_part
 from .config import RunConfig
@@ -176,7 +176,7 @@ class Run:
     def _load_weights(self, module: nn.Module, path: Path, labels: Sequence[str] | None = None) -> None:
         try:
             load_weights(module, path, labels)
-        except RuntimeError:
+        except StateMismatchError:
             raise DamagedFileError(f"{path} is of another configuration; {remedy(path.parent)}") from None
 
     def _batch_sizes(self) -> dict[int, int]:
