@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from .substitutes import printable
+
 
 def shown(value: object) -> str:
     """A value as an error text gives it: in one line of at most 80 characters, whatever it is."""
@@ -19,6 +23,11 @@ def shorten(text: str, longest: int = 80) -> str:
     if len(text) > longest:
         text = f"{text[: longest * 2 // 3]}…{text[-longest // 4 :]}"
     return one_line(text)
+
+
+def shown_path(path: str | Path) -> str:
+    """A path in one line, whole; bytes that are not UTF-8 as ``\\xff``."""
+    return one_line(printable(str(path), "utf-8"))
 
 
 def one_line(text: str) -> str:

@@ -726,6 +726,16 @@ def test_a_format_that_writes_another_size_is_refused(monkeypatch: pytest.Monkey
         files.encode_picture(files.Picture(planes, "RGB", "ICO"))
 
 
+@pytest.mark.parametrize("limit", [700, 300])
+def test_pictures_above_the_limit_of_what_is_opened_are_written(
+    limit: int, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Pillow warns of files above its limit, and refuses those above twice that."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    encoded = files.encode_picture(files.Picture(torch.zeros((3, 30, 30), dtype=torch.uint8), "RGB", "PNG"))
+    assert encoded.startswith(b"\x89PNG") and not recwarn.list
+
+
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     photo(tmp_path / "in/sub/a.png")
     (tmp_path / "out").mkdir()

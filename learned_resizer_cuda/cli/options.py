@@ -95,11 +95,11 @@ def _parameter(entry: Field[Any], name: str | None) -> inspect.Parameter:
             ),
         )
     plain = kind if not listed and entry.name != "batch_size" else str
-    shown: Any = ",".join(map(str, default)) if listed else False if default is None else str(default)
+    told: Any = ",".join(map(str, default)) if listed else False if default is None else str(default)
     return _make(
         entry.name,
         plain | None,
-        typer.Option(option, help=text, rich_help_panel=entry.metadata["group"], show_default=shown),
+        typer.Option(option, help=text, rich_help_panel=entry.metadata["group"], show_default=told),
     )
 
 

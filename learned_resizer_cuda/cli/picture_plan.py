@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..atomic import tells_case
-from ..shown import one_line
+from ..shown import shown_path
 
 
 class Job(NamedTuple):
@@ -48,9 +48,9 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[Unread]]
     for job in _jobs(inputs, output, unread):
         first = jobs.setdefault(job.target, job)
         if first is not job and not same_file(first.source, job.source):
-            raise ValueError(f"IN: {shown(first.source)} and {shown(job.source)} would both become {shown(job.target)}")
+            raise ValueError(_both(first, job))
     if not jobs and not unread:
-        raise ValueError(f"IN: no files in {', '.join(shown(path) for path in inputs)}")
+        raise ValueError(f"IN: no files in {', '.join(shown_path(path) for path in inputs)}")
     return list(jobs.values()), unread
 
 
@@ -69,7 +69,7 @@ def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         is_folder = stat.S_ISDIR(there[taken[0]].st_mode)
         hint = "is a folder" if is_folder else "exists; pass --overwrite to replace it"
-        raise FileExistsError(f"--output: {shown(taken[0])}{more} {hint}")
+        raise FileExistsError(f"--output: {shown_path(taken[0])}{more} {hint}")
     moved = [job for job in jobs if job.target in there and job.target != job.source]
     if moved:
         sources = {_identity(status): job.source for job in jobs if (status := _status(job.source))}
@@ -77,22 +77,19 @@ def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
             other = sources.get(_identity(there[job.target]))
             if other is not None and not same_file(other, job.source):
                 raise ValueError(
-                    f"--output: {shown(job.target)}, the target of {shown(job.source)}, is {shown(other)}, which is to "
-                    "be resized itself; choose another folder"
+                    f"--output: {shown_path(job.target)}, the target of {shown_path(job.source)}, is "
+                    f"{shown_path(other)}, which is to be resized itself; choose another folder"
                 )
     _make_writable(output)
     alike = _alike(jobs)
     if alike and not tells_case(output):
         first, second = alike
-        raise ValueError(
-            f"IN: {shown(first.source)} and {shown(second.source)} would both become {shown(second.target)}, because "
-            f"{shown(output)} does not tell upper case from lower"
-        )
+        raise ValueError(f"{_both(first, second)}, because {shown_path(output)} does not tell upper case from lower")
 
 
-def shown(path: str | Path) -> str:
-    """A path as one line of text: what does not print, and bytes that are not UTF-8, as ``\\xff``."""
-    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
+def _both(first: Job, second: Job) -> str:
+    sources = f"{shown_path(first.source)} and {shown_path(second.source)}"
+    return f"IN: {sources} would both become {shown_path(second.target)}"
 
 
 def _jobs(inputs: Sequence[Path], output: Path, unread: list[Unread]) -> Iterator[Job]:
@@ -105,7 +102,7 @@ def _jobs(inputs: Sequence[Path], output: Path, unread: list[Unread]) -> Iterato
         elif given.exists():
             yield Job(str(given), os.path.join(output, given.name))
         else:
-            raise FileNotFoundError(f"IN: no such file or folder: {shown(given)}")
+            raise FileNotFoundError(f"IN: no such file or folder: {shown_path(given)}")
 
 
 def _files_below(folder: str, avoid: os.stat_result | None, unread: list[Unread]) -> Iterator[str]:
@@ -166,6 +163,6 @@ def _make_writable(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"--output: cannot make the folder {shown(output)}: {error.strerror or error}") from error
+        raise OSError(f"--output: cannot make the folder {shown_path(output)}: {error.strerror or error}") from error
     if not os.access(output, os.W_OK | os.X_OK):
-        raise PermissionError(f"--output: cannot write into the folder {shown(output)}")
+        raise PermissionError(f"--output: cannot write into the folder {shown_path(output)}")

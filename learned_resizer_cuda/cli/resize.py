@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..atomic import atomic_bytes, remove_leftovers
-from .picture_plan import Job, Unread, check_targets, plan, same_file, shown
+from ..shown import shown_path
+from .picture_plan import Job, Unread, check_targets, plan, same_file
 from .stopping import Stopped, finishing, raise_if_asked
 from .streams import complain, fail
 
@@ -111,7 +112,7 @@ class _Tally:
     def say(self, what: str, path: str, reason: object) -> None:
         from ..recipes.printing import print_line
 
-        print_line(self.console, f"{what} {shown(path)}: {reason}")
+        print_line(self.console, f"{what} {shown_path(path)}: {reason}")
 
     def __str__(self) -> str:
         left = self.total - self.done - self.skipped
@@ -129,7 +130,7 @@ def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer
     code = 0
     bars = Bars(console) if console.is_interactive else None
     if bars is None:
-        print_line(console, f"resizing {len(jobs)} files into {shown(output)}")
+        print_line(console, f"resizing {len(jobs)} files into {shown_path(output)}")
     for folder, reason in unread:
         tally.skip(folder, reason)
     try:
@@ -167,12 +168,12 @@ def _resize_one(job: Job, resizer: PictureResizer, overwrite: bool, tally: _Tall
             atomic_bytes(job.target, encoded, overwrite=overwrite)
             tally.done += 1
     except OSError as error:
-        reason = f"cannot write {shown(job.target)}: {error.strerror}"
+        reason = f"cannot write {shown_path(job.target)}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             # So it will be for every picture after this one
             raise _NoSpaceError(reason) from error
         if isinstance(error, FileExistsError) and error.filename == job.target:
-            reason = f"{shown(job.target)} has appeared meanwhile; pass --overwrite to replace it"
+            reason = f"{shown_path(job.target)} has appeared meanwhile; pass --overwrite to replace it"
         return tally.skip(job.source, reason)
     except ImageRefused as error:
         return tally.skip(job.source, error)

@@ -8,6 +8,7 @@ formats that can be read but not written.
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -167,16 +168,26 @@ def encode_picture(picture: Picture) -> bytes:
     encoded = BytesIO()
     try:
         image.save(encoded, format=picture.format, **options)
-        with Image.open(encoded) as written:
-            size = written.size
+        size = _written_size(encoded, picture.format)
     except MemoryError:
         raise
     except Exception as error:  # OSError, ValueError, KeyError, struct.error, ...: each encoder has its own
         raise ImageRefused(f"{picture.format} cannot hold it: {error or type(error).__name__}") from error
-    if size != image.size:
+    if size is not None and size != image.size:
         # Some formats have sizes of their own, and their encoders choose the nearest without a word
         raise ImageRefused(f"{picture.format} cannot hold {image.height}x{image.width} pixels")
     return encoded.getvalue()
+
+
+def _written_size(encoded: BytesIO, file_format: str) -> tuple[int, int] | None:
+    """Width and height by the header; None above Pillow's limit for files of strangers, which this one is not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(encoded, formats=[file_format]) as written:
+                return written.size
+        except Image.DecompressionBombError:
+            return None
 
 
 def _as_image(picture: Picture) -> Image.Image:

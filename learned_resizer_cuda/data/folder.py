@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from ..substitutes import printable
 from .assembly import FileSource, ImageFiles, check_options
 from .errors import ClassMismatchError, DataError, EmptySplitError, SingleClassError
 from .listing import images_under, is_image, subfolders
@@ -58,7 +58,7 @@ class ImageFolderSource(FileSource):
             )
         super().__init__(
             "classification",
-            tuple(_readable(name) for name in classes[0]),
+            tuple(printable(name, "utf-8") for name in classes[0]),
             train,
             test,
             input_size=input_size,
@@ -67,11 +67,6 @@ class ImageFolderSource(FileSource):
             fit=fit,
             notes=notes,
         )
-
-
-def _readable(name: str) -> str:
-    """A folder's name as text that can be written: bytes that are not UTF-8 as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _test_folder(root: Path) -> Path:

@@ -89,8 +89,8 @@ class Run:
 
         Raises:
             NonFiniteLossError, TooManyUnreadableError: a training cannot go on; what has ended is kept.
-        DamagedFileError: a file of an earlier call cannot be read.
-        OSError: a file cannot be written; the next call goes on where this one had a checkpoint.
+            DamagedFileError: a file of an earlier call cannot be read.
+            OSError: a file cannot be written; the next call goes on where this one had a checkpoint.
         """
         return [self._stage(stage) for stage in self.stages]
 
