@@ -4,7 +4,7 @@
     python -m benchmarks.readme --check    # exit code 1 if a page is not what the results say
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`; NAME is a file of benchmarks/results
-without its ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments`), or from
+without its ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or from
 `benchmarks.report`.
 """
 
@@ -66,7 +66,7 @@ def tables_of(data: dict[str, Any], name: str) -> str:
 
 
 def busy_table(found: dict[str, Any]) -> str:
-    """Seconds of two stages idle and with a busy core, for each way of waiting, from `benchmarks.busy`."""
+    """Seconds of two stages idle and with a busy core, for each way of waiting, from `benchmarks.cpu.busy`."""
     names = {"default": "libgomp's own", "passive": "`OMP_WAIT_POLICY=passive`", "command": "`learned-resizer`'s own"}
     rows = [
         (names[row["waiting"]], row["arm"], f"{row['idle_s']:.2f}", f"{row['busy_s']:.2f}", f"{row['factor']:.2f}×")

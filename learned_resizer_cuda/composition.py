@@ -21,8 +21,8 @@ from torch.nn.modules import module as nn_module
 
 from . import backend
 from .ops.transforms import transform_reason
-from .recipes.sync_batch_norm import SynchronisedBatchNorm2d
 from .reference import Block, Resizer
+from .sync_batch_norm import SynchronisedBatchNorm2d
 from .tracing import constant_while_traced
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -17,9 +17,10 @@ runpy.run_path(str(Path(_spec.origin).parent / "waiting.py"))["limit_spinning"](
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 # isort: split
-import kernels_host  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from tests.helpers import kernels_host  # noqa: E402
 
 # What a test module imports to run the kernels on the host.
 HOST = {"kernels_host", "native_host", "native_on_host", "native_ops_on_host"}

@@ -20,7 +20,7 @@ pytest.importorskip("lightning", reason="checkpoints need the [train] extra")
 
 from learned_resizer_cuda import atomic
 from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, remove_leftovers, tells_case
-from learned_resizer_cuda.recipes.checkpoint_io import AtomicCheckpointIO
+from learned_resizer_cuda.train.checkpoint_io import AtomicCheckpointIO
 
 
 def test_the_new_content_takes_the_place_of_the_former(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from module_changes import COMPOSED, FUSED, Change, N
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from learned_resizer_cuda import FusedResizer, composition, reference, use_backend
+from tests.helpers.module_changes import COMPOSED, FUSED, Change, N
 
 SIZE, SHAPE = (5, 4), (2, 3, 9, 8)
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.batch_norm import Norm, sync_group
+from tests.helpers.gloo_processes import needs_gloo, run_processes
 
 pytestmark = needs_gloo
 

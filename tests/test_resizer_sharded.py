@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learned_resizer_cuda import FusedResizer, reference
+from tests.helpers.gloo_processes import needs_gloo, run_processes
 
 pytestmark = needs_gloo
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from tests.helpers.gloo_processes import needs_gloo, run_processes
 
 pytest.importorskip("timm", reason="networks need the [train] extra")
 
@@ -20,7 +21,7 @@ from timm.layers import BatchNormAct2d, SyncBatchNormAct
 
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.batch_norm import Norm
-from learned_resizer_cuda.recipes.sync_batch_norm import (
+from learned_resizer_cuda.sync_batch_norm import (
     SynchronisedBatchNorm2d,
     SynchronisedBatchNormAct2d,
     synchronise,

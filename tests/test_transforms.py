@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import oracle
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
-from gloo_processes import needs_gloo, run_processes
 from torch import Tensor, func, nn
 
 from learned_resizer_cuda import Resize, resize, use_backend
 from learned_resizer_cuda.ops import transforms
 from learned_resizer_cuda.ops.bands import INTERPOLATIONS
+from tests.helpers import oracle
+from tests.helpers.gloo_processes import needs_gloo, run_processes
 
 FILTERS = [(name, antialias) for name in INTERPOLATIONS for antialias in (True, False)]
 Run = Callable[[Tensor], Tensor]

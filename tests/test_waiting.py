@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import learned_resizer_cuda
-from benchmarks import busy
+from benchmarks.cpu import busy
 from learned_resizer_cuda import waiting
 from learned_resizer_cuda.waiting import SETTINGS, SPIN_COUNT
 

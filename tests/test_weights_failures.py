@@ -23,8 +23,8 @@ from PIL import Image
 
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.weights import FORMAT, ResizerConfig, load_resizer
-from tests.failures import Case, Outcome, command, names
-from tests.photo_folders import class_folder
+from tests.helpers.failures import Case, Outcome, command, names
+from tests.helpers.photo_folders import class_folder
 
 CONFIG = ResizerConfig((4, 4), num_filters=2)
 HUGE = {"num_filters": 4096, "num_blocks": 4096}

@@ -1,5 +1,5 @@
 // The affine map of a batch normalisation for Python: launches on raw pointers.
-#include "affine.h"
+#include "affine/affine.h"
 
 #include <pybind11/pybind11.h>
 

@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "resample_plan.h"
+#include "resample/resample_plan.h"
 
 namespace learned_resizer {
 

@@ -1,5 +1,5 @@
 // The 3x3 convolution's kernels for Python: launches on raw pointers.
-#include "conv.h"
+#include "conv/conv.h"
 
 #include <pybind11/pybind11.h>
 

@@ -1,5 +1,5 @@
 // The head's kernels for Python: launches on raw pointers.
-#include "head.h"
+#include "head/head.h"
 
 #include <pybind11/pybind11.h>
 

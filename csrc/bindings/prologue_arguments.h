@@ -2,7 +2,7 @@
 #pragma once
 
 #include "arguments.h"
-#include "prologue.h"
+#include "common/prologue.h"
 
 namespace learned_resizer {
 

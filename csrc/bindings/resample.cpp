@@ -1,5 +1,5 @@
 // The resample kernel for Python: a plan object, and its launch on raw pointers.
-#include "resample.h"
+#include "resample/resample.h"
 
 #include <pybind11/pybind11.h>
 
@@ -8,7 +8,7 @@
 #include <string>
 
 #include "arguments.h"
-#include "resample_plan.h"
+#include "resample/resample_plan.h"
 
 namespace py = pybind11;
 

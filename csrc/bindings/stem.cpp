@@ -1,5 +1,5 @@
 // The stem's kernels for Python: a plan object, and their launches on raw pointers.
-#include "stem.h"
+#include "stem/stem.h"
 
 #include <pybind11/pybind11.h>
 
@@ -7,8 +7,8 @@
 #include <string>
 
 #include "arguments.h"
-#include "stem_backward.h"
-#include "stem_plan.h"
+#include "stem/stem_backward.h"
+#include "stem/stem_plan.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
 // The trunk's kernels for Python: launches on raw pointers.
-#include "trunk.h"
+#include "trunk/trunk.h"
 
 #include <pybind11/pybind11.h>
 

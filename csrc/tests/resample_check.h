@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "dense.h"
-#include "device.cuh"
+#include "common/device.cuh"
 #include "resample_host.h"
-#include "resample_plan.h"
+#include "resample/resample_plan.h"
 
 namespace learned_resizer::test {
 

@@ -2,7 +2,7 @@ add_executable(test_stem
   test_stem.cpp
   dense.cpp
   host/fibers.cpp
-  ../core/stem_plan.cpp)
+  ../core/stem/stem_plan.cpp)
 target_include_directories(test_stem PRIVATE ../core host .)
 target_compile_options(test_stem PRIVATE ${kernel_flags} ${sanitizers})
 target_link_options(test_stem PRIVATE ${sanitizers})

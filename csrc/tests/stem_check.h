@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "dense.h"
-#include "stem_features.cuh"
+#include "stem/stem_features.cuh"
 
 namespace learned_resizer::test {
 

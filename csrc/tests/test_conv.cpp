@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "conv_variants.h"
+#include "conv/conv_variants.h"
 
 namespace learned_resizer {
 namespace {

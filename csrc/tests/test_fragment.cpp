@@ -1,4 +1,4 @@
-// The fragments of csrc/core/fragment.cuh against plain sums, in each arithmetic and both orders of terms.
+// The fragments of csrc/core/common/fragment.cuh against plain sums, in each arithmetic and both orders of terms.
 // Usage: test_fragment (all of it)
 
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "fragment.cuh"
+#include "common/fragment.cuh"
 
 namespace learned_resizer {
 namespace {

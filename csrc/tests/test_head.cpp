@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "head_variants.h"
+#include "head/head_variants.h"
 
 namespace learned_resizer {
 namespace {

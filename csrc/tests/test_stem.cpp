@@ -3,8 +3,8 @@
 #include <stdexcept>
 
 #include "stem_check.h"
-#include "stem_plan.h"
-#include "stem_variants.h"
+#include "stem/stem_plan.h"
+#include "stem/stem_variants.h"
 
 namespace learned_resizer::test {
 namespace {

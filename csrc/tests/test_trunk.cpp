@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "trunk_variants.h"
+#include "trunk/trunk_variants.h"
 
 namespace learned_resizer {
 namespace {

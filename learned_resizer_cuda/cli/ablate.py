@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import with_options
-from .working import work
+from .training import run_command
 
 
 def _ablate(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
@@ -15,7 +15,7 @@ def _ablate(values: dict[str, Any], config: Path | None, output: Path | None, ov
     Writes a table and a plot of accuracy against GFLOP and parameters, with the baseline and its control, trained on
     for as long.
     """
-    work("ablate", values, config, output, overwrite)
+    run_command("ablate", values, config, output, overwrite)
 
 
 ablate = with_options(_ablate, leave_out=("arms", "resizer"))

@@ -22,10 +22,10 @@ def evaluate(
     """Test the resizers and networks of a run, on its own test images or on other data."""
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    from ..recipes.evaluate import evaluate as test
-    from ..recipes.evaluate import evaluation_table
-    from ..recipes.printing import open_console, print_table
-    from ..recipes.progress import progress
+    from ..report.summary import evaluation_table
+    from ..report.terminal import open_console, print_table
+    from ..train.evaluate import evaluate as test
+    from .progress import progress
 
     chosen = [arm.strip() for arm in arms.split(",") if arm.strip()]
     try:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..recipes.config import RunConfig, field_type
-from ..recipes.config_file import read_yaml
 from ..shown import shown
+from ..train.config import RunConfig, field_type
+from ..train.config_file import read_yaml
 from .streams import fail
 
 _FILES = ("config", "output", "overwrite")

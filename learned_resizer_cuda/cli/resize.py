@@ -21,7 +21,7 @@ from .streams import complain, fail
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..data.resizing import PictureResizer
+    from .picture_resizer import PictureResizer
 
 
 def resize(
@@ -81,8 +81,8 @@ def parse_size(text: str) -> tuple[int, int]:
 def _resizer(
     size: str | None, interpolation: str | None, antialias: bool | None, weights: Path | None
 ) -> PictureResizer:
-    from ..data.resizing import PictureResizer
     from ..resize import check_interpolation
+    from .picture_resizer import PictureResizer
 
     if weights is None:
         if size is None:
@@ -110,7 +110,7 @@ class _Tally:
         self.say("skipped", path, reason)
 
     def say(self, what: str, path: str, reason: object) -> None:
-        from ..recipes.printing import print_line
+        from ..report.terminal import print_line
 
         print_line(self.console, f"{what} {shown_path(path)}: {reason}")
 
@@ -120,9 +120,9 @@ class _Tally:
 
 
 def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer, output: Path, overwrite: bool) -> int:
-    from ..recipes.heartbeat import Heartbeat
-    from ..recipes.printing import open_console, print_line
-    from ..recipes.progress import Bars
+    from ..report.terminal import open_console, print_line
+    from .heartbeat import Heartbeat
+    from .progress import Bars
 
     console = open_console(stderr=True)
     started = time.perf_counter()
@@ -154,8 +154,8 @@ class _NoSpaceError(Exception):
 
 
 def _resize_one(job: Job, resizer: PictureResizer, overwrite: bool, tally: _Tally) -> None:
-    from ..data.files import encode_picture, file_version, read_picture
     from ..data.image_file import ImageRefused
+    from .picture import encode_picture, file_version, read_picture
 
     try:
         in_place = same_file(*job)

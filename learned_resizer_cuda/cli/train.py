@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import with_options
-from .working import work
+from .training import run_command
 
 
 def _train(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
@@ -24,7 +24,7 @@ def _train(values: dict[str, Any], config: Path | None, output: Path | None, ove
     The same command in the same folder goes on where it was killed. Writes config.yaml, metrics.csv,
     summary.json, report.html with its pictures, and resizer.safetensors.
     """
-    work("train", values, config, output, overwrite)
+    run_command("train", values, config, output, overwrite)
 
 
 train = with_options(_train)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .options import with_options
-from .working import work
+from .training import run_command
 
 
 def _transfer(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
@@ -16,7 +16,7 @@ def _transfer(values: dict[str, Any], config: Path | None, output: Path | None, 
     resizer of --resizer; fresh, behind one like it from random weights; control, behind the fixed filter still. Each
     is tested before any tuning (epoch 0) and after each epoch.
     """
-    work("transfer", values, config, output, overwrite)
+    run_command("transfer", values, config, output, overwrite)
 
 
 transfer = with_options(_transfer, leave_out=("arms", "interpolation", "num_filters", "num_blocks", "zero_init"))

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import order
 from .image_file import open_image
+from .package_files import package_file
 from .source import Batch
-from .sources import package_file
 
 NUM_CLASSES = 10
 DIGIT_SIZE = 28

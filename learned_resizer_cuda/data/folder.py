@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ..substitutes import printable
-from .assembly import FileSource, ImageFiles, check_options
 from .errors import ClassMismatchError, DataError, EmptySplitError, SingleClassError
+from .file_source import FileSource, ImageFiles, check_options
 from .listing import images_under, is_image, subfolders
 
 TRAIN = "train"

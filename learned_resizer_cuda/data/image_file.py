@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .sources import EXTRA
+from .package_files import EXTRA
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile

@@ -20,8 +20,8 @@ from .digits import _SKIMAGE, _SKLEARN, TEST_PHOTOGRAPHS
 from .distortions import DISTORTIONS, LEVELS, REACH, U8
 from .errors import DataError, EmptySplitError
 from .image_file import ImageRefused, open_image
+from .package_files import package_file
 from .source import Batch, Unreadable
-from .sources import package_file
 
 NUM_GRADES = 10
 """Bins of a histogram; their grades are 1 (worst) to 10, as AVA's scores are."""

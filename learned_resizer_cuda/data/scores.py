@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .assembly import FileSource, ImageFiles, check_options
 from .errors import DataError, EmptySplitError, MissingScoreError, ScoreFormatError
+from .file_source import FileSource, ImageFiles, check_options
 from .listing import images_under
 
 AVA_FILE, CSV_FILE = "AVA.txt", "scores.csv"

@@ -1,4 +1,4 @@
-"""Launchers of the native affine map (csrc/core/affine.cuh) on CUDA tensors."""
+"""Launchers of the native affine map (csrc/core/affine/affine.cuh) on CUDA tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers of the native 3×3 convolution (csrc/core/conv.cuh) on CUDA tensors."""
+"""Launchers of the native 3×3 convolution (csrc/core/conv/conv.cuh) on CUDA tensors."""
 
 from __future__ import annotations
 

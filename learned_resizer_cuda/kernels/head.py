@@ -1,4 +1,4 @@
-"""Launchers of the native head (csrc/core/head.cuh) on CUDA tensors."""
+"""Launchers of the native head (csrc/core/head/head.cuh) on CUDA tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launcher of the native resample kernel (csrc/core/resample.cuh) on CUDA tensors."""
+"""Launcher of the native resample kernel (csrc/core/resample/resample.cuh) on CUDA tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers of the native stem (csrc/core/stem.cuh, stem_backward.cuh) on CUDA tensors."""
+"""Launchers of the native stem (csrc/core/stem/stem.cuh, stem_backward.cuh) on CUDA tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers of the native trunk (csrc/core/trunk.cuh) on CUDA tensors: inference, two convolutions a launch."""
+"""Launchers of the native trunk (csrc/core/trunk/trunk.cuh) on CUDA tensors: inference, two convolutions a launch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// The vocabulary of csrc/core/device.cuh for a host compiler, on the fibers of fibers.h.
+// The vocabulary of csrc/core/common/device.cuh for a host compiler, on the fibers of fibers.h.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// csrc/core/launch.h for a host compiler: a launch runs the kernel on fibers, at once.
+// csrc/core/common/launch.h for a host compiler: a launch runs the kernel on fibers, at once.
 #pragma once
 
 #include <cuda_runtime_api.h>

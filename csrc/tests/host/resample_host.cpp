@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "resample_plan.h"
-#include "resample_variants.h"
+#include "resample/resample_plan.h"
+#include "resample/resample_variants.h"
 
 namespace learned_resizer::host {
 

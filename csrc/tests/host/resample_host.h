@@ -1,7 +1,7 @@
 // launch_resample for the host: the same plans, dispatch and kernel source, run on fibers.
 #pragma once
 
-#include "resample.h"
+#include "resample/resample.h"
 
 namespace learned_resizer::host {
 

@@ -1,0 +1,106 @@
+"""How much slower training on a CPU gets beside other work, by how OpenMP's threads wait for one another.
+
+    python -m benchmarks.cpu.busy    # eight minutes on two cores; writes benchmarks/results/busy.json
+    python -m benchmarks.cpu.busy --steps 10 --rounds 1 --settings command    # in short
+
+Runs two stages of `learned-resizer train` in fresh processes, alternately on an idle machine and with one of its cores
+kept busy, for each way of waiting. The factor is the wall time of a stage beside the busy process over that without.
+Measure on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.conftest import _cpu_name
+from learned_resizer_cuda.waiting import SETTINGS
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+ARMS = ("bilinear", "learned")
+WAITING: dict[str, dict[str, str]] = {
+    # What libgomp does unasked, written out, since the command would set its own.
+    "default": {"GOMP_SPINCOUNT": "300000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+    "command": {},
+}
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """One process that computes without a pause."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stages(environment: dict[str, str], steps: int) -> dict[str, float]:
+    """Wall seconds of each arm's stage in a run of its own."""
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "learned_resizer_cuda", "train", "--steps", str(steps), "--seeds", "1"]
+        command += ["--arms", ",".join(ARMS), "--output", str(run)]
+        done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        results = {arm: next(run.glob(f"stages/{arm}-*/result.json")) for arm in ARMS}
+        return {arm: json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] for arm, path in results.items()}
+
+
+def measure(settings: Sequence[str], steps: int, rounds: int) -> list[dict[str, Any]]:
+    """One row for each way of waiting and arm: median seconds idle and busy, and their ratio."""
+    seconds: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for name in settings:
+            idle = stages(WAITING[name], steps)
+            with busy_core():
+                busy = stages(WAITING[name], steps)
+            for arm in ARMS:
+                kept = seconds.setdefault((name, arm), {"idle": [], "busy": []})
+                kept["idle"].append(idle[arm])
+                kept["busy"].append(busy[arm])
+                print(f"{name:8} {arm:9} idle {idle[arm]:6.2f} s  busy {busy[arm]:6.2f} s", flush=True)
+    rows = []
+    for (name, arm), kept in seconds.items():
+        idle, busy = statistics.median(kept["idle"]), statistics.median(kept["busy"])
+        rows.append({"waiting": name, "arm": arm, "idle_s": idle, "busy_s": busy, "factor": busy / idle, "all_s": kept})
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100, help="of each stage (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--settings", default=",".join(WAITING), help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=RESULTS / "busy.json")
+    options = parser.parse_args(argv)
+    names = options.settings.split(",")
+    if unknown := set(names) - set(WAITING):
+        parser.error(f"--settings: got {', '.join(sorted(unknown))}; expected some of {', '.join(WAITING)}")
+    rows = measure(names, options.steps, options.rounds)
+    environment = {"cpu": _cpu_name(), "cores": os.cpu_count(), "torch": str(torch.__version__)}
+    found = {"date": date.today().isoformat(), **environment, "steps": options.steps, "busy": rows}
+    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        print(f"{row['waiting']:8} {row['arm']:9} {row['idle_s']:6.2f} → {row['busy_s']:6.2f} s: {row['factor']:.2f}×")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The paper's experiments in small, as docs/experiments.md reports them: the very commands, and what is kept of them.
+
+    python -m benchmarks.experiments.paper                    # all of them, into runs/experiments: hours on two cores
+    python -m benchmarks.experiments.paper --only iqa,transfer   # some of them
+    python -m benchmarks.experiments.paper --only iqa --collect  # keep the results of a finished run, run nothing
+
+Each keeps the summary.json of its run as benchmarks/results/NAME.json, and pictures in docs/. A run that was
+interrupted goes on where it was. `python -m benchmarks.readme` fills the tables of the pages from the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arguments of `learned-resizer`, and which pictures of the run go to docs/ under which names.
+
+    ``{runs}`` in an argument is the folder of the runs: one may start from what another has left.
+    """
+
+    arguments: tuple[str, ...]
+    pictures: tuple[tuple[str, str], ...] = ()
+
+
+# A learning rate that shakes the weights, small batches, and a test every fifth of an epoch.
+_SHAKEN = (
+    *("train", "--arms", "learned", "--optimizer", "sgd", "--schedule", "constant", "--batch-size", "16"),
+    *("--learning-rate", "0.05", "--fine-tune-learning-rate", "0.05"),
+    *("--baseline-epochs", "3.2", "--epochs", "3.2", "--evaluations", "16"),
+)
+EXPERIMENTS = {
+    "train": Experiment(
+        ("train", "--seeds", "2"),
+        (("samples.png", "samples.png"), ("spectrum.png", "spectrum.png")),
+    ),
+    "protocol": Experiment(
+        (
+            *("train", "--model", "test_resnet", "--size", "24", "--seeds", "3", "--evaluations", "4"),
+            *("--arms", "bilinear,bicubic,learned,blind,control"),
+        ),
+        (("curves.png", "curves.png"),),
+    ),
+    "iqa": Experiment(
+        (
+            *("train", "--task", "iqa", "--seeds", "3", "--evaluations", "4"),
+            *("--arms", "bilinear,learned,blind,control"),
+        ),
+        (("samples.png", "samples-iqa.png"),),
+    ),
+    "transfer": Experiment(
+        (
+            *("transfer", "--resizer", "{runs}/protocol/stages/learned-96-seed0/resizer.safetensors"),
+            *("--model", "small_cnn", "--size", "24", "--epochs", "4", "--seeds", "2"),
+        ),
+        (("transfer.png", "transfer.png"),),
+    ),
+    "ablation": Experiment(
+        (
+            *("ablate", "--num-blocks", "1,2,3", "--num-filters", "16,32"),
+            *("--baseline-epochs", "6.4", "--epochs", "2.0", "--evaluations", "2"),
+        ),
+        (("ablation.png", "ablation.png"),),
+    ),
+    "stability-off": Experiment((*_SHAKEN, "--no-recalibrate-bn")),
+    "stability-on": Experiment((*_SHAKEN, "--recalibrate-bn")),
+}
+
+
+def run(name: str, runs: Path) -> None:
+    """Runs an experiment, or goes on with it; nothing where it is finished."""
+    if (runs / name / "summary.json").exists():
+        return
+    arguments = [argument.format(runs=runs) for argument in EXPERIMENTS[name].arguments]
+    command = [sys.executable, "-m", "learned_resizer_cuda", *arguments, "--output", str(runs / name)]
+    print(f"{name}: learned-resizer {' '.join(arguments)}", flush=True)
+    subprocess.run(command, check=True)
+
+
+def collect(name: str, runs: Path) -> None:
+    """Keeps what the pages show of a finished run."""
+    summary = json.loads((runs / name / "summary.json").read_text(encoding="utf-8"))
+    # Where the file lay, on the machine that it lay on, is nobody's business.
+    if summary["config"]["resizer"] is not None:
+        summary["config"]["resizer"] = Path(summary["config"]["resizer"]).name
+    (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    for source, target in EXPERIMENTS[name].pictures:
+        shutil.copyfile(runs / name / source, DOCS / target)
+    both = [runs / f"stability-{state}" / "metrics.csv" for state in ("off", "on")]
+    if name.startswith("stability") and all(path.exists() for path in both):
+        save_stability(*both)
+
+
+def accuracies(path: Path, split: str) -> list[tuple[float, float]]:
+    """Epochs and accuracies, in per cent, of the learned arm."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["arm"] == "learned" and row["split"] == split]
+    return [(float(row["epoch"]), 100 * float(row["accuracy"])) for row in rows if int(row["step"])]
+
+
+def falls(points: Sequence[tuple[float, float]]) -> list[float]:
+    """By how much each test is below the best one before it; 0 where it is not."""
+    best, found = 0.0, []
+    for _, accuracy in points:
+        found.append(max(0.0, best - accuracy))
+        best = max(best, accuracy)
+    return found
+
+
+def save_stability(off: Path, on: Path) -> None:
+    """The same training tested with the running statistics, and with recalibrated ones; stability.png and .json.
+
+    Recalibration changes no weight: both runs train the same bits, so that the tests are of the same networks.
+    """
+    from learned_resizer_cuda.report.figures.style import finish_axes, legend_below, new_figure, save_figure
+
+    trained = [accuracies(path, "train") for path in (off, on)]
+    if trained[0] != trained[1]:
+        raise ValueError(f"{off} and {on} are not of the same training")
+    figure = new_figure(9, 4.6)
+    axes = figure.subplots()
+    figures = {}
+    for label, path, colour in (
+        ("running statistics", off, "#D55E00"),
+        ("recalibrated", on, "#0072B2"),
+    ):
+        points = accuracies(path, "test")
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=2, color=colour, label=label)
+        fallen = falls(points)
+        figures[label] = {"largest_fall": max(fallen), "falls_above_5": sum(fall > 5 for fall in fallen)}
+        figures[label] |= {"tests": len(points), "accuracies": [accuracy for _, accuracy in points]}
+    window = max(1, len(trained[0]) // 16)
+    means = [
+        (trained[0][end - 1][0], sum(accuracy for _, accuracy in trained[0][end - window : end]) / window)
+        for end in range(window, len(trained[0]) + 1, window)
+    ]
+    axes.plot(*zip(*means, strict=True), linestyle="--", color="#999999", label="training batches")
+    finish_axes(axes, "The same weights, tested with two sets of statistics", "epoch of joint training", "accuracy, %")
+    legend_below(figure, axes)
+    save_figure(figure, DOCS / "stability.png")
+    (RESULTS / "stability.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run experiments and keep their results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments.paper", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(EXPERIMENTS), help="names, separated by commas")
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder of the runs")
+    parser.add_argument("--collect", action="store_true", help="run nothing; keep the results of finished runs")
+    options = parser.parse_args(arguments)
+    names = options.only.split(",")
+    if unknown := set(names) - set(EXPERIMENTS):
+        parser.error(f"--only: got {', '.join(sorted(unknown))}; expected some of {', '.join(EXPERIMENTS)}")
+    for name in names:
+        if not options.collect:
+            run(name, options.runs)
+        collect(name, options.runs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""Compiles a kernel source for one architecture and reads its disassembly: instructions, their source lines, loops.
+
+Needs nvcc and nvdisasm, no GPU. ``-lineinfo`` does not change the code; nvdisasm prints the chain of inlined source
+lines of every instruction.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+CORE = Path(__file__).resolve().parents[2] / "csrc" / "core"
+
+# H100 SXM5 80 GB: NVIDIA H100 Tensor Core GPU Architecture, table 3; four schedulers an SM, one instruction each.
+SMS, CLOCK_HZ, DRAM_BYTES_PER_S, ISSUE_PER_CLOCK = 132, 1.755e9, 3.35e12, 4
+
+Frame = tuple[str, int]  # file name, line
+
+
+class Instruction(NamedTuple):
+    opcode: str
+    predicated: bool
+    block: int  # basic block
+    chain: tuple[Frame, ...]  # inlining chain, from the innermost frame outwards
+    operands: str = ""
+
+
+@dataclass
+class Kernel:
+    """One kernel of a compiled source."""
+
+    instructions: list[Instruction]
+    labels: dict[str, int]  # of basic blocks
+
+
+def disassembler() -> str:
+    """Path of nvdisasm: on PATH, or the one inside the triton package."""
+    found = shutil.which("nvdisasm")
+    if found:
+        return found
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    if not path.exists():
+        raise FileNotFoundError("nvdisasm: neither on PATH nor in the triton package")
+    return str(path)
+
+
+def core_file(name: str) -> Path:
+    """A file of csrc/core by its name, which is unique there."""
+    (found,) = CORE.glob(f"*/{name}")
+    return found
+
+
+def disassemble(source: str, arch: str) -> dict[str, Kernel]:
+    """Compile a file of csrc/core and return its kernels, keyed by mangled name.
+
+    Raises:
+        FileNotFoundError: naming the tool that is missing.
+    """
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise FileNotFoundError("nvcc: not on PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        options = ["-std=c++17", "-O3", "-lineinfo", f"-arch=sm_{arch}", "-cubin", f"-I{CORE}"]
+        subprocess.run([nvcc, *options, core_file(source), "-o", cubin], check=True)
+        text = subprocess.run(
+            [disassembler(), "-gi", "-c", cubin], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+    return parse(text)
+
+
+_ENDS = ("BRA", "BRX", "JMP", "EXIT", "RET", "BREAK")  # instructions that end a basic block
+
+
+def parse(text: str) -> dict[str, Kernel]:
+    """Read the output of ``nvdisasm -gi -c``."""
+    kernels: dict[str, Kernel] = {}
+    current = Kernel([], {})
+    chain: list[Frame] = []
+    in_comment, block = False, 0
+    for line in text.splitlines():
+        if match := re.match(r"\s*\.section\s+\.text\.(\w+)", line):
+            current = kernels.setdefault(match[1], Kernel([], {}))
+            block += 1
+        elif match := re.match(r"(\.L_x_\d+):", line):
+            block += 1
+            current.labels[match[1]] = block
+        elif match := re.match(r'\s*//## File "([^"]+)", line (\d+)', line):
+            if not in_comment:
+                chain = []
+            chain.append((Path(match[1]).name, int(match[2])))
+            in_comment = True
+            continue
+        elif match := re.match(r"\s*/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*)", line):
+            current.instructions.append(
+                Instruction(match[2], match[1] is not None, block, tuple(chain), match[3].strip())
+            )
+            block += match[2].split(".")[0] in _ENDS
+        in_comment = False
+    return kernels
+
+
+class Source:
+    """Maps source lines to the functions that contain them.
+
+    Args:
+        names: files of csrc/core.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.text = {name: core_file(name).read_text().splitlines() for name in names}
+        self.owner: dict[Frame, str] = {}
+        for name, lines in self.text.items():
+            function, depth = "", 0
+            for number, line in enumerate(lines, 1):
+                match = re.search(r"(?:LR_DEVICE|LR_KERNEL).*?\b(\w+)\((?!threads)", line)
+                if match and depth == 0 and "#define" not in line:
+                    function = match[1]
+                if function:
+                    self.owner[name, number] = function
+                    depth += line.count("{") - line.count("}")
+                    if depth == 0 and ("}" in line or line.rstrip().endswith(";")):
+                        function = ""
+
+    def line(self, frame: Frame) -> str:
+        return self.text.get(frame[0], [""] * (frame[1] + 1))[frame[1] - 1]
+
+
+@dataclass
+class Loop:
+    """A natural loop: everything between its header and the branches back to it."""
+
+    header: int
+    blocks: set[int]
+    back: list[Instruction]  # the branches back
+
+
+def successors(kernel: Kernel) -> dict[int, list[int]]:
+    """Edges between basic blocks. A call returns; what it calls is left out (slow paths of divisions and roots)."""
+    order = sorted({item.block for item in kernel.instructions})
+    after = dict(itertools.pairwise(order))
+    # A label may stand before an empty block number.
+    present = {label: next((b for b in order if b >= at), order[-1]) for label, at in kernel.labels.items()}
+    last = {item.block: item for item in kernel.instructions}
+    edges: dict[int, list[int]] = {}
+    for block, item in last.items():
+        name = item.opcode.split(".")[0]
+        targets: list[int] = []
+        falls = True
+        if name in ("BRA", "BRX", "JMP"):
+            targets = [present[label] for label in re.findall(r"\.L_x_\d+", item.operands)]
+            falls = item.predicated or not item.operands.startswith("`(")
+            if name == "BRX":
+                falls = item.predicated
+        elif name in ("EXIT", "RET"):
+            falls = item.predicated
+        if falls and block in after:
+            targets.append(after[block])
+        edges[block] = targets
+    return edges
+
+
+def reachable(kernel: Kernel) -> set[int]:
+    """Basic blocks that the kernel enters other than by a call."""
+    edges = successors(kernel)
+    seen: set[int] = set()
+    waiting = [min(edges)]
+    while waiting:
+        block = waiting.pop()
+        if block not in seen:
+            seen.add(block)
+            waiting += edges[block]
+    return seen
+
+
+def loops(kernel: Kernel) -> list[Loop]:
+    """The natural loops of a kernel, those with one header merged, smallest first."""
+    edges = successors(kernel)
+    blocks = sorted(reachable(kernel))
+    before: dict[int, list[int]] = {block: [] for block in blocks}
+    for block in blocks:
+        for target in edges[block]:
+            before[target].append(block)
+    # Dominators as bit sets, to a fixed point.
+    place = {block: i for i, block in enumerate(blocks)}
+    every = (1 << len(blocks)) - 1
+    dominators = dict.fromkeys(blocks, every)
+    dominators[blocks[0]] = 1
+    changed = True
+    while changed:
+        changed = False
+        for block in blocks[1:]:
+            common = every
+            for source in before[block]:
+                common &= dominators[source]
+            common |= 1 << place[block]
+            if common != dominators[block]:
+                dominators[block] = common
+                changed = True
+    last = {item.block: item for item in kernel.instructions}
+    found: dict[int, Loop] = {}
+    for block in blocks:
+        for header in edges[block]:
+            if not dominators[block] >> place[header] & 1:
+                continue
+            loop = found.setdefault(header, Loop(header, {header}, []))
+            loop.back.append(last[block])
+            waiting = [block]
+            while waiting:
+                inside = waiting.pop()
+                if inside not in loop.blocks:
+                    loop.blocks.add(inside)
+                    waiting += before[inside]
+    return sorted(found.values(), key=lambda loop: len(loop.blocks))

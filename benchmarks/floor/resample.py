@@ -1,0 +1,308 @@
+"""Instructions that the resample kernel must issue, beside the bytes it must move: what binds it, without a GPU.
+
+    python -m benchmarks.floor.resample [--arch 90] [--markdown]
+
+Method (docs/kernels.md discusses it and its limits):
+
+1. csrc/core/resample/resample.cu is compiled for one architecture with ``-lineinfo``, which does not change the code,
+   and disassembled with the chain of inlined source lines of every instruction.
+2. Each instruction belongs to a region: the function of resample.cuh that it was inlined from, or the loop whose
+   line it carries.
+3. A region runs as often as the plan says: the plan is the real one, of the installed native module, and its
+   tables list every step, emission and batch. Both sides of a divergent or predicated branch count as issued.
+4. issue time = warp instructions / (4 per clock · SMs · clock); shared-memory time = wavefronts / (1 per clock · SMs
+   · clock), bank conflicts counted from the plan's addresses; DRAM time = (input + output bytes) / peak bandwidth.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.floor.disassembly import (
+    CLOCK_HZ,
+    DRAM_BYTES_PER_S,
+    ISSUE_PER_CLOCK,
+    SMS,
+    Frame,
+    Instruction,
+    Source,
+    disassemble,
+)
+from learned_resizer_cuda.kernels import native
+from learned_resizer_cuda.kernels.resample import axis_arguments
+from learned_resizer_cuda.ops.bands import get_bands
+
+BATCH, CHANNELS = 64, 3
+SIZES = ((448, 224), (2048, 224), (224, 448))
+FILTERS = ("bilinear", "bicubic", "lanczos")
+DTYPES = {"float32": 4, "bfloat16": 2, "uint8": 1}
+_MANGLED = {
+    "float64": "d",
+    "float32": "f",
+    "float16": "NS_4HalfE",
+    "bfloat16": "NS_8BFloat16E",
+    "uint8": "h",
+}
+
+
+_SOURCES = ("resample.cuh", "resample_source.cuh", "resample_taps.cuh", "device.cuh")
+
+
+def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
+    """Name what an instruction belongs to; the counts of `executions` have the same names."""
+    owners = [source.owner.get(frame, "") for frame in chain]
+    frames = dict(zip(reversed(owners), reversed(chain), strict=True))
+    if "divide" in frames and " d;" in source.line(frames["divide"]) and "uint32" not in source.line(frames["divide"]):
+        return "64-bit division"  # for more than 2^32 blocks
+    strided = " strided" if "add_taps_strided" in frames else ""
+    for tap in ("add_neighbours", "add_strided", "add_shared"):
+        if tap in frames:
+            caller = source.line((*chain, ("", 0))[owners.index(tap) + 1])
+            return f"{tap} {'remainder' if 'if (taps > 0)' in caller else 'loop'}{strided}"
+    if "filter_columns" in frames:
+        for name in ("resume", "keep"):
+            if name in frames:
+                return name
+        line = source.line(frames["filter_columns"])
+        if "store<" in line:
+            kind = next((name for name in ("store_pair", "store_two") if name in frames), "store")
+            return f"{kind} {'full' if 'store<true>' in line else 'part'}"
+        if "add_taps" in frames or strided:
+            line = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
+            for sign, name in (
+                ("taps -= 4", "add_neighbours loop"),
+                ("taps -= 2,", "add_shared loop" if "for" in line else "add_strided loop"),
+                ("while", "add_strided loop"),
+            ):
+                if sign in line:
+                    return name + strided
+            return f"entry{strided or ' unit'}"
+        return "flush" if "target +=" in line else "entry"
+    for name in ("emit_folded", "emit_gathered", "fold_row", "keep_row"):
+        if name in frames:
+            # The body of one case of with_slot's switch, unless all bodies are issued under predicates.
+            in_case = "with_slot" in frames and "switch" not in source.line(frames["with_slot"])
+            return f"{name} slot" if in_case and not predicated else name
+    if "run_step" in frames:
+        return "load" if "load" in frames else "step"
+    if "copy_to_shared" in frames:
+        owner = "steps" if "run_strip" in frames else "tables"
+        return f"copy {owner}"
+    if "run_strip" in frames:
+        line = source.line(frames["run_strip"])
+        if "const S step" in line or "flush =" in line:
+            return "step"
+        if "group" in line or "flush != 0" in line:
+            return "group"
+        if "filter_columns" in line or "done +=" in line or "batch is complete" in line or "and free" in line:
+            return "flush"
+    return "setup"
+
+
+@dataclass
+class Work:
+    """How often each region runs, in warps, and shared-memory wavefronts, for the whole call."""
+
+    executions: dict[str, float]
+    tap_wavefronts: float
+
+
+def _array(tables: bytes, offset: int, dtype: Any, count: int) -> np.ndarray:
+    return np.frombuffer(tables, dtype, count, offset)
+
+
+def _wavefronts(words: np.ndarray, width: int) -> int:
+    """Wavefronts of one warp's load of `width` words a lane: 32 / width lanes go together, a bank gives one word."""
+    total = 0
+    for lanes in np.split(words, range(32 // width, len(words), 32 // width)):
+        distinct = np.unique((lanes[:, None] + np.arange(width)).ravel())
+        total += int(np.bincount(distinct % 32).max()) if len(distinct) else 0
+    return total
+
+
+def work_of(plan: Any, tables: bytes) -> Work:
+    """Count from the plan's tables what one call executes."""
+    s = plan.shape
+    accumulator = 8 if s["dtype"] == "float64" else 4
+    step_words = -(-(8 + accumulator * s["slots"]) // 16) * 4
+    strip_begin = _array(tables, s["strip_begin"], np.int32, s["strips"] + 1)
+    flags = _array(tables, s["steps"], np.int32, strip_begin[-1] * step_words).reshape(-1, step_words)[:, 1]
+    warps = s["threads"] // 32
+    copies = s["tiles"] * s["channel_groups"] * s["plane_groups"]  # blocks that run one and the same strip
+    steps = len(flags) * copies
+    rows = int((flags & 1).sum()) * copies
+    emits = int((flags >> 1 & 1).sum()) * copies
+    flushes = int(((flags >> 8) > 0).sum()) * copies
+    tiles = _array(tables, s["tile_table"], np.int32, s["tiles"] * s["pieces"] * 4).reshape(-1, 4)
+    entry_stride = -(-s["tile_entries"] * 8 // 16) * 2
+    entries = _array(tables, s["entry_table"], np.uint32, len(tiles) * entry_stride * 2).reshape(len(tiles), -1, 2)
+    entry_warps, conflicts = 0, 0
+    width = 2 if s["form"] == "fold" and s["group_channels"] == 1 else 1
+    for tile, tile_entries in zip(tiles, entries, strict=True):
+        count = int(tile[2]) * s["group_planes"]
+        entry_warps += -(-count // 32)
+        first = tile_entries[:count, 0] & 0xFFFF
+        for at in range(0, count, 32):
+            conflicts += _wavefronts(first[at : at + 32].astype(np.int64), width)
+    passes = flushes / s["tiles"]  # batches of one tile
+    entry_passes = entry_warps * passes
+    full = float(((flags >> 8) == 4).sum() / ((flags >> 8) > 0).sum())
+    taps = s["taps"]
+    unit = s["group_channels"] == 1
+    strided = "" if unit else " strided"
+    count: dict[str, float] = defaultdict(float)
+    count["step"] = count["load"] = steps * warps / 4  # four copies of the code, each run once a group
+    count["group"] = steps / 4 * warps
+    count["flush"] = flushes * warps
+    count["entry"] = count[f"entry{strided or ' unit'}"] = entry_passes
+    kind = "store" if s["form"] == "fold" else "store_pair" if s["pair_store"] else "store_two"
+    for name in {"store", kind}:
+        count[f"{name} full"] = entry_passes * full
+        count[f"{name} part"] = entry_passes * (1 - full)
+    if s["form"] == "fold":
+        count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
+        count["emit_folded"] = emits * warps / 4
+        count["emit_folded slot"] = emits * warps / 4 / s["slots"]
+        if unit:
+            count["add_neighbours loop"] = entry_passes * (taps // 4)
+            count["add_neighbours remainder"] = entry_passes * (taps % 4 // 2)
+        else:
+            count["add_strided loop strided"] = entry_passes * (taps // 2)
+        data_loads = taps / 2 * 4 * (1 if width == 2 else 2)
+        weight_wavefronts = taps / 2 * 2
+    else:
+        count["keep_row"] = count["load"] = rows * warps / 4
+        count["emit_gathered"] = emits * warps / 4
+        count[f"add_shared loop{strided}"] = entry_passes * (taps // 2)
+        count[f"add_shared remainder{strided}"] = entry_passes * (taps % 2)
+        data_loads = taps * 4
+        weight_wavefronts = taps * 2
+    threads = s["threads"]
+    strip_bytes = np.diff(strip_begin).mean() * step_words * 4
+    pairs = (taps // 2 if s["form"] == "fold" else taps) * s["entry_columns"]
+    table_bytes = pairs * 2 * accumulator + s["tile_entries"] * 8
+    count["copy steps"] = s["blocks"] * warps * max(strip_bytes / 16 / threads, 1.0)
+    # Two call sites, so two copies of the loop: each runs its own share.
+    count["copy tables"] = s["blocks"] * warps * max(table_bytes / 16 / threads / 2, 1.0)
+    count["setup"] = s["blocks"] * warps
+    return Work(count, passes * (conflicts * data_loads + entry_warps * weight_wavefronts))
+
+
+# Wavefronts of one warp's store of a whole row buffer's part, by opcode; loads of a step are broadcasts of 16 bytes.
+_SHARED = {"STS": 1, "STS.64": 2, "STS.128": 4, "LDS": 1, "LDS.64": 1, "LDS.128": 1}
+
+
+def analyse(
+    kernel: list[Instruction], source: Source, work: Work
+) -> tuple[float, float, dict[str, float], Counter[str]]:
+    """Return warp instructions, shared wavefronts, instructions by region and the code size by region."""
+    sizes: Counter[str] = Counter()
+    shared = work.tap_wavefronts
+    names = [region(item.chain, item.predicated, source) for item in kernel]
+    # Constants that a case sets carry no line of their own: they belong to the case whose block they are in.
+    cases = {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
+    for item, own in zip(kernel, names, strict=True):
+        name = cases.get(item.block, own) if own in ("step", "emit_folded") else own
+        sizes[name] += 1
+        if item.opcode.split(".E")[0] in _SHARED and not name.startswith("add_"):
+            shared += _SHARED[item.opcode] * work.executions.get(name, 0.0)
+    issued = {name: size * work.executions.get(name, 0.0) for name, size in sizes.items()}
+    return sum(issued.values()), shared, issued, sizes
+
+
+@dataclass
+class Row:
+    """One line of the table; times in microseconds for the batch."""
+
+    case: str
+    direction: str
+    interpolation: str
+    dtype: str
+    layout: str
+    instructions: float  # lane instructions per pixel of the larger image
+    issue: float
+    shared: float
+    dram: float
+
+    @property
+    def binds(self) -> str:
+        return max(("issue", self.issue), ("shared", self.shared), ("DRAM", self.dram), key=lambda t: t[1])[0]
+
+
+def rows(arch: str, verbose: bool) -> list[Row]:
+    module = native.load()
+    kernels, source = disassemble("resample.cu", arch), Source(_SOURCES)
+    result = []
+    for n_in, n_out in SIZES:
+        for direction in ("forward", "adjoint"):
+            for interpolation in FILTERS:
+                bands = get_bands(n_in, n_out, None, interpolation, True)
+                if direction == "adjoint":
+                    bands = bands.transposed()
+                axis = axis_arguments(bands)
+                for dtype, size in DTYPES.items():
+                    if direction == "adjoint" and dtype == "uint8":
+                        continue  # integers have no gradient
+                    for layout in ("NCHW", "NHWC"):
+                        planes, inner = (BATCH * CHANNELS, 1) if layout == "NCHW" else (BATCH, CHANNELS)
+                        plan = module.plan_resample(dtype, planes, inner, True, SMS, axis, axis)
+                        s = plan.shape
+                        tables = bytes(memoryview(plan))
+                        name = next(
+                            k
+                            for k in kernels
+                            if f"resample_kernelI{_MANGLED[dtype]}Li{s['slots']}ELNS_4FormE"
+                            f"{0 if s['form'] == 'fold' else 1}ELb1" in k
+                        )
+                        issued, shared, by_region, sizes = analyse(
+                            kernels[name].instructions, source, work_of(plan, tables)
+                        )
+                        pixels = BATCH * CHANNELS * max(n_in, n_out) ** 2
+                        moved = BATCH * CHANNELS * (n_in**2 + n_out**2) * size
+                        per_second = SMS * CLOCK_HZ
+                        row = Row(
+                            f"{n_in}→{n_out}",
+                            direction,
+                            interpolation,
+                            dtype,
+                            layout,
+                            issued * 32 / pixels,
+                            issued / ISSUE_PER_CLOCK / per_second * 1e6,
+                            shared / per_second * 1e6,
+                            moved / DRAM_BYTES_PER_S * 1e6,
+                        )
+                        result.append(row)
+                        if verbose:
+                            print(row, s)
+                            for key, value in sorted(by_region.items(), key=lambda kv: -kv[1]):
+                                print(f"    {key:26s} {value * 32 / pixels:7.2f}  code {sizes[key]}")
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="90", help="compute capability to disassemble (default 90)")
+    parser.add_argument("--verbose", action="store_true", help="print every region of every case")
+    arguments = parser.parse_args()
+    try:
+        table = rows(arguments.arch, arguments.verbose)
+    except (FileNotFoundError, native.NativeUnavailable) as missing:
+        raise SystemExit(f"static_floor: {missing}") from missing
+    print(f"batch {BATCH}x{CHANNELS}, antialias, times in µs for the batch; instructions per pixel of the larger image")
+    print("| case | direction | filter | dtype | layout | instr/px | issue | shared | DRAM | binds | / DRAM |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for r in table:
+        worst = max(r.issue, r.shared, r.dram)
+        print(
+            f"| {r.case} | {r.direction} | {r.interpolation} | {r.dtype} | {r.layout} | {r.instructions:.1f} "
+            f"| {r.issue:.0f} | {r.shared:.0f} | {r.dram:.0f} | {r.binds} | {worst / r.dram:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

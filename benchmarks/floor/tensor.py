@@ -1,0 +1,227 @@
+"""Instructions, matrix products and bytes of the stem, convolution, trunk and head kernels: what binds, without a GPU.
+
+    python -m benchmarks.floor.tensor [--arch 90] [--kernel NAME] [--verbose]
+
+Batch 64, 448→224, bilinear with antialias, 16 filters, 3 channels. Method (docs/kernels-tensor.md discusses it):
+
+1. A kernel is compiled, disassembled, and its loops are found in the flow graph. The branch that closes a loop carries
+   the line of its ``for``; the tables of tensor_kernels.py say how often each runs for an average warp. A loop that no
+   line of the table matches is an error.
+2. An instruction runs as often as the loops around it say. Both sides of a branch count as issued, except where the
+   table gives a share (the dtype of the image, the fold and gather forms). What only a call reaches (slow paths of
+   divisions) does not count.
+3. issue: warp instructions at 4 a clock and SM. tensor: matrix products at MMA_PER_CLOCK. shared: wavefronts at one a
+   clock and SM, bank conflicts where the table names them. DRAM: each map of the kernel once at peak bandwidth.
+   The four overlap in time; the largest is the prediction. Latency, uneven ends and the L2 are not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+from benchmarks.floor.disassembly import (
+    CLOCK_HZ,
+    CORE,
+    DRAM_BYTES_PER_S,
+    ISSUE_PER_CLOCK,
+    SMS,
+    Instruction,
+    Kernel,
+    Loop,
+    Source,
+    disassemble,
+    loops,
+    reachable,
+)
+from benchmarks.floor.tensor_kernels import ARITHMETICS, INFERENCE, TRAINING, Case, cases
+
+# m16n8k16 of 16-bit elements (or m16n8k8 of tf32) a clock and SM. The peak of 989.4 TFLOP/s dense (H100 whitepaper; at
+# 1.83 GHz on 132 SMs: 4096 FLOP a clock and SM) is one; mma.sync, unlike wgmma, was measured at 0.62 of the peak on
+# Hopper (Luo et al. 2024, arXiv 2402.13499).
+MMA_PEAK, MMA_PER_CLOCK = 1.0, 0.62
+
+CLASSES = ("tensor", "float", "integer", "move", "shared", "global", "other")
+_INTEGER = r"IMAD|IADD|LEA|LOP|SHF|ISETP|VIADD|PRMT|PLOP|IABS|IMNMX|SEL|U[A-Z0-9]+|R2U|I2F|F2I|SGXT|BREV|POPC|FLO|LEPC"
+
+
+def class_of(opcode: str) -> str:
+    """Which of CLASSES an instruction belongs to. Shuffles go through the shared-memory pipe."""
+    for pattern, name in (
+        (r"HMMA", "tensor"),
+        (r"LDS|STS|SHFL|LDSM|MOVM", "shared"),
+        (r"LDG|STG|LDC|ULDC|ATOM|RED\b", "global"),
+        (r"MOV|IMAD\.MOV|CS2R|UMOV|R2UR|S2R|S2UR", "move"),
+        (r"F[A-Z]|HADD|HFMA|HMUL|MUFU", "float"),
+        (_INTEGER, "integer"),
+    ):
+        if re.match(pattern, opcode):
+            return name
+    return "other"
+
+
+def wavefronts(opcode: str) -> float:
+    """Of one warp's access without bank conflicts: 128 bytes each."""
+    parts = opcode.split(".")
+    if parts[0] == "LDSM":
+        return {"4": 4.0, "2": 2.0}.get(parts[-1], 1.0)
+    if parts[0] in ("LDS", "STS"):
+        return 4.0 if "128" in parts else 2.0 if "64" in parts else 1.0
+    return 1.0 if parts[0] == "SHFL" else 0.0
+
+
+@cache
+def _disassembled(source: str, arch: str) -> dict[str, Kernel]:
+    return disassemble(source, arch)
+
+
+@cache
+def _source() -> Source:
+    return Source(path.name for path in CORE.glob("*/*.cuh"))
+
+
+def describe(chain: tuple[tuple[str, int], ...]) -> list[str]:
+    """The frames of an instruction as ``function:line``, innermost first."""
+    source = _source()
+    return [f"{source.owner.get(frame, '')}:{source.line(frame).strip()}" for frame in chain]
+
+
+@dataclass
+class Row:
+    """What one call of one kernel issues and moves."""
+
+    case: Case
+    issued: dict[str, float]  # warp instructions by class
+    mma: float
+    shared: float  # wavefronts
+    by_loop: dict[str, float]
+
+    def microseconds(self) -> dict[str, float]:
+        per_second = SMS * CLOCK_HZ
+        return {
+            "issue": sum(self.issued.values()) / ISSUE_PER_CLOCK / per_second * 1e6,
+            "tensor": self.mma / MMA_PER_CLOCK / per_second * 1e6,
+            "shared": self.shared / per_second * 1e6,
+            "DRAM": self.case.bytes / DRAM_BYTES_PER_S * 1e6,
+        }
+
+    def per_sixteen(self, count: float) -> float:
+        """Per 16 pixels of the kernel's larger map."""
+        return count * 16 / self.case.pixels
+
+
+def trips(case: Case, loop: Loop, every: list[Loop], sizes: dict[int, int]) -> float:
+    """How often a loop's body runs each time it is entered."""
+    texts = {describe(branch.chain)[0] for branch in loop.back if branch.chain}
+    for rule in case.loops:
+        if any(re.search(rule.pattern, text) for text in texts):
+            if not rule.unrolled:
+                return rule.trips
+            # The compiler made two loops of it: four at a time, and the rest.
+            same = [other for other in every if {describe(b.chain)[0] for b in other.back if b.chain} == texts]
+            largest = max(same, key=lambda other: sizes[other.header])
+            if len(same) == 1:
+                return rule.trips
+            return rule.trips // 4 if loop is largest else rule.trips % 4
+    raise LookupError(f"{case.name}: no trip count for the loop at {sorted(texts)}")
+
+
+def measure(case: Case, arch: str) -> Row:
+    """Count what one call issues.
+
+    Raises:
+        LookupError: for a kernel or a loop that the table does not know.
+    """
+    matching = [k for name, k in _disassembled(case.source, arch).items() if re.search(case.mangled, name)]
+    if len(matching) != 1:
+        raise LookupError(f"{case.name}: {len(matching)} kernels match {case.mangled}")
+    kernel = matching[0]
+    live, found = reachable(kernel), loops(kernel)
+    sizes: dict[int, int] = {}
+    for loop in found:
+        inside = set().union(*(other.blocks for other in found if other.blocks < loop.blocks))
+        sizes[loop.header] = sum(item.block in loop.blocks and item.block not in inside for item in kernel.instructions)
+    each = {loop.header: trips(case, loop, found, sizes) for loop in found}
+    times: dict[int, float] = {}
+    names: dict[int, str] = {}
+    for block in live:
+        around = [loop for loop in found if block in loop.blocks]
+        times[block] = case.warps
+        for loop in around:
+            times[block] *= each[loop.header]
+        names[block] = describe(around[0].back[0].chain)[0] if around else "outside"
+    issued: Counter[str] = Counter()
+    by_loop: Counter[str] = Counter()
+    mma = shared = 0.0
+    for item in kernel.instructions:
+        if item.block not in live or item.opcode.startswith("NOP"):
+            continue
+        count = times[item.block] * share(case, item)
+        issued[class_of(item.opcode)] += count
+        by_loop[names[item.block]] += count
+        mma += count * item.opcode.startswith("HMMA")
+        shared += count * wavefronts(item.opcode) * conflict(case, item)
+    return Row(case, dict(issued), mma, shared, dict(by_loop))
+
+
+def share(case: Case, item: Instruction) -> float:
+    """Of the executions of its loop, those in which the instruction's branch is taken."""
+    result = 1.0
+    frames = describe(item.chain)
+    for rule in case.shares:
+        if any(re.search(rule.pattern, frame) for frame in frames):
+            result *= rule.trips
+    return result
+
+
+def conflict(case: Case, item: Instruction) -> float:
+    """Wavefronts of an access over those without bank conflicts."""
+    frames = describe(item.chain)
+    for opcode, rule in case.conflicts:
+        if re.match(opcode, item.opcode) and any(re.search(rule.pattern, frame) for frame in frames):
+            return rule.trips
+    return 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="90", help="compute capability to disassemble (default 90)")
+    parser.add_argument("--kernel", help="only kernels whose name contains this")
+    parser.add_argument("--arithmetic", choices=ARITHMETICS, action="append", help="only this one (repeatable)")
+    parser.add_argument("--verbose", action="store_true", help="print what every loop issues")
+    arguments = parser.parse_args()
+    print("batch 64, 448→224; instructions and products per 16 pixels of the kernel's larger map; times in µs")
+    print(f"| kernel | arithmetic | MB | {' | '.join(CLASSES)} | all | mma | issue | tensor | shared | DRAM | binds |")
+    print("|---" * (len(CLASSES) + 10) + "|")
+    done: dict[str, dict[str, dict[str, float]]] = {}
+    for case in cases(arguments.arithmetic or ARITHMETICS):
+        if arguments.kernel and arguments.kernel not in case.name:
+            continue
+        try:
+            row = measure(case, arguments.arch)
+        except FileNotFoundError as missing:
+            raise SystemExit(f"tensor_floor: {missing}") from missing
+        times = row.microseconds()
+        done.setdefault(case.arithmetic, {})[case.name] = times
+        classes = " | ".join(f"{row.per_sixteen(row.issued.get(name, 0.0)):.0f}" for name in CLASSES)
+        print(
+            f"| {case.name} | {case.arithmetic} | {case.bytes / 1e6:.0f} | {classes} "
+            f"| {row.per_sixteen(sum(row.issued.values())):.0f} | {row.per_sixteen(row.mma):.1f} "
+            f"| {' | '.join(f'{t:.0f}' for t in times.values())} | {max(times, key=lambda name: times[name])} |"
+        )
+        if arguments.verbose:
+            for name, count in sorted(row.by_loop.items(), key=lambda pair: -pair[1]):
+                print(f"    {row.per_sixteen(count):8.2f}  {name[:100]}")
+    for what, calls in (("inference", INFERENCE), ("training step", TRAINING)):
+        for arithmetic, times_of in done.items():
+            if calls.keys() <= times_of.keys():
+                bound = sum(count * max(times_of[name].values()) for name, count in calls.items())
+                moved = sum(count * times_of[name]["DRAM"] for name, count in calls.items())
+                print(f"{what}, {arithmetic}: {bound:.0f} µs; if every kernel were bound by DRAM: {moved:.0f} µs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The process of `benchmarks.gpu.gpu_day` that measures: one JSON line a row, written as soon as there is one.
+
+Run by path, not as a module: an installed package must win over the source tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.gpu.cold import Clock
+from benchmarks.gpu.gpu_sections import SECTIONS, Plan
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", type=Path, help="file that rows are appended to")
+    parser.add_argument("device", type=torch.device)
+    parser.add_argument("end", type=float, help="when it must be through, of time.time")
+    parser.add_argument("sections", nargs="+", help="NAME=SHARE of the time; what one leaves goes to those behind it")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    shares = {name: float(share) for name, share in (word.split("=") for word in options.sections)}
+    clock = Clock(options.device)
+    with options.rows.open("a", encoding="utf-8") as file:
+
+        def write(row: dict[str, Any]) -> None:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        while shares:
+            left = options.end - time.time()
+            name = next(iter(shares))
+            seconds = left * shares[name] / sum(shares.values())
+            del shares[name]
+            # No row begins later than its share; one that hangs is killed when half of what is left is gone too.
+            write({"kind": "begun", "name": name, "kill_at": time.time() + seconds + max(0.5 * (left - seconds), 1.0)})
+            torch.manual_seed(0)
+            for row in SECTIONS[name](Plan(options.device, options.quick, time.monotonic() + seconds), clock):
+                write({"section": name, **row})
+            if options.device.type == "cuda":
+                torch.cuda.empty_cache()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+// The 3x3 convolution with its prologue, and its adjoint: what the kernels read, and their launchers. Plain C++.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/prologue.h"
+
+namespace learned_resizer {
+
+// Maps are as in prologue.h. Weights are float32 and are rounded to the arithmetic as they load.
+struct ConvParams {
+    PrologueParams prologue;
+    const float* weight;  // [n][n][3][3]
+
+    // Forward: raw = W * v, zero padding of v.
+    void* raw;
+    float* moments;  // [blocks][3][n]: count, mean and M2 of raw; null: no statistics
+
+    // Adjoint: g = grad_raw + dmean / M + 2 (raw - mean) / M dvar, raw read from `raw`.
+    const void* grad_raw;
+    const float* mean;       // [n]; null: no statistics
+    const float* grad_mean;  // [n]
+    const float* grad_var;   // [n]
+    float* partials;         // [blocks][n n 9 + 3 n]: dW, sum g' t, sum g', sum g' u
+
+    int64_t blocks;  // to launch; from conv_blocks
+};
+
+enum class ConvKernel : int32_t { kForward = 0, kBackward = 1 };
+
+constexpr int kConvThreads = 256;
+constexpr int kConvColumns = 32;  // output columns of a tile
+
+// Output rows of a tile: as many as leave room in shared memory for a pixel's `bytes`.
+constexpr int conv_rows(ConvKernel kernel, int bytes) {
+    return kernel == ConvKernel::kForward ? (bytes <= 32   ? 32
+                                             : bytes <= 96 ? 16
+                                                           : 8)
+                                          : (bytes <= 32   ? 16
+                                             : bytes <= 96 ? 8
+                                                           : 4);
+}
+// About two blocks a multiprocessor.
+inline int64_t conv_blocks(int64_t batch, int64_t height, int64_t width, int rows, int multiprocessors) {
+    const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kConvColumns - 1) / kConvColumns);
+    return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
+}
+// For the instance of an arithmetic (of fragment.cuh, as a number) and num_filters.
+Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int multiprocessors);
+
+int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int device, void* stream);
+
+}  // namespace learned_resizer

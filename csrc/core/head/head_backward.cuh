@@ -1,0 +1,252 @@
+// The adjoint of the head (head.cuh has the formulas).
+#pragma once
+
+#include "head/head.cuh"
+#include "common/pixel_terms.cuh"
+
+namespace learned_resizer {
+
+template <Arithmetic M, int n>
+struct HeadBackward : HeadTraits<M, n> {
+    using Traits = HeadTraits<M, n>;
+    using F = Fragments<M>;
+    using S = typename F::S;
+    using Terms = PixelTerms<M>;
+    using Traits::kStride;
+    using Traits::kTiles;
+    using typename Traits::Map;
+    static constexpr int kHeight = head_rows(HeadKernel::kBackward, Traits::kBytes);
+    static constexpr int kRows = kHeight / 4;       // rows of dv that a warp holds: each has one unit of a tile
+    static constexpr int kWide = kHeadColumns + 8;  // pixels of dy's row: three around, one read for a tap of no use
+    static constexpr int kTall = kHeight + 6;
+    // Elements of dy's pixel. 16 bits: its four channels, then those of its right neighbour, since a matrix row that
+    // ldmatrix reads is 16 bytes on a boundary of 16.
+    static constexpr int kGrad = kIs16Bit<M> ? 8 : 4;
+    static constexpr int kWeights = 7 * 2 * 32 * kTiles * 4;
+    static constexpr int kChunk = Prologue<M, n>::kChunk, kChunks = Prologue<M, n>::kChunks;
+
+    // Dynamic shared memory, in this order.
+    Prologue<M, n> prologue;
+    S* v;        // [kHeight][32][kStride]
+    S* grad;     // [kTall][kWide][kGrad]: dy
+    S* weights;  // [7][2][32 lanes][kTiles][4]
+    const HeadParams& p;
+
+    LR_DEVICE int elements() const { return p.channels * n * 49 + p.channels + kPrologueSums * n; }
+
+    LR_HOST_DEVICE static constexpr int shared_bytes() {
+        constexpr int working =
+            (kHeight * kHeadColumns * kStride + kTall * kWide * kGrad + kWeights) * static_cast<int>(sizeof(S));
+        // At the end the same memory holds the block's sums.
+        constexpr int last = 4 * (kHeadChannels * n * 49 + kHeadChannels + kPrologueSums * n);
+        return (working > last ? working : last) + 3 * n * 4;
+    }
+
+    LR_DEVICE explicit HeadBackward(const HeadParams& params)
+        : prologue(params.prologue, reinterpret_cast<float*>(dynamic_shared())), p(params) {
+        v = reinterpret_cast<S*>(prologue.affine + 3 * n);
+        grad = v + kHeight * kHeadColumns * kStride;
+        weights = grad + kTall * kWide * kGrad;
+        // Term 4 (e % 4) + k of step (f, e / 4): channel k of the dy that lies e - 3 to the right and f - 3 below,
+        // which the tap (6 - f, 6 - e) multiplies.
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kWeights; i += thread_count()) {
+            const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
+            const int term = Map::term(lane % 4, i % 4), column = 8 * tile + lane / 4;
+            const int f = step / 2, e = step % 2 * 4 + term / 4, k = term % 4;
+            float w = 0.0f;
+            if (e < 7 && k < p.channels) w = p.weight[((k * n + column) * 7 + 6 - f) * 7 + 6 - e];
+            weights[i] = F::encode(w);
+        }
+    }
+
+    LR_DEVICE void load(const HeadTile& tile, float (&bias)[kHeadChannels]) {
+        const int c = thread_index() % kChunks * kChunk;
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kHeight * kHeadColumns * kChunks; i += thread_count()) {
+            const int pixel = i / kChunks;
+            const int64_t row = int64_t{tile.top} + pixel / kHeadColumns,
+                          column = int64_t{tile.left} + pixel % kHeadColumns;
+            float value[kChunk] = {};
+            if (row < p.prologue.height && column < p.prologue.width)
+                prologue.value(value, prologue.offset(tile.image, row, column), c);
+            const int y = pixel / kHeadColumns, x = pixel % kHeadColumns;
+            Prologue<M, n>::store_chunk(v + y * kHeadColumns * kStride + Map::place(x, c), value);
+        }
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kTall * kWide; i += thread_count()) {
+            const int y = i / kWide, x = i - y * kWide;
+            const int64_t row = int64_t{tile.top} - 3 + y, column = int64_t{tile.left} - 3 + x;
+            const bool inside = row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
+            const bool own = y >= 3 && y < kHeight + 3 && x >= 3 && x < kHeadColumns + 3;
+            const int64_t at = tile.image * p.grad.stride[0] + row * p.grad.stride[2] + column * p.grad.stride[3];
+            float d[kHeadChannels] = {};
+            LR_UNROLL
+            for (int k = 0; k < kHeadChannels; ++k) {
+                if (inside && k < p.channels) d[k] = read_element<M>(p.grad, at + k * p.grad.stride[1]);
+                if (own) bias[k] += d[k];
+            }
+            if constexpr (kIs16Bit<M>) {
+                const Pair<uint32_t> words{F::pack(d[0], d[1]), F::pack(d[2], d[3])};
+                *reinterpret_cast<Pair<uint32_t>*>(grad + i * kGrad) = words;
+                if (x > 0) *reinterpret_cast<Pair<uint32_t>*>(grad + (i - 1) * kGrad + 4) = words;
+            } else {
+                *reinterpret_cast<Quad<float>*>(grad + i * kGrad) =
+                    Quad<float>{{F::encode(d[0]), F::encode(d[1]), F::encode(d[2]), F::encode(d[3])}};
+            }
+        }
+    }
+
+    // dv of 16 pixels of kRows rows, and what the prologue's adjoint makes of it.
+    LR_DEVICE void data(const HeadTile& tile, float (&sums)[kPrologueSums][kTiles][2]) const {
+        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+        const int x = warp_index() % 2 * 16, y = warp_index() / 2 * kRows;
+        constexpr int kPart = kRows < 2 ? kRows : 2;  // rows at a time: registers
+        LR_NO_UNROLL
+        for (int part = 0; part < kRows; part += kPart) {
+            float dv[kPart][kTiles][4] = {};
+            LR_NO_UNROLL
+            for (int s = 0; s < 2; ++s) {
+                // Of 16 bits a pixel and its neighbour are a row of a matrix, as ldmatrix reads it.
+                const S* first =
+                    grad + ((y + part) * kWide + x + 4 * s + (kIs16Bit<M> ? lane % 16 + lane / 16 * 2 : g + t)) * kGrad;
+                typename F::A a[kPart + 6];
+                LR_UNROLL
+                for (int r = 0; r < kPart + 6; ++r) {
+                    const S* at = first + r * kWide * kGrad;
+                    if constexpr (kIs16Bit<M>)
+                        load_matrices(a[r].r, at);
+                    else
+                        a[r] = F::load_a(at, at + 8 * kGrad);
+                }
+                LR_UNROLL
+                for (int f = 0; f < 7; ++f) {
+                    LR_UNROLL
+                    for (int j = 0; j < kTiles; ++j) {
+                        const auto b = F::load_b(weights + (((f * 2 + s) * 32 + lane) * kTiles + j) * 4);
+                        LR_UNROLL
+                        for (int q = 0; q < kPart; ++q) F::multiply(dv[q][j], a[q + f], b);
+                    }
+                }
+            }
+            LR_UNROLL
+            for (int q = 0; q < kPart; ++q) {
+                LR_UNROLL
+                for (int h = 0; h < 2; ++h) {
+                    const int row = y + part + q, column = x + g + 8 * h;
+                    const int64_t at_y = int64_t{tile.top} + row, at_x = int64_t{tile.left} + column;
+                    if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
+                    const S* value = v + row * kHeadColumns * kStride;
+                    const int64_t at = prologue.offset(tile.image, at_y, at_x);
+                    LR_UNROLL
+                    for (int j = 0; j < kTiles; ++j)
+                        prologue.adjoint(j, {dv[q][j][2 * h], dv[q][j][2 * h + 1]},
+                                         value + Map::place(column, 8 * j + 2 * t), at, sums);
+                }
+            }
+        }
+    }
+
+    // Neighbouring warps share the pixels: each has the products of four columns of taps and of 16 channels.
+    static constexpr int kShare = 2 * Traits::kSteps;
+    LR_DEVICE static int tap_half() { return warp_index() % 2; }
+    LR_DEVICE static int channel_half() { return warp_index() / 2 % Traits::kSteps; }
+
+    // Rows of the product: the dy's channel k that lies e to the right, row 4 (e % 4) + k. Its terms: 16 pixels.
+    LR_DEVICE static typename F::A load_rows(const S* from) {
+        if constexpr (kIs16Bit<M>) {
+            const int lane = lane_index();
+            typename F::A a;
+            // Matrices: pixels 0-7 and 8-15 (bit 4 of the lane), e of 0, 1 and of 2, 3 (bit 3).
+            load_matrices_transposed(a.r, from + (lane / 16 * 8 + lane % 8 + lane / 8 % 2 * 2) * kGrad);
+            return a;
+        } else {
+            return Terms::load_a(from, kGrad);
+        }
+    }
+
+    // dw[f]: taps of row 6 - f.
+    LR_DEVICE void weight_products(float (&dw)[7][2][4]) const {
+        constexpr int kDown = kIs16Bit<M> ? 4 : 2;  // rows of v at a time: each row of dy serves them all
+        LR_NO_UNROLL
+        for (int unit = warp_index() / kShare; unit < 2 * (kHeight / kDown); unit += warp_count() / kShare) {
+            const int x = unit % 2 * 16, y = unit / 2 * kDown;
+            typename F::B b[kDown][2];
+            LR_UNROLL
+            for (int q = 0; q < kDown; ++q)
+                Map::load_pixels_b(b[q], v + (y + q) * kHeadColumns * kStride, x, 16 * channel_half());
+            LR_UNROLL
+            for (int r = 0; r < kDown + 6; ++r) {
+                const auto a = load_rows(grad + ((y + r) * kWide + x + 4 * tap_half()) * kGrad);
+                LR_UNROLL
+                for (int q = 0; q < kDown; ++q) {
+                    const int f = r - q;
+                    if (f < 0 || f > 6) continue;
+                    F::multiply(dw[f][0], a, b[q][0]);
+                    F::multiply(dw[f][1], a, b[q][1]);
+                }
+            }
+        }
+    }
+
+    // The block's sums, warp after warp.
+    LR_DEVICE void finish(const float (&dw)[7][2][4], float (&bias)[kHeadChannels],
+                          float (&sums)[kPrologueSums][kTiles][2], float* partial) {
+        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+        float* total = reinterpret_cast<float*>(v);  // [C][n][7][7], [C], [3][n]
+        const int count = elements(), biases = p.channels * n * 49;
+        Prologue<M, n>::reduce(sums);
+        LR_UNROLL
+        for (int mask = 1; mask < 32; mask *= 2) {
+            LR_UNROLL
+            for (int k = 0; k < kHeadChannels; ++k) bias[k] += shuffle_xor(bias[k], mask);
+        }
+        barrier();
+        for (int i = thread_index(); i < count; i += thread_count()) total[i] = 0.0f;
+        barrier();
+        LR_NO_UNROLL
+        for (int w = 0; w < warp_count(); ++w) {
+            if (w == warp_index()) {
+                LR_UNROLL
+                for (int f = 0; f < 7; ++f) {
+                    LR_UNROLL
+                    for (int j = 0; j < 2; ++j) {
+                        LR_UNROLL
+                        for (int i = 0; i < 4; ++i) {
+                            const int row = g + i / 2 * 8, e = 4 * tap_half() + row / 4, k = row % 4;
+                            const int channel = 16 * channel_half() + 8 * j + 2 * t + i % 2;
+                            if (e < 7 && k < p.channels)
+                                total[((k * n + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][j][i];
+                        }
+                    }
+                }
+                LR_UNROLL
+                for (int k = 0; k < kHeadChannels; ++k)
+                    if (lane == 0 && k < p.channels) total[biases + k] += bias[k];
+                Prologue<M, n>::add(sums, total + biases + p.channels);
+            }
+            barrier();
+        }
+        for (int i = thread_index(); i < count; i += thread_count()) partial[i] = total[i];
+    }
+};
+
+template <Arithmetic M, int n>
+LR_KERNEL(kHeadThreads)
+head_backward_kernel(const HeadParams p) {
+    using H = HeadBackward<M, n>;
+    H head(p);
+    float dw[7][2][4] = {}, sums[kPrologueSums][H::kTiles][2] = {}, bias[kHeadChannels] = {};
+    barrier();  // the vectors are there
+    for (int64_t i = block_index(); i < HeadTile::count(p.prologue, H::kHeight); i += block_count()) {
+        const HeadTile tile(p.prologue, i, H::kHeight);
+        head.load(tile, bias);
+        barrier();  // v and dy are there
+        head.data(tile, sums);
+        head.weight_products(dw);
+        barrier();  // and free again
+    }
+    head.finish(dw, bias, sums, p.partials + block_index() * head.elements());
+}
+
+}  // namespace learned_resizer

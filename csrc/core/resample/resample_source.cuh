@@ -1,0 +1,88 @@
+// How a thread of the resample kernel reads its elements of an image row.
+#pragma once
+
+#include "common/device.cuh"
+#include "resample/resample.h"
+
+namespace learned_resizer {
+
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<double> {
+    static constexpr DType value = DType::kFloat64;
+};
+template <>
+struct DTypeOf<float> {
+    static constexpr DType value = DType::kFloat32;
+};
+template <>
+struct DTypeOf<Half> {
+    static constexpr DType value = DType::kFloat16;
+};
+template <>
+struct DTypeOf<BFloat16> {
+    static constexpr DType value = DType::kBFloat16;
+};
+template <>
+struct DTypeOf<uint8_t> {
+    static constexpr DType value = DType::kUInt8;
+};
+
+LR_DEVICE int64_t round_up_16(int64_t bytes) { return (bytes + 15) / 16 * 16; }
+
+// n / d and n % d, in 32 bits where they fit: a 64-bit division costs about five times as much.
+LR_DEVICE void divide(int64_t n, int64_t d, int64_t& quotient, int64_t& remainder) {
+    if (((n | d) >> 32) == 0) {
+        const uint32_t q = static_cast<uint32_t>(n) / static_cast<uint32_t>(d);
+        quotient = q;
+        remainder = static_cast<uint32_t>(n) - q * static_cast<uint32_t>(d);
+    } else {
+        quotient = n / d;
+        remainder = n - quotient * d;
+    }
+}
+
+// Row `row` >= 0 of a column. Bytes and an unsigned row make this two instructions.
+template <class T>
+LR_DEVICE const T* row_of(const T* column, int32_t row, int64_t row_bytes) {
+    const int64_t offset = static_cast<int64_t>(static_cast<uint32_t>(row)) * row_bytes;
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(column) + offset);
+}
+
+// The elements of the image row that one thread owns.
+template <class T, int V, bool kVectors>
+struct Source;
+
+// V consecutive elements, aligned.
+template <class T, int V>
+struct Source<T, V, true> {
+    using Raw = Words<T, V>;
+    const T* base;
+    bool valid;
+
+    LR_DEVICE void load(Raw& raw, int32_t row, int64_t row_bytes) const {
+        if (valid && row >= 0) raw = load_words<T, V>(row_of(base, row, row_bytes));
+    }
+    LR_DEVICE static typename Accumulator<T>::type value(const Raw& raw, int v) { return Decode<T>::at(raw.word, v); }
+};
+
+// V elements, one from each V-th part of the row, with any strides.
+template <class T, int V>
+struct Source<T, V, false> {
+    struct Raw {
+        T item[V];
+    };
+    const T* base[V];
+    bool valid[V];
+
+    LR_DEVICE void load(Raw& raw, int32_t row, int64_t row_bytes) const {
+        if (row < 0) return;
+        LR_UNROLL
+        for (int v = 0; v < V; ++v)
+            if (valid[v]) raw.item[v] = load_element(row_of(base[v], row, row_bytes));
+    }
+    LR_DEVICE static typename Accumulator<T>::type value(const Raw& raw, int v) { return Decode<T>::of(raw.item[v]); }
+};
+
+}  // namespace learned_resizer

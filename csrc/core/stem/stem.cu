@@ -1,0 +1,31 @@
+#include "common/launch.h"
+#include "stem/stem_variants.h"
+
+namespace learned_resizer {
+
+int stem_shared_bytes(int arithmetic, int num_filters) {
+    StemPlanShape plan{};
+    plan.warps = kStemMaxWarps;
+    plan.slots = kStemSlots;
+    // Enlarging has the most taps: 256 outputs of 6 (stem_plan.cpp). Shrinking, a column is in 6 outputs at most.
+    plan.tile_outputs = 256;
+    plan.taps = kStemSlots;
+    plan.strip_outputs = 8;
+    plan.pieces = 2;
+    int result = 0;
+    with_stem_kernel(plan, static_cast<Arithmetic>(arithmetic), num_filters,
+                     [&](auto, int shared_bytes) { result = shared_bytes; });
+    return result;
+}
+
+int launch_stem(const StemParams& params, int arithmetic, int num_filters, int device, void* stream) {
+    const DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess) return guard.error();
+    cudaError_t error = cudaErrorInvalidValue;
+    with_stem_kernel(params.plan, static_cast<Arithmetic>(arithmetic), num_filters, [&](auto kernel, int shared_bytes) {
+        error = launch(kernel, params.plan.blocks, 32 * params.plan.warps, shared_bytes, stream, params);
+    });
+    return error;
+}
+
+}  // namespace learned_resizer

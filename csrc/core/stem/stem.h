@@ -1,0 +1,97 @@
+// The stem: what its kernels read, and their launchers. Plain C++: no torch, no Python.
+#pragma once
+
+#include <cstdint>
+
+#include "resample/resample.h"
+
+namespace learned_resizer {
+
+constexpr int kStemMinWarps = 2;
+constexpr int kStemMaxWarps = 8;
+constexpr int kStemWarpColumns = 16;  // columns of the image that a warp owns: one row tile of a matrix product
+constexpr int kStemRing = 16;         // image rows kept in shared memory
+constexpr int kStemPad = 8;           // pixels of a ring row beyond the block's columns: 3 before and 5 after them
+constexpr int kStemSlots = 6;         // most rows that the vertical filter keeps
+constexpr int kStemBuffer = 2;        // filtered rows that go through the horizontal filter together
+
+// One image row of a strip.
+struct StemRow {
+    float weight[kStemSlots];  // fold: of each open output row, oldest first
+    int32_t emits;             // output rows that are complete after it
+    int32_t first_output;      // the first of them
+};
+
+// A strip: output rows out_begin ... out_end-1 need image rows begin ... end-1. Statistics count own_begin ...
+// own_end-1 here; the strips' own rows partition the image.
+struct StemStrip {
+    int32_t out_begin, out_end, begin, end, own_begin, own_end;
+    int32_t rows;  // index of its first StemRow
+    int32_t reserved;
+};
+
+// The same for columns; a tile whose columns exceed a block comes in `pieces` of this.
+struct StemTile {
+    int32_t out_begin, out_end, begin, own_begin, own_end;
+    int32_t reserved[3];
+};
+
+// Everything that follows from sizes and bands, made by make_stem_plan (stem_plan.h).
+struct StemPlanShape {
+    Form form;
+    int32_t slots;  // K: 2 or kStemSlots
+    int32_t warps;
+    int32_t strips, tiles, pieces;
+    int32_t taps;           // horizontal taps of an output, padded with zero weights
+    int32_t tile_outputs;   // most output columns of a tile
+    int32_t strip_outputs;  // most output rows of a strip
+    int64_t batch, height, width, out_height, out_width;
+    int64_t items;   // batch * strips * tiles
+    int64_t blocks;  // to launch; also the number of partial results
+
+    // Byte offsets into the tables.
+    int64_t strip_table;   // StemStrip [strips]
+    int64_t row_table;     // StemRow [all rows of all strips]
+    int64_t gather_table;  // float [out_height][kStemSlots]: gather: of each kept row, newest last
+    int64_t tile_table;    // StemTile [tiles][pieces]
+    int64_t first_table;   // int32 [tiles][pieces][tile_outputs]: first tap, relative to the piece's first column
+    int64_t tap_table;     // float [tiles][pieces][tile_outputs][taps]
+    int64_t table_bytes;
+};
+
+// x, of any strides: element (b, c, y, x) at b * stride[0] + c * stride[1] + y * stride[2] + x * stride[3].
+struct StemImage {
+    const void* data;
+    int64_t stride[4];  // in elements
+    int64_t height, width;
+    DType dtype;        // not float64
+    int32_t channels;   // 1 ... 4
+    const float* mean;  // [channels], or null: x = (data / 255 - mean) / std
+    const float* std;   // [channels]
+};
+
+// float32, dense; rounded to the arithmetic as they load.
+struct StemWeights {
+    const float* w0;  // [n][channels][7][7]
+    const float* b0;  // [n]
+    const float* w1;  // [n][n]
+    const float* b1;  // [n]
+    float negative_slope;
+};
+
+struct StemParams {
+    StemPlanShape plan;
+    const unsigned char* tables;  // 16-byte aligned, in the memory the kernel runs on
+    StemImage image;
+    StemWeights weights;
+    void* z;          // [batch][out_height][out_width][n], of the arithmetic's 16-bit type, else float32
+    float* partials;  // [blocks][3][n]: count, mean and M2 of c; null: no statistics
+};
+
+// `arithmetic`: of fragment.cuh, as a number. As launch_resample.
+// Shared memory of a block, the most that any plan needs.
+int stem_shared_bytes(int arithmetic, int num_filters);
+
+int launch_stem(const StemParams& params, int arithmetic, int num_filters, int device, void* stream);
+
+}  // namespace learned_resizer

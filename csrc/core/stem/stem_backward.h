@@ -1,0 +1,86 @@
+// The stem's adjoint: what its kernels read, and their launcher. Plain C++: no torch, no Python.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "stem/stem.h"
+
+#if defined(__CUDACC__)
+#define LR_PLAN_DEVICE __host__ __device__
+#else
+#define LR_PLAN_DEVICE
+#endif
+
+namespace learned_resizer {
+
+// One axis of R transposed: image row (column) i is read by outputs start[i] ... start[i] + count - 1,
+// count = offset[i+1] - offset[i], with these weights.
+struct StemBands {
+    const int32_t* start;   // [in]
+    const int32_t* offset;  // [in + 1]
+    const float* weight;    // [offset[in]]
+};
+
+struct StemBackwardParams {
+    StemImage image;
+    StemWeights weights;
+    int64_t batch, out_height, out_width;
+    StemBands rows, columns;
+    const void* dz;          // [batch][out_height][out_width][n], of the arithmetic's 16-bit type, else float32
+    const float* mean;       // [n]; null: no statistics
+    const float* grad_mean;  // [n]
+    const float* grad_var;   // [n]
+
+    // Which part of the image is whose; from plan_stem_backward.
+    int32_t warps, tiles, strips, strip_rows;
+    int64_t items, blocks;
+
+    float* partials;       // weights: [blocks][n C 49 + n + n n + n]: dW0, db0, dW1, db1 of each block
+    void* dx;              // image: element as in StemImage, of dx_dtype
+    int64_t dx_stride[4];  // in elements
+    DType dx_dtype;        // not float64, not uint8
+};
+
+// The two halves of the adjoint: the weights' gradients, and the image's, which is rarely asked for.
+enum class StemGradient : int32_t { kWeights = 0, kImage = 1 };
+
+// Columns of the image that a block of `warps` warps writes.
+LR_PLAN_DEVICE constexpr int64_t stem_backward_columns(int warps, StemGradient gradient) {
+    return kStemWarpColumns * warps - (gradient == StemGradient::kImage ? 6 : 0);
+}
+
+// Fills warps ... blocks: about one block a multiprocessor, each with several items. fit_stem_backward chooses `most`.
+inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int multiprocessors,
+                               int most = kStemMaxWarps) {
+    const int64_t wide = (p.image.width + kStemWarpColumns - 1) / kStemWarpColumns;
+    // Even: with 32 filters warps work in pairs.
+    p.warps = static_cast<int32_t>(std::min<int64_t>((wide + 1) / 2 * 2, most));
+    const int64_t columns = stem_backward_columns(p.warps, gradient);
+    p.tiles = static_cast<int32_t>((p.image.width + columns - 1) / columns);
+    // A strip computes 6 rows twice for the image, and reads 6 rows twice in any case.
+    int64_t best = p.image.height, least = INT64_MAX;
+    for (int64_t strips = 1; strips <= std::min<int64_t>(p.image.height, 64); ++strips) {
+        const int64_t turns = (strips * p.tiles * p.batch + multiprocessors - 1) / multiprocessors;
+        const int64_t cost = turns * ((p.image.height + strips - 1) / strips + 6);
+        if (cost < least) least = cost, best = (p.image.height + strips - 1) / strips;
+    }
+    p.strip_rows = static_cast<int32_t>(best);
+    p.strips = static_cast<int32_t>((p.image.height + best - 1) / best);
+    p.items = p.batch * p.tiles * p.strips;
+    p.blocks = std::min<int64_t>(p.items, multiprocessors);
+}
+
+LR_PLAN_DEVICE constexpr int64_t stem_gradient_elements(int num_filters, int channels) {
+    return int64_t{num_filters} * (channels * 49 + 1 + num_filters + 1);
+}
+
+// Plans for as many warps as a block's shared memory, `most_shared` bytes, allows; false where it is too little for
+// two.
+bool fit_stem_backward(StemBackwardParams& params, StemGradient gradient, int arithmetic, int num_filters,
+                       int multiprocessors, int64_t most_shared);
+
+int launch_stem_backward(const StemBackwardParams& params, StemGradient gradient, int arithmetic, int num_filters,
+                         int device, void* stream);
+
+}  // namespace learned_resizer

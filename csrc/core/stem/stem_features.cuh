@@ -1,0 +1,251 @@
+// The features of the stem at input resolution, a few rows at a time and never in memory:
+//
+//   a = lrelu(W0 * x + b0)   7x7, zero padding        c = lrelu(W1 a + b1)   1x1
+//
+// A block owns 16 columns a warp and walks down the image. Its image rows are in a ring in shared memory, four channels
+// a pixel. The 7x7 is a matrix product for each kernel row: 8 taps (the last with zero weights) of 4 channels are 32
+// terms. With 16-bit elements a pixel is kept with its right neighbour behind it: 16 bytes are two taps, a row of a
+// matrix as ldmatrix reads it, for the features and, transposed, for the gradient of their weights. A lane keeps the
+// fragments of kRows image rows and moves on by a row for each kernel row, so every image row and every weight is read
+// once for kRows rows of c. Non-finite pixels reach four columns to the left, not three: 0 * inf is NaN in the eighth
+// tap.
+#pragma once
+
+#include "common/fragment.cuh"
+#include "stem/stem.h"
+
+namespace learned_resizer {
+
+// n: num_filters. R: rows that a warp makes together, 1 ... 3, as many as the registers of the kernel leave room for.
+template <Arithmetic M, int n, int R>
+struct StemFeatures {
+    using F = Fragments<M>;
+    using S = typename F::S;
+    static constexpr int kRows = R;
+    static constexpr int kTiles = n / 8;  // column tiles of a product
+    static constexpr int kSteps = n / 16;
+    static constexpr int kPixel = kIs16Bit<M> ? 8 : 4;  // elements of a pixel in the ring
+    // Kernel rows: with several rows the window's slots must be constants; with one, unrolling would only take
+    // registers.
+    static constexpr int kUnroll = R == 1 ? 1 : 7;
+    // Pixels that a thread loads for R rows: R (16 w + kStemPad) / 32 w of them, w >= 2 warps.
+    static constexpr int kLoads = (R + 2) / 2;
+    static constexpr int kW0 = 7 * 2 * 32 * kTiles * 4;
+    static constexpr int kW1 = kSteps * 32 * kTiles * 4;
+
+    S* ring;      // [kStemRing][16 warps + kStemPad][kPixel]
+    S* w0;        // [7 kernel rows][2 steps][32 lanes][kTiles][4]
+    S* w1;        // [kSteps][32 lanes][kTiles][4], chained terms
+    float* bias;  // [2][n]: b0, b1
+    const StemImage& x;
+    float slope;
+    int pitch;  // pixels of a ring row
+    int64_t image;
+    int column;  // of the image, of the block's first
+
+    LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
+        return static_cast<int>(sizeof(S)) * (kStemRing * (kStemWarpColumns * warps + kStemPad) * kPixel + kW0 + kW1) +
+               2 * n * static_cast<int>(sizeof(float));
+    }
+
+    LR_DEVICE StemFeatures(unsigned char* shared, const StemImage& source, const StemWeights& weights)
+        : x(source), slope(weights.negative_slope), pitch(kStemWarpColumns * warp_count() + kStemPad) {
+        bias = reinterpret_cast<float*>(shared);
+        w0 = reinterpret_cast<S*>(bias + 2 * n);
+        w1 = w0 + kW0;
+        ring = w1 + kW1;
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kW0; i += thread_count()) {
+            const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % 2;
+            const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4), c = term % 4;
+            const int dy = i / (256 * kTiles), dx = 4 * step + term / 4, filter = 8 * tile + lane / 4;
+            const bool exists = dx < 7 && c < x.channels;
+            w0[i] = F::encode(exists ? weights.w0[((filter * x.channels + c) * 7 + dy) * 7 + dx] : 0.0f);
+        }
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kW1; i += thread_count()) {
+            const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
+            const int from = 16 * step + chained_term(lane % 4, i % 4), filter = 8 * tile + lane / 4;
+            w1[i] = F::encode(weights.w1[filter * n + from]);
+        }
+        for (int i = thread_index(); i < 2 * n; i += thread_count())
+            bias[i] = i < n ? weights.b0[i] : weights.b1[i - n];
+    }
+
+    // Raw pixels on their way from global memory to the ring.
+    struct Raw {
+        uint32_t bits[kLoads][4];
+    };
+
+    // Requests image rows `row` ... row + kRows - 1.
+    LR_DEVICE void request(Raw& raw, int row) const {
+        LR_UNROLL
+        for (int l = 0; l < kLoads; ++l) {
+            const int i = thread_index() + l * thread_count();
+            const int64_t y = int64_t{row} + i / pitch, at = int64_t{column} - 3 + i % pitch;
+            const bool inside = i < kRows * pitch && y >= 0 && y < x.height && at >= 0 && at < x.width;
+            const int64_t offset = image * x.stride[0] + y * x.stride[2] + at * x.stride[3];
+            LR_UNROLL
+            for (int c = 0; c < 4; ++c) raw.bits[l][c] = 0u;
+            if (!inside) continue;
+            // One question a pixel, not one a channel.
+            if (x.dtype == DType::kFloat32)
+                load_channels<float>(raw.bits[l], offset);
+            else if (x.dtype == DType::kUInt8)
+                load_channels<uint8_t>(raw.bits[l], offset);
+            else
+                load_channels<Half>(raw.bits[l], offset);
+        }
+    }
+    // Puts them into the ring, converted; zero outside the image.
+    LR_DEVICE void store(const Raw& raw, int row) const {
+        LR_UNROLL
+        for (int l = 0; l < kLoads; ++l) {
+            const int i = thread_index() + l * thread_count();
+            if (i >= kRows * pitch) break;
+            Four<S> pixel{};
+            if (kIs16Bit<M> && x.dtype == kStored) {
+                // The bits as they are; they are zero outside the image.
+                LR_UNROLL
+                for (int c = 0; c < 4; ++c) pixel.v[c] = static_cast<S>(raw.bits[l][c]);
+            } else {
+                const int64_t y = int64_t{row} + i / pitch, at = int64_t{column} - 3 + i % pitch;
+                if (y >= 0 && y < x.height && at >= 0 && at < x.width) convert(pixel, raw.bits[l]);
+            }
+            S* to = ring + (ring_row(row + i / pitch) * pitch + i % pitch) * kPixel;
+            *reinterpret_cast<Four<S>*>(to) = pixel;
+            if (kIs16Bit<M> && i % pitch > 0) *reinterpret_cast<Four<S>*>(to - 4) = pixel;
+        }
+    }
+    LR_DEVICE static int ring_row(int row) { return row & (kStemRing - 1); }
+
+    LR_DEVICE static uint32_t bits_of(float v) { return bits_from_float(v); }
+    LR_DEVICE static uint32_t bits_of(uint8_t v) { return v; }
+    LR_DEVICE static uint32_t bits_of(Half v) { return v.bits; }
+    template <class T>
+    LR_DEVICE void load_channels(uint32_t (&bits)[4], int64_t at) const {
+        LR_UNROLL
+        for (int c = 0; c < 4; ++c)
+            if (c < x.channels) bits[c] = bits_of(load_element(static_cast<const T*>(x.data) + at + c * x.stride[1]));
+    }
+    static constexpr DType kStored = M == Arithmetic::kBFloat16 ? DType::kBFloat16 : DType::kFloat16;
+
+    LR_DEVICE void convert(Four<S>& pixel, const uint32_t (&bits)[4]) const {
+        LR_UNROLL
+        for (int c = 0; c < 4; ++c) {
+            if (c >= x.channels) break;
+            float v;
+            if (x.dtype == DType::kFloat32)
+                v = float_from_bits(bits[c]);
+            else if (x.dtype == DType::kFloat16)
+                v = half_to_float(static_cast<uint16_t>(bits[c]));
+            else if (x.dtype == DType::kUInt8)
+                v = (static_cast<float>(bits[c]) * (1.0f / 255.0f) - x.mean[c]) / x.std[c];
+            else
+                v = float_from_bits(bits[c] << 16);
+            pixel.v[c] = F::encode(v);
+        }
+    }
+
+    // Where a lane reads the image for its part of a product's operand: of the warp's first pixel, in any ring row.
+    // Step s of a kernel row is four pixels on.
+    LR_DEVICE const S* window(int warp) const {
+        const int lane = lane_index(), first = kStemWarpColumns * warp;
+        // Matrices: pixels 0-7 and 8-15 of the first two taps, then of the next two.
+        if constexpr (kIs16Bit<M>) return ring + (first + lane % 16 + lane / 16 * 2) * kPixel;
+        return ring + (first + lane / 4 + lane % 4) * kPixel;
+    }
+    LR_DEVICE static typename F::A load_window(const S* at) {
+        if constexpr (kIs16Bit<M>) {
+            typename F::A a;
+            load_matrices(a.r, at);
+            return a;
+        } else {
+            return F::load_a(at, at + 8 * kPixel);
+        }
+    }
+
+    // Fills the ring for the features of rows row ... row + kRows - 1.
+    LR_DEVICE void begin(int row) const {
+        LR_NO_UNROLL
+        for (int r = -3; r < kRows + 3; r += kRows) {
+            Raw raw;
+            request(raw, row + r);
+            store(raw, row + r);
+        }
+    }
+    // First of the image rows that the step after `row` adds. `begin` has filled a multiple of kRows rows.
+    LR_DEVICE static int next(int row) { return row - 3 + (kRows + 6 + kRows - 1) / kRows * kRows; }
+
+    // LeakyReLU: the larger of v and slope v, or with a slope above 1 the smaller.
+    LR_DEVICE void activate(float (&v)[kRows][kTiles][4]) const {
+        if (slope <= 1.0f)
+            each(v, [&](float x) { return maximum(x, x * slope); });
+        else
+            each(v, [&](float x) { return minimum(x, x * slope); });
+    }
+    template <class Map>
+    LR_DEVICE static void each(float (&v)[kRows][kTiles][4], const Map& map) {
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            LR_UNROLL
+            for (int j = 0; j < kTiles; ++j) {
+                LR_UNROLL
+                for (int i = 0; i < 4; ++i) v[q][j][i] = map(v[q][j][i]);
+            }
+        }
+    }
+
+    // A bias as the sums' first term.
+    LR_DEVICE static void start(float (&sum)[kRows][kTiles][4], const float* from) {
+        LR_UNROLL
+        for (int j = 0; j < kTiles; ++j) {
+            const Pair<float> two = *reinterpret_cast<const Pair<float>*>(from + 8 * j + lane_index() % 4 * 2);
+            LR_UNROLL
+            for (int q = 0; q < kRows; ++q) {
+                LR_UNROLL
+                for (int i = 0; i < 4; ++i) sum[q][j][i] = i % 2 == 0 ? two.x : two.y;
+            }
+        }
+    }
+
+    // a and c of rows row ... row + kRows - 1 at the warp's columns, as fragments.
+    LR_DEVICE void compute(int row, float (&a)[kRows][kTiles][4], float (&c)[kRows][kTiles][4]) const {
+        const int lane = lane_index();
+        const S* first = window(warp_index());
+        start(a, bias);
+        typename F::A taps[kRows][2];  // image row r is in slot r % kRows
+        LR_UNROLL_BY(kUnroll)
+        for (int dy = 0; dy < 7; ++dy) {
+            LR_UNROLL
+            for (int r = dy == 0 ? 0 : kRows - 1 + dy; r < kRows + dy; ++r) {
+                const S* pixel = first + ring_row(row - 3 + r) * pitch * kPixel;
+                LR_UNROLL
+                for (int s = 0; s < 2; ++s) taps[r % kRows][s] = load_window(pixel + 4 * s * kPixel);
+            }
+            LR_UNROLL
+            for (int s = 0; s < 2; ++s) {
+                LR_UNROLL
+                for (int j = 0; j < kTiles; ++j) {
+                    const auto b = F::load_b(w0 + (((dy * 2 + s) * 32 + lane) * kTiles + j) * 4);
+                    LR_UNROLL
+                    for (int q = 0; q < kRows; ++q) F::multiply(a[q][j], taps[(q + dy) % kRows][s], b);
+                }
+            }
+        }
+        activate(a);
+        start(c, bias + n);
+        LR_UNROLL
+        for (int s = 0; s < kSteps; ++s) {
+            LR_UNROLL
+            for (int j = 0; j < kTiles; ++j) {
+                const auto b = F::load_b(w1 + ((s * 32 + lane) * kTiles + j) * 4);
+                LR_UNROLL
+                for (int q = 0; q < kRows; ++q) F::multiply(c[q][j], F::chain(a[q][2 * s], a[q][2 * s + 1]), b);
+            }
+        }
+        activate(c);
+    }
+};
+
+}  // namespace learned_resizer

@@ -1,0 +1,127 @@
+// dx of the stem (stem_backward.cuh has the formulas).
+#pragma once
+
+#include "stem/stem_adjoint.cuh"
+
+namespace learned_resizer {
+
+// dx. The block's columns begin three before those it writes and end three after them; the rows of da' that an output
+// row reads are in a second ring.
+template <Arithmetic M, int n>
+struct StemImageGradient {
+    using Adjoint = StemAdjoint<M, n, 1>;
+    using F = typename Adjoint::F;
+    using S = typename Adjoint::S;
+    static constexpr int kTiles = n / 8, kSteps = n / 16;
+    static constexpr int kStride = n + 8;
+    static constexpr int kRing = 8;  // rows of da'; seven are read
+    static constexpr int kWeights = 49 * kSteps * 32 * 4;
+
+    const StemBackwardParams& p;
+    Adjoint adjoint;
+    S* ring;     // [kRing][16 warps][kStride]: da'
+    S* weights;  // [49 taps][kSteps][32 lanes][4]: W0 with its filters as terms and channels as columns
+
+    LR_HOST_DEVICE static constexpr int ring_offset(int warps) { return (Adjoint::shared_bytes(warps) + 15) / 16 * 16; }
+    static int shared_bytes(const StemBackwardParams& params) {
+        return ring_offset(params.warps) +
+               (kRing * kStemWarpColumns * params.warps * kStride + kWeights) * static_cast<int>(sizeof(S));
+    }
+
+    LR_DEVICE explicit StemImageGradient(const StemBackwardParams& params) : p(params), adjoint(params) {
+        ring = reinterpret_cast<S*>(dynamic_shared() + ring_offset(warp_count()));
+        weights = ring + kRing * kStemWarpColumns * warp_count() * kStride;
+        const int channels = p.image.channels;
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < kWeights; i += thread_count()) {
+            const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
+            const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4);
+            const int filter = 16 * step + term, c = lane / 4;
+            weights[i] = F::encode(c < channels ? p.weights.w0[(filter * channels + c) * 49 + tap] : 0.0f);
+        }
+    }
+
+    LR_DEVICE S* ring_row(int row) const {
+        return ring + (row & (kRing - 1)) * kStemWarpColumns * warp_count() * kStride;
+    }
+
+    LR_DEVICE void run_item(int64_t item) {
+        int begin, end;
+        adjoint.locate(item, StemGradient::kImage, begin, end);
+        const bool valid[2] = {adjoint.column_exists(0), adjoint.column_exists(1)};
+        barrier();  // nobody still uses the rings of the item before
+        adjoint.features.begin(begin - 3);
+        barrier();
+        LR_NO_UNROLL
+        for (int row = begin - 3; row < end + 3; ++row) {
+            typename Adjoint::Features::Raw raw;
+            adjoint.features.request(raw, Adjoint::Features::next(row));
+            float a[1][kTiles][4], c[1][kTiles][4], dc[kTiles][4], da[kTiles][4];
+            adjoint.features.compute(row, a, c);
+            adjoint.derive(row, row >= 0 && row < p.image.height, valid, a[0], c[0], dc, da);
+            Adjoint::put(ring_row(row) + kStemWarpColumns * warp_index() * kStride, kStride, da);
+            barrier();  // the row is complete
+            if (row >= begin + 3) write_row(row - 3);
+            adjoint.features.store(raw, Adjoint::Features::next(row));
+            barrier();  // the new image rows are there; the oldest row of da' is free
+        }
+    }
+
+    // dx[y, x, c] = sum over taps and filters of W0[f, c, dy, dx] da'[y + 3 - dy, x + 3 - dx, f].
+    LR_DEVICE void write_row(int y) const {
+        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+        const int columns = static_cast<int>(stem_backward_columns(warp_count(), StemGradient::kImage));
+        // Columns of the product beyond those that the block writes read its last pixels and are not stored.
+        const int first = kStemWarpColumns * warp_index();
+        const auto column_of = [&](int r) { return first + r < columns ? first + r : columns - 1; };
+        // 48 or 80 bytes from pixel to pixel: eight rows of a matrix do not meet in a bank.
+        const int at = kIs16Bit<M> ? column_of(lane % 16) * kStride + lane / 16 * 8 : column_of(g) * kStride + 4 * t;
+        const int at8 = column_of(g + 8) * kStride + 4 * t;
+        constexpr int kUnroll = kIs16Bit<M> ? 7 : 1;
+        (void)kUnroll;
+        float sum[4] = {};
+        LR_NO_UNROLL
+        for (int dy = 0; dy < 7; ++dy) {
+            const S* from = ring_row(y + 3 - dy);
+            LR_UNROLL_BY(kUnroll)
+            for (int dx = 0; dx < 7; ++dx) {
+                LR_UNROLL
+                for (int s = 0; s < kSteps; ++s) {
+                    const S* pixel = from + (6 - dx) * kStride + 16 * s;
+                    typename F::A a;
+                    if constexpr (kIs16Bit<M>)
+                        load_matrices(a.r, pixel + at);
+                    else
+                        a = F::load_a(pixel + at, pixel + at8);
+                    F::multiply(sum, a, F::load_b(weights + (((dy * 7 + dx) * kSteps + s) * 32 + lane) * 4));
+                }
+            }
+        }
+        LR_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const int c = 2 * t + i % 2, within = first + g + i / 2 * 8;
+            const int64_t column = int64_t{adjoint.features.column} + 3 + within;
+            if (c < p.image.channels && within < columns && column < p.image.width)
+                store(adjoint.features.image * p.dx_stride[0] + c * p.dx_stride[1] + y * p.dx_stride[2] +
+                          column * p.dx_stride[3],
+                      sum[i]);
+        }
+    }
+    LR_DEVICE void store(int64_t at, float value) const {
+        if (p.dx_dtype == DType::kFloat32)
+            static_cast<float*>(p.dx)[at] = value;
+        else if (p.dx_dtype == DType::kFloat16)
+            static_cast<uint16_t*>(p.dx)[at] = float_to_half(value);
+        else
+            static_cast<uint16_t*>(p.dx)[at] = float_to_bfloat16(value);
+    }
+};
+
+template <Arithmetic M, int n>
+LR_KERNEL(32 * kStemMaxWarps)
+stem_image_kernel(const StemBackwardParams p) {
+    StemImageGradient<M, n> gradient(p);
+    for (int64_t item = block_index(); item < p.items; item += block_count()) gradient.run_item(item);
+}
+
+}  // namespace learned_resizer

@@ -1,0 +1,209 @@
+#include "stem/stem_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+#include "resample/resample_plan_parts.h"
+
+namespace learned_resizer {
+namespace {
+
+using planning::Axis;
+using planning::divide_up;
+
+constexpr int64_t kMostTileOutputs = 256;  // when enlarging: bounds the taps in shared memory
+constexpr int64_t kPieceStripRows = 8;     // output rows of a strip whose sums wait in shared memory between pieces
+
+// A strip of rows or a tile of columns: outputs first ... last-1.
+struct Cut {
+    int64_t first, last;  // outputs
+    int64_t begin, end;   // inputs to compute
+    int64_t own_end;      // inputs begin ... own_end-1 are counted here
+};
+
+// Cuts an axis into runs of `length` outputs. Their own inputs partition the axis, so that the statistics see each
+// pixel once, those between the bands of two outputs included.
+std::vector<Cut> cut_axis(const Axis& axis, int64_t length) {
+    std::vector<Cut> cuts;
+    const int64_t outputs = axis.table.out_size;
+    for (int64_t first = 0; first < outputs; first += length) {
+        const int64_t last = std::min(first + length, outputs);
+        Cut cut{first, last, first == 0 ? 0 : axis.begin[first], axis.end[last - 1], 0};
+        cut.own_end = last == outputs ? axis.table.in_size : axis.begin[last];
+        cut.end = std::max(cut.end, cut.own_end);
+        cuts.push_back(cut);
+    }
+    return cuts;
+}
+
+// Columns of a tiling: the least warps such that no tile exceeds them, or 0 if none do.
+int64_t warps_of(const std::vector<Cut>& tiles) {
+    int64_t widest = 1;
+    for (const Cut& tile : tiles) widest = std::max(widest, tile.end - tile.begin);
+    const int64_t warps = std::max<int64_t>(divide_up(widest, kStemWarpColumns), kStemMinWarps);
+    return warps <= kStemMaxWarps ? warps : 0;
+}
+
+// The tiling that computes the fewest columns in all; of equals the one with the widest blocks.
+std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
+    std::vector<Cut> best;
+    int64_t least = std::numeric_limits<int64_t>::max();
+    const int64_t outputs = axis.table.out_size;
+    int64_t before = 0;
+    for (int64_t count = 1; count <= outputs; ++count) {
+        const int64_t length = divide_up(outputs, count);
+        if (length > kMostTileOutputs || length == before) continue;
+        before = length;
+        std::vector<Cut> tiles = cut_axis(axis, length);
+        const int64_t w = warps_of(tiles);
+        const int64_t columns = w * kStemWarpColumns * static_cast<int64_t>(tiles.size());
+        if (w > 0 && columns < least) least = columns, warps = w, best = std::move(tiles);
+        // Smaller tiles only repeat more columns.
+        if (w == kStemMinWarps) break;
+    }
+    return best;
+}
+
+// Strips such that the busiest multiprocessor has the least rows to compute, those that two strips share included.
+int64_t choose_strip(const Axis& axis, int64_t columns, int64_t slots) {
+    const int64_t outputs = axis.table.out_size, rows = axis.table.in_size;
+    const int64_t shared = axis.widest() + 8;  // rows computed again, and the image rows of the first ones
+    int64_t best = outputs, least = std::numeric_limits<int64_t>::max();
+    for (int64_t strips = 1; strips <= std::min<int64_t>(outputs, 64); ++strips) {
+        const int64_t turns = divide_up(strips * columns, slots);
+        const int64_t cost = turns * (divide_up(rows, strips) + shared);
+        if (cost < least) least = cost, best = divide_up(outputs, strips);
+    }
+    return best;
+}
+
+struct RowWork {
+    std::vector<StemStrip> strips;
+    std::vector<StemRow> rows;
+};
+
+RowWork plan_rows(const Axis& axis, const std::vector<Cut>& cuts, int64_t slots) {
+    RowWork work;
+    for (const Cut& cut : cuts) {
+        work.strips.push_back({static_cast<int32_t>(cut.first), static_cast<int32_t>(cut.last),
+                               static_cast<int32_t>(cut.begin), static_cast<int32_t>(cut.end),
+                               static_cast<int32_t>(cut.begin), static_cast<int32_t>(cut.own_end),
+                               static_cast<int32_t>(work.rows.size()), 0});
+        int64_t open = cut.first;  // oldest output that is not complete
+        for (int64_t y = cut.begin; y < cut.end; ++y) {
+            StemRow row{};
+            row.first_output = static_cast<int32_t>(open);
+            for (int64_t k = 0; k < slots && open + k < cut.last; ++k)
+                row.weight[k] = static_cast<float>(axis.weight(open + k, y));
+            for (; open < cut.last && axis.end[open] <= y + 1; ++open) ++row.emits;
+            work.rows.push_back(row);
+        }
+    }
+    return work;
+}
+
+// Weights of the last rows of an output's band, for the rows that the kernel keeps.
+std::vector<float> plan_gather(const Axis& axis) {
+    std::vector<float> weight(axis.table.out_size * kStemSlots);
+    for (int64_t o = 0; o < axis.table.out_size; ++o)
+        for (int64_t k = 0; k < kStemSlots; ++k)
+            weight[o * kStemSlots + k] = static_cast<float>(axis.weight(o, axis.end[o] - kStemSlots + k));
+    return weight;
+}
+
+}  // namespace
+
+StemPlan make_stem_plan(const StemPlanRequest& request) {
+    const Axis rows(request.rows, "rows"), columns(request.columns, "columns");
+    for (const Axis* axis : {&rows, &columns})
+        for (size_t o = 0; o < axis->begin.size(); ++o)
+            if (axis->begin[o] >= axis->end[o])
+                throw std::invalid_argument("stem plan: output " + std::to_string(o) + " reads no input");
+    if (request.batch < 1 || request.multiprocessors < 1)
+        throw std::invalid_argument("stem plan: batch and multiprocessors must be positive");
+    StemPlan plan;
+    StemPlanShape& s = plan.shape;
+    s = {};
+    s.batch = request.batch;
+    s.height = request.rows.in_size, s.width = request.columns.in_size;
+    s.out_height = request.rows.out_size, s.out_width = request.columns.out_size;
+
+    const int64_t open = rows.sweep(0, s.out_height, [](int64_t) {});
+    const int64_t widest = rows.widest();
+    const int64_t least = std::min(open, widest);
+    if (least > kStemSlots)
+        throw std::invalid_argument("stem plan: " + std::to_string(open) +
+                                    " output rows are open at one image row and "
+                                    "an output row reads " +
+                                    std::to_string(widest) + "; one of the two must be at most " +
+                                    std::to_string(kStemSlots));
+    s.form = open <= widest ? Form::kFold : Form::kGather;
+    s.slots = least <= 2 ? 2 : kStemSlots;
+
+    int64_t warps = 0;
+    std::vector<Cut> tiles = choose_tiles(columns, warps);
+    s.pieces = 1;
+    if (tiles.empty()) {
+        // The columns of a single output exceed a block: they come in pieces, summed in order.
+        tiles = cut_axis(columns, 1);
+        warps = kStemMaxWarps;
+        int64_t most = 1;
+        for (const Cut& tile : tiles) most = std::max(most, tile.end - tile.begin);
+        s.pieces = static_cast<int32_t>(divide_up(most, warps * kStemWarpColumns));
+    }
+    s.warps = static_cast<int32_t>(warps);
+    s.tiles = static_cast<int32_t>(tiles.size());
+    // Two blocks of 8 warps a multiprocessor, or as many warps in smaller ones.
+    const int64_t resident = request.multiprocessors * (2 * kStemMaxWarps / warps);
+    int64_t strip = choose_strip(rows, s.batch * s.tiles, resident);
+    if (s.pieces > 1) strip = std::min(strip, kPieceStripRows);
+    const std::vector<Cut> strips = cut_axis(rows, strip);
+    s.strips = static_cast<int32_t>(strips.size());
+    s.strip_outputs = static_cast<int32_t>(strip);
+    s.items = s.batch * s.strips * s.tiles;
+    s.blocks = std::min(s.items, resident);
+
+    // Windows, first taps and weights of the columns.
+    const int64_t window = warps * kStemWarpColumns;
+    int64_t taps = 1, tile_outputs = 1;
+    for (const Cut& tile : tiles) tile_outputs = std::max(tile_outputs, tile.last - tile.first);
+    taps = std::min(columns.widest(), window);
+    s.taps = static_cast<int32_t>(taps);
+    s.tile_outputs = static_cast<int32_t>(tile_outputs);
+    std::vector<StemTile> tile_table;
+    std::vector<int32_t> first_table;
+    std::vector<float> tap_table;
+    for (const Cut& tile : tiles) {
+        for (int64_t piece = 0; piece < s.pieces; ++piece) {
+            const int64_t begin = tile.begin + piece * window;
+            const int64_t own_end = std::min(tile.own_end, begin + window);
+            tile_table.push_back({static_cast<int32_t>(tile.first),
+                                  static_cast<int32_t>(tile.last),
+                                  static_cast<int32_t>(begin),
+                                  static_cast<int32_t>(begin),
+                                  static_cast<int32_t>(std::max(own_end, begin)),
+                                  {}});
+            for (int64_t i = 0; i < tile_outputs; ++i) {
+                const int64_t o = std::min(tile.first + i, tile.last - 1);
+                // Within the window; taps outside the band have zero weights.
+                const int64_t first = std::clamp<int64_t>(columns.begin[o] - begin, 0, window - taps);
+                first_table.push_back(static_cast<int32_t>(first));
+                for (int64_t tap = 0; tap < taps; ++tap)
+                    tap_table.push_back(static_cast<float>(columns.weight(o, begin + first + tap)));
+            }
+        }
+    }
+    const RowWork work = plan_rows(rows, strips, s.slots);
+    planning::Writer writer{plan.tables};
+    s.strip_table = writer.put(work.strips);
+    s.row_table = writer.put(work.rows);
+    s.gather_table = writer.put(plan_gather(rows));
+    s.tile_table = writer.put(tile_table);
+    s.first_table = writer.put(first_table);
+    s.tap_table = writer.put(tap_table);
+    s.table_bytes = static_cast<int64_t>(plan.tables.size());
+    return plan;
+}
+
+}  // namespace learned_resizer

@@ -1,0 +1,26 @@
+// Turns two band tables into the work of the stem's forward kernel. Plain C++: no CUDA.
+#pragma once
+
+#include <vector>
+
+#include "resample/resample_plan.h"
+#include "stem/stem.h"
+
+namespace learned_resizer {
+
+struct StemPlanRequest {
+    AxisTable rows, columns;  // every output reads at least one input
+    int64_t batch;            // >= 1
+    int multiprocessors;      // of the device, for the number of blocks
+};
+
+struct StemPlan {
+    StemPlanShape shape;
+    std::vector<unsigned char> tables;
+};
+
+// Throws std::invalid_argument for tables that make no sense, and for those whose output rows are more than kStemSlots
+// at one image row and read more than kStemSlots image rows: no filter does that without an explicit scale factor.
+StemPlan make_stem_plan(const StemPlanRequest& request);
+
+}  // namespace learned_resizer

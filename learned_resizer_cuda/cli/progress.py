@@ -1,0 +1,218 @@
+"""The progress of a run on the screen: a bar that moves on a terminal, lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import Progress, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..report.terminal import print_line
+from ..substitutes import printable
+from ..train.progress import Watcher, clock, metric_of, stage_name
+from ..train.protocol import Stage
+from ..train.results import Row, StageResult
+from .heartbeat import Heartbeat
+
+_BAR_FROM = 40  # columns; a narrower terminal has room for the name and the counter
+_LEAST_BAR, _FAIR_BAR, _WIDEST_BAR, _NAME, _METRIC = 5, 10, 30, 26, 11
+
+
+class ProgressLines(Watcher):
+    """Prints a line at a stage's start and end, and every half minute what goes on. A context manager.
+
+    Args:
+        console: where to print.
+        every: seconds between two lines of what goes on.
+    """
+
+    def __init__(self, console: Console, every: float = 30.0) -> None:
+        self._console = console
+        self._heartbeat = Heartbeat(self.say, self.state, every)
+        self._what, self._since = "starting", time.monotonic()
+        self._name, self._steps, self._step, self._testing, self._metric = "", 0, 0, False, ""
+
+    def __enter__(self) -> ProgressLines:
+        self._heartbeat.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._heartbeat.__exit__(None, None, None)
+
+    def state(self) -> str:
+        """What goes on, and for how long: of a stage since its start."""
+        what = self._what
+        if self._name:
+            at = f"testing after step {self._step}" if self._testing else f"step {self._step} of {self._steps}"
+            what = ", ".join(filter(None, (f"{self._name}: {at}", self._metric)))
+        return f"{what} ({clock(time.monotonic() - self._since)})"
+
+    def doing(self, what: str) -> None:
+        self._name, self._what, self._since = "", what, time.monotonic()
+
+    def start(self, stage: Stage) -> None:
+        self._step, self._steps, self._testing, self._metric = 0, stage.steps, False, ""
+        self._name, self._since = stage_name(stage), time.monotonic()
+        self.say(f"{self._name}: starts, {stage.steps} steps")
+
+    def step(self, step: int) -> None:
+        self._step = step
+
+    def testing(self) -> None:
+        self._testing = True
+
+    def tested(self, row: Row) -> None:
+        self._metric, self._testing = metric_of(row), False
+
+    def finish(self, result: StageResult) -> None:
+        took = clock(time.monotonic() - self._since)
+        self.doing("going on to the next stage")
+        self.say(f"{stage_name(result)}: ends, {result.steps} steps, {metric_of(result.final)} ({took})")
+
+    def found(self, result: StageResult) -> None:
+        self.say(f"{stage_name(result)}: has ended before, {result.steps} steps, {metric_of(result.final)}")
+
+    def say(self, text: str) -> None:
+        print_line(self._console, text)
+
+
+class ProgressBars(Watcher):
+    """Shows the steps, time and latest test metric of a stage while it works, above it those of the finished ones.
+
+    A context manager.
+
+    Args:
+        console: where to draw, a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Bars(console)
+        self._stage = False
+
+    def __enter__(self) -> ProgressBars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if not self._stage:
+            self._clear()
+        self._bars.stop()
+
+    def doing(self, what: str) -> None:
+        self._clear()
+        self._bars.add_task(what, total=None, metric="")
+
+    def start(self, stage: Stage) -> None:
+        self._clear()
+        self._stage = True
+        self._bars.add_task(stage_name(stage), total=stage.steps, metric="")
+
+    def step(self, step: int) -> None:
+        self._update(completed=step)
+
+    def testing(self) -> None:
+        self._update(metric="testing")
+
+    def tested(self, row: Row) -> None:
+        self._update(metric=metric_of(row))
+
+    def finish(self, result: StageResult) -> None:
+        self._update(completed=result.steps, metric=metric_of(result.final))
+        self._keep()
+
+    def found(self, result: StageResult) -> None:
+        self._clear()
+        self._bars.add_task(
+            stage_name(result), total=result.steps, completed=result.steps, metric=metric_of(result.final)
+        )
+        self._keep()
+
+    def say(self, text: str) -> None:
+        print_line(self._bars.console, text)
+
+    def _update(self, **values: object) -> None:
+        self._bars.update(self._bars.tasks[0].id, **values)  # type: ignore[arg-type]
+
+    def _keep(self) -> None:
+        """Lets the line stand, above the one that moves: as many as there are stages would not fit a screen."""
+        self._bars.stop_task(self._bars.tasks[0].id)
+        self._bars.console.print(self._bars.make_tasks_table(self._bars.tasks))
+        self._clear()
+
+    def _clear(self) -> None:
+        self._stage = False
+        for task in self._bars.tasks:
+            self._bars.remove_task(task.id)
+
+
+def progress(console: Console) -> ProgressBars | ProgressLines:
+    """What suits the console: bars need a terminal on which the cursor can move."""
+    return ProgressBars(console) if console.is_interactive else ProgressLines(console)
+
+
+class Bars(Progress):
+    """A line a task that fits every width: the narrower the terminal, the fewer columns."""
+
+    def __init__(self, console: Console) -> None:
+        self._widest = 0  # name so far, so that the lines stand in columns
+        super().__init__(console=console)
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for task in tasks:
+            table.add_row(*self._cells(task))
+        return table
+
+    def _cells(self, task: Task) -> list[Text | ProgressBar]:
+        width, encoding = self.console.width, self.console.encoding
+        name = printable(task.description, encoding)
+        elapsed = clock(task.elapsed or 0)
+        counter, extras, ended = "", [elapsed], task.total is not None and task.completed >= task.total
+        if task.total is not None:
+            self._widest = max(self._widest, len(name))
+            counter = f"{int(task.completed):{len(str(int(task.total)))}}/{int(task.total)}"
+            left = "" if ended else clock(task.time_remaining) if task.time_remaining else "-:--:--"
+            # In the order in which they are worth their place
+            extras = [f"{task.fields['metric']:>{_METRIC}}", f"{left:>{len(elapsed)}}", elapsed]
+        named, room = max(len(name), self._widest), width - len(counter) - bool(counter)
+        bar = _LEAST_BAR if width >= _BAR_FROM else 0
+        if ended and named + bar + len(extras[0]) + 2 > room:
+            bar = 0  # the metric tells more than a full bar
+        room -= bar + bool(bar)
+        named = max(1, min(named, room))
+        room -= named
+        shown = []
+        for text in extras:
+            if len(text) < room:
+                shown.append(text)
+                room -= len(text) + 1
+        if bar:
+            bar, room = _grown(bar, _FAIR_BAR, room)
+            named, room = _grown(named, _NAME, room)
+            bar, room = _grown(bar, _WIDEST_BAR, room)
+        cells: list[Text | ProgressBar] = [Text(f"{shortened(name, named, encoding):<{named}}")]
+        if bar:
+            cells.append(ProgressBar(task.total, task.completed, bar, animation_time=task.get_time()))
+        if counter:
+            cells.append(Text(counter, "progress.download"))
+        return cells + [Text(text, "progress.elapsed") for text in shown]
+
+
+def _grown(now: int, wish: int, room: int) -> tuple[int, int]:
+    more = min(max(0, wish - now), room)
+    return now + more, room - more
+
+
+def shortened(text: str, width: int, encoding: str = "utf-8") -> str:
+    """``text`` in at most ``width`` columns, with its middle left out where it is longer: the end tells seeds apart."""
+    if len(text) <= width:
+        return text
+    gap = printable("…", encoding)
+    kept = width - len(gap)
+    if kept < 2:
+        return text[:width]
+    return text[: kept - kept // 2] + gap + text[len(text) - kept // 2 :]

@@ -1,0 +1,149 @@
+"""Batches of image files: what every source that reads files has in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import order
+from .errors import TooManyUnreadableError
+from .image_file import ImageRefused
+from .image_view import AUGMENTS, FITS, View, drawn_view, fixed_view, read_view
+from .source import Batch, Unreadable
+
+IN_A_ROW = 1000
+"""So many unreadable images one after the other are taken for a data set that is not there."""
+
+
+class ImageFiles:
+    """The images of one split: paths, and a target for each.
+
+    Args:
+        root: folder of the paths.
+        names: paths relative to ``root``, with forward slashes, in their fixed order.
+        targets: int64 (N,) or float32 (N, K).
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], targets: NDArray[np.generic]) -> None:
+        self.root = root
+        # One block of bytes: worker processes would copy a list of a million strings as they count its references.
+        self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+        self.targets = torch.from_numpy(np.ascontiguousarray(targets))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def path(self, index: int) -> Path:
+        return self.root / os.fsdecode(self._names[index])
+
+
+class FileSource:
+    """Training and test batches from image files, a ``Source``; the kinds of data set fill in the files.
+
+    Determinism: as ``Source`` says. The order comes from ``order.stream``, the augmentation of an image from the seed
+    and its position in that stream. A training image that cannot be read is replaced by the next one in the list that
+    can, with that one's target: the same one each time, and of sorted classes mostly one of the same class. A test
+    image that cannot be read is left out.
+
+    Args:
+        task: ``"classification"`` or ``"iqa"``.
+        labels: names of the K classes or bins.
+        train, test: the files.
+        input_size: side S of the images, at least 1.
+        in_channels: 3 for colour, 1 for grey.
+        augment: ``"none"``, ``"flip"`` or ``"crop"``; see ``photos.drawn_view``.
+        fit: ``"crop"`` or ``"squash"``; see ``photos.fixed_view``. Training follows it too, unless it crops.
+        notes: what the user should know of how the files were read.
+
+    Raises:
+        ValueError: one of them is none of these.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        labels: tuple[str, ...],
+        train: ImageFiles,
+        test: ImageFiles,
+        *,
+        input_size: int,
+        in_channels: int = 3,
+        augment: str = "crop",
+        fit: str = "crop",
+        notes: Sequence[str] = (),
+    ) -> None:
+        check_options(input_size, in_channels, augment, fit)
+        self.task, self.labels, self.train, self.test = task, labels, train, test
+        self.input_size, self.in_channels = input_size, in_channels
+        self.augment, self.fit, self.notes = augment, fit, list(notes)
+        self.train_size, self.test_size = len(train), len(test)
+
+    def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
+        """Part of the batch of a step; see ``Source``.
+
+        Raises:
+            TooManyUnreadableError: none of the next 1,000 images of the list, or of all, can be read.
+        """
+        places = order.stream(self.train_size, seed, step, batch_size, part)
+        images = self._empty(len(places.indices))
+        taken = []
+        unreadable: list[Unreadable] = []
+        for number, (position, index) in enumerate(zip(*(array.tolist() for array in places), strict=True)):
+            images[number], index = self._readable(seed, position, index, unreadable)
+            taken.append(index)
+        return Batch(images, self.train.targets[taken], tuple(unreadable))
+
+    def test_batch(self, part: slice) -> Batch:
+        """Test images ``part.start`` to ``part.stop - 1``, in their fixed order, without those that cannot be read."""
+        images, taken, unreadable = [], [], []
+        for index in range(self.test_size)[part]:
+            path = self.test.path(index)
+            try:
+                images.append(self._read(path, partial(fixed_view, self.fit)))
+                taken.append(index)
+            except ImageRefused as error:
+                unreadable.append(Unreadable(str(path), str(error)))
+        return Batch(torch.stack(images) if images else self._empty(0), self.test.targets[taken], tuple(unreadable))
+
+    def _empty(self, count: int) -> Tensor:
+        return torch.empty((count, self.in_channels, self.input_size, self.input_size), dtype=torch.uint8)
+
+    def _read(self, path: Path, choose: partial[View]) -> Tensor:
+        return read_view(path, choose, self.input_size, self.in_channels)
+
+    def _readable(self, seed: int, position: int, index: int, unreadable: list[Unreadable]) -> tuple[Tensor, int]:
+        tries = min(self.train_size, IN_A_ROW)
+        for candidate in range(index, index + tries):
+            path = self.train.path(candidate % self.train_size)
+            # A generator of its own for each try: what a replacement looks like must not depend on how far the
+            # reading of the damaged file got.
+            generator = np.random.default_rng((seed, order.AUGMENT, position))
+            choose = partial(drawn_view, self.augment, self.fit, generator=generator)
+            try:
+                return self._read(path, choose), candidate % self.train_size
+            except ImageRefused as error:
+                unreadable.append(Unreadable(str(path), str(error)))
+        last = unreadable[-1]
+        raise TooManyUnreadableError(
+            f"{tries} training images in a row of {self.train_size} could not be read; the last is {last.path}: "
+            f"{last.reason}"
+        )
+
+
+def check_options(input_size: int, in_channels: int, augment: str, fit: str) -> None:
+    """Raises ValueError for an option of ``FileSource`` that is none; before a long folder is listed."""
+    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < 1:
+        raise ValueError(f"input_size: got {input_size!r}; expected an integer of at least 1")
+    if in_channels not in (1, 3):
+        raise ValueError(f"in_channels: got {in_channels!r}; expected 3 (colour) or 1 (grey)")
+    if augment not in AUGMENTS:
+        raise ValueError(f"augment: got {augment!r}; expected one of {', '.join(AUGMENTS)}")
+    if fit not in FITS:
+        raise ValueError(f"fit: got {fit!r}; expected one of {', '.join(FITS)}")

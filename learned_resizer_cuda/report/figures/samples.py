@@ -1,0 +1,201 @@
+"""What the resizers make of test images, and what the networks behind them answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...resize import resize
+from ...train.results import PRIMARY, StageResult
+from ...train.tasks import mean_score
+from .style import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FIXED = ("bilinear", "bicubic", "lanczos")
+ROWS = 5
+_LONGEST = 16
+"""Letters of a class name that fit below a picture."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A column of the figure: ``values`` (rows, C, h, w), and how they become colours.
+
+    Grey values run from ``low`` to ``high``; colours are clipped to them.
+    """
+
+    title: str
+    values: Tensor
+    low: float = 0.0
+    high: float = 1.0
+    signed: bool = False
+    answer: Tensor | None = None
+
+    def show(self, axes: Axes, row: int) -> Any:
+        """Draws one image; returns what a colour bar needs."""
+        image = self.values[row].float()
+        if self.signed:
+            return axes.imshow(image[0].numpy(), interpolation="nearest", cmap="RdBu_r", vmin=self.low, vmax=self.high)
+        if len(image) == 1:
+            return axes.imshow(image[0].numpy(), interpolation="nearest", cmap="gray", vmin=self.low, vmax=self.high)
+        scaled = ((image - self.low) / (self.high - self.low)).clamp(0, 1)
+        return axes.imshow(scaled.permute(1, 2, 0).numpy(), interpolation="nearest")
+
+
+def pick_images(targets: Tensor, rows: int) -> list[int]:
+    """Indices of at most ``rows`` test images: of different classes, or of mean grades from the lowest to the highest.
+
+    Args:
+        targets: classes, int64 (N,), or histograms, float (N, K).
+        rows: at least 1.
+    """
+    if targets.dim() == 2:
+        order = mean_score(targets).argsort(stable=True)
+        return order[torch.linspace(0, len(order) - 1, min(rows, len(order))).round().long()].tolist()
+    classes = targets.unique()
+    chosen = classes[torch.linspace(0, len(classes) - 1, min(rows, len(classes))).round().long()]
+    # Not the first of a class: test sets often begin with near-duplicates. 7 and 3 are arbitrary.
+    return [int(mine[(7 * i + 3) % len(mine)]) for i, mine in enumerate((targets == c).nonzero()[:, 0] for c in chosen)]
+
+
+@torch.no_grad()
+def save_samples(
+    results: Sequence[StageResult],
+    images: Tensor,
+    targets: Tensor,
+    path: Path,
+    *,
+    interpolation: str,
+    size: int | tuple[int, int],
+    labels: Sequence[str],
+    task: str,
+    display: Callable[[Tensor], Tensor] | None = None,
+    arm: str = "learned",
+) -> None:
+    """Draws test images as each resizer shows them to its network, and what the network answers.
+
+    Columns: the input, each fixed filter, the learned resizer, and the learned result minus the fixed resize inside
+    it, signed, averaged over the channels. Colours run from 0 to 1 in every column but the learned one, whose values
+    are not bound to it: there they run from its 1st to its 99th percentile over the images shown, and its title says
+    what these are. Networks answer under the columns whose arm was trained: a class with a tick or a cross, or a mean
+    grade with the target's. Without results of ``arm`` the last two columns are left out.
+
+    Deterministic: the same images are taken for the same targets.
+
+    Args:
+        results: the first one of an arm answers, at the images' input size if there is one.
+        images: float (N, C, H, W), as the resizers get them, C 1 or 3; in [0, 1] after ``display``.
+        targets: int64 (N,) classes, or float (N, K) histograms that sum to 1.
+        path: the PNG to write.
+        interpolation: of the resampling inside the learned resizer.
+        size: of the network's input, a side or (height, width).
+        labels: names of the K classes or bins.
+        task: ``"classification"`` or ``"iqa"``.
+        display: takes images back to [0, 1] where they were normalised; keeps the shape. None: they are in [0, 1].
+        arm: whose resizer is the learned one.
+
+    Raises:
+        ValueError: for another task, shape or dtype of the images, or number of targets.
+    """
+    if task not in PRIMARY:
+        raise ValueError(f"task: got {task!r}; expected one of {', '.join(PRIMARY)}")
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images) or not images.is_floating_point():
+        raise ValueError(
+            f"images: got {images.dtype} {tuple(images.shape)}; expected floating-point (N, 1 or 3, H, W), N at least 1"
+        )
+    if len(targets) != len(images) or targets.dim() != (1 if task == "classification" else 2):
+        expected = f"({len(images)},)" if task == "classification" else f"({len(images)}, K)"
+        raise ValueError(f"targets: got shape {tuple(targets.shape)}; expected {expected}")
+    index = pick_images(targets, ROWS)
+    panels = _panels(results, images[index], size, interpolation, display or (lambda values: values), arm)
+    truth = targets[index]
+    figure = new_figure(2.2 * len(panels) + 0.6, 2.55 * len(index) + 1.0)
+    # The colour bar has a row of its own, so that it takes nothing from the panels above it.
+    grid = figure.subplots(len(index) + 1, len(panels), squeeze=False, height_ratios=[1] * len(index) + [0.06])
+    for axes in grid[-1]:
+        axes.set_axis_off()
+    for column, panel in enumerate(panels):
+        for row, axes in enumerate(grid[:-1, column]):
+            shown = panel.show(axes, row)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if not row:
+                axes.set_title(panel.title, fontsize=12)
+            if panel.answer is not None:
+                text, colour = _answer(panel.answer[row], truth[row], labels)
+                axes.set_xlabel(text, color=colour, fontsize=11, parse_math=False)
+            if not column:
+                axes.set_ylabel(_truth(truth[row], labels), fontsize=12, parse_math=False)
+        if panel.signed:
+            grid[-1, column].set_axis_on()
+            figure.colorbar(shown, cax=grid[-1, column], orientation="horizontal")
+    save_figure(figure, path)
+
+
+def _panels(
+    results: Sequence[StageResult],
+    batch: Tensor,
+    size: int | tuple[int, int],
+    interpolation: str,
+    display: Callable[[Tensor], Tensor],
+    arm: str,
+) -> list[Panel]:
+    panels = [Panel(f"input\n{batch.shape[2]}×{batch.shape[3]}", display(batch))]
+    for name in FIXED:
+        values = resize(batch, size, interpolation=name)
+        panels.append(Panel(f"{name}\n{_sides(values)}", display(values), answer=_ask(results, name, batch, values)))
+    learned = _result_of(results, arm, batch.shape[-1])
+    if learned is None:
+        return panels
+    output = learned.resizer(batch)
+    shown, base = display(output), display(resize(batch, tuple(output.shape[-2:]), interpolation=interpolation))
+    # On the values that all pixels have in order: torch.quantile takes no more than 16 million.
+    ordered = shown.flatten().float().sort().values
+    low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
+    if not low < high:
+        low, high = low - 0.5, low + 0.5
+    title = f"{arm} {_sides(output)}\nshown: {low:.2f} to {high:.2f}".replace("-", "−")
+    panels.append(Panel(title, shown, low, high, answer=learned.network(output)))
+    gap = (shown - base).mean(1, keepdim=True)
+    limit = float(gap.abs().max()) or 1.0
+    panels.append(Panel(f"difference\n{arm} − {interpolation}", gap, -limit, limit, signed=True))
+    return panels
+
+
+def _sides(values: Tensor) -> str:
+    return f"{values.shape[2]}×{values.shape[3]}"
+
+
+def _result_of(results: Sequence[StageResult], arm: str, input_size: int) -> StageResult | None:
+    mine = [result for result in results if result.arm == arm]
+    return next((result for result in mine if result.input_size == input_size), mine[0] if mine else None)
+
+
+def _ask(results: Sequence[StageResult], arm: str, batch: Tensor, values: Tensor) -> Tensor | None:
+    result = _result_of(results, arm, batch.shape[-1])
+    return None if result is None else result.network(values)
+
+
+def _answer(logits: Tensor, truth: Tensor, labels: Sequence[str]) -> tuple[str, str]:
+    """What a network says about one image, and in which colour; logits (K,)."""
+    if truth.dim():
+        grade, target = (float(mean_score(row[None])) for row in (logits.float().softmax(0), truth.float()))
+        return f"{grade:.2f} ({grade - target:+.2f})".replace("-", "−"), "black"
+    told = int(logits.argmax())
+    right = told == int(truth)
+    return f"{_short(labels[told])} {'✓' if right else '✗'}", "#007A33" if right else "#B00020"
+
+
+def _truth(truth: Tensor, labels: Sequence[str]) -> str:
+    return f"mean grade {float(mean_score(truth[None].float())):.2f}" if truth.dim() else _short(labels[int(truth)])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"

@@ -1,0 +1,222 @@
+"""The power spectrum of images before and after the resizers: which frequencies each one keeps, loses or boosts.
+
+A power density here is power per unit area of the frequency plane, in (cycles per pixel)². White noise of variance v
+has density v at every frequency, however many pixels there are, and the density's integral over the plane, of area 1,
+is the variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .style import arm_colours, finish_axes, legend_below, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HIGH = (0.25, 0.5)
+"""The upper half of the frequencies that an image can hold, in cycles per pixel."""
+_LEAST_SIDE = 4
+# Nearer to 0 than this, in cycles per side, is the window's main lobe around 0, from which the mean is taken out.
+_LOBE = 1.5
+
+
+def power_density(images: Tensor) -> Tensor:
+    """Power density of images at the frequencies of the discrete Fourier transform, averaged over images and channels.
+
+    Each channel has its mean removed and is windowed: ``P(f) = |Σ_x w(x) (u(x) - m) exp(-2πi f·x)|² / Σ_x w(x)²``, w
+    the product of periodic Hann windows of both sides and m the mean under w (Welch 1967, one segment). Without the
+    window the jump from one border to the opposite one would look like high frequencies.
+
+    Args:
+        images: floating-point (N, C, h, w), N and C at least 1, sides of at least 4 pixels, in any value range.
+
+    Returns:
+        float64 (h, w) on the CPU, frequencies in the order of ``torch.fft.fft2``.
+
+    Raises:
+        ValueError: for another shape or dtype.
+    """
+    if (
+        images.dim() != 4
+        or not images.is_floating_point()
+        or min(images.shape) < 1
+        or min(images.shape[2:]) < _LEAST_SIDE
+    ):
+        raise ValueError(
+            f"images: got {images.dtype} {tuple(images.shape)}; expected floating-point (N, C, h, w), "
+            f"N and C at least 1, h and w at least {_LEAST_SIDE}"
+        )
+    height, width = images.shape[2:]
+    window = torch.outer(torch.hann_window(height, dtype=torch.float64), torch.hann_window(width, dtype=torch.float64))
+    total = torch.zeros(height, width, dtype=torch.float64)
+    # One at a time: complex128 copies of all the images at once could need gigabytes.
+    for image in images:
+        channels = image.detach().double().cpu()
+        mean = (channels * window).sum((1, 2), keepdim=True) / window.sum()
+        total += torch.fft.fft2((channels - mean) * window).abs().square().sum(0)
+    return total / (images.shape[0] * images.shape[1] * window.square().sum())
+
+
+def radial_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Power density by distance from frequency 0, averaged over rings.
+
+    Rings are as wide as the transform's frequencies lie apart, 1/min(h, w). The first one is around 2/min(h, w): what
+    is nearer to 0 lies in the main lobe of the window, where the removed mean has taken power away. The last one is
+    at or just below 0.5.
+
+    Args:
+        images: as for ``power_density``.
+
+    Returns:
+        Frequencies in cycles per pixel (bins,), the rings' centres, and power (bins,); float64. Deterministic.
+
+    Raises:
+        ValueError: as ``power_density``.
+    """
+    return _rings(power_density(images), (1.0, 1.0))
+
+
+def high_frequency_gain(outputs: Mapping[str, Tensor], reference: str = "bilinear") -> dict[str, float]:
+    """Power of each output in ``HIGH`` over that of the reference, in dB. See ``band_gain``."""
+    return band_gain(outputs, HIGH, reference)
+
+
+def band_gain(
+    outputs: Mapping[str, Tensor], band: tuple[float, float], reference: str = "bilinear"
+) -> dict[str, float]:
+    """Power of each output in a band of frequencies over that of the reference, in dB.
+
+    A learned resizer may scale its output as a whole, which raises every band alike: its boost of high frequencies is
+    the gain in ``HIGH`` minus that in the band below it.
+
+    Args:
+        outputs: images as for ``power_density`` by the resizer's name, all of one size.
+        band: lowest and highest frequency in cycles per pixel; a frequency on the edge is inside. Frequencies in the
+            main lobe of the window are left out, as in ``radial_spectrum``.
+        reference: a name in ``outputs``; its gain is 0.
+
+    Raises:
+        ValueError: the reference is missing, sizes differ, the band holds no frequency, or as ``power_density``.
+    """
+    if reference not in outputs:
+        raise ValueError(f"reference: got {reference!r}; expected one of {', '.join(outputs) or 'none'}")
+    height, width = _common_size(outputs)
+    radius = _radius((height, width), (1.0, 1.0))
+    inside = (radius >= max(band[0], _LOBE / min(height, width))) & (radius <= band[1])
+    if not inside.any():
+        raise ValueError(f"band: got {band}; expected one that holds frequencies of {height}x{width} pixels")
+    power = {name: float(power_density(values)[inside].mean()) for name, values in outputs.items()}
+    return {name: _decibel(value, power[reference]) for name, value in power.items()}
+
+
+def save_spectrum(images: Tensor, outputs: Mapping[str, Tensor], path: Path, reference: str = "bilinear") -> None:
+    """Draws the radial power spectra of the input and of each resizer's output, and the outputs' gains in dB.
+
+    Frequencies are in cycles per output pixel, so that 0.5 is what the output can hold. The input's density is put on
+    that axis, too: with s input pixels per output pixel it is ``P(f / s) / s²``, which an ideal low-pass resize would
+    follow up to 0.5.
+
+    Args:
+        images: the input, floating-point (N, C, H, W).
+        outputs: floating-point (N, C, h, w) by the resizer's name, all of one size.
+        path: the PNG to write.
+        reference: the output that the gains are taken over.
+
+    Raises:
+        ValueError: as ``band_gain``.
+    """
+    gains = high_frequency_gain(outputs, reference)
+    height, width = _common_size(outputs)
+    step = (images.shape[-2] / height, images.shape[-1] / width)
+    colours = arm_colours(("input", *outputs))
+    spectra = {name: radial_spectrum(values) for name, values in outputs.items()}
+    figure = new_figure(13, 5.2)
+    power, gain = figure.subplots(1, 2)
+    power.plot(
+        *_rings(power_density(images), step),
+        color=colours["input"],
+        label=f"input {images.shape[-2]}×{images.shape[-1]}",
+        linewidth=2,
+        linestyle=":",
+    )
+    for name, (frequencies, values) in spectra.items():
+        order = 3 if name == "learned" else 2
+        look: dict[str, Any] = {"color": colours[name], "label": name, "linewidth": 2, "zorder": order}
+        power.plot(frequencies, values, **look)
+        ratio = [_decibel(float(a), float(b)) for a, b in zip(values, spectra[reference][1], strict=True)]
+        gain.plot(frequencies, ratio, **look | {"label": f"{name} {gains[name]:+.1f} dB".replace("-", "−")})
+    power.set_xscale("log")
+    power.set_yscale("log")
+    _mark_nyquist(power, max(0.5 * min(step), 0.5))
+    finish_axes(power, "Power spectrum", "frequency, cycles per output pixel", "power density")
+    legend_below(figure, power)
+    gain.axvspan(*HIGH, color="0.95", zorder=0)
+    gain.set_xlim(0, 0.5)
+    title = f"Gain over {reference}"
+    finish_axes(gain, title, "frequency, cycles per output pixel", "power density, dB")
+    gain.legend(title="mean power in the shaded half", fontsize=10, frameon=False, loc="upper left")
+    # Room for the legend, which "best" would lay over the lines.
+    low, high = gain.get_ylim()
+    gain.set_ylim(low, high + 0.12 * (len(outputs) / 2 + 1) * (high - low))
+    save_figure(figure, path)
+
+
+def _mark_nyquist(axes: Axes, right: float) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.axvline(0.5, color="0.35", linewidth=1)
+    if right > 0.55:
+        axes.axvspan(0.5, right, color="0.95", zorder=0)
+    # On the right, above the input's falling line; where there is no such side, at the bottom on the left.
+    x, y, horizontal, vertical = (0.515, 0.97, "left", "top") if right > 0.55 else (0.485, 0.03, "right", "bottom")
+    where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": horizontal, "va": vertical}
+    axes.text(x, y, "output's Nyquist", color="0.35", **where)
+    low = axes.get_xlim()[0]
+    ticks = [tick for tick in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= tick <= right]
+    axes.set_xlim(low, right * 1.05)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+
+
+def _rings(density: Tensor, step: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Means of a density over rings, both on the axis of a grid that is ``step`` times as coarse."""
+    radius = _radius((density.shape[0], density.shape[1]), step)
+    # Both grids see the same area, so their frequencies lie equally far apart on this axis.
+    spacing = max(step[0] / density.shape[0], step[1] / density.shape[1])
+    ring = (radius / spacing).round().long()
+    sums = torch.zeros(int(ring.max()) + 1, dtype=torch.float64)
+    counts = sums.index_add(0, ring.flatten(), torch.ones(ring.numel(), dtype=torch.float64))
+    sums.index_add_(0, ring.flatten(), density.flatten())
+    # Beyond the shorter axis's Nyquist frequency a ring is cut off by the square's sides.
+    last = int(0.5 * min(step) / spacing + 1e-9)
+    rings = torch.arange(math.ceil(_LOBE), last + 1)
+    return rings.double() * spacing, sums[rings] / counts[rings] / (step[0] * step[1])
+
+
+def _radius(shape: tuple[int, int], step: tuple[float, float]) -> Tensor:
+    """Distance of the transform's frequencies from 0, (height, width), in cycles per coarse pixel."""
+    vertical, horizontal = (
+        torch.fft.fftfreq(side, dtype=torch.float64) * factor for side, factor in zip(shape, step, strict=True)
+    )
+    return torch.hypot(vertical[:, None], horizontal[None, :])
+
+
+def _decibel(power: float, reference: float) -> float:
+    tiny = torch.finfo(torch.float64).tiny
+    return 10 * math.log10(max(power, tiny) / max(reference, tiny))
+
+
+def _common_size(outputs: Mapping[str, Tensor]) -> tuple[int, int]:
+    sizes = {tuple(values.shape[-2:]) for values in outputs.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"outputs: got sizes {sorted(sizes)}; expected one size")
+    height, width = sizes.pop()
+    return height, width

@@ -1,0 +1,117 @@
+"""Batch normalisation over the batches of all processes, on a CPU too.
+
+``nn.SyncBatchNorm`` refuses CPU tensors, and ``DistributedDataParallel`` refuses a CPU module that holds one.
+``SynchronisedBatchNorm2d`` is one that both take, so that several processes on a CPU train as one with the joint
+batch does, and what is made for several GPUs can be tried without any.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from .batch_norm import Norm, Seen, Synchronised, merge_over_processes, sync_group, update_running_statistics
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
+    """``BatchNorm2d`` whose statistics in training are those of all processes' batches together.
+
+    The same function, ``state_dict`` and running statistics as ``nn.SyncBatchNorm``, gradients through the statistics
+    included, for batches of any sizes, empty ones too, on every device and backend of ``torch.distributed``. In
+    evaluation mode and where there is one process only it is ``nn.BatchNorm2d``. In training every process of the
+    group must call forward and backward equally often. Deterministic; all processes get the same statistics bit for
+    bit.
+
+    Like ``nn.SyncBatchNorm`` it takes ``(B, C, ...)`` of any number of dimensions, so that it can stand for
+    ``BatchNorm1d`` and ``BatchNorm3d``. Statistics of 16-bit values are computed in float32; the output has the
+    dtype of the input.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, C, ...)`` → the same shape and dtype."""
+        group = sync_group(self)
+        if group is None:
+            return super().forward(input)
+        self._check_input_dim(input)
+        x = input if input.dtype == torch.float64 else input.float()
+        over = [0, *range(2, x.dim())]
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        count = x.numel() // x.shape[1]
+        if count:
+            var, mean = torch.var_mean(x, over, correction=0)
+        else:
+            # No values have no mean, but their process takes part all the same, in backward too
+            mean = var = x.sum(over)
+        mean, var, unbiased = merge_over_processes(mean, var, count, group)
+        # Not x·scale + shift, which cancels where a mean is large
+        out = (x - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        if self.track_running_stats and self.running_mean is not None:
+            update_running_statistics([Seen(self, mean.detach(), unbiased.detach(), 1.0)])
+        return out.to(input.dtype)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2 or input.shape[1] != self.num_features:
+            raise ValueError(f"input: got shape {tuple(input.shape)}; expected (B, {self.num_features}, ...)")
+
+
+class SynchronisedBatchNormAct2d(SynchronisedBatchNorm2d):
+    """The same for timm's ``BatchNormAct2d``, which drops and activates what it normalised.
+
+    Made by ``synchronise`` only.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, C, ...)`` → the same shape and dtype."""
+        modules = cast("dict[str, nn.Module]", self._modules)
+        return modules["act"](modules["drop"](super().forward(input)))
+
+
+def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
+    """Makes every batch normalisation of a module take the statistics of all processes' batches together.
+
+    ``state_dict`` keys, values, parameters (the same objects: an optimiser keeps them), momentum, ε and modes stay.
+    Call it before ``DistributedDataParallel`` or ``torch.compile`` see the module.
+
+    Args:
+        module: changed in place; ``nn.BatchNorm1d``, ``2d``, ``3d`` and timm's ``BatchNormAct2d`` are converted.
+        device: where the module is to train. On a CPU the norms become ``SynchronisedBatchNorm2d``; elsewhere
+            ``nn.SyncBatchNorm``, by timm's own conversion if timm is loaded.
+
+    Returns:
+        ``module``, or its replacement where it is itself a batch normalisation.
+
+    Raises:
+        TypeError: for a batch normalisation of another class, the result of which is not known: converted, it could
+            lose what it does besides. Nothing is changed then.
+    """
+    timm = sys.modules.get("timm.layers")  # whoever has a norm of timm's has loaded it
+    with_act = () if timm is None else (timm.BatchNormAct2d,)
+    on_cpu = device.type == "cpu"
+    norms = [m for m in module.modules() if isinstance(m, Norm) and not (on_cpu and isinstance(m, Synchronised))]
+    for norm in norms:
+        if type(norm) not in (*_PLAIN, *with_act):
+            raise TypeError(
+                f"module: got a batch normalisation of class {type(norm).__module__}.{type(norm).__qualname__}; "
+                "expected those of torch.nn and timm's BatchNormAct2d, not converted before"
+            )
+    if not on_cpu:
+        return _convert_for_gpu(module, timm)
+    for norm in norms:
+        # The class only, as torch's lazy modules do: nothing else of the norm can be lost
+        norm.__class__ = SynchronisedBatchNorm2d if type(norm) in _PLAIN else SynchronisedBatchNormAct2d
+    return module
+
+
+def _convert_for_gpu(module: nn.Module, timm: ModuleType | None) -> nn.Module:
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm if timm is None else timm.convert_sync_batchnorm
+    return convert(module)

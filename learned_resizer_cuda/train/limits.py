@@ -1,0 +1,153 @@
+"""What this machine cannot do, told by the option's name before a process is started or memory is taken.
+
+A run's folder may come from a larger machine: training is checked, testing what was trained needs less.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+
+import torch
+
+from ..shown import shown
+from .batch_size import BatchSizeError, usable_memory
+from .config import MOST_STEPS, RunConfig
+from .protocol import default_evaluations
+
+WORKERS, PROCESSES = 8, 4
+"""For each processor: more only wait for one another, and a machine that starts ten thousand ends others."""
+MOST_ROUNDS = 200_000
+"""Checkpoints and tests of one training: a round takes 300 bytes, and a file is written at its end."""
+_LARGEST_EXPONENT = 700.0
+"""Of e, in a float."""
+_FLOAT32 = 4
+
+
+def check_machine(config: RunConfig) -> None:
+    """Whether this machine can train ``config`` at all. No measurement: what is refused is beyond doubt.
+
+    Raises:
+        ValueError: more workers, devices or memory than it has; names the option, its value and what there is.
+    """
+    processors = _processors()
+    if config.accelerator != "cpu" and torch.cuda.is_available():
+        most, what = torch.cuda.device_count(), "the GPUs of this machine"
+    else:
+        most, what = PROCESSES * processors, f"{PROCESSES} for each of the {processors} processors of this process"
+    if config.devices > most:
+        raise ValueError(f"devices: got {config.devices}; expected at most {most}, {what}")
+    if config.num_workers > most_workers(config.devices):
+        raise ValueError(
+            f"num_workers: got {config.num_workers} for each of {config.devices} devices; expected at most "
+            f"{most_workers(config.devices)}: {WORKERS} in all for each of the {processors} processors of this process"
+        )
+    images = config.batch_size // config.nodes if isinstance(config.batch_size, int) else 2 * config.devices
+    check_batch(config, images)
+    # Weights, gradients, and what the optimiser keeps
+    check_weights(config, 4 if config.optimizer == "adamw" else 3)
+
+
+def check_batch(config: RunConfig, images: int) -> None:
+    """Whether memory holds so many colour images of the largest input size in float32.
+
+    Raises:
+        ValueError: they are larger than what this process may use.
+    """
+    side = max(config.input_size)
+    each = 3 * side**2 * _FLOAT32
+    memory = _memory()
+    if images * each > memory:
+        name, value = ("batch_size", config.batch_size) if 2 * each <= memory else ("input_size", side)
+        raise ValueError(
+            f"{name}: got {value}; {images} images of {side}×{side} take {_gib(images * each)} in float32, and this "
+            f"process may use {_gib(memory)} of memory"
+        )
+
+
+def check_weights(config: RunConfig, copies: int) -> None:
+    """Whether memory holds the largest learned resizer, so many times.
+
+    Raises:
+        ValueError: it is larger than what this process may use.
+    """
+    filters, blocks = max(config.num_filters), max(config.num_blocks)
+    # A 1×1 and a 3×3 convolution at the ends, two 3×3 in a block
+    weights = filters**2 * (10 + 18 * blocks) * copies * _FLOAT32
+    memory = _memory()
+    if weights > memory:
+        raise ValueError(
+            f"num_filters: got {filters} with {blocks} blocks, whose weights take {_gib(weights)} with what is kept of "
+            f"each, and this process may use {_gib(memory)} of memory"
+        )
+
+
+def check_length(config: RunConfig, steps_per_epoch: Mapping[int, float]) -> None:
+    """Whether the trainings of ``config`` can be planned: their steps, and their rounds of steps.
+
+    Args:
+        config: what is to be trained.
+        steps_per_epoch: by input size.
+
+    Raises:
+        ValueError: names the option that makes too many of them, or a learning rate that overflows.
+    """
+    for per_epoch in steps_per_epoch.values():
+        lengths = {"baseline_epochs": config.baseline_epochs * per_epoch, "epochs": config.epochs * per_epoch}
+        if config.steps is not None:
+            lengths = {"steps": float(config.steps)}
+        if "control-long" in config.arms:
+            lengths["long_factor"] = config.long_factor * lengths.get("epochs", lengths.get("steps", 0.0))
+        for name, length in lengths.items():
+            if length > MOST_STEPS:
+                raise ValueError(
+                    f"{name}: got {shown(getattr(config, name))}, which makes {length:.3g} steps; expected at most "
+                    f"{MOST_STEPS:,}"
+                )
+            _check_rounds(config, name, max(2, math.ceil(length)), per_epoch)
+            _check_decay(config, length / per_epoch)
+
+
+def most_workers(devices: int) -> int:
+    """Worker processes for each of the training processes of this machine."""
+    return max(1, WORKERS * _processors() // devices)
+
+
+def _check_rounds(config: RunConfig, name: str, steps: int, per_epoch: float) -> None:
+    tests = min(steps, config.evaluations or default_evaluations(steps, per_epoch))
+    if tests > MOST_ROUNDS:
+        name = name if config.evaluations is None else "evaluations"
+        raise ValueError(
+            f"{name}: got {shown(getattr(config, name))}, which makes {tests:,} passes over the test images; expected "
+            f"at most {MOST_ROUNDS:,} in a training"
+        )
+    if tests * math.ceil(steps / tests / config.checkpoint_steps) > MOST_ROUNDS:
+        raise ValueError(
+            f"checkpoint_steps: got {config.checkpoint_steps} for {steps:,} steps; expected at least "
+            f"{2 * steps // MOST_ROUNDS}, for no more than {MOST_ROUNDS:,} checkpoints"
+        )
+
+
+def _check_decay(config: RunConfig, epochs: float) -> None:
+    times = epochs / config.decay_epochs
+    if config.schedule == "decay" and (math.isinf(times) or times * math.log(config.decay) > _LARGEST_EXPONENT):
+        raise ValueError(
+            f"decay_epochs: got {config.decay_epochs} with the factor {config.decay}, to the power {times:.3g} in the "
+            "end; expected a learning rate that stays finite"
+        )
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> float:
+    try:
+        return usable_memory()
+    except BatchSizeError:  # another system, which does not tell
+        return math.inf
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB"

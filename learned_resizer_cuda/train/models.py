@@ -1,0 +1,152 @@
+"""The models of a stage: what stands in front, and the network behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..damaged import reading
+from ..resize import Resize, resize
+from ..resizer import FusedResizer
+from ..weights import ResizerConfig, load_resizer
+from .config import RunConfig
+from .networks import build_network
+from .protocol import Front, Stage
+from .run_folder import remedy
+
+
+class BlindResizer(nn.Module):
+    """The control that separates capacity from information: a learned resizer that sees no fine detail.
+
+    The image is reduced to the output size by a fixed filter and enlarged again; the resizer gets that. It
+    has the learned arm's parameters and cost, but only what the fixed filter's arm sees.
+
+    Args:
+        resizer: the learned resizer.
+        size: output side in pixels.
+        interpolation, antialias: the filter.
+    """
+
+    def __init__(self, resizer: nn.Module, size: int, interpolation: str = "bilinear", antialias: bool = True) -> None:
+        super().__init__()
+        self.resizer, self.size = resizer, size
+        self.interpolation, self.antialias = interpolation, antialias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, size, size)."""
+        through = partial(resize, interpolation=self.interpolation, antialias=self.antialias)
+        with torch.no_grad():
+            blurred = through(through(images, self.size), images.shape[-2:])
+        return self.resizer(blurred)
+
+
+def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
+    """The arguments of the learned resizer of a stage: in a transfer, all of the transferred one's but its weights."""
+    if config.command == "transfer":
+        return replace(load_resizer(Path(str(config.resizer)))[1], size=(config.size, config.size))
+    return ResizerConfig(
+        size=(config.size, config.size),
+        in_channels=in_channels,
+        num_filters=front.num_filters,
+        num_blocks=front.num_blocks,
+        interpolation=front.interpolation,
+        antialias=config.antialias,
+    )
+
+
+def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
+    """What stands in front of the network: (B, in_channels, H, W) → (B, in_channels, size, size).
+
+    Raises:
+        FileNotFoundError, ValueError: the resizer's file cannot be read, or does not fit the images.
+    """
+    if front.kind == "fixed":
+        return Resize(config.size, interpolation=front.interpolation, antialias=config.antialias)
+    if front.kind == "file":
+        assert front.file is not None
+        resizer, found = load_resizer(Path(front.file))
+        if found.in_channels != in_channels:
+            raise ValueError(
+                f"resizer: got {front.file} for images of {found.in_channels} channels; expected {in_channels}"
+            )
+        resizer.size = (config.size, config.size)
+        return resizer
+    arguments = resizer_config(config, front, in_channels).arguments()
+    learned: nn.Module = FusedResizer(**arguments, zero_init=config.zero_init)
+    if front.kind == "blind":
+        learned = BlindResizer(learned, config.size, config.baseline, config.antialias)
+    return learned
+
+
+def check_normalisation(config: RunConfig, resizer: ResizerConfig) -> None:
+    """Raises ValueError where a run normalises images otherwise than those that its transferred resizer was trained on.
+
+    Args:
+        config: of the run.
+        resizer: the arguments in the resizer's file.
+    """
+    run, file = (config.mean, config.std) if config.normalize else (None, None), (resizer.mean, resizer.std)
+    if [*map(_float32, run)] != [*map(_float32, file)]:
+        raise ValueError(
+            f"normalize, mean, std: got {_shown(*run)}; expected {_shown(*file)}, as {config.resizer} was trained with"
+        )
+
+
+def _float32(values: Sequence[float] | None) -> list[float] | None:
+    """As a file that ``save_pretrained`` wrote has them."""
+    return None if values is None else torch.tensor(values, dtype=torch.float32).tolist()
+
+
+def _shown(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
+    if mean is None or std is None:
+        return "normalize False"
+    terms = (", ".join(f"{value:g}" for value in values) for values in (mean, std))
+    return "normalize True, mean {}, std {}".format(*terms)
+
+
+def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs: int) -> tuple[nn.Module, nn.Module]:
+    """The resizer and the network of a stage, freshly initialised.
+
+    Determinism: for a seed, the network starts from the same weights in every arm, and the learned and the
+    blind resizer from the same weights. The caller's random state is left as it was.
+
+    Pretrained weights are not fetched for a network that starts from another stage's.
+    """
+    pretrained = config.pretrained and stage.start is None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.seed)
+        network = build_network(config.model, in_channels, num_outputs, pretrained)
+        torch.manual_seed(stage.seed)
+        resizer = build_front(config, stage.front, in_channels)
+    return resizer, network
+
+
+def build_kept(
+    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, resizer: Path
+) -> tuple[nn.Module, nn.Module]:
+    """The models of a stage that has ended, for the weights that are kept of it.
+
+    Nothing outside the run is needed: no file of a transferred resizer, and no pretrained weights.
+
+    Args:
+        resizer: the learned resizer's file, among what is kept of the stage.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    front = stage.front
+    if front.kind in ("learned", "file"):
+        with reading(resizer, remedy(resizer.parent)):
+            load_resizer(resizer)
+        front = replace(front, kind="file", file=str(resizer))
+    return build_models(replace(stage, front=front), replace(config, pretrained=False), in_channels, num_outputs)
+
+
+def learned_part(resizer: nn.Module) -> nn.Module:
+    """The learned resizer itself, whose weights are kept: what a blind one feeds."""
+    return resizer.resizer if isinstance(resizer, BlindResizer) else resizer

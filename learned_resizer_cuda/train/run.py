@@ -1,0 +1,228 @@
+"""Runs every stage of a configuration, or what of it an interrupted call has left, and writes what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from ..atomic import atomic_bytes, remove_leftovers
+from ..damaged import DamagedFileError, reading
+from ..data.source import Source
+from ..data.unreadable import UnreadableLog
+from ..reference import Resizer
+from ..substitutes import printable
+from ..weights import ResizerConfig, StateMismatchError, WeightsFile, save_resizer
+from . import distributed
+from .config import RunConfig
+from .limits import check_length, check_machine
+from .loop import CHECKPOINT, METRICS, Fitted, fit
+from .models import build_front, build_kept, build_models, check_normalisation, learned_part
+from .networks import network_name
+from .progress import Watcher
+from .protocol import Stage, plan
+from .record import read_rows
+from .results import StageResult
+from .run_folder import STAGES, remedy
+
+RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
+LABELS = "labels"
+"""In a network's file: what its outputs stand for."""
+_RESULT_TYPES = {"steps": int, "batch_size": int, "cpu_seconds": float, "wall_seconds": float, "device": str}
+
+
+class Run:
+    """A configuration at work in its folder.
+
+    A stage that has ended is told by its result.json, which is written last: it is not trained again. One that was
+    killed goes on from its last checkpoint. So the same configuration in the same folder ends with the
+    figures of a run that nothing disturbed, whenever it was killed and however often.
+
+    Args:
+        config: what to run.
+        folder: made, and locked by the first process (``RunFolder``).
+        watcher: told of progress, in the first process.
+
+    Raises:
+        DataError: the data cannot be trained on (see ``data.errors``).
+        ModuleNotFoundError, FileNotFoundError: what the built-in data needs is not installed.
+        FileNotFoundError, ValueError: the resizer to be transferred cannot be read, does not fit the images, or was
+            trained on images that were normalised otherwise.
+        DamagedFileError: a file of an earlier call cannot be read.
+        ValueError: this machine cannot do it (see ``limits``).
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, watcher: Watcher | None = None) -> None:
+        check_machine(config)
+        self.config, self.folder = config, folder
+        self.first = distributed.rank() == 0
+        self.watcher = watcher if watcher is not None and self.first else Watcher()
+        self.watcher.doing("reading the data")
+        self.sources = {size: config.open_source(size) for size in config.input_size}
+        for source in self.sources.values():
+            for note in source.notes:
+                self.watcher.say(note)
+        self.unreadable = UnreadableLog(config.max_unreadable, folder / "unreadable.tsv" if self.first else None)
+        self.batch_sizes = self._batch_sizes()
+        per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
+        check_length(config, per_epoch)
+        self.stages = plan(config, per_epoch.__getitem__)
+        network_name(config.model)
+        for stage in self.stages:
+            if stage.front.kind == "file" and not (self.stage_folder(stage.key) / RESULT).is_file():
+                # Wrong, it is to be told of before the baseline has been trained for hours.
+                resizer = build_front(config, stage.front, self.source_of(stage).in_channels)
+                check_normalisation(config, ResizerConfig.of(cast(Resizer, resizer)))
+
+    def train_stages(self) -> list[StageResult]:
+        """Trains what is left to train.
+
+        Returns:
+            Results of all stages, in their order.
+
+        Raises:
+            NonFiniteLossError, TooManyUnreadableError: a training cannot go on; what has ended is kept.
+            DamagedFileError: a file of an earlier call cannot be read.
+            OSError: a file cannot be written; the next call goes on where this one had a checkpoint.
+        """
+        return [self._stage(stage) for stage in self.stages]
+
+    def source_of(self, stage: Stage | StageResult) -> Source:
+        return self.sources[stage.input_size]
+
+    def stage_folder(self, key: str) -> Path:
+        return self.folder / STAGES / key
+
+    def _stage(self, stage: Stage) -> StageResult:
+        folder = self.stage_folder(stage.key)
+        source = self.source_of(stage)
+        outputs = len(source.labels)
+        if (folder / RESULT).is_file():
+            if self.first:
+                (folder / CHECKPOINT).unlink(missing_ok=True)  # of a call that was killed just before this
+            kept = build_kept(stage, self.config, source.in_channels, outputs, folder / RESIZER)
+            result = self._load(stage, folder, kept)
+            self.watcher.found(result)
+            return result
+        fetched = self.config.pretrained and stage.start is None
+        self.watcher.doing(f"{'fetching the weights of' if fetched else 'building'} {self.config.model}")
+        models = build_models(stage, self.config, source.in_channels, outputs)
+        if stage.start_key is not None:
+            self._load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, source.labels)
+        if self.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+        self.watcher.start(stage)
+        batch_size = self.batch_sizes[stage.input_size]
+        fitted = fit(stage, self.config, source, batch_size, models, folder, self.unreadable, self.watcher)
+        if self.first:
+            self._keep(stage, folder, fitted, source.labels)
+        distributed.wait_for_all()
+        result = self._load(stage, folder, models)
+        self.watcher.finish(result)
+        return result
+
+    def _keep(self, stage: Stage, folder: Path, fitted: Fitted, labels: Sequence[str]) -> None:
+        save_weights(fitted.network, folder / NETWORK, labels)
+        if stage.front.is_learned:
+            resizer = learned_part(fitted.resizer)
+            notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
+            arguments = ResizerConfig.of(cast(Resizer, resizer))
+            if self.config.normalize:
+                # What the run did to the images outside of the resizer is a part of it for whoever uses the file
+                arguments = replace(arguments, mean=self.config.mean, std=self.config.std)
+            save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
+        values = {
+            "steps": stage.steps,
+            "batch_size": self.batch_sizes[stage.input_size],
+            "cpu_seconds": fitted.cpu_seconds,
+            "wall_seconds": fitted.wall_seconds,
+            "device": fitted.device,
+        }
+        atomic_bytes(folder / RESULT, (json.dumps(values, indent=2) + "\n").encode())
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _load(self, stage: Stage, folder: Path, models: tuple[nn.Module, nn.Module]) -> StageResult:
+        resizer, network = models
+        self._load_weights(network, folder / NETWORK, self.source_of(stage).labels)
+        if stage.front.is_learned:
+            self._load_weights(learned_part(resizer), folder / RESIZER)
+        with reading(folder / RESULT, remedy(folder)):
+            values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            if {name: type(value) for name, value in values.items()} != _RESULT_TYPES:
+                raise ValueError(f"expected {', '.join(_RESULT_TYPES)}")
+        with reading(folder / METRICS, remedy(folder)):
+            rows = read_rows(folder / METRICS)
+            if not rows or (rows[-1].split, rows[-1].step) != ("test", stage.steps):
+                raise ValueError("its last test is missing")
+        return StageResult(
+            arm=stage.arm,
+            seed=stage.seed,
+            input_size=stage.input_size,
+            rows=rows,
+            resizer=resizer.eval(),
+            network=network.eval(),
+            resizer_parameters=sum(parameter.numel() for parameter in resizer.parameters()),
+            **values,
+        )
+
+    def _load_weights(self, module: nn.Module, path: Path, labels: Sequence[str] | None = None) -> None:
+        try:
+            load_weights(module, path, labels)
+        except StateMismatchError:
+            raise DamagedFileError(f"{path} is of another configuration; {remedy(path.parent)}") from None
+
+    def _batch_sizes(self) -> dict[int, int]:
+        if isinstance(self.config.batch_size, int):
+            return dict.fromkeys(self.config.input_size, self.config.batch_size)
+        # Found once, and kept: a run that goes on, and the other processes, train with the same batches.
+        path = self.folder / "batch-sizes.json"
+        if self.first and not path.exists():
+            from .auto_batch import fitted_batch_size
+
+            found = {
+                size: fitted_batch_size(self.config, source, self.watcher) for size, source in self.sources.items()
+            }
+            atomic_bytes(path, json.dumps(found).encode())
+        distributed.wait_for_all()
+        with reading(path, "delete it, then the same command tries batch sizes again"):
+            sizes = {int(size): int(batch) for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
+            world = self.config.devices * self.config.nodes
+            if sizes.keys() != {*self.config.input_size} or any(b < 2 or b % world for b in sizes.values()):
+                raise ValueError("expected a batch size for each input size")
+        for size, batch in sizes.items():
+            self.watcher.say(f"batch size at {size}×{size}: {batch}")
+        return sizes
+
+
+def save_weights(module: nn.Module, path: Path, labels: Sequence[str]) -> None:
+    """Writes a state dict as safetensors, whole or not at all, with the names of the outputs."""
+    from safetensors.torch import save
+
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    atomic_bytes(path, save(state, {LABELS: json.dumps(list(labels))}))
+
+
+def load_weights(module: nn.Module, path: Path, labels: Sequence[str] | None = None) -> None:
+    """Reads what ``save_weights`` or ``save_resizer`` wrote.
+
+    Raises:
+        DamagedFileError: the file cannot be read.
+        ValueError: it is of other outputs than ``labels``.
+        StateMismatchError: it is of another module.
+    """
+    with reading(path, remedy(path.parent)):
+        file = WeightsFile(path)
+        trained = list(json.loads(file.notes[LABELS])) if LABELS in file.notes else None
+    if labels is not None and trained is not None and trained != list(labels):
+        # As many others would load, and be wrong without a sign of it.
+        changed = sorted({*trained} ^ {*labels}) or list(labels)
+        raise ValueError(
+            f"data: got {len(labels)} classes or bins; expected the {len(trained)} that {path} was trained for; they "
+            f"differ in {', '.join(changed[:5])}"
+        )
+    module.load_state_dict(file.read(module.state_dict()))

@@ -1,0 +1,92 @@
+"""benchmarks/floor/tensor.py: the counts from the disassembly agree with what the shapes say, without a GPU."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside the tests")
+
+from benchmarks.floor import disassembly, tensor, tensor_kernels
+
+
+def needs_disassembly() -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("needs nvcc")
+    try:
+        disassembly.disassembler()
+    except (FileNotFoundError, ImportError) as missing:
+        pytest.skip(f"needs nvdisasm: {missing}")
+
+
+# The one that compiles fastest; the others are slow.
+ALL = [(case.name, case.arithmetic) for case in tensor_kernels.cases()]
+QUICK = ("trunk block", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("name", "arithmetic"), [pytest.param(*key, marks=[] if key == QUICK else [pytest.mark.slow]) for key in ALL]
+)
+def test_matrix_products_are_those_of_the_shapes(name: str, arithmetic: str) -> None:
+    """Every product that the shapes need is in the disassembly, in loops whose trip counts are known, and no other."""
+    needs_disassembly()
+    case = next(c for c in tensor_kernels.cases([arithmetic]) if c.name == name)
+    row = tensor.measure(case, "90")
+    assert row.mma == pytest.approx(case.mma, rel=1e-9)
+    times = row.microseconds()
+    assert all(time > 0.0 for time in times.values())
+    assert sum(row.issued.values()) > row.mma
+
+
+def test_stem_needs_thirty_products_for_sixteen_pixels() -> None:
+    """7 kernel rows of 2 steps and the 1x1's one, by 2 column tiles; the rest is columns and rows of a tile's edge."""
+    case = next(c for c in tensor_kernels.cases(["bfloat16"]) if c.name.startswith("stem with"))
+    assert 30.0 <= case.mma * 16 / case.pixels < 30.0 * 1.1
+
+
+def test_stem_plan_is_the_planners() -> None:
+    """What tensor_kernels.py works out for the stem is what the native module plans."""
+    from learned_resizer_cuda.kernels import native
+    from learned_resizer_cuda.kernels.resample import axis_arguments
+    from learned_resizer_cuda.ops.bands import get_bands
+
+    try:
+        module = native.load()
+    except native.NativeUnavailable as missing:
+        pytest.skip(str(missing))
+    axis = axis_arguments(get_bands(448, 224, None, "bilinear", True))
+    planned = module.plan_stem(batch=64, multiprocessors=132, rows=axis, columns=axis)
+    plan = tensor_kernels.stem_plan()
+    assert plan.blocks == planned.blocks
+    assert sum(plan.rows) >= 448
+    assert plan.warps * 16 * plan.tiles >= 448
+
+
+LOOP = """
+.section .text.kernel,"ax",@progbits
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_1:
+        //## File "/x/fragment.cuh", line 3 inlined at "/x/conv.cuh", line 9
+        //## File "/x/conv.cuh", line 9
+        /*0010*/                   HMMA.16816.F32.BF16 R4, R8, R2, R4 ;
+        /*0020*/              @!P0 BRA `(.L_x_2) ;
+        /*0030*/                   CALL.REL.NOINC `(.L_x_3) ;
+.L_x_2:
+        /*0040*/               @P1 BRA `(.L_x_1) ;
+        /*0050*/                   EXIT ;
+.L_x_3:
+        /*0060*/                   MUFU.RCP R0, R0 ;
+        /*0070*/                   RET.REL.NODEC R2 `(kernel) ;
+"""
+
+
+def test_loops_are_found_in_the_flow_graph() -> None:
+    """One loop around a branch; what only a call reaches is no part of the kernel's own flow."""
+    kernel = disassembly.parse(LOOP)["kernel"]
+    (loop,) = disassembly.loops(kernel)
+    inside = [item.opcode.split(".")[0] for item in kernel.instructions if item.block in loop.blocks]
+    assert inside == ["HMMA", "BRA", "CALL", "BRA"]
+    live = disassembly.reachable(kernel)
+    assert [item.opcode.split(".")[0] for item in kernel.instructions if item.block not in live] == ["MUFU", "RET"]
+    assert kernel.instructions[1].chain == (("fragment.cuh", 3), ("conv.cuh", 9))

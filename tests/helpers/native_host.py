@@ -1,0 +1,117 @@
+"""The native module on a machine without a GPU: the launchers of the package drive the kernels, run on the host.
+
+What a test with this fixture shows is that the bands, plans, strides, dtypes and argument orders that the package hands
+to the module, the module's bindings and launchers, the kernels, and the way their partial results are taken apart fit
+together. Only the CUDA runtime (``kernels/device.py``) and the Triton reductions are replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from learned_resizer_cuda.kernels import affine, conv, device, head, native, reduce, resample, stem, trunk
+from tests.helpers import kernels_host
+
+# As on an H100, so that the plans are the ones of a GPU.
+_MULTIPROCESSORS = 132
+_SHARED_MEMORY = 227 * 1024
+
+
+@cache
+def _module() -> ModuleType:
+    found = sorted((kernels_host.build() / "csrc" / "tests").glob("_C.*.so"))
+    if not found:
+        pytest.skip("needs Python's headers and pybind11 to build the native module for the host")
+    spec = importlib.util.spec_from_file_location("learned_resizer_host._C", found[0])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _merge_statistics(partials: Tensor) -> tuple[Tensor, Tensor]:
+    """``reduce.merge_statistics`` from its definition; the Triton kernel is tested against the same elsewhere."""
+    assert not partials.isnan().any(), "a block left partial results unwritten"
+    count, mean, m2 = partials.double().unbind(1)
+    total = count.sum(0)
+    center = (count * mean).sum(0) / total
+    return center.float(), ((m2 + count * (mean - center) ** 2).sum(0) / total).float()
+
+
+def _sum_rows(partials: Tensor) -> Tensor:
+    assert not partials.isnan().any(), "a block left partial results unwritten"
+    return partials.double().sum(0).float()
+
+
+@contextlib.contextmanager
+def native_on_host() -> Iterator[None]:
+    """Within, the launchers of ``learned_resizer_cuda.kernels`` take CPU tensors."""
+    module = _module()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "load", lambda: module)
+        patch.setattr(device, "place", lambda gpu: (0, 0))
+        patch.setattr(device, "current", lambda gpu: contextlib.nullcontext())
+        patch.setattr(device, "multiprocessors", lambda gpu: _MULTIPROCESSORS)
+        patch.setattr(device, "shared_memory", lambda gpu: _SHARED_MEMORY)
+        patch.setattr(device, "is_capturing", lambda: False)
+        patch.setattr(device, "outlive_launch", lambda tensor: None)
+        patch.setattr(reduce, "merge_statistics", _merge_statistics)
+        patch.setattr(reduce, "sum_rows", _sum_rows)
+        yield
+
+
+def _resample(image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
+    from learned_resizer_cuda.ops.bands import get_bands
+
+    scale_h, scale_w, interpolation, antialias = parameters
+    bands = [
+        get_bands(size, out, scale, interpolation, antialias, torch.float64, "cpu")
+        for size, out, scale in zip(image.shape[2:], (height, width), (scale_h, scale_w), strict=True)
+    ]
+    return resample.resample(image, *bands)
+
+
+@contextlib.contextmanager
+def native_ops_on_host(
+    around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Iterator[None]:
+    """Within, the ops run natively on CPU tensors, autograd and autocast around them as they are.
+
+    Args:
+        around: makes a context for what a launcher does inside an op.
+    """
+    kernels = {
+        "resample": _resample,
+        "stem": stem.stem,
+        "stem_backward": stem.stem_backward,
+        "affine": affine.affine,
+        "affine_backward": affine.affine_backward,
+        "conv": conv.conv,
+        "conv_backward": conv.conv_backward,
+        "head": head.head,
+        "head_backward": head.head_backward,
+        "trunk_block": trunk.trunk_block,
+        "trunk_tail": trunk.trunk_tail,
+    }
+    library = torch.library.Library("learned_resizer", "IMPL")
+    try:
+        for name, kernel in kernels.items():
+
+            def launcher(*args: Any, kernel: Callable[..., Any] = kernel) -> Any:
+                with around():
+                    return kernel(*args)
+
+            library.impl(name, launcher, "CPU", allow_override=True)
+        with native_on_host():
+            yield
+    finally:
+        library._destroy()

@@ -1,0 +1,93 @@
+"""Compiles csrc/core for GPUs: no kernel may spill a register or keep anything on a stack in local memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "csrc" / "core"
+SOURCES = sorted(CORE.glob("*/*.cu"))
+# What CMakeLists.txt builds a source for. One architecture by default, the others marked slow; so is the resample
+# kernel, whose 68 instances take as long as half of the rest.
+DEFAULT = "90"
+TENSOR = ("80", "90", "100", "120")
+_ALL = ("80", "86", "89", "90", "100", "120")
+ARCHITECTURES = {"affine": _ALL, "resample": _ALL}
+
+CASES = [
+    pytest.param(
+        source,
+        arch,
+        marks=[] if arch == DEFAULT and source.stem != "resample" else pytest.mark.slow,
+        id=f"{source.stem}-sm_{arch}",
+    )
+    for source in SOURCES
+    for arch in ARCHITECTURES.get(source.stem, TENSOR)
+]
+
+
+def _compile(nvcc: str, source: Path, arch: str, folder: Path) -> tuple[int, str]:
+    out = folder / f"{source.stem}_{arch}.cubin"
+    target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    done = subprocess.run(
+        [nvcc, "-std=c++17", "-O3", "-Xptxas=-v", target, f"-I{CORE}", "-cubin", source, "-o", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest) -> Iterator[Callable[[Path, str], tuple[int, str]]]:
+    """nvcc's outcome for a source and an architecture; what this run asks for is compiled side by side."""
+    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("needs nvcc")
+    wanted = [
+        (item.callspec.params["source"], item.callspec.params["arch"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == "test_no_kernel_spills"
+    ]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs: dict[tuple[Path, str], Future[tuple[int, str]]] = {
+            (source, arch): pool.submit(_compile, nvcc, source, arch, Path(folder)) for source, arch in wanted
+        }
+        yield lambda source, arch: jobs[source, arch].result()
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("source, arch", CASES)
+def test_no_kernel_spills(compiled: Callable[[Path, str], tuple[int, str]], source: Path, arch: str) -> None:
+    status, said = compiled(source, arch)
+    assert status == 0, said
+    found = re.findall(
+        rf"Compiling entry function '(\w+)' for 'sm_{arch}'.*?"
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        said,
+        re.DOTALL,
+    )
+    # A kernel that the pattern missed would not be looked at.
+    assert len(found) == said.count("Compiling entry function") > 0, said
+    bad = [kernel for kernel in found if kernel[1:4] != ("0", "0", "0")]
+    assert not bad, "\n".join(f"{name}: stack, spill stores, spill loads, registers {rest}" for name, *rest in bad)
+
+
+def test_every_architecture_that_is_built_is_compiled_here() -> None:
+    build = (ROOT / "CMakeLists.txt").read_text()
+    (listed,) = re.findall(r"foreach\(arch IN ITEMS ([\d ]+)\)", build)
+    assert tuple(listed.split()) == ARCHITECTURES["resample"]
+    (dropped,) = re.findall(r"list\(REMOVE_ITEM tensor_archs ([\d ]+)\)", build)
+    assert tuple(arch for arch in listed.split() if arch not in dropped.split()) == TENSOR
+    tensor = re.search(r"add_library\(learned_resizer_tensor STATIC(.*?)\)", build, re.DOTALL)
+    assert tensor is not None
+    assert set(re.findall(r"core/\w+/(\w+)\.cu\b", tensor[1])) == {s.stem for s in SOURCES} - set(ARCHITECTURES)

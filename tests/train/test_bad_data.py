@@ -1,0 +1,187 @@
+"""Bad data: each kind ends the command with one line that names what is wrong, and an error of its own in the library.
+
+`python -m tests.train.test_bad_data` prints them as a Markdown table.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
+
+from learned_resizer_cuda.cli.main import main as command_line
+from learned_resizer_cuda.data import errors
+from learned_resizer_cuda.train.config import RunConfig
+from learned_resizer_cuda.train.run import Run
+from tests.helpers.photo_folders import class_folder, save
+
+SHORT = (
+    *("train", "--model", "small_cnn", "--size", "8", "--input-size", "16", "--arms", "bilinear", "--steps", "6"),
+    *("--batch-size", "4", "--evaluations", "1", "--accelerator", "cpu"),
+)
+
+
+@dataclass(frozen=True)
+class Bad:
+    """What is done to good data, and how the command has to end."""
+
+    what: str
+    spoil: Callable[[Path], object]
+    error: type[errors.DataError]
+    words: tuple[str, ...]
+    code: int = 2
+    arguments: tuple[str, ...] = ()
+
+
+def _unreadable(data: Path) -> None:
+    for path in sorted(data.glob("train/*/*.png"))[:3]:
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def _scores(data: Path, *lines: str) -> None:
+    shutil.rmtree(data)
+    for number in range(8):
+        save(data / "images" / f"{number}.png", number)
+    (data / "scores.csv").write_text("\n".join(["image,1,2,3,split", *lines]) + "\n")
+
+
+GOOD = [f"{number}.png,1,2,1,{'val' if number > 5 else 'train'}" for number in range(8)]
+IQA = ("--task", "iqa")
+
+CASES = [
+    Bad(
+        "class folders differ between train and val",
+        lambda data: (data / "val/bee").rename(data / "val/wasp"),
+        errors.ClassMismatchError,
+        ("bee", "wasp"),
+    ),
+    Bad("no val folder", lambda data: shutil.rmtree(data / "val"), errors.EmptySplitError, ("val",)),
+    Bad(
+        "a class without images",
+        lambda data: [path.unlink() for path in (data / "train/ant").iterdir()],
+        errors.EmptySplitError,
+        ("ant",),
+    ),
+    Bad(
+        "a single class",
+        lambda data: [shutil.rmtree(data / split / "bee") for split in ("train", "val")],
+        errors.SingleClassError,
+        ("ant",),
+    ),
+    Bad(
+        "more unreadable images than the limit",
+        _unreadable,
+        errors.TooManyUnreadableError,
+        ("limit of 2", ".png"),
+        1,
+        ("--max-unreadable", "2"),
+    ),
+    Bad(
+        "a loss that is not finite",
+        lambda data: None,
+        errors.NonFiniteLossError,
+        ("the training loss is", "at step"),
+        1,
+        ("--learning-rate", "1e30", "--optimizer", "sgd", "--schedule", "constant", "--loss", "softmax"),
+    ),
+    Bad(
+        "an image without a row of scores",
+        lambda data: _scores(data, *GOOD[:-1]),
+        errors.MissingScoreError,
+        ("7.png",),
+        2,
+        IQA,
+    ),
+    Bad(
+        "a row that is no histogram",
+        lambda data: _scores(data, *GOOD[:-1], "7.png,1,-2,1,val"),
+        errors.ScoreFormatError,
+        ("scores.csv", "9"),
+        2,
+        IQA,
+    ),
+    Bad(
+        "no scores for validation",
+        lambda data: _scores(data, *(line.replace("val", "train") for line in GOOD)),
+        errors.EmptySplitError,
+        ("val",),
+        2,
+        IQA,
+    ),
+]
+
+
+def provoke(bad: Bad, folder: Path) -> tuple[int, str]:
+    """Exit code and error output of the command on spoilt data."""
+    data = class_folder(folder / "data", train=6, val=3)
+    bad.spoil(data)
+    printed = StringIO()
+    with redirect_stderr(printed), redirect_stdout(StringIO()):
+        try:
+            code = command_line([*SHORT, *bad.arguments, "--data", str(data), "--output", str(folder / "run")])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, printed.getvalue().strip()
+
+
+@pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.what)
+def test_bad_data(bad: Bad, tmp_path: Path) -> None:
+    code, printed = provoke(bad, tmp_path)
+    lines = [line for line in printed.splitlines() if "Warning" not in line and not line.startswith("  warnings")]
+    assert code == bad.code, printed
+    assert lines[-1].startswith("learned-resizer train: "), printed
+    for word in bad.words:
+        assert word in lines[-1], printed
+    # What can be seen before training leaves no folder behind.
+    assert (tmp_path / "run").exists() == (bad.code == 1)
+
+    # The library raises the error of that name.
+    with pytest.raises(bad.error):
+        given = {"data": str(tmp_path / "data"), "max_unreadable": 2, "model": "small_cnn", "size": 8}
+        if bad.code == 2:
+            Run(
+                RunConfig.make(given | {"input_size": (16,), "task": "iqa" if bad.arguments else "classification"}),
+                tmp_path,
+            )
+        else:
+            Run(RunConfig.load(tmp_path / "run/config.yaml"), tmp_path / "run").train_stages()
+
+
+def test_some_unreadable_images_are_skipped_and_named(tmp_path: Path) -> None:
+    def spoil(data: Path) -> None:
+        _unreadable(data)
+        (data / "val/ant/0.png").write_bytes(b"")
+
+    assert provoke(Bad("", spoil, errors.DataError, ()), tmp_path)[0] == 0
+    named = (tmp_path / "run/unreadable.tsv").read_text().splitlines()
+    assert len(named) == 4 and sum("val/ant/0.png" in line for line in named) == 1
+    assert "4 unreadable images were skipped" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.what)
+def test_the_page_tells_of_it(bad: Bad) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "experiments.md"
+    assert f"| {bad.what} | `{bad.error.__name__}` | {bad.code} | " in page.read_text(encoding="utf-8")
+
+
+def main() -> None:
+    """Print every case as a Markdown table."""
+    print("| data | error | exit code | message |\n|---|---|---:|---|")
+    for bad in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            code, printed = provoke(bad, Path(folder))
+            message = printed.splitlines()[-1].removeprefix("learned-resizer train: ").replace(f"{folder}/", "")
+            print(f"| {bad.what} | `{bad.error.__name__}` | {code} | {message} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

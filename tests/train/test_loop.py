@@ -1,0 +1,131 @@
+"""Corners of the training engine: what only shows with unusual settings, other processes, or at an odd moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
+
+from learned_resizer_cuda.cli.main import main
+from learned_resizer_cuda.train import run_folder
+from learned_resizer_cuda.train.checkpoint import RoundCheckpoint
+from learned_resizer_cuda.train.config import RunConfig
+from learned_resizer_cuda.train.models import build_kept, build_models
+from learned_resizer_cuda.train.protocol import plan
+from learned_resizer_cuda.train.run import load_weights, save_weights
+from learned_resizer_cuda.train.run_folder import CONFIG, LOCK, FolderInUseError, RunFolder, find_folder
+from learned_resizer_cuda.train.tasks import mean_score
+from learned_resizer_cuda.weights import ResizerConfig, save_resizer
+
+
+def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody has been killed here whose workers might hold it yet.
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
+    config = RunConfig.make({})
+    with RunFolder(tmp_path / "run", config) as held:
+        for _ in range(2):  # the first refused one must not open the door for the second
+            with pytest.raises(FolderInUseError):
+                RunFolder(held.path, config)
+        assert (held.path / LOCK).exists() and find_folder(config, tmp_path) != held.path
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_overwriting_needs_a_run(tmp_path: Path) -> None:
+    """A folder that is no run's is refused before anything in it is touched, by a message that helps."""
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "samples.png").write_text("mine, too")
+    with pytest.raises(FileExistsError, match=r"holds no run but notes\.txt; choose another folder, for only"):
+        RunFolder(tmp_path, RunConfig.make({}), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "samples.png"]
+    # What a clearing that was killed has left is a run's.
+    (tmp_path / "notes.txt").unlink()
+    with RunFolder(tmp_path, RunConfig.make({}), overwrite=True):
+        assert [path.name for path in tmp_path.iterdir() if path.name != LOCK] == [CONFIG]
+
+
+def test_a_date_is_a_seed() -> None:
+    """20,261,231 rounds a seed times 10¹² overflow the 64 bits that torch takes."""
+
+    class FakeTrainer:
+        current_epoch, global_rank = 3, 1
+
+    with torch.random.fork_rng(devices=[]):
+        RoundCheckpoint(Path("x"), 20_261_231).on_train_epoch_start(FakeTrainer(), None)  # type: ignore[arg-type]
+
+
+def test_mean_scores_keep_their_digits_in_mixed_precision() -> None:
+    histograms = torch.rand(100, 10, generator=torch.Generator().manual_seed(0)).softmax(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = mean_score(histograms)
+    assert scores.dtype == torch.float32 and len(scores.unique()) > 90
+    torch.testing.assert_close(scores, mean_score(histograms), rtol=0, atol=0)
+
+
+def test_the_fresh_resizer_is_like_the_transferred_one(tmp_path: Path) -> None:
+    file = tmp_path / "trained.safetensors"
+    arguments = ResizerConfig((8, 8), in_channels=1, num_filters=4, num_blocks=2, interpolation="bicubic")
+    trained = arguments.build()
+    save_resizer(trained, arguments, file)
+    config = RunConfig.make({"command": "transfer", "resizer": str(file)})
+    stages = {stage.arm: stage for stage in plan(config, lambda _: 10.0)}
+    given, fresh = (build_models(stages[arm], config, 1, 10)[0] for arm in ("transfer", "fresh"))
+    for resizer in (given, fresh):
+        assert ResizerConfig.of(resizer) == replace(arguments, size=(16, 16))  # type: ignore[arg-type]
+    weights = [module.state_dict()["conv1.weight"] for module in (trained, given, fresh)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+    # What is kept of an ended stage is enough to build it, with the file gone.
+    kept = tmp_path / "kept.safetensors"
+    file.rename(kept)
+    for arm in ("transfer", "fresh"):
+        again, _ = build_kept(stages[arm], config, 1, 10, kept)
+        assert ResizerConfig.of(again) == replace(arguments, size=(16, 16))  # type: ignore[arg-type]
+
+
+def test_weights_are_not_taken_for_other_classes(tmp_path: Path) -> None:
+    network = torch.nn.Linear(3, 2)
+    save_weights(network, tmp_path / "x", ["ant", "bee"])
+    load_weights(network, tmp_path / "x", ["ant", "bee"])
+    with pytest.raises(ValueError, match=r"data: got 2 classes or bins; expected the 2 .* differ in bee, cow"):
+        load_weights(network, tmp_path / "x", ["ant", "cow"])
+    with pytest.raises(ValueError, match="differ in bee, ant"):  # the same ones in another order
+        load_weights(network, tmp_path / "x", ["bee", "ant"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_devices_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that says so, and nothing left in the way of the next try."""
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--steps", "2", "--accelerator", "gpu", "--output", str(folder)])
+    assert end.value.code == 2
+    assert "learned-resizer train: No supported gpu backend found" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_torchrun_with_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--output", str(tmp_path / "run")])
+    assert end.value.code == 2
+    assert "devices: got 1 on 1 nodes; expected 2 in all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"scores": "AVA.txt"}, "scores: got AVA.txt; expected it with task iqa and a folder"),
+        ({"scores": "AVA.txt", "task": "iqa"}, "scores: got AVA.txt; expected it with task iqa and a folder"),
+        ({"extra_photographs": "more"}, "extra_photographs: got more; expected it with the built-in photographs"),
+    ],
+)
+def test_options_that_would_do_nothing(values: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RunConfig.make(values)
