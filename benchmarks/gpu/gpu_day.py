@@ -1,8 +1,8 @@
 """All there is to do on a machine with a GPU, in one command and under nine minutes.
 
-    python -m benchmarks.gpu.gpu_day                      # build, test, sanitize, bench
-    python -m benchmarks.gpu.gpu_day --parts bench --out results
-    python -m benchmarks.gpu.gpu_day --device cpu --quick --parts bench    # the same code, tiny, without a GPU
+    python benchmarks/gpu/gpu_day.py                      # build, test, sanitize, bench
+    python benchmarks/gpu/gpu_day.py --parts bench --out results
+    python benchmarks/gpu/gpu_day.py --device cpu --quick --parts bench    # the same code, tiny, without a GPU
 
 Each part runs in processes of its own, under a budget: what overruns is cut and said to be cut, and what a part has
 found by then is in the results, which are written again whenever there is more. Writes into the folder `--out`:

@@ -48,8 +48,8 @@ class FileSource:
     """``Source`` of batches from image files; subclasses list the files.
 
     Determinism: as for ``Source``. The order comes from ``order.stream``, the augmentation of an image from the seed
-    and its position in that stream. An unreadable training image is replaced by the next readable one in the list and its
-    target: always the same one, and mostly of the same class, since classes are sorted. An unreadable test image is
+    and its position in that stream. An unreadable training image is replaced by the next readable one in the list and
+    its target: always the same one, and mostly of the same class, since classes are sorted. An unreadable test image is
     left out.
 
     Args:
