@@ -11,10 +11,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "dense.h"
 #include "common/device.cuh"
-#include "resample_host.h"
+#include "dense.h"
 #include "resample/resample_plan.h"
+#include "resample_host.h"
 
 namespace learned_resizer::test {
 

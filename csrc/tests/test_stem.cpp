@@ -2,9 +2,9 @@
 
 #include <stdexcept>
 
-#include "stem_check.h"
+#include "stem/stem.cuh"
 #include "stem/stem_plan.h"
-#include "stem/stem_variants.h"
+#include "stem_check.h"
 
 namespace learned_resizer::test {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "trunk/trunk_variants.h"
+#include "trunk/trunk.cuh"
 
 namespace learned_resizer {
 namespace {

@@ -14,10 +14,11 @@
 // of blocks.
 #pragma once
 
-#include "conv/conv.h"
+#include "common/dispatch.h"
 #include "common/feature_map.cuh"
 #include "common/prologue.cuh"
 #include "common/statistics.cuh"
+#include "conv/conv.h"
 
 namespace learned_resizer {
 
@@ -306,6 +307,19 @@ conv_backward_kernel(const ConvParams p) {
         barrier();  // and free again
     }
     conv.finish(dw, sums, p.partials + block_index() * C::kElements);
+}
+
+// Calls launch(kernel, shared_bytes, rows of a tile) with the instance; false if it does not exist.
+template <class Launch>
+bool with_conv_kernel(ConvKernel kernel, Arithmetic arithmetic, int num_filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+        using Forward = Conv<M, n, ConvKernel::kForward>;
+        using Backward = Conv<M, n, ConvKernel::kBackward>;
+        if (kernel == ConvKernel::kForward)
+            launch(conv_kernel<M, n>, Forward::shared_bytes(), Forward::kHeight);
+        else
+            launch(conv_backward_kernel<M, n>, Backward::shared_bytes(), Backward::kHeight);
+    });
 }
 
 }  // namespace learned_resizer

@@ -17,9 +17,9 @@
 #pragma once
 
 #include "common/feature_map.cuh"
-#include "head/head.h"
 #include "common/pair_columns.cuh"
 #include "common/prologue.cuh"
+#include "head/head.h"
 
 namespace learned_resizer {
 

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "common/device.cuh"
+#include "common/dispatch.h"
 #include "resample/resample.h"
 #include "resample/resample_source.cuh"
 #include "resample/resample_taps.cuh"
@@ -394,6 +395,38 @@ template <class T, int K, Form F, bool kVectors>
 LR_KERNEL(kThreads)
 resample_kernel(const ResampleParams params) {
     Resample<T, K, F, kVectors>(params).run();
+}
+
+template <class T, int... kSlots, class Launch>
+bool with_resample_type(const PlanShape& plan, const Launch& launch) {
+    return dispatch<kSlots...>(plan.slots, [&](auto K) {
+        return dispatch<Form::kFold, Form::kGather>(plan.form, [&](auto F) {
+            if (plan.vectors)
+                launch(resample_kernel<T, K, F, true>);
+            else
+                launch(resample_kernel<T, K, F, false>);
+            return true;
+        });
+    });
+}
+
+// Calls launch(kernel) with the instance for `plan`; false if it does not exist.
+template <class Launch>
+bool with_resample_kernel(const PlanShape& plan, const Launch& launch) {
+    switch (plan.dtype) {
+        // float64 is for checks, not for speed: the planner always gives it eight slots.
+        case DType::kFloat64:
+            return with_resample_type<double, 8>(plan, launch);
+        case DType::kFloat32:
+            return with_resample_type<float, 2, 4, 6, 8>(plan, launch);
+        case DType::kFloat16:
+            return with_resample_type<Half, 2, 4, 6, 8>(plan, launch);
+        case DType::kBFloat16:
+            return with_resample_type<BFloat16, 2, 4, 6, 8>(plan, launch);
+        case DType::kUInt8:
+            return with_resample_type<uint8_t, 2, 4, 6, 8>(plan, launch);
+    }
+    return false;
 }
 
 }  // namespace learned_resizer

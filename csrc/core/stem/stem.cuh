@@ -15,6 +15,7 @@
 // Statistics count every pixel of the image once, in the item that owns it; each block merges what it has seen.
 #pragma once
 
+#include "common/dispatch.h"
 #include "common/statistics.cuh"
 #include "stem/stem_features.cuh"
 
@@ -242,6 +243,17 @@ stem_kernel(const StemParams p) {
     LaneMoments<n / 4> moments;
     for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item, moments);
     if (p.partials != nullptr) store_moments(moments, stem.rows, p.partials + block_index() * 3 * n);
+}
+
+// Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.
+template <class Launch>
+bool with_stem_kernel(const StemPlanShape& plan, Arithmetic arithmetic, int num_filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+        if (plan.slots == 2)
+            launch(stem_kernel<M, n, 2>, Stem<M, n, 2>::shared_bytes(plan));
+        else
+            launch(stem_kernel<M, n, kStemSlots>, Stem<M, n, kStemSlots>::shared_bytes(plan));
+    });
 }
 
 }  // namespace learned_resizer

@@ -12,6 +12,7 @@
 // row of partial results; their sum has a fixed order: bitwise reproducible for a given number of blocks.
 #pragma once
 
+#include "common/dispatch.h"
 #include "stem/stem_adjoint.cuh"
 #include "stem/stem_image_gradient.cuh"
 
@@ -207,6 +208,18 @@ stem_weights_kernel(const StemBackwardParams p) {
     StemWeightGradients<M, n> gradients(p);
     for (int64_t item = block_index(); item < p.items; item += block_count()) gradients.run_item(item);
     gradients.finish(p.partials + block_index() * stem_gradient_elements(n, p.image.channels));
+}
+
+// Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.
+template <class Launch>
+bool with_stem_backward_kernel(const StemBackwardParams& params, StemGradient gradient, Arithmetic arithmetic,
+                               int num_filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+        if (gradient == StemGradient::kWeights)
+            launch(stem_weights_kernel<M, n>, StemWeightGradients<M, n>::shared_bytes(params));
+        else
+            launch(stem_image_kernel<M, n>, StemImageGradient<M, n>::shared_bytes(params));
+    });
 }
 
 }  // namespace learned_resizer

@@ -13,6 +13,7 @@
 // the weights all four.
 #pragma once
 
+#include "common/dispatch.h"
 #include "common/feature_map.cuh"
 #include "common/pair_columns.cuh"
 #include "trunk/trunk.h"
@@ -327,6 +328,18 @@ trunk_kernel(const TrunkParams p) {
         else
             trunk.finish_block();
     }
+}
+
+// Calls launch(kernel) with the instance.
+template <class Launch>
+void with_trunk_kernel(TrunkKernel kernel, bool bfloat16, const Launch& launch) {
+    dispatch<TrunkKernel::kBlock, TrunkKernel::kTail>(kernel, [&](auto K) {
+        if (bfloat16)
+            launch(trunk_kernel<Arithmetic::kBFloat16, K>);
+        else
+            launch(trunk_kernel<Arithmetic::kFloat16, K>);
+        return true;
+    });
 }
 
 }  // namespace learned_resizer

@@ -1,4 +1,5 @@
-// The vocabulary of csrc/core/common/warp.cuh for a host compiler: what a warp does together is an exchange between fibers.
+// The vocabulary of csrc/core/common/warp.cuh for a host compiler: what a warp does together is an exchange between
+// fibers.
 #pragma once
 
 #include <cmath>
