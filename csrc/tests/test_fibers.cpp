@@ -1,4 +1,4 @@
-// The host's stand-in for a GPU must itself catch what it claims to catch. Usage: test_fibers
+// The errors that the host's stand-in for a GPU must catch. Usage: test_fibers
 // order|missed_barrier|other_barrier|missed_exchange|overrun|stack
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-// The last 7x7 convolution, to the C channels of the image, with what surrounds it.
+// The last 7x7 convolution, to the C channels of the image, with its prologue, bias and image skip.
 //
 //   forward   v = lrelu(scale t + shift [+ skip_scale u + skip_shift])
 //             result = W * v + bias + base                        (7x7, zero padding of v)

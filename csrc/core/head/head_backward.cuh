@@ -1,4 +1,4 @@
-// The adjoint of the head (head.cuh has the formulas).
+// The adjoint of the head (formulas in head.cuh).
 #pragma once
 
 #include "common/dispatch.h"

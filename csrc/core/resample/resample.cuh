@@ -225,7 +225,7 @@ struct Resample {
         int done = 0;       // output rows that have gone through the horizontal filter
         for (int chunk = begin; chunk < end; chunk += kChunkSteps) {
             const int count = end - chunk < kChunkSteps ? end - chunk : kChunkSteps;
-            barrier();  // nobody still reads the steps before
+            barrier();  // the steps before are free
             copy_to_shared(steps, program + chunk, count * static_cast<int>(sizeof(S)));
             barrier();
             LR_NO_UNROLL
@@ -368,7 +368,7 @@ struct Resample {
                 const int64_t window = tile_index * plan.pieces + piece;
                 const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
                 entry_count = planes * tile.entries_per_plane;
-                // Nobody still reads the tables of the window before: its last batch ended with a barrier.
+                // The tables of the window before are free: its last batch ended with a barrier.
                 copy_to_shared(weights, p.tables + plan.weight_table + window * weight_bytes(), weight_bytes());
                 const int64_t entry_bytes = round_up_16(sizeof(Entry) * plan.tile_entries);
                 copy_to_shared(entries, p.tables + plan.entry_table + window * entry_bytes,
