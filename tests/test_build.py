@@ -1,4 +1,4 @@
-"""The package's build: what it asks for, what it holds, and how it fails. Each build runs on a copy of the sources."""
+"""Requirements, contents and failures of the package's build. Each build runs on a copy of the sources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A copy of the sources, for builds that leave nothing behind in it."""
+    """A copy of the sources, for builds that leave it clean."""
     return copy_sources(tmp_path_factory.mktemp("source"))
 
 
@@ -58,7 +58,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def without_nvcc(folder: Path, **changes: str | None) -> dict[str, str]:
-    """Variables under which setup.py finds no nvcc: a PATH of links to the folders' other programs."""
+    """Variables that hide nvcc from setup.py: a PATH of links to all other programs."""
     hidden = folder / "bin"
     hidden.mkdir()
     for entry in os.environ["PATH"].split(os.pathsep):
@@ -84,7 +84,7 @@ def returned(result: subprocess.CompletedProcess[str]) -> list[str]:
     return result.stdout.rpartition("RESULT\n")[2].split()
 
 
-# --- what the sources promise ------------------------------------------------------------------------------
+# --- promises of the sources ------------------------------------------------------------------------------
 
 
 def test_native_code_includes_no_torch_and_the_core_no_python():
@@ -110,7 +110,7 @@ def test_formatters_are_pinned_alike_for_ci_and_pre_commit():
     assert pins[0] == pins[1]
 
 
-# --- what the build asks for -------------------------------------------------------------------------------
+# --- requirements of the build -------------------------------------------------------------------------------
 
 
 def requirements(source: Path, env: dict[str, str]) -> list[str]:
@@ -173,7 +173,7 @@ def test_bad_variables_are_named(source, variable, value, said):
     assert said in result.stderr
 
 
-# --- what it builds ----------------------------------------------------------------------------------------
+# --- contents of wheel and sdist ---------------------------------------------------------------------------
 
 
 def test_a_pure_wheel_holds_no_native_module_and_says_why(source, tmp_path):
@@ -225,7 +225,7 @@ def unpacked_sdist(source: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def sdist(source, tmp_path_factory) -> Path:
-    """The sdist, unpacked."""
+    """The unpacked sdist."""
     return unpacked_sdist(source, tmp_path_factory.mktemp("sdist"))
 
 
@@ -259,7 +259,7 @@ def test_a_missing_source_stops_the_configuration_of_the_host_tests(tmp_path, fi
     assert Path(file).name in result.stderr
 
 
-# --- how it fails ------------------------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------------
 
 
 def test_a_failed_compilation_fails_the_build_and_names_the_way_out(source, tmp_path):
@@ -287,7 +287,7 @@ def test_a_missing_compiler_fails_the_build_where_cuda_was_asked_for(source, tmp
 
 
 def configure(source: Path, build: Path, *, path: Path | None = None, **options: str | Path):
-    """Run cmake's configuration, with the programs in `path` before all others."""
+    """Configure with CMake, with `path` first on PATH."""
     import pybind11
 
     options = {"pybind11_DIR": pybind11.get_cmake_dir(), "Python_EXECUTABLE": sys.executable} | options

@@ -1,4 +1,4 @@
-"""Compiles csrc/core for GPUs: no kernel may spill a register or keep anything on a stack in local memory."""
+"""Registers of the compiled kernels: none may spill, or use a stack in local memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _compile(nvcc: str, source: Path, arch: str, folder: Path) -> tuple[int, str
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest) -> Iterator[Callable[[Path, str], tuple[int, str]]]:
-    """nvcc's outcome for a source and an architecture; what this run asks for is compiled side by side."""
+    """Nvcc's outcome for a source and an architecture; this run's cases are compiled in parallel."""
     nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("needs nvcc")
@@ -74,7 +74,7 @@ def test_no_kernel_spills(compiled: Callable[[Path, str], tuple[int, str]], sour
         said,
         re.DOTALL,
     )
-    # A kernel that the pattern missed would not be looked at.
+    # A kernel that the pattern misses would not be checked.
     assert len(found) == said.count("Compiling entry function") > 0, said
     bad = [kernel for kernel in found if kernel[1:4] != ("0", "0", "0")]
     assert not bad, "\n".join(f"{name}: stack, spill stores, spill loads, registers {rest}" for name, *rest in bad)
