@@ -35,7 +35,8 @@ CASES = [
 
 def _compile(nvcc: str, source: Path, arch: str, folder: Path) -> tuple[int, str]:
     out = folder / f"{source.stem}_{arch}.cubin"
-    target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    ptx = min((other for other in ARCHITECTURES if len(other) == len(arch)), key=int)  # as CMakeLists.txt has it
+    target = f"-gencode=arch=compute_{ptx},code=sm_{arch}"
     done = subprocess.run(
         [nvcc, "-std=c++17", "-O3", "-Xptxas=-v", target, f"-I{CORE}", "-cubin", source, "-o", out],
         stdout=subprocess.PIPE,
