@@ -1,14 +1,14 @@
-"""What makes the earth mover's distance train a small network: recipes, and the rank correlation each one comes to.
+"""Training recipes for the earth mover's distance, and the rank correlation of each.
 
 ``python -m benchmarks.experiments.emd_training [--seeds 1] [--recipes NAME ...]`` prints a Markdown table.
 Every recipe trains ``SmallCNN`` behind a bilinear resizer on the built-in photographs under graded distortions, on
-one core, and starts from the same weights and sees the same images; it differs from the first in what its name says.
+one core, from the same weights and on the same images; its name says how it differs from the first one.
 Columns:
 
 - PLCC, SRCC between mean predicted and mean target grade on photographs that training never sees, and the SRCC within
   each kind of distortion;
 - spread: standard deviation of the predicted mean grades, near 0 where the network predicts one histogram for all;
-- loss: the distance itself in the last twentieth of training, whatever was minimised, and on the test images;
+- loss: the distance in the last twentieth of training, whichever loss was minimised, and on the test images;
 - gradient: norms at the first layer and at the head, means over the first and the last twentieth of training.
 """
 
@@ -37,7 +37,7 @@ def squared(logits: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training. ``bias``: the head's starts at the logarithm of the mean histogram, else at torch's default."""
+    """One training. ``bias``: start the head's bias at the logarithm of the mean histogram, else torch's default."""
 
     name: str
     loss: Callable[[Tensor, Tensor], Tensor] = EMD
@@ -73,7 +73,7 @@ MEAN_HISTOGRAM = torch.stack([torch.from_numpy(grade_histogram(level)) for level
 
 
 def prepare(images: Tensor, recipe: Recipe) -> Tensor:
-    """Images as the network gets them."""
+    """The network's input."""
     unit = resize(images.float() / 255, recipe.size)
     return (unit - 0.45) / 0.25 if recipe.normalise else unit
 
@@ -90,7 +90,7 @@ def correlation(x: Tensor, y: Tensor) -> float:
 
 
 def measure(recipe: Recipe, source: QualityPhotographs, seed: int) -> list[str]:
-    """Trains by the recipe and returns its cells of the table."""
+    """Train by the recipe and return its cells of the table."""
     torch.manual_seed(seed)
     network = SmallCNN(3, len(MEAN_HISTOGRAM))
     if recipe.bias:

@@ -1,11 +1,11 @@
-"""The paper's experiments in small, as docs/experiments.md reports them: the very commands, and what is kept of them.
+"""The commands of docs/experiments.md, the paper's experiments at small scale, and their kept results.
 
     python -m benchmarks.experiments.paper                    # all of them, into runs/experiments: hours on two cores
     python -m benchmarks.experiments.paper --only iqa,transfer   # some of them
     python -m benchmarks.experiments.paper --only iqa --collect  # keep the results of a finished run, run nothing
 
-Each keeps the summary.json of its run as benchmarks/results/NAME.json, and pictures in docs/. A run that was
-interrupted goes on where it was. `python -m benchmarks.readme` fills the tables of the pages from the results.
+Each keeps the summary.json of its run as benchmarks/results/NAME.json, and pictures in docs/. An
+interrupted run is resumed. `python -m benchmarks.readme` fills the tables of the pages from the results.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arguments of `learned-resizer`, and which pictures of the run go to docs/ under which names.
+    """Arguments of `learned-resizer`, and pictures of the run with their names in docs/.
 
-    ``{runs}`` in an argument is the folder of the runs: one may start from what another has left.
+    ``{runs}`` in an argument is the folder of the runs: an experiment may start from the files of another.
     """
 
     arguments: tuple[str, ...]
     pictures: tuple[tuple[str, str], ...] = ()
 
 
-# A learning rate that shakes the weights, small batches, and a test every fifth of an epoch.
+# A learning rate high enough to make training unstable, small batches, and a test every fifth of an epoch.
 _SHAKEN = (
     *("train", "--arms", "learned", "--optimizer", "sgd", "--schedule", "constant", "--batch-size", "16"),
     *("--learning-rate", "0.05", "--fine-tune-learning-rate", "0.05"),
@@ -80,7 +80,7 @@ EXPERIMENTS = {
 
 
 def run(name: str, runs: Path) -> None:
-    """Runs an experiment, or goes on with it; nothing where it is finished."""
+    """Run or resume an experiment that is not complete."""
     if (runs / name / "summary.json").exists():
         return
     arguments = [argument.format(runs=runs) for argument in EXPERIMENTS[name].arguments]
@@ -90,9 +90,9 @@ def run(name: str, runs: Path) -> None:
 
 
 def collect(name: str, runs: Path) -> None:
-    """Keeps what the pages show of a finished run."""
+    """Keep the results and pictures of a finished run."""
     summary = json.loads((runs / name / "summary.json").read_text(encoding="utf-8"))
-    # Where the file lay, on the machine that it lay on, is nobody's business.
+    # Without the path on the machine that ran it.
     if summary["config"]["resizer"] is not None:
         summary["config"]["resizer"] = Path(summary["config"]["resizer"]).name
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -111,7 +111,7 @@ def accuracies(path: Path, split: str) -> list[tuple[float, float]]:
 
 
 def falls(points: Sequence[tuple[float, float]]) -> list[float]:
-    """By how much each test is below the best one before it; 0 where it is not."""
+    """How far each test is below the best one before it, at least 0."""
     best, found = 0.0, []
     for _, accuracy in points:
         found.append(max(0.0, best - accuracy))
@@ -120,7 +120,7 @@ def falls(points: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def save_stability(off: Path, on: Path) -> None:
-    """The same training tested with the running statistics, and with recalibrated ones; stability.png and .json.
+    """Plot and save one training, tested with running and with recalibrated statistics: stability.png and .json.
 
     Recalibration changes no weight: both runs train the same bits, so that the tests are of the same networks.
     """
@@ -128,7 +128,7 @@ def save_stability(off: Path, on: Path) -> None:
 
     trained = [accuracies(path, "train") for path in (off, on)]
     if trained[0] != trained[1]:
-        raise ValueError(f"{off} and {on} are not of the same training")
+        raise ValueError(f"{off} and {on} hold different trainings")
     figure = new_figure(9, 4.6)
     axes = figure.subplots()
     figures = {}
@@ -154,7 +154,7 @@ def save_stability(off: Path, on: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run experiments and keep their results."""
+    """Run the experiments and keep their results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments.paper", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help="names, separated by commas")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder of the runs")

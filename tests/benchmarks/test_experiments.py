@@ -1,4 +1,4 @@
-"""The experiments of docs/experiments.md: their commands are commands, and their results are what the pages hold."""
+"""The experiments of docs/experiments.md: valid commands, and results that the pages show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from learned_resizer_cuda.train.config import RunConfig
 
 
 def settings(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """The configuration that a command line makes; nothing is run."""
+    """The configuration of a command line, without running it."""
     found = []
 
     def collect(
@@ -36,7 +36,7 @@ def settings(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Run
 
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
 def test_results_are_of_the_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept was made by the very command that the file names."""
+    """The kept results have the settings of the command that the file names."""
     arguments = [argument.format(runs=Path("runs")) for argument in paper.EXPERIMENTS[name].arguments]
     config = settings((*arguments, "--accelerator", "cpu"), monkeypatch).as_dict()
     kept = json.loads((paper.RESULTS / f"{name}.json").read_text(encoding="utf-8"))["config"]
