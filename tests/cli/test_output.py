@@ -24,12 +24,12 @@ from rich.console import Console
 from learned_resizer_cuda.cli.heartbeat import Heartbeat
 from learned_resizer_cuda.cli.main import COMMANDS, main
 from learned_resizer_cuda.cli.progress import ProgressBars, ProgressLines, progress
-from learned_resizer_cuda.cli.streams import take_every_text
+from learned_resizer_cuda.cli.streams import forgiving_streams
 from learned_resizer_cuda.report.page import Table
 from learned_resizer_cuda.report.summary import ablation_table, arms_table, epochs_table, evaluation_table
 from learned_resizer_cuda.report.terminal import open_console, print_summary, print_table
 from learned_resizer_cuda.substitutes import ERRORS, printable
-from learned_resizer_cuda.train import run
+from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.evaluate import Evaluation
 from learned_resizer_cuda.train.protocol import Front, Stage
 from learned_resizer_cuda.train.results import Row, StageResult
@@ -139,11 +139,11 @@ def test_output_that_cannot_be_written(
 
 def test_a_failing_command_keeps_its_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stdout", stream(io.BufferedWriter(Broken(errno.ENOSPC))))
-    with pytest.raises(SystemExit) as end, take_every_text():
+    with pytest.raises(SystemExit) as end, forgiving_streams():
         print("something")
         raise SystemExit(143)
     assert end.value.code == 143
-    with pytest.raises(KeyError), take_every_text():
+    with pytest.raises(KeyError), forgiving_streams():
         print("something")
         raise KeyError
     assert capsys.readouterr().err == ""
@@ -192,7 +192,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for(monkeypatch: pytest.Monke
     thread.start()
     with open(target, "wb") as binary:
         monkeypatch.setattr(sys, "stdout", stream(binary))
-        with take_every_text():
+        with forgiving_streams():
             print("x" * 300_000)
         monkeypatch.undo()
     thread.join()
@@ -392,14 +392,14 @@ def test_train_through_a_pipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = class_folder(tmp_path / "data", train=6, val=3)
-    original = run.open_source
+    original = RunConfig.open_source
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.1)
         return original(*arguments)
 
     tests: list[int] = []
-    monkeypatch.setattr(run, "open_source", slow)
+    monkeypatch.setattr(RunConfig, "open_source", slow)
     monkeypatch.setattr(ProgressLines, "testing", lambda lines: tests.append(lines._step))
     monkeypatch.setattr(ProgressLines.__init__, "__defaults__", (0.01,))
     monkeypatch.setenv("COLUMNS", "20")

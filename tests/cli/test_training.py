@@ -204,16 +204,16 @@ def test_folder_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(folder_module, "PATIENCE", 0.0)
     one, other = RunConfig.make({}), RunConfig.make({"seeds": 3})
     with RunFolder(tmp_path / "a" / "run", one) as held:
-        assert not held.goes_on
+        assert not held.resuming
         with pytest.raises(FolderInUseError, match="another process works in"):
             RunFolder(held.path, one)
     (held.path / "notes.txt").write_text("mine")
     with RunFolder(held.path, one) as held:
-        assert held.goes_on
+        assert held.resuming
     with pytest.raises(FileExistsError, match=r"unfinished run of another configuration \(seeds 1 → 3\)"):
         RunFolder(held.path, other)
     with RunFolder(held.path, other, overwrite=True) as held:
-        assert not held.goes_on and (held.path / "notes.txt").read_text() == "mine"  # a stranger's file stays
+        assert not held.resuming and (held.path / "notes.txt").read_text() == "mine"  # a stranger's file stays
     with pytest.raises(NotADirectoryError, match="is a file"):
         RunFolder(held.path / "notes.txt", one)
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: checked, completed by what suits its data, kept in one file."""
+"""The configuration of a run: its checks, the settings of its data, and its file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from learned_resizer_cuda.train.config_file import read_yaml
         ("seed", -1, "seed: got -1; expected at least 0"),
         ("seed", True, "seed: got True; expected an integer"),
         ("batch_size", 1, "batch_size: got 1; expected at least 2"),
-        ("batch_size", "all", "batch_size: got 'all'; expected a number or auto"),
+        ("batch_size", "all", "batch_size: got 'all'; expected an integer or auto"),
         ("num_filters", 0, "num_filters: got 0"),
         ("num_filters", (16, 32), "num_filters: got 16, 32; expected one number"),
         ("num_blocks", -1, "num_blocks: got -1"),
@@ -33,16 +33,20 @@ from learned_resizer_cuda.train.config_file import read_yaml
         ("loss", "hinge", "loss: got 'hinge'; expected one of sigmoid, softmax"),
         ("loss", "emd", "loss: got 'emd'; expected sigmoid or softmax for task classification"),
         ("task", "segmentation", "task: got 'segmentation'; expected one of classification, iqa"),
-        ("data", "photographs", "data: got photographs; expected digits or a folder"),
+        ("data", "photographs", "data: got 'photographs'; expected digits or a folder"),
         ("label_smoothing", 1.0, "label_smoothing: got 1.0"),
-        ("label_smoothing", float("nan"), "label_smoothing: got nan"),
-        ("learning_rate", 0.0, "learning_rate: got 0.0"),
+        ("label_smoothing", float("nan"), "label_smoothing: got nan; expected a finite number"),
+        ("learning_rate", 0.0, "learning_rate: got 0.0; expected more than 0"),
         ("learning_rate", float("inf"), "learning_rate: got inf"),
         ("weight_decay", -1.0, "weight_decay: got -1.0"),
-        ("momentum", 1, "momentum: got 1; expected a number in [0, 1)"),
+        ("momentum", 1, "momentum: got 1; expected less than 1"),
         ("input_size", (8,), "input_size: got 8; expected at least size, 16"),
         ("epochs", 0, "epochs: got 0"),
-        ("std", (0.0,), "std: got 0.0; expected 1 positive"),
+        ("std", (0.0,), "std: got 0.0; expected more than 0"),
+        ("std", (1.0, 1.0), "std: got 1.0, 1.0; expected 1 positive numbers, as many as mean"),
+        ("num_workers", 2**64, "expected at most 18446744073709551615"),
+        ("scores", "a.csv", "scores: got 'a.csv'; expected it only with task iqa and a folder as data"),
+        ("extra_photographs", "a", "extra_photographs: got 'a'; expected it only with the built-in photographs"),
         ("devices", 3, "batch_size: got 64; expected a multiple of the 3 processes"),
         ("recalibrate_bn", "no", "recalibrate_bn: got 'no'; expected true or false"),
     ],

@@ -87,14 +87,22 @@ CASES: Sequence[Case] = [
         "devices: got 100000; expected at most",
     ),
     refused("a seed of 65 bits", of_file(f"seed: {2**64}"), f"seed: got {2**64}; expected at most {2**64 - 1}"),
-    refused("a last seed of 65 bits", of_file(f"seed: {2**64 - 1}\nseeds: 2"), "seeds: got 2 from seed 1844674407"),
+    refused(
+        "a last seed of 65 bits",
+        of_file(f"seed: {2**64 - 1}\nseeds: 2"),
+        "seeds: got 2; expected the last seed, from seed 1844674407",
+    ),
     refused("10¹² seeds", of_file("seeds: 1000000000000"), "seeds: got 1000000000000, which make"),
     refused(
         "160,000 resizers",
         of_file(f"num_filters: {[*range(1, 401)]}\nnum_blocks: {[*range(400)]}", "ablate"),
         "num_filters: got 400, which make 160,000 trainings",
     ),
-    refused("101 input sizes", of_file(f"input_size: {[*range(96, 197)]}"), "input_size: got 101 sizes"),
+    refused(
+        "101 input sizes",
+        of_file(f"input_size: {[*range(96, 197)]}"),
+        "input_size: got 96, 97, 98, 99, 100, 101, 102, 103 and 93 more; expected at most 100 sizes",
+    ),
     refused("10¹² steps", of_file("steps: 1000000000000"), "steps: got 1000000000000; expected at most 1000000000"),
     refused(
         "10³⁰⁰ epochs", of_data({"epochs": 1e300}), "epochs: got 1e+300, which makes 5e+300 steps; expected at most"
@@ -229,7 +237,7 @@ def test_evaluate_takes_fewer_workers(tmp_path: Path, monkeypatch: pytest.Monkey
     from learned_resizer_cuda.train import evaluate
 
     seen = []
-    monkeypatch.setattr(evaluate, "open_source", lambda config, size: seen.append(config) or SimpleNamespace())
+    monkeypatch.setattr(RunConfig, "open_source", lambda config, size: seen.append(config) or SimpleNamespace())
     monkeypatch.setattr(evaluate, "_test", lambda *arguments: None)
     RunConfig.make({"num_workers": 1000, "devices": 64, "batch_size": 64}).save(tmp_path / "config.yaml")
     result = tmp_path / "stages/bilinear-96-seed0/result.json"
