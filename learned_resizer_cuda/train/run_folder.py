@@ -35,6 +35,8 @@ class FolderInUseError(RuntimeError):
 class RunFolder:
     """A run's folder, locked until ``close`` or until the process ends in any way. A context manager.
 
+    Keep a reference: the lock of an object that is collected is released.
+
     Args:
         path: the folder; made if missing.
         config: the run.

@@ -16,9 +16,7 @@ from PIL import Image
 
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.data.digits import DigitsOnPhotographs
-from learned_resizer_cuda.train import run_folder as folder_module
 from learned_resizer_cuda.train.config import RunConfig
-from learned_resizer_cuda.train.run_folder import CONFIG, LOCK, SUMMARY, FolderInUseError, RunFolder, find_folder
 from learned_resizer_cuda.weights import load_resizer
 from tests.helpers.photo_folders import class_folder
 
@@ -179,13 +177,11 @@ def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) ->
 
 def test_default_folder_has_the_date(tmp_path: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command("train", *small, "--arms", "bilinear", "--batch-size", "auto") == 0
+    assert command("train", *small, "--arms", "bilinear") == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}", folder.name)
     # Lightning must not leave folders of its own
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    (size,) = json.loads((folder / "batch-sizes.json").read_text()).values()
-    assert size >= 2 and size & (size - 1) == 0  # a power of two that fitted
 
 
 def test_folder_in_use(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,40 +194,6 @@ def test_folder_in_use(tmp_path: Path, small: tuple[str, ...], capsys: pytest.Ca
     assert "bilinear" in (tmp_path / "summary.json").read_text()
     assert command("train", *arguments) == 2
     assert "holds a finished run" in capsys.readouterr().err
-
-
-def test_folder_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "PATIENCE", 0.0)
-    one, other = RunConfig.make({}), RunConfig.make({"seeds": 3})
-    with RunFolder(tmp_path / "a" / "run", one) as held:
-        assert not held.resuming
-        with pytest.raises(FolderInUseError, match="another process works in"):
-            RunFolder(held.path, one)
-    (held.path / "notes.txt").write_text("mine")
-    with RunFolder(held.path, one) as held:
-        assert held.resuming
-    with pytest.raises(FileExistsError, match=r"unfinished run of another configuration \(seeds 1 → 3\)"):
-        RunFolder(held.path, other)
-    with RunFolder(held.path, other, overwrite=True) as held:
-        assert not held.resuming and (held.path / "notes.txt").read_text() == "mine"  # a stranger's file stays
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        RunFolder(held.path / "notes.txt", one)
-
-
-def test_an_unfinished_run_is_found_again(tmp_path: Path) -> None:
-    one, other = RunConfig.make({}), RunConfig.make({"seeds": 3})
-    folder = find_folder(one, tmp_path)
-    held = RunFolder(folder, one)
-    assert find_folder(one, tmp_path) != folder  # somebody works in it
-    held.close()
-    assert find_folder(one, tmp_path) == folder
-    assert find_folder(other, tmp_path) != folder
-    (folder / SUMMARY).write_text("{}")
-    assert find_folder(one, tmp_path) != folder  # it is finished
-    (folder / SUMMARY).unlink()
-    (folder / CONFIG).write_text("steps: many")
-    assert find_folder(one, tmp_path) != folder
-    assert not (folder / LOCK).exists()
 
 
 @pytest.mark.parametrize(

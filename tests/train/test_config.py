@@ -45,8 +45,6 @@ from learned_resizer_cuda.train.config_file import read_yaml
         ("std", (0.0,), "std: got 0.0; expected more than 0"),
         ("std", (1.0, 1.0), "std: got 1.0, 1.0; expected 1 positive numbers, as many as mean"),
         ("num_workers", 2**64, "expected at most 18446744073709551615"),
-        ("scores", "a.csv", "scores: got 'a.csv'; expected it only with task iqa and a folder as data"),
-        ("extra_photographs", "a", "extra_photographs: got 'a'; expected it only with the built-in photographs"),
         ("devices", 3, "batch_size: got 64; expected a multiple of the 3 processes"),
         ("recalibrate_bn", "no", "recalibrate_bn: got 'no'; expected true or false"),
     ],

@@ -148,7 +148,8 @@ def automatic() -> Path:
     """An interrupted run that has found its batch size itself."""
     folder = shared() / "automatic"
     shutil.copytree(interrupted(), folder)
-    replace(RunConfig.load(folder / "config.yaml"), batch_size="auto").save(folder / "config.yaml")
+    config = replace(RunConfig.load(folder / "config.yaml"), batch_size="auto", accelerator="auto")
+    config.save(folder / "config.yaml")
     (folder / "batch-sizes.json").write_text('{"12": 4}')
     return folder
 
@@ -181,8 +182,11 @@ def damaged(name: str, spoil: Callable[[Path], object], start: Callable[[], Path
         held = contents(folder)
         if start is finished:
             code, printed = command("evaluate", folder / "run", "--accelerator", "cpu")
+        elif start is automatic:
+            with patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: 1):  # a CPU refuses auto
+                code, printed = train(folder / "run", "--batch-size", "auto", "--accelerator", "auto")
         else:
-            code, printed = train(folder / "run", *(("--batch-size", "auto") if start is automatic else ()))
+            code, printed = train(folder / "run")
         kept = "all of it" if contents(folder) == held else "something else"
         return Outcome(code, printed.splitlines()[-1], kept)
 
@@ -431,7 +435,7 @@ CASES: Sequence[Case] = [
         "stopped by SIGTERM; the same command resumes from here, in runs/20",
         "going on, the same bits",
     ),
-    Case("a link planted as the lock", _planted_link, 2, "output: FOLDER/run/.lock is a link; expected a file", "mine"),
+    Case("a link planted as the lock", _planted_link, 2, "output: FOLDER/run/.lock is a link; expected a lock", "mine"),
     Case(
         "a clock set back: the unfinished run goes on",
         _set_back,

@@ -123,7 +123,10 @@ def test_torchrun_with_another_number_of_processes(
     [
         ({"scores": "AVA.txt"}, "scores: got 'AVA.txt'; expected it only with task iqa and a folder"),
         ({"scores": "AVA.txt", "task": "iqa"}, "scores: got 'AVA.txt'; expected it only with task iqa and a folder"),
-        ({"extra_photographs": "more"}, "extra_photographs: got more; expected it with the built-in photographs"),
+        (
+            {"extra_photographs": "more"},
+            "extra_photographs: got 'more'; expected it only with the built-in",
+        ),
     ],
 )
 def test_options_that_would_do_nothing(values: dict[str, str], words: str) -> None:
