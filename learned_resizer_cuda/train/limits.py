@@ -36,8 +36,8 @@ def check_machine(config: RunConfig) -> None:
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     if config.batch_size == "auto" and not on_gpu:
         raise ValueError(
-            "batch_size: got auto on a CPU; expected a number of images. Sizes are tried until memory runs out: on a GPU "
-            "that is an error, but on a CPU the system would kill processes"
+            "batch_size: got auto on a CPU; expected a number of images. Sizes are tried until memory runs out; a GPU "
+            "reports that as an error, while on a CPU the system would kill processes"
         )
     if on_gpu:
         most, what = torch.cuda.device_count(), "the GPUs of this machine"

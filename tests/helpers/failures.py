@@ -23,8 +23,9 @@ import pytest
 from learned_resizer_cuda.shown import shorten
 
 MODULES = (
-    "test_resize_failures", "test_weights_failures", "test_config_failures", "test_train_failures", "test_output",
-)  # fmt: skip
+    *(f"cli.test_resize_{subject}" for subject in ("disks", "shared", "hostile", "stopped")),
+    *("test_weights_failures", "train.test_config_failures", "train.test_failures", "cli.test_output"),
+)
 """Test modules with a list ``CASES``, in the order of the table."""
 
 
