@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
@@ -100,8 +101,6 @@ class RunFolder:
         return True
 
     def _clear(self) -> None:
-        import shutil
-
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / STAGES, ignore_errors=True)
@@ -109,7 +108,7 @@ class RunFolder:
     def close(self) -> None:
         """Releases the lock and removes its file."""
         if self._lock is not None:
-            # While it is locked: whoever waits for it sees that it is gone, and makes a new one
+            # Unlinked while it is locked: a process that waits for it then sees that, and makes a new file
             with contextlib.suppress(OSError):
                 (self.path / LOCK).unlink(missing_ok=True)
             self._lock.release()
@@ -139,7 +138,7 @@ class RunFolder:
 
 
 def _lock(path: Path) -> FileLock:
-    """Locks a folder, which ``FileLock`` makes."""
+    """Locks a folder; ``FileLock`` makes it if it is missing."""
     lock = FileLock(path / LOCK, timeout=PATIENCE, poll_interval=0.1)
     while True:
         try:
@@ -219,7 +218,7 @@ def _busy(folder: Path) -> bool:
     try:
         with FileLock(lock, timeout=0):
             return False
-    except Timeout:
+    except (Timeout, PermissionError):  # another process's, or another user's
         return True
     except OSError:  # a link, or a folder in its place
         return False

@@ -249,14 +249,14 @@ def test_bad_files_are_named_and_the_rest_is_done(tmp_path: Path, capsys: pytest
     assert told["empty.gif"] == "empty file"
     assert told["broken.png"].startswith(("damaged", "not an image"))
     assert told["bomb.png"].startswith("too large: ") and "400000000 pixels" in told["bomb.png"]
-    assert told["moving.gif"] == "3 frames; only still images are handled"
+    assert told["moving.gif"] == "3 frames; expected a still image"
     assert told["link.png"] == "No such file or directory"
 
 
 def test_lab_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.frombytes("LAB", (8, 8), bytes(192)).save(tmp_path / "a.tif")
     assert command(tmp_path / "a.tif", "--size", "4", "--output", tmp_path / "out") == 1
-    assert "mode LAB is not handled" in capsys.readouterr().err
+    assert "mode LAB is not supported" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", range(0, 700, 41))

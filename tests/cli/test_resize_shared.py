@@ -85,7 +85,7 @@ def _other_source(folder: Path) -> Outcome:
 def _case_alone(folder: Path) -> Outcome:
     photo(folder / "in/a.png")
     photo(folder / "in/A.PNG")
-    with mock.patch.object(picture_plan, "tells_case", lambda folder: False):
+    with mock.patch.object(picture_plan, "is_case_sensitive", lambda folder: False):
         code, answer = resized(folder / "in", "--output", folder / "out")
     return Outcome(code, answer, held(folder / "out"))
 
@@ -183,7 +183,7 @@ CASES = [
         _case_alone,
         2,
         "learned-resizer resize: IN: FOLDER/in/A.PNG and FOLDER/in/a.png would both become FOLDER/out/a.png, because "
-        "FOLDER/out does not tell upper case from lower",
+        "FOLDER/out ignores case",
         "nothing",
     ),
     Case(
