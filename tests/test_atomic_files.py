@@ -19,7 +19,7 @@ import torch
 pytest.importorskip("lightning", reason="checkpoints need the [train] extra")
 
 from learned_resizer_cuda import atomic
-from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, remove_leftovers, is_case_sensitive
+from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, is_case_sensitive, remove_leftovers
 from learned_resizer_cuda.train.checkpoint_io import AtomicCheckpointIO
 
 
