@@ -7,12 +7,14 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from ..atomic import atomic_bytes
+from ..data.image_view import AUGMENTS, FITS
 from ..data.open_source import open_source
 from ..data.source import Source
 from ..ops.bands import INTERPOLATIONS
@@ -20,17 +22,8 @@ from ..shown import shown
 from .config_file import read_yaml
 from .presets import preset
 
-COMMANDS = ("train", "transfer", "ablate")
-TASKS = ("classification", "iqa")
-FIXED = ("bilinear", "bicubic", "lanczos")
+FIXED = INTERPOLATIONS
 ARMS = (*FIXED, "learned", "blind", "control", "control-long")
-LOSSES = ("sigmoid", "softmax", "emd")
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("decay", "one-cycle", "constant")
-AUGMENTS = ("crop", "flip", "none")
-FITS = ("crop", "squash")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 BUILT_IN = {"classification": "digits", "iqa": "photographs"}
 """The data of each task unless a folder is given."""
 
@@ -43,17 +36,20 @@ _LARGEST_RESIZER = 4096
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def _option(default: Any, group: str, text: str, **bounds: Any) -> Any:
+def _option(group: str, default: Any, text: str, **bounds: Any) -> Any:
     """A field with its help on the command line, and the bounds of its value or, for a tuple, of each value.
 
     Args:
-        default: value of the field.
         group: section of the help; ``""`` for a field without an option.
+        default: value of the field.
         text: help.
         bounds: ``choices`` (the allowed values), ``least`` and ``most`` (inclusive), ``above`` and ``below``
             (exclusive).
     """
     return field(default=default, metadata={"group": group, "help": text, "bounds": bounds})
+
+
+_data, _network, _training, _device = (partial(_option, group) for group in ("Data", "Networks", "Training", "Devices"))
 
 
 @dataclass(frozen=True)
@@ -67,99 +63,80 @@ class RunConfig:
         TypeError, ValueError: naming the argument, its value and what was expected.
     """
 
-    command: str = _option("train", "", "Protocol of the run.", choices=COMMANDS)
-    task: str = _option("classification", "Data", "classification, or iqa: image quality assessment.", choices=TASKS)
-    data: str | None = _option(
+    command: str = _option("", "train", "Protocol of the run.", choices=("train", "transfer", "ablate"))
+    task: str = _data("classification", "classification, or iqa: image quality assessment.", choices=tuple(BUILT_IN))
+    data: str | None = _data(
         None,
-        "Data",
         "Folder of images: train/CLASS/… and val/CLASS/… to classify; for iqa, images with AVA.txt or scores.csv. "
         "Default: real images that come with the installed packages.",
     )
-    scores: str | None = _option(None, "Data", "AVA.txt or a CSV of histograms, if it is not in the folder.")
-    extra_photographs: str | None = _option(
-        None, "Data", "Folder of photographs to add to the built-in ones of --task iqa."
+    scores: str | None = _data(None, "AVA.txt or a CSV of histograms, if it is not in the folder.")
+    extra_photographs: str | None = _data(None, "Folder of photographs to add to the built-in ones of --task iqa.")
+    max_unreadable: int = _data(20, "Unreadable images to skip before the run stops.", least=0)
+    augment: str = _data(
+        "crop", "Augmentation of a folder's images: random crop and flip, flip only, or none.", choices=AUGMENTS
     )
-    max_unreadable: int = _option(20, "Data", "Unreadable images to skip before the run stops.", least=0)
-    augment: str = _option(
-        "crop", "Data", "Augmentation of a folder's images: random crop and flip, flip only, or none.", choices=AUGMENTS
-    )
-    fit: str = _option(
-        "crop", "Data", "How a folder's test images become square: centre crop, or squash.", choices=FITS
-    )
-    num_workers: int = _option(0, "Data", "Processes that read images; they do not change results.", least=0)
+    fit: str = _data("crop", "How a folder's test images become square: centre crop, or squash.", choices=FITS)
+    num_workers: int = _data(0, "Processes that read images; they do not change results.", least=0)
 
-    model: str = _option("resnet50", "Networks", "small_cnn, inception_v2, or any network of timm.")
-    pretrained: bool = _option(False, "Networks", "Start from timm's weights (needs a download).")
-    size: int = _option(
-        224, "Networks", "Side of the network's input images, in pixels.", least=1, most=_LARGEST_RESIZER
+    model: str = _network("resnet50", "small_cnn, inception_v2, or any network of timm.")
+    pretrained: bool = _network(False, "Start from timm's weights (needs a download).")
+    size: int = _network(224, "Side of the network's input images, in pixels.", least=1, most=_LARGEST_RESIZER)
+    input_size: tuple[int, ...] = _network((448,), "Side of the resizer's input images; several make a sweep.", least=1)
+    arms: tuple[str, ...] = _network(
+        ("bilinear", "bicubic", "learned", "blind", "control"), "Resizers to compare.", choices=ARMS
     )
-    input_size: tuple[int, ...] = _option(
-        (448,), "Networks", "Side of the resizer's input images; several make a sweep.", least=1
+    baseline: str = _network("bilinear", "Fixed filter whose trained network the other arms start from.", choices=FIXED)
+    interpolation: str = _network("bilinear", "Filter inside the learned resizer.", choices=FIXED)
+    antialias: bool = _network(True, "Widen every filter when shrinking; off as in the paper.")
+    num_filters: tuple[int, ...] = _network((16,), "Filters n of the learned resizer.", least=1, most=_LARGEST_RESIZER)
+    num_blocks: tuple[int, ...] = _network(
+        (1,), "Residual blocks r of the learned resizer.", least=0, most=_LARGEST_RESIZER
     )
-    arms: tuple[str, ...] = _option(
-        ("bilinear", "bicubic", "learned", "blind", "control"), "Networks", "Resizers to compare.", choices=ARMS
-    )
-    baseline: str = _option(
-        "bilinear", "Networks", "Fixed filter whose trained network the other arms start from.", choices=FIXED
-    )
-    interpolation: str = _option(
-        "bilinear", "Networks", "Filter inside the learned resizer.", choices=tuple(INTERPOLATIONS)
-    )
-    antialias: bool = _option(True, "Networks", "Widen every filter when shrinking; off as in the paper.")
-    num_filters: tuple[int, ...] = _option(
-        (16,), "Networks", "Filters n of the learned resizer.", least=1, most=_LARGEST_RESIZER
-    )
-    num_blocks: tuple[int, ...] = _option(
-        (1,), "Networks", "Residual blocks r of the learned resizer.", least=0, most=_LARGEST_RESIZER
-    )
-    zero_init: bool = _option(False, "Networks", "Start the learned resizer as exactly the fixed filter.")
-    resizer: str | None = _option(None, "Networks", "File of the trained resizer to transfer.")
-    normalize: bool = _option(False, "Networks", "Normalise images by mean and std before the resizer.")
-    mean: tuple[float, ...] = _option((0.485, 0.456, 0.406), "Networks", "Mean of each channel, for --normalize.")
-    std: tuple[float, ...] = _option(
-        (0.229, 0.224, 0.225), "Networks", "Standard deviation of each, for --normalize.", above=0
-    )
+    zero_init: bool = _network(False, "Start the learned resizer as exactly the fixed filter.")
+    resizer: str | None = _network(None, "File of the trained resizer to transfer.")
+    normalize: bool = _network(False, "Normalise images by mean and std before the resizer.")
+    mean: tuple[float, ...] = _network((0.485, 0.456, 0.406), "Mean of each channel, for --normalize.")
+    std: tuple[float, ...] = _network((0.229, 0.224, 0.225), "Standard deviation of each, for --normalize.", above=0)
 
-    loss: str = _option(
-        "sigmoid", "Training", "Cross-entropy over sigmoid or softmax outputs; emd for iqa.", choices=LOSSES
+    loss: str = _training(
+        "sigmoid", "Cross-entropy over sigmoid or softmax outputs; emd for iqa.", choices=("sigmoid", "softmax", "emd")
     )
-    label_smoothing: float = _option(
-        0.1, "Training", "Label smoothing of a cross-entropy, in [0, 1).", least=0, below=1
+    label_smoothing: float = _training(0.1, "Label smoothing of a cross-entropy, in [0, 1).", least=0, below=1)
+    optimizer: str = _training("sgd", "Optimiser.", choices=("sgd", "adamw"))
+    learning_rate: float = _training(0.05, "Learning rate from scratch; the peak of one-cycle.", above=0)
+    fine_tune_learning_rate: float = _training(0.005, "Learning rate of all training from a baseline.", above=0)
+    momentum: float = _training(0.9, "Momentum of SGD, in [0, 1).", least=0, below=1)
+    weight_decay: float = _training(1e-4, "Weight decay of either optimiser.", least=0)
+    schedule: str = _training("decay", "Schedule of the learning rate.", choices=("decay", "one-cycle", "constant"))
+    decay: float = _training(0.94, "Factor of the learning rate at each step of the schedule decay.", above=0)
+    decay_epochs: float = _training(2.0, "Epochs between two such steps.", above=0)
+    baseline_epochs: float = _training(30.0, "Epochs of a baseline.", above=0)
+    epochs: float = _training(30.0, "Epochs of joint training and of its control.", above=0)
+    steps: int | None = _training(
+        None, "Optimiser steps of each training, instead of epochs.", least=2, most=MOST_STEPS
     )
-    optimizer: str = _option("sgd", "Training", "Optimiser.", choices=OPTIMIZERS)
-    learning_rate: float = _option(0.05, "Training", "Learning rate from scratch; the peak of one-cycle.", above=0)
-    fine_tune_learning_rate: float = _option(
-        0.005, "Training", "Learning rate of all training from a baseline.", above=0
+    long_factor: int = _training(10, "How many times as long control-long trains as the control.", least=1)
+    batch_size: int | Literal["auto"] = _training(
+        64, "Images in a batch, over all devices; auto: as many as fit on a GPU.", least=2
     )
-    momentum: float = _option(0.9, "Training", "Momentum of SGD, in [0, 1).", least=0, below=1)
-    weight_decay: float = _option(1e-4, "Training", "Weight decay of either optimiser.", least=0)
-    schedule: str = _option("decay", "Training", "Schedule of the learning rate.", choices=SCHEDULES)
-    decay: float = _option(0.94, "Training", "Factor of the learning rate at each step of the schedule decay.", above=0)
-    decay_epochs: float = _option(2.0, "Training", "Epochs between two such steps.", above=0)
-    baseline_epochs: float = _option(30.0, "Training", "Epochs of a baseline.", above=0)
-    epochs: float = _option(30.0, "Training", "Epochs of joint training and of its control.", above=0)
-    steps: int | None = _option(
-        None, "Training", "Optimiser steps of each training, instead of epochs.", least=2, most=MOST_STEPS
+    evaluations: int | None = _training(
+        None, "Passes over the test images in each training. Default: one an epoch.", least=1
     )
-    long_factor: int = _option(10, "Training", "How many times as long control-long trains as the control.", least=1)
-    batch_size: int | Literal["auto"] = _option(
-        64, "Training", "Images in a batch, over all devices; auto: as many as fit on a GPU.", least=2
-    )
-    evaluations: int | None = _option(
-        None, "Training", "Passes over the test images in each training. Default: one an epoch.", least=1
-    )
-    recalibrate_bn: bool = _option(True, "Training", "Recompute batch norm statistics before each such pass.")
-    recalibration_batches: int = _option(10, "Training", "Training batches to recompute them from.", least=1)
-    seed: int = _option(0, "Training", "Seed of the first repetition.", least=0)
-    seeds: int = _option(1, "Training", "Repetitions, each with its own seed.", least=1)
+    recalibrate_bn: bool = _training(True, "Recompute batch norm statistics before each such pass.")
+    recalibration_batches: int = _training(10, "Training batches to recompute them from.", least=1)
+    seed: int = _training(0, "Seed of the first repetition.", least=0)
+    seeds: int = _training(1, "Repetitions, each with its own seed.", least=1)
 
-    accelerator: str = _option("auto", "Devices", "Where to train.", choices=ACCELERATORS)
-    devices: int = _option(1, "Devices", "Devices of each node, or processes on a CPU.", least=1)
-    nodes: int = _option(1, "Devices", "Nodes; run the same command on each, or use torchrun.", least=1)
-    precision: str = _option(
-        "32-true", "Devices", "Precision of the training; results are kept in 32 bits.", choices=PRECISIONS
+    accelerator: str = _device("auto", "Where to train.", choices=("auto", "cpu", "gpu", "cuda"))
+    devices: int = _device(1, "Devices of each node, or processes on a CPU.", least=1)
+    nodes: int = _device(1, "Nodes; run the same command on each, or use torchrun.", least=1)
+    precision: str = _device(
+        "32-true",
+        "Precision of the training; results are kept in 32 bits.",
+        choices=("32-true", "bf16-mixed", "16-mixed", "64-true"),
     )
-    checkpoint_steps: int = _option(500, "Devices", "Most steps between two checkpoints.", least=1)
+    checkpoint_steps: int = _device(500, "Most steps between two checkpoints.", least=1)
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -239,7 +216,7 @@ class RunConfig:
             if field_type(name) is float:
                 given[name] = _number(given[name])
         task = given.setdefault("task", "classification")
-        if not given.get("data") and task in TASKS:
+        if not given.get("data") and isinstance(task, str) and task in BUILT_IN:
             given["data"] = BUILT_IN[task]
         return cls(**preset(given) | given)
 
