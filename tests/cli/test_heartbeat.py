@@ -23,7 +23,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 
 def test_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goes on where the system's clock is set back, and ends with the body, whatever ends it."""
+    """It continues if the system's clock is set back, and ends with the body, also on an error."""
     said: list[str] = []
     monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * len(said))
     with pytest.raises(KeyError), Heartbeat(said.append, lambda: f"line {len(said)}", every=0.005):
@@ -44,7 +44,7 @@ def test_heartbeat_waits_its_time() -> None:
 
 
 def test_no_worker_is_forked_while_a_line_is_written() -> None:
-    """It would inherit the locks that the thread holds, of the output's buffer for instance, for ever."""
+    """A worker would inherit the locks that the thread holds, such as the output buffer's, for ever."""
     lock = threading.Lock()
 
     def say(text: str) -> None:

@@ -62,7 +62,7 @@ def test_train_through_a_pipe(
     assert tests == [0, 6]
     assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
 
-    # Progress of evaluate goes where it does not disturb what it prints.
+    # Progress of evaluate goes to standard error, and does not disturb the JSON
     errors = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", stream(errors))
     output.seek(0)
@@ -106,11 +106,11 @@ def test_train_whose_reader_goes_away(tmp_path: Path, monkeypatch: pytest.Monkey
     assert broken.writes < 0 and (tmp_path / "run/summary.json").is_file()
 
 
-# --- the table of tests/helpers/failures.py -----------------------------------------------------------------------
+# Cases for the table of tests/helpers/failures.py
 
 
 def _trained(folder: Path, out: io.TextIOBase, pattern: str) -> Outcome:
-    """Trains with that standard output, and shows the first line of it, without colours, that matches."""
+    """Trains with that standard output; the answer is its first line that matches, without colours."""
     data = class_folder(folder / "data", train=6, val=3)
     errors = io.StringIO()
     with mock.patch.multiple(sys, stdout=out, stderr=errors):

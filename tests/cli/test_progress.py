@@ -58,7 +58,7 @@ def test_bars_fit(width: int, encoding: str) -> None:
 
 
 def test_a_finished_stage_keeps_its_line() -> None:
-    """Above the bar that moves: bars of thirty stages would not fit the screen, and hide the last one."""
+    """It stays above the moving bar: bars of thirty stages would not fit the screen and would hide the last one."""
     for width in (40, 100):
         screen, lines = console(width)
         with ProgressBars(screen) as bars:
@@ -76,7 +76,7 @@ def test_a_finished_stage_keeps_its_line() -> None:
 
 
 def tables() -> list[Table]:
-    """All that are printed, with several seeds and input sizes."""
+    """All printed tables, with several seeds and input sizes."""
     results = []
     for size in (96, 128):
         for arm in ("bilinear", "r2-n32", "learned", "control-long"):
@@ -102,7 +102,7 @@ def test_tables_are_whole(width: int, encoding: str) -> None:
             assert " ".join(lines()).replace(" ", "").count(table.caption.replace(" ", "")) == 1
             if terminal:
                 assert width < 40 or all(len(line) <= width for line in lines())
-                # As a table where that fits, else each figure beside or below its heading.
+                # A table if it fits, otherwise each figure beside or below its heading
                 if any(line.startswith(("+", "┏")) for line in lines()):
                     assert any(whole(table.header, [line], encoding) for line in lines())
                 else:
@@ -113,7 +113,7 @@ def test_tables_are_whole(width: int, encoding: str) -> None:
 
 
 def test_sentences() -> None:
-    """Broken between words on a terminal, and one line each in a pipe."""
+    """They are wrapped between words on a terminal, and on one line each in a pipe."""
     summary = summary_of([result("bilinear", 0.5), result("learned", 0.5)])
     (gap,) = summary.gaps
     screen, lines = console(40)

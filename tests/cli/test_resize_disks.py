@@ -54,7 +54,7 @@ def _read_only_meanwhile(folder: Path) -> Outcome:
 
 
 class _OverQuota(atomic._Temporary):
-    """Stands for a file system with quotas, which cannot be had without a kernel that has them."""
+    """Stands in for a file system with quotas, which the kernel may lack."""
 
     def write(self, data: bytes) -> int:
         super().write(data[: len(data) // 2])
@@ -69,7 +69,7 @@ def _over_quota(folder: Path) -> Outcome:
 
 
 def _file_size_limit(folder: Path) -> Outcome:
-    """The system writes a part, and answers the next write with an error."""
+    """The system writes a part, and fails the next write."""
     photo(folder / "a.jpg", 200)
     said = folder / "said.txt"
 

@@ -75,12 +75,12 @@ def _changed_in_place(folder: Path) -> Outcome:
 
 
 def _many_pixels(folder: Path) -> Outcome:
-    """120 MB for Pillow, and as much as an array. Floats of all pixels took nine times that."""
+    """120 MB for Pillow and as much for the array. Floats of all pixels took nine times that."""
     (folder / "in").mkdir()
     Image.new("RGBA", (6000, 5000), (1, 2, 3, 128)).save(folder / "in/a.png", compress_level=1)
 
     def run() -> None:
-        # Large blocks go back to the system when they are freed, instead of where glibc finds it better at the time
+        # Return large blocks to the system as soon as they are freed, instead of when glibc decides
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmHWM")
@@ -203,7 +203,7 @@ def test_pictures_above_the_limit_of_what_is_opened_are_written(
 
 @pytest.mark.slow
 def test_a_hundred_thousand_files(tmp_path: Path) -> None:
-    """Two minutes and a half. Listing and checking, in place, take 1.3 s and 50 MB."""
+    """Takes two and a half minutes. Listing and checking, in place, take 1.3 s and 50 MB."""
     content = photo(tmp_path / "in/0.png", 12).read_bytes()
     for number in range(1, 100_000):
         (tmp_path / f"in/{number}.png").write_bytes(content)
@@ -221,5 +221,5 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
     assert (code, answer.splitlines()[-1].split(",")[0]) == (0, "100000 resized")
     assert times[0] - started < 2
     print(f"start {times[0] - started:.2f} s, {memory[1000]} kB at the thousandth file, {max(memory)} at most")
-    # From the thousandth file to the last: 1 % of what the process holds at all
+    # From the thousandth file to the last: 1 % of what the process holds in all
     assert max(memory[1000:]) - memory[1000] < 8000

@@ -62,7 +62,7 @@ def _same_names_at_once(folder: Path, *flags: str) -> Outcome:
 
 
 def _planted_link(folder: Path) -> Outcome:
-    """At every name that the temporary file of the code before had, and at the target's."""
+    """Links at the former names of the temporary file, and at the target's name."""
     victim = folder / "victim"
     victim.write_text("precious")
     photo(folder / "in/a.png")
@@ -91,8 +91,10 @@ def _case_alone(folder: Path) -> Outcome:
 
 
 def _network_answers_late(folder: Path, *flags: str) -> Outcome:
-    """NFS: the answer to the first request is lost, and that to the second says that there is nothing to be done.
-    No locks, no renameat2, and folders cannot be flushed."""
+    """NFS whose first answer is lost: the second one says that there is nothing to do.
+
+    Without locks and renameat2, and folders cannot be flushed.
+    """
     photo(folder / "in/a.png")
     replace, link, fsync = os.replace, os.link, os.fsync
 

@@ -34,7 +34,7 @@ def _signalled(number: int, folder: Path) -> Outcome:
 
 
 def _signalled_while_writing(folder: Path) -> Outcome:
-    """The picture at hand is finished, and counted."""
+    """The current picture is finished and counted."""
     for name in "abc":
         photo(folder / f"in/{name}.png")
     fsync = os.fsync
@@ -42,7 +42,7 @@ def _signalled_while_writing(folder: Path) -> Outcome:
     def flush(descriptor: int) -> None:
         fsync(descriptor)
         os.kill(os.getpid(), signal.SIGTERM)
-        # Asked again, the process would end at once
+        # A second signal would end the process at once
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     with mock.patch.object(os, "fsync", flush):

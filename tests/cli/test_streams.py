@@ -88,11 +88,11 @@ def test_closed_streams(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     with monkeypatch.context() as context:
         context.setattr(sys, "stderr", None)
         assert command("retrain") == 2
-    assert capsys.readouterr() == ("", "")  # what is meant for standard error does not go elsewhere
+    assert capsys.readouterr() == ("", "")  # standard error's output does not go elsewhere
 
 
 def test_a_closed_descriptor_and_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
-    """In the C locale. The first file that the command opens must not become its standard output."""
+    """In the C locale; the first file that the command opens must not become its standard output."""
     script = (
         "import os, sys\n"
         "from learned_resizer_cuda.cli.main import main\n"

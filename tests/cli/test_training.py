@@ -25,7 +25,7 @@ SHORT = ("--steps", "3", "--batch-size", "4", "--evaluations", "1", "--accelerat
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Options of a run on a few tiny images: what a test of the machinery needs."""
+    """Options of a run on a few tiny images."""
     data = class_folder(tmp_path_factory.mktemp("images"), train=6, val=8)
     network = ("--model", "small_cnn", "--size", "8", "--input-size", "16")
     return ("--data", str(data), *network, "--optimizer", "adamw", "--schedule", "one-cycle", *SHORT)
@@ -75,7 +75,7 @@ def test_train(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFix
         assert re.search(rf"{arm['arm']} +│ +{steps} │ +[\d.]+ ± [\d.]+ │", printed)
     for gap in summary["gaps"]:
         assert gap["sentence"] in printed
-    # The network that the others start from: before their first step, control is the trained baseline.
+    # The others start from the trained baseline, which control still is before its first step
     trained = [row for row in rows if row["arm"] == "bilinear" and row["split"] == "test" and row["step"] == "3"]
     untouched = [row for row in rows if row["arm"] == "control" and row["split"] == "test" and row["step"] == "0"]
     assert [row["loss"] for row in trained] == [row["loss"] for row in untouched]
@@ -87,7 +87,7 @@ def test_train(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFix
     report = (folder / "report.html").read_text()
     assert report.count("<img") == 3 and all(gap["sentence"] in report for gap in summary["gaps"])
 
-    # evaluate finds the figures of the run again, from the files alone
+    # evaluate reproduces the figures of the run from its files
     assert command("evaluate", folder, "--arms", "learned,control", "--accelerator", "cpu", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [(one["arm"], one["seed"]) for one in found] == [(a, s) for s in (0, 1) for a in ("learned", "control")]
@@ -128,7 +128,7 @@ def test_ablate(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFi
 
 
 def test_built_in_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --data: real images from the installed packages, with the settings that suit them."""
+    """Without --data: real images from the installed packages, with settings to suit them."""
     original = DigitsOnPhotographs.__init__
 
     def smaller(self: DigitsOnPhotographs, canvas: int = 96) -> None:
@@ -157,7 +157,7 @@ def test_image_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
 
 
 def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) -> None:
-    """--config takes any of the options, the command line wins over it, and --normalize reaches the resizer."""
+    """--config takes any option, the command line takes precedence, and --normalize reaches the resizer."""
     (tmp_path / "mine.yaml").write_text("seed: 7\nnormalize: true\narms: [bilinear]\nsteps: 2\n")
     folder = tmp_path / "run"
     options = ("--config", tmp_path / "mine.yaml", *small, "--input-size", "16,20", "--output", folder)
@@ -167,8 +167,8 @@ def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) ->
     assert (config.seed, config.steps) == (7, 3)
     summary = json.loads((folder / "summary.json").read_text())
     assert [(arm["arm"], arm["input_size"]) for arm in summary["arms"]] == [("bilinear", 16), ("bilinear", 20)]
-    assert not (folder / "resizer.safetensors").exists()  # nothing learned, so nothing to keep
-    # A run's own file repeats it: same figures.
+    assert not (folder / "resizer.safetensors").exists()  # no learned resizer, so none is saved
+    # A run's own config.yaml reproduces its figures
     again = tmp_path / "again"
     assert command("train", "--config", folder / "config.yaml", "--output", again) == 0
     values = [json.loads((path / "summary.json").read_text())["arms"] for path in (folder, again)]

@@ -1,4 +1,4 @@
-"""Shared by the tests of how `learned-resizer resize` fails: pictures, processes, and moments to interfere."""
+"""Tools for failure tests of `learned-resizer resize`: pictures, processes, and hooks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.helpers.image_files import pattern
 
 
 def photo(path: Path, side: int = 40, level: int | None = None) -> Path:
-    """A square picture; ``level``: of one grey, to be told from others."""
+    """Saves a square picture; with ``level``, of that single grey."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pattern(side, side) if level is None else np.full((side, side, 3), level, np.uint8)).save(path)
     return path
 
 
 def held(folder: Path) -> str:
-    """Every file in a folder, with its side in pixels, or that it is no picture."""
+    """Every file in a folder, with its size in pixels or that it is damaged."""
     return ", ".join(f"{name} {state(folder / name)}" for name in names(folder)) or "nothing"
 
 
@@ -51,14 +51,14 @@ def resized(*arguments: object, size: int = 20) -> tuple[int, str]:
 
 
 def forked(*bodies: Callable[[], object]) -> list[int]:
-    """Runs each in a process of its own, all at once; their exit codes."""
+    """Runs each body in its own process, all at once; returns their exit codes."""
     children = []
     for body in bodies:
         child = os.fork()
         if child == 0:
             code = 70
             try:
-                torch.set_num_threads(1)  # the threads of the process that was forked are not here, and waited for
+                torch.set_num_threads(1)  # a fork lacks the parent's threads, and would wait for them
                 body()
                 code = 0
             finally:
@@ -69,7 +69,7 @@ def forked(*bodies: Callable[[], object]) -> list[int]:
 
 @contextlib.contextmanager
 def before_encoding(act: Callable[[pictures.Picture], object]) -> Iterator[None]:
-    """Does something when a picture has been read and resized, and is not written yet."""
+    """Calls ``act`` after a picture has been read and resized, before it is written."""
     encode = pictures.encode_picture
 
     def encode_after(picture: pictures.Picture) -> bytes:
@@ -82,7 +82,7 @@ def before_encoding(act: Callable[[pictures.Picture], object]) -> Iterator[None]
 
 @contextlib.contextmanager
 def after_planning(act: Callable[[], object]) -> Iterator[None]:
-    """Does something when the files have been listed and checked, and none is read yet."""
+    """Calls ``act`` after the files have been listed and checked, before one is read."""
     check = picture_plan.check_targets
 
     def check_and_act(*arguments: Any) -> None:
@@ -94,12 +94,12 @@ def after_planning(act: Callable[[], object]) -> Iterator[None]:
 
 
 def fill(disk: Path, leave: int) -> None:
-    """Takes all space of a disk but so many bytes."""
+    """Fills a disk up to its last ``leave`` bytes."""
     status = os.statvfs(disk)
     (disk / ".filler").write_bytes(bytes(status.f_bavail * status.f_bsize - leave))
 
 
 def status(field: str) -> int:
-    """kB of a field of this process's status."""
+    """A field of this process's status, in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -1,4 +1,4 @@
-"""Terminals, pipes and disks to print to, and the command line in this process."""
+"""Streams for tests of output: terminals, pipes, full disks; and the command line in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTROLS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Broken(io.RawIOBase):
-    """Takes so many writes; then there is no space, or no reader."""
+    """A file on which writes fail with ``code`` after the first ``writes``."""
 
     def __init__(self, code: int, writes: int = 0) -> None:
         self.code, self.writes = code, writes
@@ -38,7 +38,7 @@ class Terminal(io.BytesIO):
 
 
 def stream(binary: Any, encoding: str = "utf-8") -> io.TextIOWrapper:
-    """As Python's own standard output: it raises where the encoding lacks a sign."""
+    """A stream like Python's standard output: it raises for characters that the encoding lacks."""
     return io.TextIOWrapper(binary, encoding, "strict")
 
 
@@ -51,7 +51,7 @@ def command(*arguments: object) -> int:
 
 
 def console(width: int, encoding: str = "utf-8", terminal: bool = True) -> tuple[Console, Callable[[], list[str]]]:
-    """A console of that width, and what gives the lines that are on it."""
+    """A console of that width, and a function that returns its lines."""
     file = io.TextIOWrapper(io.BytesIO(), encoding, ERRORS)
     made = Console(file=file, width=width, force_terminal=terminal, color_system=None, legacy_windows=False)
 

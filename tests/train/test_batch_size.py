@@ -1,5 +1,6 @@
 """`--batch-size auto`: the search on a pretended GPU, the step that it tries, and its refusal on a CPU."""
 
+import json
 import weakref
 from unittest import mock
 
@@ -12,6 +13,7 @@ from learned_resizer_cuda.train import batch_size
 from learned_resizer_cuda.train.batch_size import fitted_batch_size, largest_batch_size
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.progress import Watcher
+from learned_resizer_cuda.train.run import Run
 from tests.helpers.failures import command, names
 from tests.helpers.photo_folders import class_folder
 
@@ -31,7 +33,7 @@ def test_limit_below_the_least(limit):
 
 
 class Gpu:
-    """A GPU of ``total`` bytes whose allocator keeps what it had until its cache is emptied."""
+    """A GPU of ``total`` bytes whose allocator holds freed memory until its cache is emptied."""
 
     def __init__(self, monkeypatch, total):
         self.total, self.held, self.emptied = total, 0, 0
@@ -99,7 +101,7 @@ def values(tmp_path):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_costliest_stage_is_tried(monkeypatch, values, precision):
-    """One step for real, on the CPU; what it measures is not measured there."""
+    """One real step, on the CPU, of the stage whose batch is searched; nothing is measured."""
     config = RunConfig.make(values | {"arms": ("bilinear", "learned"), "precision": precision, "num_blocks": 2})
     tried, built = [], []
 
@@ -131,9 +133,22 @@ def test_each_process_needs_two_images(values):
         fitted_batch_size(config, config.open_source(16), Watcher(), torch.device("cpu"))
 
 
+def test_a_run_finds_its_batch_size_once(monkeypatch, tmp_path, values):
+    """A run that is resumed, and the other processes, train with the same batches."""
+    found = []
+    monkeypatch.setattr(batch_size, "fitted_batch_size", lambda *arguments: found.append(arguments) or 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = RunConfig.make(values | {"input_size": (16, 24)})
+    for _ in range(2):
+        assert Run(config, tmp_path).batch_sizes == {16: 4, 24: 4}
+        assert [source.input_size for _, source, _ in found] == [16, 24]
+    assert json.loads((tmp_path / "batch-sizes.json").read_text()) == {"16": 4, "24": 4}
+
+
 @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
 def test_auto_is_refused_on_a_cpu(tmp_path, values, accelerator):
-    """Before anything runs, and with nothing left behind."""
+    """Before anything runs, with exit code 2 and nothing left behind."""
     before = names(tmp_path)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     with mock.patch.object(torch.cuda, "is_available", lambda: accelerator == "cpu"):

@@ -69,7 +69,7 @@ def test_configuration_survives_its_file(tmp_path: Path) -> None:
     config = RunConfig.make({"arms": ("learned", "bicubic"), "seeds": 3, "weight_decay": 0.25, "loss": "sigmoid"})
     config.save(tmp_path / "config.yaml")
     assert RunConfig.load(tmp_path / "config.yaml") == config
-    # A part of a file is completed in the same way as options are.
+    # A file with some of the fields is completed in the same way as options
     (tmp_path / "part.yaml").write_text("seeds: 2\ninput_size: [96, 128]\nlearning_rate: 1e-4\n")
     part = RunConfig.load(tmp_path / "part.yaml")
     assert part.learning_rate == 1e-4
@@ -86,7 +86,7 @@ def test_bad_file(text: str, words: str, tmp_path: Path) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    """shared facts: sigmoid cross-entropy with smoothing 0.1, SGD with momentum 0.9, 0.05 from scratch and 0.005 for
+    """The paper's: sigmoid cross-entropy with smoothing 0.1, SGD with momentum 0.9, 0.05 from scratch and 0.005 for
     fine-tuning, times 0.94 every 2 epochs, n = 16, r = 1, 448 to 224."""
     config = RunConfig.make({"data": "somewhere"})
     assert (config.loss, config.label_smoothing) == ("sigmoid", 0.1)

@@ -47,15 +47,15 @@ def version1(most, used, inactive):
 @pytest.mark.parametrize(
     ("lines", "tree", "room"),
     [
-        # none, or none with a limit: the machine's
+        # no group, or none with a limit: the machine's
         ("", {}, 100 * MIB),
         ("0::/a/b\n", {"a/b": version2("max", 7, 0)}, 100 * MIB),
-        # the lowest one counts, wherever in the tree; file pages that can be dropped are room
+        # the lowest limit counts, anywhere in the tree; file pages that can be dropped count as free
         ("0::/a/b\n", {"a": version2(50 * MIB, 30 * MIB, 5 * MIB), "a/b": version2(90 * MIB, 9 * MIB, 0)}, 25 * MIB),
-        # a container sees its own group as the root, whatever the host calls it
+        # a container sees its own group as the root, whatever its name on the host
         ("0::/docker/1f\n", {".": version2(64 * MIB, 4 * MIB, 0)}, 60 * MIB),
         ("3:cpu:/a\n5:memory:/docker/1f\n", {"memory": version1(64 * MIB, 4 * MIB, 2 * MIB)}, 62 * MIB),
-        # version 1 writes a huge number where there is no limit
+        # version 1 shows a huge number if there is no limit
         ("5:hugetlb,memory:/a\n", {"memory/a": version1((1 << 63) - 4096, 4 * MIB, 0)}, 100 * MIB),
         # used up
         ("0::/\n", {".": version2(10 * MIB, 12 * MIB, 0)}, 0),

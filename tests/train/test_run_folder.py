@@ -40,7 +40,7 @@ def test_folder_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(FileExistsError, match=r"unfinished run of another configuration \(seeds 1 → 3\)"):
         RunFolder(held.path, other)
     with RunFolder(held.path, other, overwrite=True) as held:
-        assert not held.resuming and (held.path / "notes.txt").read_text() == "mine"  # a stranger's file stays
+        assert not held.resuming and (held.path / "notes.txt").read_text() == "mine"  # a file that is not a run's stays
     with pytest.raises(NotADirectoryError, match="is a file"):
         RunFolder(held.path / "notes.txt", one)
 
@@ -49,7 +49,7 @@ def test_an_unfinished_run_is_found_again(tmp_path: Path) -> None:
     one, other = RunConfig.make({}), RunConfig.make({"seeds": 3})
     folder = find_folder(one, tmp_path)
     held = RunFolder(folder, one)
-    assert find_folder(one, tmp_path) != folder  # somebody works in it
+    assert find_folder(one, tmp_path) != folder  # a process works in it
     held.close()
     assert find_folder(one, tmp_path) == folder
     assert find_folder(other, tmp_path) != folder
