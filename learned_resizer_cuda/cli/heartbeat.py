@@ -1,4 +1,4 @@
-"""A line every half minute from a command at work, where nobody sees a progress bar move."""
+"""A status line every half minute, for commands without a progress bar."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Callable
 from types import TracebackType
 
 _SAYING = threading.Lock()
-# Data loader workers are forked at any time, and a lock that the thread holds then would never be released in them, one
-# of the output's among them: so no fork comes while a line is written.
+# Data loader workers are forked at any time. A lock that the thread holds at that moment, such as the output's, would
+# never be released in them, so no fork happens while a line is written.
 os.register_at_fork(before=_SAYING.acquire, after_in_parent=_SAYING.release, after_in_child=_SAYING.release)
 
 
 class Heartbeat:
-    """Says what goes on, every so many seconds, from a thread of its own. A context manager.
+    """Context manager that prints the state of the body at intervals, from a thread.
 
     Args:
         say: prints a line; called in the thread.
-        state: what goes on, in one line; called in the thread.
-        every: seconds between two lines, by a clock that nobody sets.
+        state: returns the line; called in the thread.
+        every: seconds between two lines, by a monotonic clock.
     """
 
     def __init__(self, say: Callable[[str], object], state: Callable[[], str], every: float = 30.0) -> None:
         self._say, self._state, self._every = say, state, every
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -35,10 +35,10 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        # Not for ever: a reader that has stopped reading would keep the command from ending.
+        # With a timeout: a reader that has stopped reading must not keep the command from exiting.
         self._thread.join(timeout=5)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while not self._ended.wait(self._every):
             with _SAYING:
                 if not self._ended.is_set():

@@ -182,7 +182,7 @@ class Run:
         # Found once, and kept: a run that goes on, and the other processes, train with the same batches.
         path = self.folder / "batch-sizes.json"
         if self.first and not path.exists():
-            from .auto_batch import fitted_batch_size
+            from .batch_size import fitted_batch_size
 
             found = {
                 size: fitted_batch_size(self.config, source, self.watcher) for size, source in self.sources.items()

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
 from benchmarks.experiments import paper
-from learned_resizer_cuda.cli import ablate, train, transfer
+from learned_resizer_cuda.cli import training
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.cli.options import configuration
 from learned_resizer_cuda.train.config import RunConfig
@@ -26,8 +26,7 @@ def settings(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Run
     ) -> None:
         found.append(configuration(command, values, config))
 
-    for module in (ablate, train, transfer):
-        monkeypatch.setattr(module, "run_command", collect)
+    monkeypatch.setattr(training, "run_command", collect)
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert not end.value.code

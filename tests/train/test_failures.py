@@ -129,7 +129,7 @@ def same_bits(folder: Path) -> str:
 def again(folder: Path, *arguments: object) -> str:
     """The same command, and what it comes to."""
     code, printed = train(folder, *arguments)
-    if code or "going on with train" not in printed:
+    if code or "resuming train" not in printed:
         return printed
     left = [name for name in names(folder) if name.endswith((".part", ".ckpt", LOCK))]
     return f"{left} left" if left else same_bits(folder)
@@ -148,7 +148,8 @@ def automatic() -> Path:
     """An interrupted run that has found its batch size itself."""
     folder = shared() / "automatic"
     shutil.copytree(interrupted(), folder)
-    replace(RunConfig.load(folder / "config.yaml"), batch_size="auto").save(folder / "config.yaml")
+    config = replace(RunConfig.load(folder / "config.yaml"), batch_size="auto", accelerator="auto")
+    config.save(folder / "config.yaml")
     (folder / "batch-sizes.json").write_text('{"12": 4}')
     return folder
 
@@ -181,8 +182,11 @@ def damaged(name: str, spoil: Callable[[Path], object], start: Callable[[], Path
         held = contents(folder)
         if start is finished:
             code, printed = command("evaluate", folder / "run", "--accelerator", "cpu")
+        elif start is automatic:
+            with patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: 1):  # a CPU refuses auto
+                code, printed = train(folder / "run", "--batch-size", "auto", "--accelerator", "auto")
         else:
-            code, printed = train(folder / "run", *(("--batch-size", "auto") if start is automatic else ()))
+            code, printed = train(folder / "run")
         kept = "all of it" if contents(folder) == held else "something else"
         return Outcome(code, printed.splitlines()[-1], kept)
 
@@ -221,7 +225,7 @@ def full(what: str, options: str, name: str, more: str = "size=64m,nr_inodes=100
         )
 
     answer = (
-        f"cannot write FOLDER/disk/run/{name}: No space left on device; free some space, then the same command goes on"
+        f"cannot write FOLDER/disk/run/{name}: No space left on device; free some space, then the same command resumes"
     )
     return Case(what, act, 1, answer, "no temporary file; with more space the same bits", mounts=True)
 
@@ -262,7 +266,7 @@ def stopped(what: str, owner: Any, name: str, number: int, sent: signal.Signals,
         lines = [line for line in printed.splitlines() if "seed 0" not in line]  # progress bars
         return Outcome(code, "\n".join(lines), f"going on, {again(folder / 'run', *arguments)}")
 
-    answer = f"learned-resizer train: stopped by {told}; the same command goes on from here"
+    answer = f"learned-resizer train: stopped by {told}; the same command resumes from here"
     return Case(f"{told} {what}", act, 128 + sent, answer, "going on, the same bits")
 
 
@@ -352,7 +356,7 @@ def _chosen_folder(folder: Path) -> Outcome:
         with before(JointTraining, "training_step", 5, partial(signal.raise_signal, signal.SIGTERM)):
             code, printed = train(None)
         again, told = train(None)
-    assert again == 0 and "going on with train" in told and "in runs/" in told
+    assert again == 0 and "resuming train" in told and "in runs/" in told
     return Outcome(code, printed, f"going on, {same_bits(next((folder / 'runs').iterdir()))}")
 
 
@@ -421,17 +425,17 @@ CASES: Sequence[Case] = [
         "SIGTERM in a call that raises another error for it",
         _stopped_in_c,
         143,
-        "learned-resizer train: stopped by SIGTERM; the same command goes on from here",
+        "learned-resizer train: stopped by SIGTERM; the same command resumes from here",
         "going on, the same bits",
     ),
     Case(
         "SIGTERM in a folder that was chosen by the time",
         _chosen_folder,
         143,
-        "stopped by SIGTERM; the same command goes on from here, in runs/20",
+        "stopped by SIGTERM; the same command resumes from here, in runs/20",
         "going on, the same bits",
     ),
-    Case("a link planted as the lock", _planted_link, 2, "output: FOLDER/run/.lock is a link; expected a file", "mine"),
+    Case("a link planted as the lock", _planted_link, 2, "output: FOLDER/run/.lock is a link; expected a lock", "mine"),
     Case(
         "a clock set back: the unfinished run goes on",
         _set_back,
@@ -497,7 +501,8 @@ def test_a_lock_that_its_holder_takes_away_is_no_lock(tmp_path: Path, monkeypatc
         (tmp_path / "run" / LOCK).unlink()
         held.append(RunFolder(tmp_path / "run", config))
 
-    with before(fcntl, "flock", 1, end_and_start), pytest.raises(FolderInUseError):
+    # filelock's first call tries whether the file system has locks
+    with before(fcntl, "flock", 2, end_and_start), pytest.raises(FolderInUseError):
         RunFolder(tmp_path / "run", config)
     held[0].close()
 
@@ -551,7 +556,7 @@ def test_two_processes_end_together(sent: signal.Signals, to_all: bool, when: st
     (os.killpg if to_all else os.kill)(process.pid, sent)
     _, printed = process.communicate(timeout=60)
     told = "Ctrl-C" if sent is signal.SIGINT else sent.name
-    assert printed.splitlines() == [f"learned-resizer train: stopped by {told}; the same command goes on from here"]
+    assert printed.splitlines() == [f"learned-resizer train: stopped by {told}; the same command resumes from here"]
     assert process.returncode == 128 + sent
     assert others and not psutil.wait_procs(others, timeout=1)[1]
     assert not [name for name in names(tmp_path) if name.endswith((".part", LOCK))]
@@ -559,7 +564,7 @@ def test_two_processes_end_together(sent: signal.Signals, to_all: bool, when: st
     process = two_processes(tmp_path / "run")
     printed, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "going on with train" in printed or when == "start"
+    assert "resuming train" in printed or when == "start"
     for path in finished_by_two().glob("stages/*/*.safetensors"):
         one, other = load_file(path), load_file(tmp_path / "run" / path.relative_to(finished_by_two()))
         assert all(torch.equal(one[name], other[name]) for name in one)

@@ -38,7 +38,7 @@ def test_overwriting_needs_a_run(tmp_path: Path) -> None:
     """A folder that is no run's is refused before anything in it is touched, by a message that helps."""
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "samples.png").write_text("mine, too")
-    with pytest.raises(FileExistsError, match=r"holds no run but notes\.txt; choose another folder, for only"):
+    with pytest.raises(FileExistsError, match=r"holds no run but notes\.txt; choose another folder: only a"):
         RunFolder(tmp_path, RunConfig.make({}), overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "samples.png"]
     # What a clearing that was killed has left is a run's.
@@ -121,9 +121,12 @@ def test_torchrun_with_another_number_of_processes(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"scores": "AVA.txt"}, "scores: got AVA.txt; expected it with task iqa and a folder"),
-        ({"scores": "AVA.txt", "task": "iqa"}, "scores: got AVA.txt; expected it with task iqa and a folder"),
-        ({"extra_photographs": "more"}, "extra_photographs: got more; expected it with the built-in photographs"),
+        ({"scores": "AVA.txt"}, "scores: got 'AVA.txt'; expected it only with task iqa and a folder"),
+        ({"scores": "AVA.txt", "task": "iqa"}, "scores: got 'AVA.txt'; expected it only with task iqa and a folder"),
+        (
+            {"extra_photographs": "more"},
+            "extra_photographs: got 'more'; expected it only with the built-in",
+        ),
     ],
 )
 def test_options_that_would_do_nothing(values: dict[str, str], words: str) -> None:
