@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..report.terminal import print_line
 from ..substitutes import printable
-from ..train.progress import Watcher, clock, metric_of, stage_name
+from ..train.progress import Watcher, clock
 from ..train.protocol import Stage
 from ..train.results import Row, StageResult
 from .heartbeat import Heartbeat
@@ -56,7 +56,7 @@ class ProgressLines(Watcher):
 
     def start(self, stage: Stage) -> None:
         self._step, self._steps, self._testing, self._metric = 0, stage.steps, False, ""
-        self._name, self._since = stage_name(stage), time.monotonic()
+        self._name, self._since = stage.name, time.monotonic()
         self.say(f"{self._name}: starts, {stage.steps} steps")
 
     def step(self, step: int) -> None:
@@ -66,15 +66,15 @@ class ProgressLines(Watcher):
         self._testing = True
 
     def tested(self, row: Row) -> None:
-        self._metric, self._testing = metric_of(row), False
+        self._metric, self._testing = row.brief, False
 
     def finish(self, result: StageResult) -> None:
         took = clock(time.monotonic() - self._since)
         self.doing("going on to the next stage")
-        self.say(f"{stage_name(result)}: ends, {result.steps} steps, {metric_of(result.final)} ({took})")
+        self.say(f"{result.stage.name}: ends, {result.stage.steps} steps, {result.final.brief} ({took})")
 
     def found(self, result: StageResult) -> None:
-        self.say(f"{stage_name(result)}: has ended before, {result.steps} steps, {metric_of(result.final)}")
+        self.say(f"{result.stage.name}: has ended before, {result.stage.steps} steps, {result.final.brief}")
 
     def say(self, text: str) -> None:
         print_line(self._console, text)
@@ -109,7 +109,7 @@ class ProgressBars(Watcher):
     def start(self, stage: Stage) -> None:
         self._clear()
         self._stage = True
-        self._bars.add_task(stage_name(stage), total=stage.steps, metric="")
+        self._bars.add_task(stage.name, total=stage.steps, metric="")
 
     def step(self, step: int) -> None:
         self._update(completed=step)
@@ -118,16 +118,16 @@ class ProgressBars(Watcher):
         self._update(metric="testing")
 
     def tested(self, row: Row) -> None:
-        self._update(metric=metric_of(row))
+        self._update(metric=row.brief)
 
     def finish(self, result: StageResult) -> None:
-        self._update(completed=result.steps, metric=metric_of(result.final))
+        self._update(completed=result.stage.steps, metric=result.final.brief)
         self._keep()
 
     def found(self, result: StageResult) -> None:
         self._clear()
         self._bars.add_task(
-            stage_name(result), total=result.steps, completed=result.steps, metric=metric_of(result.final)
+            result.stage.name, total=result.stage.steps, completed=result.stage.steps, metric=result.final.brief
         )
         self._keep()
 

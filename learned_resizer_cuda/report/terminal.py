@@ -12,8 +12,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..substitutes import printable
-from .page import Table
 from .summary import Summary
+from .tables import Table
 
 
 def open_console(stderr: bool = False) -> Console:
@@ -56,9 +56,9 @@ def print_table(console: Console, table: Table) -> None:
     console.print(Segments(console.render(view, console.options.update(width=width))), soft_wrap=True)
 
 
-def print_summary(console: Console, summary: Summary) -> None:
-    """The tables of a run, and what its gaps mean."""
-    for table in summary.tables:
+def print_summary(console: Console, summary: Summary, tables: Sequence[Table]) -> None:
+    """Print the tables of a run, its verdicts and its notes."""
+    for table in tables:
         print_table(console, table)
     for line in [gap.sentence() for gap in summary.gaps] + summary.notes:
         console.print(Text(printable(line, console.encoding)), soft_wrap=not console.is_terminal)

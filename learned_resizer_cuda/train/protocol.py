@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 from .config import FIXED, RunConfig
@@ -52,18 +52,19 @@ class Stage:
     start: str | None = None
 
     @property
+    def name(self) -> str:
+        """The stage as messages name it."""
+        return f"{self.arm} {self.input_size}, seed {self.seed}"
+
+    @property
     def key(self) -> str:
-        """Name of its folder."""
-        return stage_key(self.arm, self.input_size, self.seed)
+        """Name of the stage's folder."""
+        return f"{self.arm}-{self.input_size}-seed{self.seed}"
 
     @property
     def start_key(self) -> str | None:
-        return None if self.start is None else stage_key(self.start, self.input_size, self.seed)
-
-
-def stage_key(arm: str, input_size: int, seed: int) -> str:
-    """Name of a stage's folder."""
-    return f"{arm}-{input_size}-seed{seed}"
+        """``key`` of the stage whose network this one starts from."""
+        return None if self.start is None else replace(self, arm=self.start).key
 
 
 def plan(config: RunConfig, steps_per_epoch: Callable[[int], float]) -> list[Stage]:
@@ -143,16 +144,11 @@ def _transfer(builder: _Builder) -> None:
     builder.control()
 
 
-def ablation_arm(num_blocks: int, num_filters: int) -> str:
-    """Name of the arm with r blocks and n filters."""
-    return f"r{num_blocks}-n{num_filters}"
-
-
 def _ablate(builder: _Builder) -> None:
     config = builder.config
     builder.baseline(config.baseline)
     for blocks, filters in product(config.num_blocks, config.num_filters):
-        builder.tune(ablation_arm(blocks, filters), builder.learned("learned", filters, blocks))
+        builder.tune(f"r{blocks}-n{filters}", builder.learned("learned", filters, blocks))
     builder.control()
 
 

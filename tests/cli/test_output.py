@@ -25,14 +25,13 @@ from learned_resizer_cuda.cli.heartbeat import Heartbeat
 from learned_resizer_cuda.cli.main import COMMANDS, main
 from learned_resizer_cuda.cli.progress import ProgressBars, ProgressLines, progress
 from learned_resizer_cuda.cli.streams import take_every_text
-from learned_resizer_cuda.report.page import Table
-from learned_resizer_cuda.report.summary import ablation_table, arms_table, epochs_table, evaluation_table
+from learned_resizer_cuda.report.tables import Table, ablation_table, arms_table, epochs_table, evaluation_table
 from learned_resizer_cuda.report.terminal import open_console, print_summary, print_table
 from learned_resizer_cuda.substitutes import ERRORS, printable
 from learned_resizer_cuda.train import run
 from learned_resizer_cuda.train.evaluate import Evaluation
 from learned_resizer_cuda.train.protocol import Front, Stage
-from learned_resizer_cuda.train.results import Row, StageResult
+from learned_resizer_cuda.train.results import ACCURACY, Row, StageResult
 from tests.helpers.failures import Case, Outcome
 from tests.helpers.photo_folders import class_folder
 from tests.report.test_summary import result, summary_of
@@ -261,7 +260,7 @@ def tables() -> list[Table]:
     summary = summary_of(results, input_size=(96, 128), seeds=2)
     tuned = [result("transfer", (0.1, 0.5, 0.8), steps=125), result("control", (0.4, 0.5, 0.6), steps=125)]
     found = [Evaluation("learned", seed, 96, 1.5 + seed, {"plcc": 0.9, "srcc": 0.8 - seed / 10}) for seed in (0, 1)]
-    return [arms_table(summary), ablation_table(summary), epochs_table(tuned), evaluation_table(found)]
+    return [arms_table(summary), ablation_table(summary), epochs_table(tuned, ACCURACY), evaluation_table(found)]
 
 
 def whole(cells: Sequence[str], lines: Sequence[str], encoding: str) -> bool:
@@ -294,12 +293,12 @@ def test_sentences() -> None:
     summary = summary_of([result("bilinear", 0.5), result("learned", 0.5)])
     (gap,) = summary.gaps
     screen, lines = console(40)
-    print_summary(screen, summary)
+    print_summary(screen, summary, [])
     assert all(len(line) <= 40 for line in lines()) and " ".join(gap.sentence().split()) in " ".join(
         " ".join(lines()).split()
     )
     screen, lines = console(40, terminal=False)
-    print_summary(screen, summary)
+    print_summary(screen, summary, [])
     assert lines() == [gap.sentence()]
 
 

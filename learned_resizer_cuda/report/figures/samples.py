@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ...resize import resize
-from ...train.results import PRIMARY, StageResult
+from ...train.config import FIXED
+from ...train.results import METRICS, StageResult
 from ...train.tasks import mean_score
 from .style import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIXED = ("bilinear", "bicubic", "lanczos")
 ROWS = 5
 _LONGEST = 16
 """Letters of a class name that fit below a picture."""
@@ -104,8 +104,8 @@ def save_samples(
     Raises:
         ValueError: for another task, shape or dtype of the images, or number of targets.
     """
-    if task not in PRIMARY:
-        raise ValueError(f"task: got {task!r}; expected one of {', '.join(PRIMARY)}")
+    if task not in METRICS:
+        raise ValueError(f"task: got {task!r}; expected one of {', '.join(METRICS)}")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images) or not images.is_floating_point():
         raise ValueError(
             f"images: got {images.dtype} {tuple(images.shape)}; expected floating-point (N, 1 or 3, H, W), N at least 1"
@@ -174,8 +174,8 @@ def _sides(values: Tensor) -> str:
 
 
 def _result_of(results: Sequence[StageResult], arm: str, input_size: int) -> StageResult | None:
-    mine = [result for result in results if result.arm == arm]
-    return next((result for result in mine if result.input_size == input_size), mine[0] if mine else None)
+    mine = [result for result in results if result.stage.arm == arm]
+    return next((result for result in mine if result.stage.input_size == input_size), mine[0] if mine else None)
 
 
 def _ask(results: Sequence[StageResult], arm: str, batch: Tensor, values: Tensor) -> Tensor | None:

@@ -20,8 +20,8 @@ from .style import arm_colours, finish_axes, legend_below, new_figure, save_figu
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HIGH = (0.25, 0.5)
-"""The upper half of the frequencies that an image can hold, in cycles per pixel."""
+LOW, HIGH = (0.0, 0.25), (0.25, 0.5)
+"""The lower and upper half of the frequencies that an image can hold, in cycles per pixel."""
 _LEAST_SIDE = 4
 # Nearer to 0 than this, in cycles per side, is the window's main lobe around 0, from which the mean is taken out.
 _LOBE = 1.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, without its yellow, which is too light for lines on white: told apart with any colour
-# vision. Names that never meet in one figure share a colour.
+# Okabe and Ito's palette and two of Tol's muted colours, which can be told apart with any colour vision. Without the
+# yellow, which is too light for lines on white.
 COLOURS = {
     "input": "#000000",
     "bilinear": "#999999",
@@ -28,21 +27,11 @@ COLOURS = {
     "learned": "#D55E00",
     "blind": "#56B4E9",
     "control": "#0072B2",
-    "control-long": "#000000",
+    "control-long": "#332288",
     "transfer": "#CC79A7",
-    "fresh": "#009E73",
+    "fresh": "#882255",
 }
-# For other names: Tol's muted palette, then hues around the circle.
-_MORE = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#CC6677", "#882255", "#AA4499")
-_GOLDEN = (math.sqrt(5) - 1) / 2
 MARKERS = "osD^vP*X"
-
-METRICS = {"accuracy": ("test accuracy, %", 100.0), "plcc": ("test PLCC", 1.0), "srcc": ("test SRCC", 1.0)}
-"""Axis label of a metric, and what its values are multiplied by for the axis."""
-
-LOG_RATIO = 3
-"""Runs whose lengths differ by more than this factor are drawn on a log axis: the longest would press the others
-into a corner."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -56,31 +45,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def arm_colours(arms: Iterable[str]) -> dict[str, str]:
-    """A colour for each arm, all different.
+    """A colour for each arm, all different: of ``COLOURS``, and for other names evenly from a colour map."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
-    A known arm has its own colour in every figure; an unknown one takes the first that is free, so that for one list
-    of arms the colours are always the same.
-    """
     names = list(dict.fromkeys(arms))
-    colours: dict[str, str] = {}
-    for name in names:
-        if name in COLOURS and COLOURS[name] not in colours.values():
-            colours[name] = COLOURS[name]
-    own = [colour for name, colour in COLOURS.items() if name not in ("input", "bilinear", "control-long")]
-    spare = [*dict.fromkeys((*own, *_MORE))]
-    number = 0
-    for name in names:
-        if name in colours:
-            continue
-        while spare and spare[0] in colours.values():
-            spare.pop(0)
-        if spare:
-            colours[name] = spare.pop(0)
-            continue
-        # Steps of the golden ratio never come back to a hue.
-        rgb = colorsys.hls_to_rgb(number * _GOLDEN % 1, (0.35, 0.5, 0.65)[number % 3], 0.7)
-        colours[name] = "#" + "".join(f"{round(255 * value):02X}" for value in rgb)
-        number += 1
+    others = [name for name in names if name not in COLOURS]
+    shades = map(to_hex, colormaps["turbo"](np.linspace(0.05, 0.95, len(others))))
+    colours = COLOURS | dict(zip(others, shades, strict=True))
     return {name: colours[name] for name in names}
 
 
@@ -130,33 +102,11 @@ def log_steps(axes: Axes, first: float, last: float) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def metric_of(row: Row, metric: str) -> float:
-    """A metric of a row, in the units of its axis (``METRICS``).
-
-    Raises:
-        ValueError: the row has no such metric.
-    """
-    if metric not in row.metrics:
-        raise ValueError(f"metric: got {metric!r}; expected one of {', '.join(sorted(row.metrics)) or 'none'}")
-    return row.metrics[metric] * METRICS.get(metric, ("", 1.0))[1]
-
-
-def metric_label(metric: str) -> str:
-    """What the axis of a metric is called."""
-    return METRICS.get(metric, (f"test {metric}", 1.0))[0]
-
-
-def training_seconds(row: Row, device: str) -> float:
-    """The time an arm has trained for: that of the CPU where it trains, else of the clock, as the GPU's is not CPU
-    time."""
-    return row.cpu_seconds if device == "cpu" else row.wall_seconds
-
-
 def over_seeds(
-    results: Sequence[StageResult], split: str, value: Callable[[Row, StageResult], float]
+    results: Sequence[StageResult], split: str, value: Callable[[Row], float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Steps (points,) and values (seeds, points), at the steps that all the seeds have."""
-    found = [{row.step: value(row, result) for row in result.split(split)} for result in results]
+    found = [{row.step: value(row) for row in result.split(split)} for result in results]
     steps = sorted(set.intersection(*(set(values) for values in found)))
     return np.array(steps, dtype=float), np.array([[values[step] for step in steps] for values in found])
 
