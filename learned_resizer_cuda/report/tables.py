@@ -95,7 +95,7 @@ def ablation_table(summary: Summary) -> Table:
         )
         for arm in summary.arms
     ]
-    return Table(header, rows, "Cost and benefit of a larger resizer")
+    return Table(header, rows, "Test metric against cost and parameters")
 
 
 def gain_table(gains: Mapping[str, Mapping[str, float]]) -> Table:

@@ -28,7 +28,7 @@ from learned_resizer_cuda.cli.streams import take_every_text
 from learned_resizer_cuda.report.tables import Table, ablation_table, arms_table, epochs_table, evaluation_table
 from learned_resizer_cuda.report.terminal import open_console, print_summary, print_table
 from learned_resizer_cuda.substitutes import ERRORS, printable
-from learned_resizer_cuda.train import run
+from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.evaluate import Evaluation
 from learned_resizer_cuda.train.protocol import Front, Stage
 from learned_resizer_cuda.train.results import ACCURACY, Row, StageResult
@@ -391,14 +391,14 @@ def test_train_through_a_pipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = class_folder(tmp_path / "data", train=6, val=3)
-    original = run.open_source
+    original = RunConfig.open_source
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.1)
         return original(*arguments)
 
     tests: list[int] = []
-    monkeypatch.setattr(run, "open_source", slow)
+    monkeypatch.setattr(RunConfig, "open_source", slow)
     monkeypatch.setattr(ProgressLines, "testing", lambda lines: tests.append(lines._step))
     monkeypatch.setattr(ProgressLines.__init__, "__defaults__", (0.01,))
     monkeypatch.setenv("COLUMNS", "20")
