@@ -146,9 +146,6 @@ def _draw_images(
         return [], {}
     normalise, restore = _normalisation(config)
     images = normalise(to_unit(torch.cat([batch.images for batch in batches])))
-    if learned is not None:
-        mine = [result for result in results if result.stage.input_size == learned.stage.input_size]
-        results = [learned, *(result for result in mine if result.stage.arm in FIXED)]
     samples = Picture(run.folder / "samples.png", "Test images as each resizer shows them to its network")
     save_samples(
         results,

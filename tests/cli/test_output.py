@@ -383,7 +383,7 @@ def test_lines() -> None:
     assert lines() == [
         "control-long 96, seed 0: starts, 4000 steps",
         "control-long 96, seed 0: ends, 4000 steps, test 50.0% (0:00:00)",
-        "control-long 96, seed 0: has ended before, 4000 steps, test 50.0%",
+        "control-long 96, seed 0: already complete, 4000 steps, test 50.0%",
     ]
 
 

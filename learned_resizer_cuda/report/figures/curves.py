@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...train.results import Metric, StageResult
-from .style import (
-    MARKERS,
-    arm_colours,
-    draw_range,
-    finish_axes,
-    legend_below,
-    log_steps,
-    new_figure,
-    over_seeds,
-    save_figure,
-)
+from ...train.results import Metric, Row, StageResult
+from .style import MARKERS, arm_colours, finish_axes, legend_below, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LOG_RATIO = 3
-"""Runs whose lengths differ by more than this factor are drawn on a log axis: the longest would press the others
-into a corner."""
+"""Arms whose numbers of steps differ by more than this factor are drawn on a log axis of steps."""
 STYLES = ("-", "--", ":", "-.")
 
 
 class Line(NamedTuple):
-    """A line of a figure: the seeds of an arm at an input size."""
+    """A line of a figure: the seeds of an arm at an input size. ``order``: lines of a higher one lie above others."""
 
     label: str
     colour: str
     marker: str
     style: str
+    order: int
     results: list[StageResult]
 
-    def draw(self, axes: Axes, x: np.ndarray, values: np.ndarray, *, markers: bool = True) -> None:
-        """Draw mean and range over the seeds; ``x`` (points,), ``values`` (seeds, points). Without points: nothing."""
-        if len(x):
-            marker = self.marker if markers else ""
-            draw_range(axes, x, values, self.colour, self.label, marker=marker, style=self.style)
+    def draw(self, axes: Axes, x: np.ndarray, values: np.ndarray, marker: str = "") -> None:
+        """Draw the mean over seeds as a line and their range as a band; ``x`` (points,), ``values`` (seeds, points)."""
+        if not len(x):
+            return
+        axes.plot(
+            x,
+            values.mean(0),
+            label=self.label,
+            color=self.colour,
+            marker=marker,
+            markersize=4.5,
+            linewidth=2,
+            linestyle=self.style,
+            zorder=self.order,
+        )
+        if len(values) > 1:
+            low, high = values.min(0), values.max(0)
+            axes.fill_between(x, low, high, color=self.colour, alpha=0.18, linewidth=0, zorder=self.order)
 
     def tests(self, metric: Metric) -> np.ndarray:
         """Values (seeds, points) of a test metric, in the units of its axis.
@@ -55,7 +59,7 @@ class Line(NamedTuple):
         measured = self.results[0].final.metrics
         if metric.name not in measured:
             raise ValueError(f"metric: got {metric.name!r}; expected one of {', '.join(sorted(measured)) or 'none'}")
-        return over_seeds(self.results, "test", lambda row: metric.factor * row.metrics[metric.name])[1]
+        return _over_seeds(self.results, "test", lambda row: metric.factor * row.metrics[metric.name])[1]
 
 
 def lines_of(results: Sequence[StageResult]) -> list[Line]:
@@ -78,6 +82,7 @@ def lines_of(results: Sequence[StageResult]) -> list[Line]:
             colours[arm],
             markers[arm],
             STYLES[sizes.index(size) % len(STYLES)],
+            3 if arm in ("learned", "transfer") else 2,  # the figure is about these
             mine,
         )
         for (arm, size), mine in groups.items()
@@ -85,10 +90,9 @@ def lines_of(results: Sequence[StageResult]) -> list[Line]:
 
 
 def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
-    """Draw training loss by step, and a test metric by step and by training time: mean line and range over seeds.
+    """Draw training loss by step, and a test metric by step and by training time: mean and range over seeds.
 
-    Steps are on a log axis where the arms' lengths differ by more than ``LOG_RATIO``. Training time is CPU time for
-    arms that trained on the CPU, else wall time, as a GPU's time is not CPU time.
+    Training time is CPU time for arms that trained on the CPU, else wall time.
 
     Args:
         results: of a run, every seed and input size of every arm.
@@ -101,12 +105,12 @@ def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> N
     figure = new_figure(15, 5)
     loss, by_step, by_time = figure.subplots(1, 3)
     for line in lines_of(results):
-        steps, losses = over_seeds(line.results, "train", lambda row: row.loss)
-        line.draw(loss, steps, _smooth(losses), markers=False)
+        steps, losses = _over_seeds(line.results, "train", lambda row: row.loss)
+        line.draw(loss, steps, _smooth(losses))
         spent = attrgetter("cpu_seconds" if line.results[0].device == "cpu" else "wall_seconds")
-        steps, seconds = over_seeds(line.results, "test", spent)
-        line.draw(by_step, steps, line.tests(metric))
-        line.draw(by_time, seconds.mean(0), line.tests(metric))
+        steps, seconds = _over_seeds(line.results, "test", spent)
+        line.draw(by_step, steps, line.tests(metric), line.marker)
+        line.draw(by_time, seconds.mean(0), line.tests(metric), line.marker)
     clocks = sorted({"CPU" if result.device == "cpu" else "wall" for result in results})
     finish_axes(loss, "Training loss", "optimiser step", "loss, running mean")
     finish_axes(by_step, "Test set, by step", "optimiser step", metric.label)
@@ -115,9 +119,9 @@ def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> N
     lengths = [result.stage.steps for result in results]
     if max(lengths) > LOG_RATIO * min(lengths):
         first = min(row.step for result in results for row in result.split("test") if row.step)
-        log_steps(by_step, first, max(lengths))
-        # Before that nothing has been learned, and a log axis would give it half of the width.
-        log_steps(loss, max(1, min(lengths) / 40), max(lengths))
+        _log_steps(by_step, first, max(lengths))
+        # A log axis would give half of its width to the first steps, in which nothing has been learned yet.
+        _log_steps(loss, max(1, min(lengths) / 40), max(lengths))
     legend_below(figure, by_step)
     save_figure(figure, path)
 
@@ -125,7 +129,7 @@ def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> N
 def save_transfer(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
     """Draw a test metric by epoch, from 0 for arms that were tested before their training.
 
-    Mean line and range over the seeds; the legend gives the means after the last epoch.
+    Lines are means over the seeds, bands their ranges; the legend gives the means after the last epoch.
 
     Args:
         results: every seed and input size of the arms, for instance ``transfer``, ``fresh`` and ``control``.
@@ -140,10 +144,10 @@ def save_transfer(results: Sequence[StageResult], path: Path, metric: Metric) ->
     figure = new_figure(8, 5.4)
     axes = figure.subplots()
     for line in lines_of(results):
-        _, epochs = over_seeds(line.results, "test", lambda row: row.epoch)
+        _, epochs = _over_seeds(line.results, "test", lambda row: row.epoch)
         values = line.tests(metric)
         line = line._replace(label=f"{line.label}: {values[:, -1].mean():.{metric.digits}f}")
-        line.draw(axes, epochs.mean(0), values)
+        line.draw(axes, epochs.mean(0), values, line.marker)
     finish_axes(axes, "A new network behind the resizer", "epoch", metric.label)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -156,3 +160,30 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     window = max(1, values.shape[1] // 20)
     weight = np.convolve(np.ones(values.shape[1]), np.ones(window), "same")
     return np.stack([np.convolve(row, np.ones(window), "same") / weight for row in values])
+
+
+def _over_seeds(
+    results: Sequence[StageResult], split: str, value: Callable[[Row], float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (points,) that all seeds have in common, and values (seeds, points) at them."""
+    found = [{row.step: value(row) for row in result.split(split)} for result in results]
+    steps = sorted(set.intersection(*(set(values) for values in found)))
+    return np.array(steps, dtype=float), np.array([[values[step] for step in steps] for values in found])
+
+
+def _log_steps(axes: Axes, first: float, last: float) -> None:
+    """Make x a log axis of steps from ``first`` to ``last``, with 0 a little to the left of ``first``.
+
+    Arms that start from a trained network have a value at step 0, which a plain log axis cannot show.
+    """
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    axes.set_xscale("symlog", linthresh=first, linscale=0.25)
+    decades = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    ticks = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if first <= tick <= last]
+    if len(ticks) > 6:
+        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
+    axes.xaxis.set_major_locator(FixedLocator([0.0, *ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
