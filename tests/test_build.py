@@ -191,7 +191,8 @@ def test_a_pure_wheel_holds_no_native_module_and_says_why(source, tmp_path):
     assert not [name for name in names if "/_C." in name]
     packaged = {
         f"learned_resizer_cuda/{path.relative_to(ROOT / 'learned_resizer_cuda').as_posix()}"
-        for path in (ROOT / "learned_resizer_cuda").rglob("*.py")
+        for path in (ROOT / "learned_resizer_cuda").rglob("*")
+        if path.suffix in (".py", ".j2")
     }
     assert packaged | {"learned_resizer_cuda/py.typed"} <= set(names)
 
@@ -205,7 +206,7 @@ def test_the_sdist_holds_all_that_a_build_and_the_tests_need(source, tmp_path):
         path.relative_to(source)
         for folder in SOURCES
         for path in (source / folder).rglob("*")
-        if path.suffix in (".py", ".cu", ".cuh", ".h", ".hpp", ".cpp", ".md") or path.name == "CMakeLists.txt"
+        if path.suffix in (".py", ".j2", ".cu", ".cuh", ".h", ".hpp", ".cpp", ".md") or path.name == "CMakeLists.txt"
     ]
     tracked += [Path(name) for name in ("CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE")]
     missing = [str(path) for path in tracked if not (unpacked / path).exists()]
