@@ -1,4 +1,4 @@
-"""The figures of a run: what they draw, read back from the figures themselves."""
+"""Contents of a run's figures, read back from matplotlib's objects."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from learned_resizer_cuda.train.results import ACCURACY, PLCC, SRCC, Row, StageR
 ARMS = ("bilinear", "bicubic", "learned", "blind", "control", "control-long", "transfer", "fresh")
 
 
-class Tells(nn.Module):
-    """A network that answers the same whatever it is shown; it keeps what that was."""
+class Constant(nn.Module):
+    """A network with a constant answer, which keeps its inputs."""
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def stage(
     resizer: nn.Module | None = None,
     network: nn.Module | None = None,
 ) -> StageResult:
-    """A metric of (step + seed) / 1000 every 10 steps from 0, at 2 CPU seconds and 1 wall second a step."""
+    """A result with a metric of (step + seed) / 1000 every 10 steps from 0, and 2 CPU and 1 wall seconds a step."""
     rows = [
         Row(arm, seed, input_size, step, step / 10, "test", 1.0, 0.0, 2.0 * step, step, {metric: (step + seed) / 1000})
         for step in range(0, steps + 1, 10)
@@ -65,7 +65,7 @@ def stage(
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures, in place of their files."""
+    """The figures, instead of their files."""
     figures: list[Any] = []
     for module in (curves, samples, ablation):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
@@ -98,7 +98,7 @@ def test_curves(drawn: list[Any]) -> None:
     assert lines(by_step)["learned"].get_xdata() == pytest.approx([0, 10, 20, 30, 40])
     assert lines(by_step)["learned"].get_ydata() == pytest.approx([1, 2, 3, 4, 5])  # %, mean of 0 and 20 thousandths
     assert lines(by_time)["learned"].get_xdata() == pytest.approx([0, 20, 40, 60, 80])
-    # The range over seeds of the learned arm, and none for one seed.
+    # A band for the two seeds of the learned arm, none for one seed.
     (band,) = by_step.collections
     corners = band.get_paths()[0].vertices
     assert corners[:, 1].min() == pytest.approx(0) and corners[:, 1].max() == pytest.approx(6)
@@ -115,7 +115,7 @@ def test_curves_of_different_lengths_keep_step_0(drawn: list[Any]) -> None:
     drawn[0].draw_without_rendering()
     pixels = by_step.transData.transform([(step, 0) for step in (0, 10, 100, 400)])[:, 0]
     assert np.isfinite(pixels).all() and (np.diff(pixels) > 10).all()
-    # A decade takes much the same room wherever it is.
+    # All decades are about equally wide.
     assert pixels[2] - pixels[1] > pixels[3] - pixels[2] > (pixels[2] - pixels[1]) / 3
 
 
@@ -177,7 +177,7 @@ def answers(figure: Any) -> list[str]:
 
 
 def shown(figure: Any, title: str) -> np.ndarray:
-    """The first image under a title, as matplotlib holds it."""
+    """The first image under a title, as matplotlib stores it."""
     (axes,) = [axes for axes in figure.axes if axes.get_title().startswith(title)]
     return np.asarray(axes.images[0].get_array())
 
@@ -185,9 +185,9 @@ def shown(figure: Any, title: str) -> np.ndarray:
 def test_samples_of_classes(drawn: list[Any]) -> None:
     images = torch.rand(4, 1, 8, 12, generator=torch.Generator().manual_seed(0))
     learned = nn.Sequential(Resize((4, 6)), nn.Upsample(scale_factor=1))
-    network = Tells(torch.tensor([0.0, 1.0]))
+    network = Constant(torch.tensor([0.0, 1.0]))
     results = [
-        stage("bicubic", network=Tells(torch.tensor([1.0, 0.0])), input_size=12),
+        stage("bicubic", network=Constant(torch.tensor([1.0, 0.0])), input_size=12),
         stage("learned", resizer=nn.Identity(), network=nn.Identity(), input_size=24),
         stage("learned", resizer=learned, network=network, input_size=12),
     ]
@@ -204,7 +204,7 @@ def test_samples_of_classes(drawn: list[Any]) -> None:
     figure = drawn[0]
     heads = [title.splitlines()[0] for title in titles(figure)]
     assert heads == ["input", "bilinear", "bicubic", "lanczos", "learned 4×6", "difference"]
-    # Of the two results, that at the images' size.
+    # The result at the images' size answers.
     (given,) = network.shown
     assert answers(figure) == ["a $very$ long n… ✓", "cat ✗", "a $very$ long n… ✗", "cat ✓"]
     index = samples.pick_images(torch.tensor([0, 1, 0, 1]), 5)
@@ -224,9 +224,9 @@ def test_samples_in_colour_with_grades(drawn: list[Any]) -> None:
         def forward(self, values: Tensor) -> Tensor:
             return 3 * resize(values, 4)
 
-    logits = torch.tensor([-1e4, -1e4, 0.0, 0.0])  # grades 3 and 4, as likely
+    logits = torch.tensor([-1e4, -1e4, 0.0, 0.0])  # grades 3 and 4, equally likely
     samples.save_samples(
-        [stage("transfer", resizer=Brighten(), network=Tells(logits))],
+        [stage("transfer", resizer=Brighten(), network=Constant(logits))],
         2 * images - 1,
         histograms,
         Path("samples.png"),
@@ -322,7 +322,7 @@ def test_small_ablation(drawn: list[Any], count: int) -> None:
         left, right = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
         assert 3 <= len(ticks) <= 8
-        # A thousandth of an SRCC is one, not a tenth of a per cent.
+        # Not per cent.
         assert axes.containers[0].lines[0].get_ydata()[0] == pytest.approx(0.512)
 
 

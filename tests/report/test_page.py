@@ -1,4 +1,4 @@
-"""The report: one file, nothing loaded, nothing unescaped, never half written."""
+"""The report: one file that loads nothing, escapes everything and is never half written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLE = Table(["resizer"], [["bilinear"]])
 
 
 class Page(HTMLParser):
-    """The elements and texts of a page; asserts that they nest."""
+    """The elements and texts of a page, which must nest."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

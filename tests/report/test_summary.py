@@ -1,8 +1,9 @@
-"""What a run's figures say: means, gaps, verdicts, tables."""
+"""Summary of a run: means, gaps, verdicts and tables."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def result(
     name: str = "accuracy",
     input_size: int = 96,
 ) -> StageResult:
-    """A stage that was tested after equal intervals with these metrics, and whose training batches had the last."""
+    """A stage tested at equal intervals with these metrics, whose training batches had the last one."""
     tests = metric if isinstance(metric, tuple) else (metric,)
     at = np.linspace(0, steps, len(tests)).astype(int) if len(tests) > 1 else [steps]
 
@@ -53,6 +54,12 @@ def test_mean_and_deviation() -> None:
     assert MeanStd.of([0.5, 0.6, 0.7]).text(1, 100) == "60.0 ± 10.0"  # sample standard deviation
 
 
+def test_brief_metrics() -> None:
+    assert result("learned", 0.5432).final.brief == "test 54.3%"
+    quality = replace(result("learned", 0.0).final, metrics={"plcc": 0.9, "srcc": 0.8123})
+    assert quality.brief == "SRCC 0.812"
+
+
 @pytest.mark.parametrize(
     ("learned", "other", "verdict", "words"),
     [
@@ -72,14 +79,14 @@ def test_verdict(learned: float, other: float, verdict: str, words: str) -> None
 
 
 def test_margin_of_a_correlation() -> None:
-    """The margin takes the scatter of a correlation over samples of 400 normal pairs, found here by drawing them."""
+    """The margin assumes the scatter of a correlation over samples of 400 normal pairs, measured here."""
     generator = np.random.default_rng(0)
     rho, images = 0.7, 400
     pairs = generator.multivariate_normal([0, 0], [[1, rho], [rho, 1]], (2000, images))
     drawn = np.array([np.corrcoef(pair.T)[0, 1] for pair in pairs])
     results = [result("control", rho, name="srcc"), result("learned", rho, name="srcc")]
     (gap,) = summary_of(results, images, task="iqa").gaps
-    # Two independent ones differ by sqrt(2) times as much; 2,000 samples know their deviation to 1.6 %, thrice that.
+    # Two independent ones differ by sqrt(2) times as much. 2,000 samples give the deviation to 1.6 %; 3 times that.
     assert gap.margin == pytest.approx(2 * np.sqrt(2) * drawn.std(), rel=0.05)
     assert "+0.000 SRCC" in gap.sentence()
 
@@ -106,7 +113,8 @@ def test_gaps_and_the_controls_cost() -> None:
         "control-long: 4,000 steps, 60 CPU s, at least the learned arm's 400 steps, 50 CPU s",
     ]
     values = json.loads(json.dumps(summary.as_dict()))
-    assert values["gaps"][4]["verdict"] == "wins"
+    assert values["gaps"][4]["verdict"] == "wins" and values["gaps"][4]["metric"] == "accuracy"
+    assert not any("front" in arm for arm in values["arms"])  # it may name a path
     assert next(arm for arm in values["arms"] if arm["arm"] == "learned")["metrics"]["accuracy"]["mean"] == 0.9
 
 
