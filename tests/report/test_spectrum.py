@@ -28,8 +28,8 @@ def wave(side: int, cycles: tuple[float, float], amplitude: float = 1.0) -> Tens
 def test_white_noise_is_flat_at_its_variance(shape: tuple[int, ...]) -> None:
     """Whatever the number of pixels."""
     frequencies, power = radial_spectrum(3 * noise(*shape))
-    # A periodogram's value has a standard deviation equal to its mean. A ring has at least the 12 values of radius 2, half
-    # of them conjugates of the others; Hann's window makes (35/18)² of them worth one. Four standard deviations.
+    # A periodogram's value has a standard deviation equal to its mean. A ring has at least the 12 values of radius 2,
+    # half of them conjugates of the others; Hann's window makes (35/18)² of them worth one. Four standard deviations.
     independent = shape[0] * shape[1] * 12 / 2 / (35 / 18) ** 2
     assert float((power / 9 - 1).abs().max()) < 4 / math.sqrt(independent)
     spacing = 1 / min(shape[2:])
