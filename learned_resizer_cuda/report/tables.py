@@ -66,7 +66,7 @@ def arms_table(summary: Summary) -> Table:
         for arm in summary.arms
     ]
     judged = [arm.metrics[PRIMARY_METRIC[summary.task].name].mean for arm in summary.arms]
-    caption = "Same images, same network: only what stands in front differs"
+    caption = "Same images, same network: only the resizer differs"
     return Table(header, rows, caption, (judged.index(max(judged)),))
 
 

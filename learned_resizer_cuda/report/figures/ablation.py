@@ -39,7 +39,7 @@ def save_ablation(arms: Sequence[ArmSummary], path: Path, metric: Metric) -> Non
     figure = new_figure(13, 5.6)
     by_cost, by_parameters = figure.subplots(1, 2, sharey=True)
     for axes, x in (
-        (by_cost, [arm.gflop or 0 for arm in learned]),
+        (by_cost, [arm.gflop for arm in learned if arm.gflop is not None]),
         (by_parameters, [arm.resizer_parameters / 1000 for arm in learned]),
     ):
         _draw_arms(axes, learned, x, metric)
