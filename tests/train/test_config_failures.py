@@ -232,7 +232,7 @@ def test_evaluate_takes_fewer_workers(tmp_path: Path, monkeypatch: pytest.Monkey
     from learned_resizer_cuda.train import evaluate
 
     seen = []
-    monkeypatch.setattr(evaluate, "open_source", lambda config, size: seen.append(config) or SimpleNamespace())
+    monkeypatch.setattr(RunConfig, "open_source", lambda config, size: seen.append(config) or SimpleNamespace())
     monkeypatch.setattr(evaluate, "_test", lambda *arguments: None)
     RunConfig.make({"num_workers": 1000, "devices": 64, "batch_size": 64}).save(tmp_path / "config.yaml")
     result = tmp_path / "stages/bilinear-96-seed0/result.json"
