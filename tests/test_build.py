@@ -193,19 +193,6 @@ def test_a_pure_wheel_holds_no_native_module_and_says_why(source, tmp_path):
     assert files(source, "learned_resizer_cuda") <= set(names)
 
 
-def test_a_template_is_packaged(tmp_path):
-    changed = copy_sources(tmp_path / "source")
-    (changed / "learned_resizer_cuda" / "report" / "some_page.html").write_text("{{ title }}")
-    (changed / "learned_resizer_cuda" / "some_card.md.jinja").write_text("{{ title }}")
-    (name,) = returned(hook(changed, f"build_wheel({str(tmp_path)!r})", environment(LEARNED_RESIZER_CUDA="0")))
-    with zipfile.ZipFile(tmp_path / name) as wheel:
-        assert {
-            "learned_resizer_cuda/report/some_page.html",
-            "learned_resizer_cuda/some_card.md.jinja",
-        } <= set(wheel.namelist())
-    assert files(changed, "learned_resizer_cuda") <= files(unpacked_sdist(changed, tmp_path), "learned_resizer_cuda")
-
-
 def files(root: Path, *folders: str) -> set[str]:
     """The files of a source tree in these folders that a commit would hold."""
     found = [path for folder in folders for path in (root / folder).rglob("*") if path.is_file()]

@@ -22,7 +22,7 @@ def evaluate(
     """Test the resizers and networks of a run, on its own test images or on other data."""
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    from ..report.summary import evaluation_table
+    from ..report.tables import evaluation_table
     from ..report.terminal import open_console, print_table
     from ..train.evaluate import evaluate as test
     from .progress import progress

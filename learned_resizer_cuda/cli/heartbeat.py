@@ -1,4 +1,4 @@
-"""A status line every half minute, for commands without a progress bar."""
+"""Status lines of a long command at intervals, where no progress bar can be shown."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-_SAYING = threading.Lock()
-# Data loader workers are forked at any time. A lock that the thread holds at that moment, such as the output's, would
-# never be released in them, so no fork happens while a line is written.
-os.register_at_fork(before=_SAYING.acquire, after_in_parent=_SAYING.release, after_in_child=_SAYING.release)
+_WRITING = threading.Lock()
+# Data loader workers are forked at any time. A lock that the thread holds at a fork, for instance the output stream's,
+# would never be released in the child: so no fork happens while a line is written.
+os.register_at_fork(before=_WRITING.acquire, after_in_parent=_WRITING.release, after_in_child=_WRITING.release)
 
 
 class Heartbeat:
-    """Context manager that prints the state of the body at intervals, from a thread.
+    """A thread that prints a status line at intervals. A context manager.
 
     Args:
         say: prints a line; called in the thread.
-        state: returns the line; called in the thread.
-        every: seconds between two lines, by a monotonic clock.
+        state: returns the status line; called in the thread.
+        every: seconds between two lines, by the monotonic clock.
     """
 
     def __init__(self, say: Callable[[str], object], state: Callable[[], str], every: float = 30.0) -> None:
@@ -35,11 +35,11 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        # With a timeout: a reader that has stopped reading must not keep the command from exiting.
+        # With a timeout: if nobody reads the output, the thread may be blocked for ever.
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
         while not self._ended.wait(self._every):
-            with _SAYING:
+            with _WRITING:
                 if not self._ended.is_set():
                     self._say(self._state())

@@ -18,6 +18,7 @@ from .streams import fail
 
 if TYPE_CHECKING:
     from ..report.summary import Summary
+    from ..report.tables import Table
     from ..train.progress import Watcher
 
 FOLDER = "LEARNED_RESIZER_RUN"
@@ -159,7 +160,7 @@ def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "
         print_line(console, f"{what}: {config.model} on {config.data}, in {folder}")
     try:
         with stoppable(), progress(console) if first else nullcontext(Watcher()) as watcher:
-            summary = train_and_report(config, folder, watcher)
+            report = train_and_report(config, folder, watcher)
     except Stopped as stopped:
         for worker in multiprocessing.active_children():
             worker.kill()  # workers have nothing to save, and the exit would wait for one that hangs
@@ -172,18 +173,20 @@ def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "
         fail(config.command, error)
     except OSError as error:
         fail(config.command, _explain(error), 1)
-    if summary is None:
+    if report is None:
         return
-    print_summary(console, summary)
+    print_summary(console, *report)
     made = ", ".join(name for name in FILES if (folder / name).exists())
     print_line(console, f"{time.perf_counter() - started:.0f} s. In {folder}: {made}")
 
 
-def train_and_report(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary | None:
+def train_and_report(
+    config: RunConfig, folder: Path, watcher: Watcher | None = None
+) -> tuple[Summary, list[Table]] | None:
     """Runs a configuration in its folder, and writes tables, pictures and the report.
 
     Returns:
-        The figures; None in every process but the first.
+        The summary and its tables; None in every process but the first.
 
     Raises:
         Exception: what ``Run`` and ``Run.train_stages`` raise, after ending the processes that Lightning has started.

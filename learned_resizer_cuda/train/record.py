@@ -24,10 +24,9 @@ from .distributed import gather, mean_over_all, sum_over_all
 from .module import JointTraining
 from .progress import Watcher
 from .protocol import Stage
-from .results import PRIMARY, Row
+from .results import ACCURACY, METRICS, Row
 from .run_folder import remedy
 
-METRICS = {"classification": ("accuracy",), "iqa": ("plcc", "srcc")}
 _PLAIN = tuple(entry.name for entry in fields(Row) if entry.name != "metrics")
 _WAITING = 50
 """Steps whose figures wait on the device: each reading waits for it."""
@@ -185,7 +184,7 @@ class Recorder(Callback):
         self._waiting.clear()
         for index, (step, loss) in enumerate(zip(steps, mean_losses, strict=True)):
             self._check_finite(step, loss)
-            metrics = {} if right is None else {PRIMARY["classification"]: right[index] / images[index]}
+            metrics = {} if right is None else {ACCURACY.name: right[index] / images[index]}
             self._rows.append(self._row(step, "train", loss, rates[index], times[index], metrics))
 
     def _check_finite(self, step: int, loss: float) -> None:
@@ -242,10 +241,10 @@ def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
     with naming(path), path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
-            writer.writerow([*_PLAIN, *METRICS[task]])
+            writer.writerow([*_PLAIN, *(metric.name for metric in METRICS[task])])
         for row in rows:
             # All digits: a run that goes on is compared with one that was never interrupted.
-            metrics = [row.metrics.get(name, "") for name in METRICS[task]]
+            metrics = [row.metrics.get(metric.name, "") for metric in METRICS[task]]
             writer.writerow([*(getattr(row, name) for name in _PLAIN), *metrics])
         file.flush()
         os.fsync(file.fileno())

@@ -91,7 +91,7 @@ class Run:
         """
         return [self._stage(stage) for stage in self.stages]
 
-    def source_of(self, stage: Stage | StageResult) -> Source:
+    def source_of(self, stage: Stage) -> Source:
         return self.sources[stage.input_size]
 
     def stage_folder(self, key: str) -> Path:
@@ -159,10 +159,9 @@ class Run:
             rows = read_rows(folder / METRICS)
             if not rows or (rows[-1].split, rows[-1].step) != ("test", stage.steps):
                 raise ValueError("its last test is missing")
+        del values["steps"]  # the stage has them
         return StageResult(
-            arm=stage.arm,
-            seed=stage.seed,
-            input_size=stage.input_size,
+            stage=stage,
             rows=rows,
             resizer=resizer.eval(),
             network=network.eval(),

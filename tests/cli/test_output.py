@@ -69,9 +69,10 @@ def test_train_through_a_pipe(
     output.truncate()
     assert command("evaluate", folder, "--accelerator", "cpu", "--json") == 0
     assert output.getvalue().startswith(b"[\n")
-    told = errors.getvalue().decode().splitlines()
+    lines = errors.getvalue().decode().splitlines()
+    told = [line for line in lines if not line.startswith("starting ")]  # on a busy machine, the thread is first
     assert told[0] == f"evaluate: {folder} on {data}"
-    assert any(re.fullmatch(r"testing bilinear 16, seed 0, 1 of 1 \(0:00:00\)", line) for line in told)
+    assert any(re.fullmatch(r"testing bilinear 16, seed 0, 1 of 1 \(0:00:0\d\)", line) for line in told)
 
 
 def test_train_on_a_narrow_ascii_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

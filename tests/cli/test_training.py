@@ -124,7 +124,7 @@ def test_ablate(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFi
     assert arms["r1-n4"]["gflop"] - arms["r0-n4"]["gflop"] == pytest.approx(2 * 2 * 9 * 16 * 64 / 1e9, rel=1e-9)
     assert arms["control"]["gflop"] < arms["r0-n4"]["gflop"]
     assert looks_like_a_picture(folder / "ablation.png")
-    assert "Accuracy against cost" in capsys.readouterr().out
+    assert "Test metric against cost" in capsys.readouterr().out
 
 
 def test_built_in_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,10 @@ def test_the_largest_seed_trains(tmp_path: Path) -> None:
     values = {"model": "small_cnn", "size": 8, "input_size": 16, "batch_size": 2, "steps": 2, "arms": ["learned"]}
     values |= {"data": str(class_folder(tmp_path / "data")), "seed": 2**64 - 1, "accelerator": "cpu"}
     results = Run(RunConfig.make(values), tmp_path).train_stages()
-    assert [(result.arm, result.seed) for result in results] == [("bilinear", 2**64 - 1), ("learned", 2**64 - 1)]
+    assert [(result.stage.arm, result.stage.seed) for result in results] == [
+        ("bilinear", 2**64 - 1),
+        ("learned", 2**64 - 1),
+    ]
 
 
 def test_a_file_is_read_in_time(tmp_path: Path) -> None:
