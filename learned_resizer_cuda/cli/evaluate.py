@@ -20,7 +20,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test the resizers and networks of a run, on its own test images or on other data."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from ..report.summary import evaluation_table
     from ..report.terminal import open_console, print_table

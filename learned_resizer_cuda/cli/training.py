@@ -40,7 +40,7 @@ def run_command(
     from ..train.limits import check_machine
     from ..train.run_folder import FolderInUseError, RunFolder, find_folder, wait_for_folder
 
-    first = distributed.rank() == 0
+    first = distributed.is_first_process()
     distributed.leave_group()
     try:
         settings = configuration(command, values, config)
@@ -100,19 +100,20 @@ def _told(error: OSError) -> str:
 
 def _run(config: RunConfig, folder: Path, goes_on: bool, where: str) -> None:
     """Trains in ``folder``; ``where`` tells who stops it."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from ..data.errors import NonFiniteLossError, TooManyUnreadableError
+    from ..data.errors import TooManyUnreadableError
     from ..report.terminal import open_console, print_line, print_summary
     from ..train import distributed
     from ..train.batch_size import BatchSizeError
     from ..train.memory import keep_freed_memory
     from ..train.progress import Watcher
+    from ..train.record import NonFiniteLossError
     from ..train.run_folder import FILES
     from .progress import progress
 
     keep_freed_memory()
-    first = distributed.rank() == 0
+    first = distributed.is_first_process()
     console = open_console()
     started = time.perf_counter()
     if first:

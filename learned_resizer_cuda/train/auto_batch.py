@@ -10,7 +10,7 @@ from ..data.source import Source
 from .batch_size import largest_batch_size
 from .config import RunConfig
 from .models import build_models
-from .module import optimisers
+from .optimiser import build_optimiser
 from .progress import Watcher
 from .protocol import Stage, plan
 from .tasks import build_task
@@ -43,7 +43,7 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher) -> in
     )
     task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing).to(device)
     parameters = [*resizer.parameters(), *network.parameters()]
-    optimiser = optimisers(config, 1e-6, 2, 1.0)(parameters)["optimizer"]
+    optimiser = build_optimiser(config, parameters, 1e-6)
     precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
 
     def step(count: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells while it works."""
+"""Progress of a run."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from .results import PRIMARY, Row, StageResult
 
 
 class Watcher:
-    """Told of a run's progress; this one keeps quiet. The command line shows bars or prints lines (``progress``)."""
+    """Callbacks on a run's progress that do nothing; the command line overrides them (``cli.progress``)."""
 
     def doing(self, what: str) -> None:
-        """Between two stages, something else begins that may take long: ``"reading the data"``."""
+        """Work outside of the stages begins that may take long: ``"reading the data"``."""
 
     def start(self, stage: Stage) -> None:
-        """A stage begins, or goes on."""
+        """A stage begins or resumes."""
 
     def step(self, step: int) -> None:
-        """It has finished ``step`` steps."""
+        """The stage has finished ``step`` steps."""
 
     def testing(self) -> None:
-        """A pass over its test images begins."""
+        """A test of the stage begins."""
 
     def tested(self, row: Row) -> None:
-        """It has been tested."""
+        """A test of the stage has ended."""
 
     def finish(self, result: StageResult) -> None:
-        """It has ended."""
+        """The stage is complete."""
 
     def found(self, result: StageResult) -> None:
-        """It had ended in an earlier, interrupted call already."""
+        """A stage was completed by an earlier call."""
 
     def say(self, text: str) -> None:
-        """Anything else that a user should know."""
+        """A note for the user."""
 
 
 def stage_name(stage: Stage | StageResult) -> str:
-    """A stage as a user knows it."""
+    """A stage's name for the user."""
     return f"{stage.arm} {stage.input_size}, seed {stage.seed}"
 
 
 def metric_of(row: Row) -> str:
-    """The metric that a test is judged by: ``test 54.3%`` or ``srcc 0.812``."""
+    """The main metric of a test: ``test 54.3%`` or ``srcc 0.812``."""
     metric = next(name for name in PRIMARY.values() if name in row.metrics)
     value = row.metrics[metric]
     return f"test {value:.1%}" if metric == "accuracy" else f"{metric} {value:.3f}"
