@@ -100,8 +100,6 @@ def _told(error: OSError) -> str:
 
 def _run(config: RunConfig, folder: Path, goes_on: bool, where: str) -> None:
     """Trains in ``folder``; ``where`` tells who stops it."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
     from ..data.errors import TooManyUnreadableError
     from ..report.terminal import open_console, print_line, print_summary
     from ..train import distributed
@@ -130,7 +128,7 @@ def _run(config: RunConfig, folder: Path, goes_on: bool, where: str) -> None:
         fail(config.command, f"{stopped}; the same command goes on from {where}", stopped.code)
     except (NonFiniteLossError, TooManyUnreadableError, DamagedFileError) as error:
         fail(config.command, error, 1)
-    except (BatchSizeError, FileNotFoundError, MisconfigurationException, ValueError) as error:
+    except (BatchSizeError, FileNotFoundError, ValueError) as error:
         fail(config.command, error)
     except OSError as error:
         fail(config.command, _told(error), 1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from ..data.source import Batch, Source
@@ -116,10 +117,10 @@ def fit(
             (folder / METRICS_FILE).unlink(missing_ok=True)  # of a call that was killed before its first checkpoint
         test(0)
         recorder.write()
-    for number, part in enumerate(plan[done:], done):
+    for number, current in enumerate(plan[done:], done):
         seed_round(stage.seed, number, fabric.global_rank)
         with recorder.stopwatch:
-            for step, batch in enumerate(recorder.counting(batches.train(part.steps)), part.steps.start + 1):
+            for step, batch in enumerate(recorder.counting(batches.train(current.steps)), current.steps.start + 1):
                 with fabric.autocast():
                     logits = parallel(batch.images)
                     loss = task.loss(logits, batch.targets)
@@ -130,8 +131,8 @@ def fit(
                 recorder.step(step, loss.detach(), correct, len(batch.targets), optimiser.param_groups[0]["lr"])
                 schedule.step()
             recorder.flush()
-        if part.tested:
-            test(part.steps.stop)
+        if current.tested:
+            test(current.steps.stop)
         with recorder.stopwatch:
             recorder.write()
             if first:
@@ -154,17 +155,26 @@ def measure(fabric: Fabric, model: nn.Module, task: Task, batches: Iterable[Batc
 
 
 def open_fabric(config: RunConfig) -> Fabric:
-    """Lightning Fabric on the devices of ``config``, with all processes started."""
+    """Lightning Fabric on the devices of ``config``, with all processes started.
+
+    Raises:
+        ValueError: this machine has no such devices.
+    """
     several = config.devices * config.nodes > 1
     with quiet_lightning():
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.nodes,
-            # Synchronised norms have the same statistics in every process: no need to send them around.
-            strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
-            precision=config.precision,  # type: ignore[arg-type]
-        )
+        try:
+            fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.nodes,
+                # Synchronised norms have the same statistics in every process: no need to send them around.
+                strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+                precision=config.precision,  # type: ignore[arg-type]
+            )
+        except (RuntimeError, MisconfigurationException) as error:
+            raise ValueError(
+                f"accelerator: got {config.accelerator}; expected a device of this machine ({error})"
+            ) from error
         start_others(fabric.strategy.launcher)
         fabric.launch()
     return fabric

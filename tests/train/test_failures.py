@@ -31,6 +31,7 @@ pytest.importorskip("lightning", reason="the training recipe needs the [train] e
 
 import psutil
 import torch
+from learned_resizer_cuda.train.module import JointTraining
 from safetensors.torch import load_file, save_file
 
 from learned_resizer_cuda.atomic import atomic_bytes
@@ -38,7 +39,6 @@ from learned_resizer_cuda.report import write
 from learned_resizer_cuda.train import run
 from learned_resizer_cuda.train import run_folder as folder_module
 from learned_resizer_cuda.train.config import RunConfig
-from learned_resizer_cuda.train.module import JointTraining
 from learned_resizer_cuda.train.run_folder import LOCK, FolderInUseError, RunFolder
 from tests.helpers.failures import Case, Outcome, command, names, remount, small_disk
 from tests.helpers.gloo_processes import needs_gloo
