@@ -207,13 +207,15 @@ def place(fabric: Fabric, module: Any) -> Any:
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Hides Lightning's notes on devices and processes: the progress bar and the table say it all."""
-    logger = logging.getLogger("lightning.fabric")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]  # Fabric logs to either
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # DDP's, of an argument whose successor has another meaning
             warnings.filterwarnings("ignore", message=".*broadcast_buffers")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
