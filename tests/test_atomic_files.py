@@ -20,7 +20,8 @@ pytest.importorskip("lightning", reason="checkpoints need the [train] extra")
 
 from learned_resizer_cuda import atomic
 from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, is_case_sensitive, remove_leftovers
-from learned_resizer_cuda.train.checkpoint_io import AtomicCheckpointIO
+from learned_resizer_cuda.damaged import DamagedFileError
+from learned_resizer_cuda.train.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_the_new_content_takes_the_place_of_the_former(tmp_path: Path) -> None:
@@ -160,9 +161,8 @@ def test_a_folder_that_does_not_tell_case(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_checkpoint_dies_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    io = AtomicCheckpointIO()
-    path = tmp_path / "new folder" / "last.ckpt"
-    io.save_checkpoint({"step": 1, "weights": torch.arange(3)}, str(path))
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {}, step=1, weights=torch.arange(3))
 
     def save(checkpoint: Any, file: Any) -> None:
         file.write(b"PK half of it")
@@ -171,17 +171,26 @@ def test_checkpoint_dies_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
         with pytest.raises(OSError, match="No space left"):
-            io.save_checkpoint({"step": 2}, path)
-    loaded = io.load_checkpoint(path)
+            save_checkpoint(path, {}, step=2)
+    loaded = load_checkpoint(path, {})
     assert loaded["step"] == 1 and torch.equal(loaded["weights"], torch.arange(3))
     assert list(path.parent.iterdir()) == [path]
-    with pytest.raises(TypeError, match="storage_options"):
-        io.save_checkpoint({}, path, storage_options={})
+
+
+def test_a_checkpoint_restores_its_parts_or_none(tmp_path: Path) -> None:
+    saved, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    save_checkpoint(tmp_path / "last.ckpt", {"model": saved}, rounds=3)
+    # As one of another version of this package
+    with pytest.raises(DamagedFileError, match=r"last\.ckpt is damaged \(without schedule\); delete it"):
+        load_checkpoint(tmp_path / "last.ckpt", {"model": other, "schedule": saved})
+    assert not torch.equal(other.weight, saved.weight)
+    assert load_checkpoint(tmp_path / "last.ckpt", {"model": other}) == {"rounds": 3}
+    assert torch.equal(other.weight, saved.weight)
 
 
 def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3)}, tmp_path / name)
+        save_checkpoint(tmp_path / name, {}, weights=torch.arange(3))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -191,7 +200,7 @@ def _save_for_ever(path: Path) -> None:
     while True:
         step += 1
         # Some MB, so that most of the time goes into writing
-        AtomicCheckpointIO().save_checkpoint({"step": step, "weights": torch.full((1_000_000,), step)}, path)
+        save_checkpoint(path, {}, step=step, weights=torch.full((1_000_000,), step))
 
 
 def test_checkpoint_outlives_a_killed_process(tmp_path: Path) -> None:
@@ -210,7 +219,7 @@ def test_checkpoint_outlives_a_killed_process(tmp_path: Path) -> None:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        loaded = AtomicCheckpointIO().load_checkpoint(path)
+        loaded = load_checkpoint(path, {})
         assert (loaded["weights"] == loaded["step"]).all()
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == [path]

@@ -20,8 +20,6 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test the resizers and networks of a run, on its own test images or on other data."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
     from ..report.tables import evaluation_table
     from ..report.terminal import open_console, print_table
     from ..train.evaluate import evaluate as test
@@ -33,7 +31,7 @@ def evaluate(
             found = test(run, data, chosen, accelerator, watcher)
     except DamagedFileError as error:
         fail("evaluate", error, 1)
-    except (MisconfigurationException, FileNotFoundError, TypeError, ValueError) as error:
+    except (FileNotFoundError, TypeError, ValueError) as error:
         fail("evaluate", error)
     if json:
         from json import dumps

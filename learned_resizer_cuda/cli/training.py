@@ -81,7 +81,7 @@ def run_command(
     from ..train.limits import check_machine
     from ..train.run_folder import FolderInUseError, RunFolder, find_folder, wait_for_folder
 
-    first = distributed.rank() == 0
+    first = distributed.is_first_process()
     distributed.leave_group()
     try:
         settings = configuration(command, values, config)
@@ -140,19 +140,18 @@ def _explain(error: OSError) -> str:
 
 def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "here") -> None:
     """Trains in ``folder``; ``where`` says, after an interruption, from where the same command resumes."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from ..data.errors import NonFiniteLossError, TooManyUnreadableError
+    from ..data.errors import TooManyUnreadableError
     from ..report.terminal import open_console, print_line, print_summary
     from ..train import distributed
     from ..train.batch_size import BatchSizeError
     from ..train.memory import keep_freed_memory
     from ..train.progress import Watcher
+    from ..train.record import NonFiniteLossError
     from ..train.run_folder import FILES
     from .progress import progress
 
     keep_freed_memory()
-    first = distributed.rank() == 0
+    first = distributed.is_first_process()
     console = open_console()
     started = time.perf_counter()
     if first:
@@ -169,7 +168,7 @@ def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "
         fail(config.command, f"{stopped}; the same command resumes from {where}", stopped.code)
     except (NonFiniteLossError, TooManyUnreadableError, DamagedFileError) as error:
         fail(config.command, error, 1)
-    except (BatchSizeError, FileNotFoundError, MisconfigurationException, ValueError) as error:
+    except (BatchSizeError, FileNotFoundError, ValueError) as error:
         fail(config.command, error)
     except OSError as error:
         fail(config.command, _explain(error), 1)

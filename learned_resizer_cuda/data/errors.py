@@ -1,10 +1,10 @@
-"""What can be wrong with a data set, each with a name of its own, so that a caller can tell them apart."""
+"""Errors of data sets, one class for each kind."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
-    """The data cannot be trained on; the message says what is wrong, where, and what was expected."""
+    """The data cannot be used; the message says what is wrong, where, and what was expected."""
 
 
 class EmptySplitError(DataError):
@@ -12,7 +12,7 @@ class EmptySplitError(DataError):
 
 
 class SingleClassError(DataError):
-    """There is one class only: nothing to tell apart."""
+    """There is only one class."""
 
 
 class ClassMismatchError(DataError):
@@ -24,12 +24,8 @@ class MissingScoreError(DataError):
 
 
 class ScoreFormatError(DataError):
-    """A row of the score file is no histogram."""
+    """A row of the score file is not a histogram."""
 
 
 class TooManyUnreadableError(DataError):
     """More images could not be read than the limit allows."""
-
-
-class NonFiniteLossError(DataError):
-    """The training loss became NaN or infinite."""

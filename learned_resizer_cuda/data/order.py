@@ -1,4 +1,4 @@
-"""The order of the training images: a function of the seed and the step, with nothing to store or to resume."""
+"""The order of the training images, a function of seed and step: nothing to store for a resumed run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDER, CANVAS, TEST, AUGMENT = range(4)
-"""Streams of the random generator, ``default_rng((seed, stream, ...))``: what one draws never shifts another."""
+"""Streams of the random generator, ``default_rng((seed, stream, ...))``: draws from one never shift another."""
 
 
 class Places(NamedTuple):
-    """Where the images of a batch come from; both int64 (b,).
+    """Origins of the images of a batch; both int64 (b,).
 
     Attributes:
-        positions: their places in the endless stream of training images, counted from 0 and never repeated.
-        indices: which images of the data set they are, 0 to size - 1.
+        positions: in the endless stream of training images, counted from 0 and never repeated.
+        indices: in the data set, 0 to size - 1.
     """
 
     positions: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a training run asks of a data set: whole batches, each a function of its number alone."""
+"""The interface of a data set: whole batches, each a function of its number alone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Unreadable(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch as a source makes it.
+    """Images, their targets, and the images that could not be read.
 
     Attributes:
         images: uint8 (b, C, S, S), S the source's input size.
         targets: int64 (b,) classes, or float32 (b, K) histograms that sum to 1.
-        unreadable: images that were met and could not be read; others stand in their places in training, and they
-            are left out in testing, where b may so be smaller than what was asked for, and 0.
+        unreadable: images that were met and could not be read. In training others take their places; in testing they
+            are left out, so that b may be smaller than what was asked for, even 0.
     """
 
     images: Tensor
@@ -31,9 +31,9 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Training batches drawn without end, and a fixed test set.
+    """Endless training batches, and a fixed test set.
 
-    Determinism: a training batch is a function of ``(seed, step, batch_size)`` alone, a test image of nothing at all;
+    Determinism: a training batch is a function of ``(seed, step, batch_size)`` alone, a test image is always the same;
     neither depends on the order of the calls, on worker processes, or on the number of training processes.
     """
 
@@ -50,11 +50,11 @@ class Source(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a user should know of how the data was read; usually nothing."""
+        """Notes for the user on how the data was read; usually none."""
         ...
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
-        """Part of the batch of a step.
+        """The batch of a step, or a part of it.
 
         Args:
             seed, step: at least 0.

@@ -1,16 +1,16 @@
-"""The unreadable images of a run: named in a file, counted once each, and too many of them an error."""
+"""The unreadable images of a run: listed in a file, counted once each, and limited in number."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..atomic import naming
 from ..damaged import reading
 from .errors import TooManyUnreadableError
-from .source import Unreadable
+from .source import Batch, Unreadable
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _PLAIN = {escape: plain for plain, escape in _ESCAPES.items()}
@@ -19,8 +19,8 @@ _PLAIN = {escape: plain for plain, escape in _ESCAPES.items()}
 class UnreadableLog:
     r"""Distinct unreadable images, appended as they are met to a file of lines ``path<TAB>reason``.
 
-    In the file, backslashes, tabs and line ends of a path are written ``\\``, ``\t``, ``\n``, ``\r``. Where it
-    exists already, the run goes on counting from it.
+    In the file, backslashes, tabs and line ends of a path are written ``\\``, ``\t``, ``\n``, ``\r``. If the file
+    exists, counting continues from it.
 
     Args:
         limit: how many distinct files may be unreadable, at least 0.
@@ -28,7 +28,7 @@ class UnreadableLog:
 
     Raises:
         ValueError: ``limit`` is negative.
-        DamagedFileError: the file is no such list.
+        DamagedFileError: the file is not such a list.
         OSError: it cannot be read.
     """
 
@@ -43,10 +43,10 @@ class UnreadableLog:
         return len(self._paths)
 
     def add(self, items: Iterable[Unreadable]) -> None:
-        """Counts what is new of a batch's ``unreadable``.
+        """Counts those of ``items`` that are new.
 
         Raises:
-            TooManyUnreadableError: there are now more than ``limit`` distinct files. All are in the file by then.
+            TooManyUnreadableError: there are now more than ``limit`` distinct files, all of them listed.
             OSError: the file cannot be written.
         """
         last: Unreadable | None = None
@@ -68,6 +68,12 @@ class UnreadableLog:
                 f"{last.path}: {last.reason}{listed}"
             )
 
+    def counting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with their unreadable images counted by ``add``."""
+        for batch in batches:
+            self.add(batch.unreadable)
+            yield batch
+
 
 def _escaped(text: str) -> str:
     return re.sub(r"[\\\t\n\r]", lambda found: _ESCAPES[found[0]], text)
@@ -76,7 +82,7 @@ def _escaped(text: str) -> str:
 def _restored(path: Path) -> list[str]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):  # the process ended in the middle of a line; the next line must not continue it
+    if len(whole) < len(content):  # killed in the middle of a line, which the next one must not continue
         os.truncate(path, len(whole))
     with reading(path, "delete it, then the same command counts unreadable images from 0"):
         entries = [line.split("\t") for line in whole.decode("utf-8", "surrogateescape").split("\n")[:-1]]

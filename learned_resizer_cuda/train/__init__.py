@@ -1,8 +1,7 @@
-"""Training recipes: what `learned-resizer train`, `transfer`, `ablate` and `evaluate` run, as parts to be reused.
+"""Training: the parts behind `learned-resizer train`, `transfer`, `ablate` and `evaluate`.
 
-``config`` says what to run, ``presets`` what suits the built-in data, ``stages`` of which trainings it consists.
-``run`` works through them in a folder (``folder``), each by ``fit``: the models of ``build`` and ``networks``, trained
-together by ``joint`` for a task of ``tasks``, their figures kept by ``record`` and their state by ``checkpoint``.
-``present`` writes what came out, from the figures of ``report``; ``evaluate`` tests it again; ``weights`` keeps a
-trained resizer in a file. Needs the ``[train]`` extra, except ``weights``.
+``config`` and ``presets`` say what to train, ``protocol`` plans the stages, and ``run`` works through them in a
+``run_folder``. ``loop`` trains one stage: ``models`` on ``batches`` for a task of ``tasks``, with ``optimiser``,
+``record``, ``recalibrate`` and ``checkpoint``, in the processes of ``distributed``. ``evaluate`` tests a run again.
+``report`` reads the results. Needs the ``[train]`` extra.
 """

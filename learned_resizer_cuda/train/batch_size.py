@@ -11,7 +11,7 @@ import torch
 from ..data.source import Source
 from .config import RunConfig
 from .models import build_models
-from .module import optimisers
+from .optimiser import build_optimiser
 from .progress import Watcher
 from .protocol import Stage, plan
 from .tasks import build_task
@@ -49,7 +49,7 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
     resizer, network = (module.to(device) for module in models)
     task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing).to(device)
     parameters = [*resizer.parameters(), *network.parameters()]
-    optimiser = optimisers(config, 1e-6, 2, 1.0)(parameters)["optimizer"]
+    optimiser = build_optimiser(config, parameters, 1e-6)
     precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
 
     def step(count: int) -> None:

@@ -1,36 +1,68 @@
-"""Checkpoints of a stage: everything that a killed training needs to go on as if nothing had happened.
+"""Checkpoints of a stage: all that a killed training needs to continue as if nothing had happened.
 
-A round, one of Lightning's epochs, is the unit. At its start the random state is set from its number, so that
-dropout needs no saved generator; its batches are a function of their step numbers (``data.source``); at its end
-the checkpoint is replaced, atomically.
+The unit is a round, the steps between two checkpoints. The random state is set from the round's number at its start,
+so dropout needs no saved generator; batches are a function of their step (``data.source``); the checkpoint is replaced
+atomically at the end of the round.
 """
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+
+from ..atomic import atomic_write
+from ..damaged import reading
 
 _PRIME = 1_000_003
 
 
-class RoundCheckpoint(Checkpoint):
-    """Seeds each round, and saves the state at its end. Last of the callbacks, as Lightning does with its base class.
+def seed_round(seed: int, number: int, rank: int) -> None:
+    """Sets torch's random state for a round.
 
     Args:
-        path: the file; all processes take part, the first one writes.
         seed: of the stage.
+        number: of the round.
+        rank: of the process: each draws its own dropout masks, as it does its own images.
     """
+    torch.manual_seed(((seed * _PRIME + number) * _PRIME + rank) % 2**63)  # torch takes no more bits
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self.path, self.seed = path, seed
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Each process draws its own dropout masks, as it does for its own images.
-        seed = (self.seed * _PRIME + trainer.current_epoch) * _PRIME + trainer.global_rank
-        torch.manual_seed(seed % 2**63)  # torch takes no more bits
+def save_checkpoint(path: Path, parts: Mapping[str, Any], **values: Any) -> None:
+    """Replaces a checkpoint atomically.
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+    Args:
+        path: the file; its folder exists.
+        parts: objects with a ``state_dict``, by name.
+        values: numbers and tensors that ``load_checkpoint`` returns.
+
+    Raises:
+        OSError: the file cannot be written; the former checkpoint stays as it was.
+    """
+    states = {name: part.state_dict() for name, part in parts.items()}
+    atomic_write(path, lambda file: torch.save(states | values, file))
+
+
+def load_checkpoint(path: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Restores ``parts`` from a checkpoint of ``save_checkpoint``.
+
+    Returns:
+        The ``values`` it was saved with.
+
+    Raises:
+        DamagedFileError: the file is missing, differs by a bit from what was saved, or lacks one of ``parts``.
+    """
+    with reading(path, "delete it, then the same command trains that stage from its start"):
+        # torch does not compare checksums, and would load a weight that has changed on the disk
+        with zipfile.ZipFile(path) as file:
+            if (name := file.testzip()) is not None:
+                raise ValueError(f"{name} has another checksum")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := parts.keys() - checkpoint.keys():
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+    for name, part in parts.items():
+        part.load_state_dict(checkpoint.pop(name))
+    return checkpoint

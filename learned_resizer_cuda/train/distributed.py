@@ -1,4 +1,4 @@
-"""The processes of a run: alone, started by Lightning (``--devices``), or by torchrun."""
+"""The processes of a run: one alone, or several started by Lightning (``--devices``) or torchrun."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _launchers: list[Any] = []
-"""Lightning's, in the first process of a node, once it has started the others; they serve every stage of the run."""
+"""Lightning's, in the first process of a node, after it has started the others, which serve every stage of the run."""
 
 
-def rank() -> int:
-    """Number of this process among all of the run, 0 for the one that writes; known before Lightning starts.
+def is_first_process() -> bool:
+    """Whether this process is the one of the run that writes; known before Lightning starts.
 
     torchrun sets RANK. Lightning's launcher sets LOCAL_RANK in the processes that it starts, and NODE_RANK.
     """
-    if "RANK" in os.environ:
-        return int(os.environ["RANK"])
-    return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
+    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
+    return all(int(os.environ.get(name, 0)) == 0 for name in names)
+
+
+def is_alone() -> bool:
+    """Whether no other process trains with this one."""
+    return not (dist.is_initialized() and dist.get_world_size() > 1)
 
 
 def under_torchrun() -> bool:
@@ -35,13 +39,15 @@ def under_torchrun() -> bool:
 
 
 def world_size() -> int:
-    """Number of processes that torchrun, or Lightning's launcher in one of its own, has started; else 1."""
+    """Number of processes that torchrun, or Lightning's launcher, has started for this run; else 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join(accelerator: str) -> None:
-    """Lets torchrun's processes meet before the run's folder is made; Lightning's own launcher starts the further
-    processes only after that."""
+    """Connects torchrun's processes before the run's folder is made.
+
+    Lightning's launcher starts its processes only after that.
+    """
     if under_torchrun() and not dist.is_initialized():
         on_gpu = accelerator != "cpu" and torch.cuda.is_available()
         if on_gpu:
@@ -50,25 +56,28 @@ def join(accelerator: str) -> None:
 
 
 def start_others(launcher: Any) -> None:
-    """Lets Lightning start the further processes of this node, once; ``end_others`` ends them.
+    """Starts the other processes of this node, once; ``end_others`` ends them.
 
     A terminal sends Ctrl-C to all of them. They leave it to this one, from their very start: signals that are blocked
     here stay blocked in a new process, until ``leave_group``.
 
     Args:
-        launcher: of a trainer's strategy; None where it has none.
+        launcher: of Lightning's strategy; None for a single device.
     """
     if launcher is None or "LOCAL_RANK" in os.environ:
         return
     _launchers.append(launcher)
-    with _putting_off_signals():
+    with _signals_deferred():
         launcher.launch(lambda: None)
 
 
 @contextlib.contextmanager
-def _putting_off_signals() -> Iterator[None]:
-    """Blocks signals for what the body starts, and lets none break it off: a process that nobody knows yet would be
-    left alone. Blocking is not enough for that, since other threads take them."""
+def _signals_deferred() -> Iterator[None]:
+    """Blocks signals in processes that the body starts, and raises those of this process after it.
+
+    A body that is interrupted would leave behind a process that nobody knows yet. Blocking does not prevent that,
+    since other threads receive the signals.
+    """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     came: list[int] = []
     former: dict[int, Any] = {}
@@ -79,7 +88,7 @@ def _putting_off_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        # First, so that those that wait are counted
+        # Before the handlers: signals that are pending arrive now
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in former.items():
             signal.signal(number, handler)
@@ -88,8 +97,10 @@ def _putting_off_signals() -> Iterator[None]:
 
 
 def leave_group() -> None:
-    """In a process that ``start_others`` has started: forgets the signals it was sent with the others, and gets no
-    more of those. Elsewhere without effect."""
+    """Separates a process that ``start_others`` has started from the signals of its terminal.
+
+    Discards those it has received and leaves the process group. No effect in other processes.
+    """
     if signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {*_SIGNALS}:
         os.setpgid(0, 0)
         for number in _SIGNALS:
@@ -98,13 +109,13 @@ def leave_group() -> None:
 
 
 def end_others() -> None:
-    """Kills the processes that ``start_others`` has started, with their workers: they may be waiting for this one."""
+    """Kills the processes of ``start_others`` and their workers, which may be waiting for this one."""
     for launcher in _launchers:
         started = [*launcher.procs]
-        # A thread of Lightning's kills this process, too, as soon as it sees that one of them was killed
+        # A thread of Lightning's watches this list, and kills this process, too, once one of them was killed
         launcher.procs.clear()
         for process in started:
-            with contextlib.suppress(ProcessLookupError):  # it has not left this one's group yet, or is gone
+            with contextlib.suppress(ProcessLookupError):  # still in this one's group, or gone
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.wait()
@@ -112,7 +123,7 @@ def end_others() -> None:
 
 
 def wait_for_all() -> None:
-    """Returns when every process has called it. Alone, at once."""
+    """Waits until every process has called this."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -128,16 +139,14 @@ def from_first(value: T) -> T:
 
 def mean_over_all(values: torch.Tensor) -> torch.Tensor:
     """Element-wise mean over the processes, of equal shapes."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
+    if is_alone():
         return values
-    total = values.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return sum_over_all(values) / dist.get_world_size()
 
 
 def sum_over_all(values: torch.Tensor) -> torch.Tensor:
     """Element-wise sum over the processes, of equal shapes."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
+    if is_alone():
         return values
     total = values.clone()
     dist.all_reduce(total)
@@ -145,8 +154,8 @@ def sum_over_all(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather(items: list[T]) -> list[T]:
-    """All processes' items, in the order of the processes; every process must call it."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
+    """All processes' items, in the order of the processes; every process must call this."""
+    if is_alone():
         return items
     lists: list[list[T]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(lists, items)

@@ -1,4 +1,4 @@
-"""Tests the resizers and networks of a run's finished stages, on the run's own test images or on other data."""
+"""Tests of a run's trained models, on the run's own test images or on other data."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from ..damaged import reading
 from ..data.source import Source
 from ..data.unreadable import UnreadableLog
 from ..weights import StateMismatchError
-from .batches import SourceData
 from .config import RunConfig
 from .limits import check_batch, check_weights, most_workers
-from .loop import make_trainer, quiet_lightning
+from .loop import measure, open_batches, open_fabric, place
 from .models import build_kept, learned_part
-from .module import JointTraining, optimisers
 from .progress import Watcher
 from .protocol import Stage, plan
-from .record import UnreadableCount
 from .run import NETWORK, RESIZER, RESULT, load_weights
 from .run_folder import CONFIG, STAGES
 from .tasks import build_task
@@ -26,7 +25,7 @@ from .tasks import build_task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One stage's figures on the test images."""
+    """Test loss and metrics of one stage."""
 
     arm: str
     seed: int
@@ -45,27 +44,27 @@ def evaluate(
     """Tests what a run trained.
 
     Args:
-        folder: of the run; stages that have not ended are left out.
-        data: other data than the run's; its classes or bins must be the run's. A score file must be in the folder.
+        folder: of the run; unfinished stages are left out.
+        data: other data than the run's, with the same classes or bins. A score file must be in the folder.
         arms: those to test, default all.
-        accelerator: where.
-        watcher: told of progress.
+        accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"cuda"``.
+        watcher: notified of progress.
 
     Raises:
-        FileNotFoundError: the folder holds no run, or no stage that has ended.
+        FileNotFoundError: the folder holds no run, or no finished stage.
         DamagedFileError: a file of the run cannot be read.
-        ValueError: an arm that the run has not; data whose classes are others; images or weights larger than memory.
+        ValueError: the run has no such arm, the data has other classes, or images or weights are larger than memory.
         DataError: the data cannot be used (see ``data.errors``).
     """
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"run: got {folder}; expected the folder of a run, with a {CONFIG}")
     with reading(folder / CONFIG, "write it again, with the options of that run"):
         trained = RunConfig.load(folder / CONFIG)
-    workers = min(trained.num_workers, most_workers(1))  # the run may be a larger machine's
+    workers = min(trained.num_workers, most_workers(1))  # the run may come from a larger machine
     config = replace(trained, accelerator=accelerator, devices=1, nodes=1, num_workers=workers)
     check_batch(config, 1)
     if data is not None:
-        config = replace(config, data=data, scores=None, extra_photographs=None)  # those are of the run's own data
+        config = replace(config, data=data, scores=None, extra_photographs=None)  # they belong to the run's own data
     stages = [stage for stage in plan(trained, lambda _: 1.0) if (folder / STAGES / stage.key / RESULT).is_file()]
     if not stages:
         raise FileNotFoundError(f"run: got {folder}; expected at least one stage that has ended")
@@ -90,22 +89,20 @@ def evaluate(
 def _test(
     stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, source: Source, unreadable: UnreadableLog
 ) -> Evaluation:
-    place = folder / STAGES / stage.key
-    resizer, network = build_kept(stage, trained, source.in_channels, len(source.labels), place / RESIZER)
+    kept = folder / STAGES / stage.key
+    resizer, network = build_kept(stage, trained, source.in_channels, len(source.labels), kept / RESIZER)
     try:
-        load_weights(network, place / NETWORK, source.labels)
+        load_weights(network, kept / NETWORK, source.labels)
         if stage.front.is_learned:
-            load_weights(learned_part(resizer), place / RESIZER)
+            load_weights(learned_part(resizer), kept / RESIZER)
     except StateMismatchError as error:
         raise ValueError(
-            f"data: got {config.data}, of {len(source.labels)} classes or bins and {source.in_channels} channels, "
-            f"which do not fit what was trained on {trained.data}"
+            f"data: got {config.data}, with {len(source.labels)} classes or bins and {source.in_channels} channels; "
+            f"expected those of {trained.data}, which the run was trained on"
         ) from error
-    task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing)
-    module = JointTraining(resizer, network, task, optimisers(config, 1.0, 2, 1.0))
-    normalisation = (config.mean, config.std) if config.normalize else None
-    data = SourceData(source, stage.seed, 2, [], config.num_workers, normalisation)
-    with quiet_lightning():
-        make_trainer(config, [UnreadableCount(unreadable)]).validate(module, data, verbose=False)
-    loss, metrics = task.results()
+    fabric = open_fabric(config)
+    task = place(fabric, build_task(config.task, len(source.labels), config.loss, config.label_smoothing))
+    batches = open_batches(fabric, config, source, stage.seed, batch_size=1).test()
+    model = place(fabric, nn.Sequential(resizer, network))
+    loss, metrics = measure(fabric, model, task, unreadable.counting(batches))
     return Evaluation(stage.arm, stage.seed, stage.input_size, loss, metrics)

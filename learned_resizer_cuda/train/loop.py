@@ -1,43 +1,41 @@
-"""Trains one stage with Lightning: in rounds, tested at their ends, going on from a checkpoint if there is one."""
+"""The training of one stage: rounds of steps, each with a test where one is due and a checkpoint at its end."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, Strategy
-from lightning.pytorch.utilities.warnings import PossibleUserWarning
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from ..data.source import Source
+from ..data.source import Batch, Source
 from ..data.unreadable import UnreadableLog
 from ..sync_batch_norm import synchronise
-from .batches import SourceData
-from .checkpoint import RoundCheckpoint
-from .checkpoint_io import AtomicCheckpointIO
+from .batches import Batches
+from .checkpoint import load_checkpoint, save_checkpoint, seed_round
 from .config import RunConfig
-from .distributed import rank, start_others
-from .module import JointTraining, optimisers
+from .distributed import is_first_process, start_others
+from .optimiser import build_optimiser, build_schedule
 from .progress import Watcher
 from .protocol import Stage, default_evaluations, rounds
-from .recalibrate import recalibrate
+from .recalibrate import modes_kept, recalibrate
 from .record import Recorder
-from .tasks import build_task
+from .tasks import Task, build_task
 
-CHECKPOINT, METRICS = "last.ckpt", "metrics.csv"
+CHECKPOINT, METRICS_FILE = "last.ckpt", "metrics.csv"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a training ended; the models it trained have changed in place, or are new (``synchronise``)."""
+    """The trained models in float32 on the CPU, and what the training took."""
 
     resizer: nn.Module
     network: nn.Module
@@ -56,131 +54,166 @@ def fit(
     unreadable: UnreadableLog,
     watcher: Watcher,
 ) -> Fitted:
-    """Trains ``models``, resizer and network, for the stage's steps.
+    """Trains a resizer and a network together, on the task's loss alone.
 
-    Determinism: on a CPU the same stage, configuration and number of threads give the same bits, also if the training
-    was killed and went on from its last checkpoint. Several processes give what one gives with the joint batch, up to
-    rounding.
+    No pixel or perceptual loss touches the resizer. Resumes from the folder's checkpoint if there is one.
+
+    Determinism: on a CPU the same stage, configuration and number of threads give the same bits, also when the
+    training was killed and resumed. Several processes give what one gives with the joint batch, up to rounding.
 
     Args:
+        batch_size: images in a training batch, of all processes together.
+        models: resizer (B, C, H, W) → (B, C, h, w), and network (B, C, h, w) → logits (B, K); changed in place, or
+            replaced (``synchronise``).
         folder: of the stage; gets ``last.ckpt`` and ``metrics.csv``.
-        unreadable: takes the images that could not be read.
-        watcher: told of progress.
+        unreadable: collects the images that could not be read.
+        watcher: notified of progress.
 
     Raises:
-        NonFiniteLossError, TooManyUnreadableError: ends the training.
+        NonFiniteLossError, TooManyUnreadableError: end the training.
+        DamagedFileError: the checkpoint or ``metrics.csv`` cannot be resumed from.
+        OSError: a file cannot be written.
     """
-    processes = config.devices * config.nodes
+    fabric = open_fabric(config)
+    first, saved = is_first_process(), folder / CHECKPOINT
     steps_per_epoch = source.train_size / batch_size
     tests = config.evaluations or default_evaluations(stage.steps, steps_per_epoch)
     plan = rounds(stage.steps, tests, config.checkpoint_steps)
-    parts = len(plan) // sum(part.tested for part in plan)
-    normalisation = (config.mean, config.std) if config.normalize else None
-    data = SourceData(source, stage.seed, batch_size, [part.steps for part in plan], config.num_workers, normalisation)
-    first = rank() == 0
-    recorder = Recorder(stage, config.task, folder / METRICS if first else None, steps_per_epoch, unreadable, watcher)
-    callbacks: list[Callback] = [recorder]
-    if config.recalibrate_bn:
-        callbacks.append(_Recalibration(data, config.recalibration_batches))
-    callbacks.append(RoundCheckpoint(folder / CHECKPOINT, stage.seed))
-    saved = folder / CHECKPOINT
-    going_on = saved.is_file()
-    if not going_on and first:
-        (folder / METRICS).unlink(missing_ok=True)  # of a call that was killed before its first checkpoint
+    batches = open_batches(fabric, config, source, stage.seed, batch_size)
+    if fabric.world_size > 1:
+        models = (synchronise(models[0], fabric.device), synchronise(models[1], fabric.device))
+    model = place(fabric, nn.Sequential(*models))
+    task = place(fabric, build_task(config.task, len(source.labels), config.loss, config.label_smoothing))
+    optimiser: Any = build_optimiser(config, (p for p in model.parameters() if p.requires_grad), stage.learning_rate)
+    schedule = build_schedule(config, optimiser, stage.steps, steps_per_epoch)
+    optimiser = fabric.setup_optimizers(optimiser)  # undoes what fabric.backward scales losses by with 16-mixed
     with quiet_lightning():
-        trainer = make_trainer(
-            config,
-            callbacks,
-            max_epochs=len(plan),
-            check_val_every_n_epoch=parts,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0 if going_on else -1,  # the test before the first step
-        )
-        start_others(trainer.strategy.launcher)
-        resizer, network = models
-        if processes > 1:
-            device = trainer.strategy.root_device
-            resizer, network = synchronise(resizer, device), synchronise(network, device)
-        task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing)
-        build = optimisers(config, stage.learning_rate, stage.steps, steps_per_epoch)
-        module = JointTraining(resizer, network, task, build)
-        trainer.fit(module, data, ckpt_path=saved if going_on else None, weights_only=True)
+        parallel = fabric.strategy.setup_module(model)  # averages gradients over the processes
+    metrics_file = folder / METRICS_FILE if first else None
+    recorder = Recorder(stage, config.task, metrics_file, steps_per_epoch, unreadable, watcher)
+    parts = {
+        "model": model,
+        "optimiser": optimiser,
+        "schedule": schedule,
+        "precision": fabric.strategy.precision,
+        "recorder": recorder,
+    }
+
+    def test(step: int) -> None:
+        watcher.testing()
+        # Before the first step the statistics belong to the weights as they came.
+        if config.recalibrate_bn and step:
+            recent = batches.train(range(max(0, step - config.recalibration_batches), step))
+            with torch.inference_mode(), fabric.autocast():
+                recalibrate(model, (batch.images for batch in recent))
+        loss, metrics = measure(fabric, model, task, recorder.counting(batches.test()))
+        recorder.test(step, loss, metrics, optimiser.param_groups[0]["lr"] if step else 0.0)
+
+    done = 0
+    if saved.is_file():
+        done = load_checkpoint(saved, parts)["rounds"]
+    else:
+        if first:
+            (folder / METRICS_FILE).unlink(missing_ok=True)  # of a call that was killed before its first checkpoint
+        test(0)
+        recorder.write()
+    for number, current in enumerate(plan[done:], done):
+        seed_round(stage.seed, number, fabric.global_rank)
+        with recorder.stopwatch:
+            for step, batch in enumerate(recorder.counting(batches.train(current.steps)), current.steps.start + 1):
+                with fabric.autocast():
+                    logits = parallel(batch.images)
+                    loss = task.loss(logits, batch.targets)
+                optimiser.zero_grad()
+                fabric.backward(loss)
+                optimiser.step()
+                correct = task.correct(logits, batch.targets)
+                recorder.step(step, loss.detach(), correct, len(batch.targets), optimiser.param_groups[0]["lr"])
+                schedule.step()
+            recorder.flush()
+        if current.tested:
+            test(current.steps.stop)
+        with recorder.stopwatch:
+            recorder.write()
+            if first:
+                save_checkpoint(saved, parts, rounds=number + 1)
+
+    model.cpu().float()  # from a GPU, or from the precision 64-true
     cpu, wall = recorder.stopwatch.read()
-    for trained in (resizer, network):
-        trained.cpu().float()  # from a GPU, or from the precision 64-true
-    return Fitted(resizer, network, cpu, wall, trainer.strategy.root_device.type)
+    return Fitted(*models, cpu, wall, fabric.device.type)
 
 
-def make_trainer(config: RunConfig, callbacks: list[Callback], **options: Any) -> Trainer:
-    """A Lightning trainer on the devices of ``config`` that keeps no logs of its own."""
+@torch.inference_mode()
+def measure(fabric: Fabric, model: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[float, dict[str, float]]:
+    """Mean loss and metrics of a model over test batches, in evaluation mode."""
+    with modes_kept(model), fabric.autocast():
+        model.eval()
+        for batch in batches:
+            if len(batch.images):  # every image of a batch may have been unreadable
+                task.measure(model(batch.images), batch.targets)
+    return task.results()
+
+
+def open_fabric(config: RunConfig) -> Fabric:
+    """Lightning Fabric on the devices of ``config``, with all processes started.
+
+    Raises:
+        ValueError: this machine has no such devices.
+    """
     several = config.devices * config.nodes > 1
-    # Statistics of synchronised norms are equal everywhere; sending them before every test batch would need each
-    # process to have equally many.
-    strategy: str | Strategy = DDPStrategy(broadcast_buffers=False) if several else "auto"
-    callbacks = [_OwnHandler(), *callbacks]
-    return Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy=strategy,
-        precision=config.precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        use_distributed_sampler=False,  # a batch is cut by its source
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
+    with quiet_lightning():
+        try:
+            fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.nodes,
+                # Synchronised norms have the same statistics in every process: no need to send them around.
+                strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+                precision=config.precision,  # type: ignore[arg-type]
+            )
+        except (RuntimeError, MisconfigurationException) as error:
+            raise ValueError(
+                f"accelerator: got {config.accelerator}; expected a device of this machine ({error})"
+            ) from error
+        start_others(fabric.strategy.launcher)
+        fabric.launch()
+    return fabric
+
+
+def open_batches(fabric: Fabric, config: RunConfig, source: Source, seed: int, batch_size: int) -> Batches:
+    """The batches of a source on the device, in the precision and normalisation of ``config``."""
+    return Batches(
+        source,
+        seed,
+        batch_size,
+        config.num_workers,
+        (config.mean, config.std) if config.normalize else None,
+        fabric.device,
+        torch.float64 if config.precision == "64-true" else torch.float32,
+        fabric.global_rank,
+        fabric.world_size,
     )
 
 
-class _OwnHandler(Callback):
-    """Keeps the program's own handler of SIGTERM, where it has one.
+def place(fabric: Fabric, module: Any) -> Any:
+    """The module on the device, in float64 with precision 64-true.
 
-    Lightning's would first pass the signal on to the other processes and wait for them, wherever they are.
+    Not by ``Fabric.setup``: its wrapper would round the images to 16 bits before the resizer, and float64 logits to
+    float32 before the loss.
     """
-
-    def __init__(self) -> None:
-        self.handler = signal.getsignal(signal.SIGTERM)
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if callable(self.handler) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.handler)
-
-    on_train_start = on_sanity_check_start
-
-
-class _Recalibration(Callback):
-    """Recomputes batch norm statistics before each test, from the last training batches before it."""
-
-    def __init__(self, data: SourceData, batches: int) -> None:
-        self.data, self.batches = data, batches
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Before the first step the statistics belong to the weights as they came.
-        if trainer.sanity_checking:
-            return
-        done = trainer.global_step
-        steps = range(max(0, done - self.batches), done)
-        assert isinstance(pl_module, JointTraining)
-        model = nn.Sequential(pl_module.resizer, pl_module.network)
-        with trainer.precision_plugin.forward_context():
-            recalibrate(model, (self.data.images(step, pl_module.device) for step in steps))
+    return fabric.to_device(fabric.strategy.precision.convert_module(module))
 
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keeps Lightning's notes on devices and workers off the screen: the progress bar and the table say it all."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    """Hides Lightning's notes on devices and processes: the progress bar and the table say it all."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]  # Fabric logs to either
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            # Lightning 2.6 under torch 2.15: its own use of torch's pytree, nothing a user could change.
-            warnings.filterwarnings("ignore", message=".*LeafSpec")
-            # And DDP's of an argument whose successor has another meaning.
+            # DDP's, of an argument whose successor has another meaning
             warnings.filterwarnings("ignore", message=".*broadcast_buffers")
             yield
     finally:

@@ -1,4 +1,4 @@
-"""The models of a stage: what stands in front, and the network behind it."""
+"""The models of a stage: a resizer or filter in front, and the network behind it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .run_folder import remedy
 
 
 class BlindResizer(nn.Module):
-    """The control that separates capacity from information: a learned resizer that sees no fine detail.
+    """A learned resizer that sees no fine detail: the control that separates capacity from information.
 
-    The image is reduced to the output size by a fixed filter and enlarged again; the resizer gets that. It
-    has the learned arm's parameters and cost, but only what the fixed filter's arm sees.
+    The image is reduced to the output size by a fixed filter and enlarged again before the resizer sees it. So it has
+    the learned arm's parameters and cost, but only the information of the fixed filter's arm.
 
     Args:
         resizer: the learned resizer.
@@ -46,7 +46,7 @@ class BlindResizer(nn.Module):
 
 
 def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
-    """The arguments of the learned resizer of a stage: in a transfer, all of the transferred one's but its weights."""
+    """Arguments of a stage's learned resizer: in a transfer, those of the transferred one."""
     if config.command == "transfer":
         return replace(load_resizer(Path(str(config.resizer)))[1], size=(config.size, config.size))
     return ResizerConfig(
@@ -60,7 +60,7 @@ def resizer_config(config: RunConfig, front: Front, in_channels: int) -> Resizer
 
 
 def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
-    """What stands in front of the network: (B, in_channels, H, W) → (B, in_channels, size, size).
+    """The module in front of the network: (B, in_channels, H, W) → (B, in_channels, size, size).
 
     Raises:
         FileNotFoundError, ValueError: the resizer's file cannot be read, or does not fit the images.
@@ -84,11 +84,14 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
 
 
 def check_normalisation(config: RunConfig, resizer: ResizerConfig) -> None:
-    """Raises ValueError where a run normalises images otherwise than those that its transferred resizer was trained on.
+    """Checks that a run normalises images as the training of its transferred resizer did.
 
     Args:
         config: of the run.
         resizer: the arguments in the resizer's file.
+
+    Raises:
+        ValueError: it does not.
     """
     run, file = (config.mean, config.std) if config.normalize else (None, None), (resizer.mean, resizer.std)
     if [*map(_float32, run)] != [*map(_float32, file)]:
@@ -98,7 +101,7 @@ def check_normalisation(config: RunConfig, resizer: ResizerConfig) -> None:
 
 
 def _float32(values: Sequence[float] | None) -> list[float] | None:
-    """As a file that ``save_pretrained`` wrote has them."""
+    """The values as they come back from a file of ``save_pretrained``."""
     return None if values is None else torch.tensor(values, dtype=torch.float32).tolist()
 
 
@@ -112,10 +115,10 @@ def _shown(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
 def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs: int) -> tuple[nn.Module, nn.Module]:
     """The resizer and the network of a stage, freshly initialised.
 
-    Determinism: for a seed, the network starts from the same weights in every arm, and the learned and the
-    blind resizer from the same weights. The caller's random state is left as it was.
-
     Pretrained weights are not fetched for a network that starts from another stage's.
+
+    Determinism: for a seed, the network starts from the same weights in every arm, and so do the learned and the blind
+    resizer. The caller's random state stays as it was.
     """
     pretrained = config.pretrained and stage.start is None
     with torch.random.fork_rng(devices=[]):
@@ -129,12 +132,12 @@ def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs:
 def build_kept(
     stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, resizer: Path
 ) -> tuple[nn.Module, nn.Module]:
-    """The models of a stage that has ended, for the weights that are kept of it.
+    """The models of a complete stage, to be filled with its weights.
 
-    Nothing outside the run is needed: no file of a transferred resizer, and no pretrained weights.
+    Needs nothing outside the run: not the file of a transferred resizer, nor pretrained weights.
 
     Args:
-        resizer: the learned resizer's file, among what is kept of the stage.
+        resizer: the learned resizer's file in the stage's folder.
 
     Raises:
         DamagedFileError: it cannot be read.
@@ -148,5 +151,5 @@ def build_kept(
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:
-    """The learned resizer itself, whose weights are kept: what a blind one feeds."""
+    """The learned resizer itself, also out of a ``BlindResizer``: the part whose weights are saved."""
     return resizer.resizer if isinstance(resizer, BlindResizer) else resizer

@@ -1,4 +1,4 @@
-"""Progress of a run, as the command line and others watch it."""
+"""Progress of a run."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Watcher:
         """The stage is complete."""
 
     def found(self, result: StageResult) -> None:
-        """The stage was completed by an earlier, interrupted call."""
+        """A stage was completed by an earlier call."""
 
     def say(self, text: str) -> None:
-        """Anything else that a user should know."""
+        """A note for the user."""
 
 
 def clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a training measured: figures by step, and its cost in seconds, in a file that a restart goes on writing."""
+"""The record of a training: loss and metrics by step, and the time they took, in a CSV file."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import csv
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ..atomic import naming
 from ..damaged import reading
-from ..data.errors import NonFiniteLossError
 from ..data.source import Batch, Unreadable
 from ..data.unreadable import UnreadableLog
-from .distributed import gather, mean_over_all, sum_over_all
-from .module import JointTraining
+from .distributed import gather, is_alone, mean_over_all, sum_over_all
 from .progress import Watcher
 from .protocol import Stage
 from .results import ACCURACY, METRICS, Row
@@ -29,20 +26,24 @@ from .run_folder import remedy
 
 _PLAIN = tuple(entry.name for entry in fields(Row) if entry.name != "metrics")
 _WAITING = 50
-"""Steps whose figures wait on the device: each reading waits for it."""
+"""Steps whose losses wait on the device: reading one waits for the device."""
+
+
+class NonFiniteLossError(ValueError):
+    """The training loss became NaN or infinite."""
 
 
 class Stopwatch:
-    """CPU seconds of the whole process (all its threads) and wall seconds, with pauses."""
+    """CPU seconds of the whole process (all its threads) and wall seconds, running inside ``with``."""
 
     def __init__(self) -> None:
         self.spent = (0.0, 0.0)
         self._since: tuple[float, float] | None = None
 
-    def start(self) -> None:
+    def __enter__(self) -> None:
         self._since = (time.process_time(), time.perf_counter())
 
-    def pause(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.spent, self._since = self.read(), None
 
     def read(self) -> tuple[float, float]:
@@ -55,23 +56,19 @@ class Stopwatch:
         )
 
 
-class Recorder(Callback):
-    """Writes a row per training batch and per pass over the test set, and times the training alone.
+class Recorder:
+    """Rows of metrics.csv, one for each training batch and test, and the time of the training alone.
 
-    A checkpoint remembers how long the file was: what a killed run wrote after its last checkpoint is cut off when it
-    goes on, and written again.
+    Part of a checkpoint, which holds the file's length: rows that a killed run wrote after its last checkpoint are cut
+    off when it resumes, and written again.
 
     Args:
         stage: what the rows are about.
         task: ``"classification"`` or ``"iqa"``.
         path: the CSV file; None in all processes but the first.
-        steps_per_epoch: tells epochs from steps.
-        unreadable: takes the images that could not be read.
-        watcher: told of steps and tests.
-
-    Raises:
-        NonFiniteLossError: from the training, before anything of such a state is kept.
-        TooManyUnreadableError: from ``unreadable``.
+        steps_per_epoch: converts steps to epochs.
+        unreadable: collects the images that could not be read.
+        watcher: notified of steps and tests.
     """
 
     def __init__(
@@ -87,7 +84,6 @@ class Recorder(Callback):
         self.steps_per_epoch, self.unreadable, self.watcher = steps_per_epoch, unreadable, watcher
         self.stopwatch = Stopwatch()
         self._rows: list[Row] = []
-        self._rate = 0.0
         self._unreadable: list[Unreadable] = []
         self._waiting: list[tuple[int, Tensor, Tensor | None, int, float, tuple[float, float]]] = []
 
@@ -100,81 +96,51 @@ class Recorder(Callback):
         if self.path is not None:
             with reading(self.path, remedy(self.path.parent)):
                 if self.path.stat().st_size < state_dict["bytes"]:
-                    raise ValueError(f"shorter than the {state_dict['bytes']} bytes that its checkpoint tells of")
+                    raise ValueError(f"shorter than the {state_dict['bytes']} bytes at its checkpoint")
             with naming(self.path):
                 os.truncate(self.path, state_dict["bytes"])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stopwatch.start()
+    def counting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with their unreadable images counted.
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule moves on before the batch ends
+        Raises:
+            TooManyUnreadableError: there are more than the limit. Several processes count together, in ``write``: so
+                all of them stop, or none.
+        """
+        for batch in batches:
+            self._unreadable += batch.unreadable
+            if is_alone():
+                self._count_unreadable()
+            yield batch
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        self._met(trainer, batch)
-        loss, correct = outputs["loss"].detach(), outputs["correct"]
-        if loss.device.type == "cpu" and trainer.world_size == 1:
-            self._check_finite(trainer.global_step, float(loss))
-        self._waiting.append(
-            (trainer.global_step, loss, correct, len(batch.targets), self._rate, self.stopwatch.read())
-        )
+    def step(self, step: int, loss: Tensor, correct: Tensor | None, images: int, learning_rate: float) -> None:
+        """Records a training step, of which the losses and counts may still be on their way on the device.
+
+        Args:
+            step: number of finished steps.
+            loss: of this process's part of the batch, a scalar.
+            correct: number of right answers in it, a scalar, or None.
+            images: number of images in it.
+            learning_rate: of the step.
+
+        Raises:
+            NonFiniteLossError: here or in ``flush``, before a checkpoint of such a state is saved.
+        """
+        if loss.device.type == "cpu" and is_alone():
+            self._check_finite(step, float(loss))
+        self._waiting.append((step, loss, correct, images, learning_rate, self.stopwatch.read()))
         if len(self._waiting) >= _WAITING:
-            self._flush()
-        self.watcher.step(trainer.global_step)
+            self.flush()
+        self.watcher.step(step)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush()
-        self._count_unreadable()
-        self._write()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stopwatch.pause()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush()
-        if not trainer.sanity_checking:
-            self.stopwatch.pause()
-        self.watcher.testing()
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._met(trainer, batch)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, JointTraining)
-        self._count_unreadable()
-        loss, metrics = pl_module.task.results()
-        # Before the first step ("sanity checking" to Lightning) nothing has been trained.
-        step = 0 if trainer.sanity_checking else trainer.global_step
-        rate = 0.0 if trainer.sanity_checking else trainer.optimizers[0].param_groups[0]["lr"]
-        row = self._row(step, "test", loss, rate, self.stopwatch.read(), metrics)
+    def test(self, step: int, loss: float, metrics: dict[str, float], learning_rate: float) -> None:
+        """Records a pass over the test set."""
+        row = self._row(step, "test", loss, learning_rate, self.stopwatch.read(), metrics)
         self._rows.append(row)
         self.watcher.tested(row)
-        if trainer.sanity_checking:
-            self._write()
-        else:
-            self.stopwatch.start()
 
-    def _met(self, trainer: Trainer, batch: Batch) -> None:
-        self._unreadable += batch.unreadable
-        if trainer.world_size == 1:
-            self._count_unreadable()
-
-    def _count_unreadable(self) -> None:
-        """Several processes count together, at the end of each round: so all of them stop, or none."""
-        self.unreadable.add(gather(self._unreadable))
-        self._unreadable = []
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Turns the steps that wait into rows, with the means over all processes."""
         if not self._waiting:
             return
         steps, losses, correct, counts, rates, times = zip(*self._waiting, strict=True)
@@ -207,35 +173,28 @@ class Recorder(Callback):
         epoch = step / self.steps_per_epoch
         return Row(stage.arm, stage.seed, stage.input_size, step, epoch, split, loss, rate, *spent, metrics)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Appends the rows to the file; several processes count their unreadable images.
+
+        Raises:
+            TooManyUnreadableError: there are more than the limit; in all processes.
+            OSError: the file cannot be written.
+        """
+        self._count_unreadable()
         if self.path is not None:
             append_rows(self.path, self._rows, self.task)
         self._rows.clear()
 
-
-class UnreadableCount(Callback):
-    """Counts the unreadable images of a test alone."""
-
-    def __init__(self, unreadable: UnreadableLog) -> None:
-        self.unreadable = unreadable
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.unreadable.add(batch.unreadable)
+    def _count_unreadable(self) -> None:
+        self.unreadable.add(gather(self._unreadable))
+        self._unreadable = []
 
 
 def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
-    """Appends rows to a CSV file, with a header where the file is new; on the disk when it returns.
+    """Appends rows to a CSV file, with a header if it is new, and flushes them to the disk.
 
     Raises:
-        OSError: the file cannot be written, or a part of it only.
+        OSError: the file cannot be written, or only in part.
     """
     new = not path.exists() or not path.stat().st_size
     with naming(path), path.open("a", newline="", encoding="utf-8") as file:
@@ -243,7 +202,7 @@ def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
         if new:
             writer.writerow([*_PLAIN, *(metric.name for metric in METRICS[task])])
         for row in rows:
-            # All digits: a run that goes on is compared with one that was never interrupted.
+            # All digits: a resumed run is compared with one that was never interrupted.
             metrics = [row.metrics.get(metric.name, "") for metric in METRICS[task]]
             writer.writerow([*(getattr(row, name) for name in _PLAIN), *metrics])
         file.flush()
@@ -254,7 +213,7 @@ def read_rows(path: Path) -> list[Row]:
     """Reads what ``append_rows`` wrote.
 
     Raises:
-        Exception: of any kind, where it is something else or a part of it.
+        Exception: of any kind, if it is something else or cut off.
     """
     whole, text = {"seed", "input_size", "step"}, {"arm", "split"}
     rows = []

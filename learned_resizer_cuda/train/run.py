@@ -1,4 +1,4 @@
-"""Runs every stage of a configuration, or what of it an interrupted call has left, and writes what came out."""
+"""A run: every stage of a configuration, trained in a folder or resumed in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..weights import ResizerConfig, StateMismatchError, WeightsFile, save_resiz
 from . import distributed
 from .config import RunConfig
 from .limits import check_length, check_machine
-from .loop import CHECKPOINT, METRICS, Fitted, fit
+from .loop import CHECKPOINT, METRICS_FILE, Fitted, fit
 from .models import build_front, build_kept, build_models, check_normalisation, learned_part
 from .networks import network_name
 from .progress import Watcher
@@ -31,35 +31,35 @@ from .run_folder import STAGES, remedy
 
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
 LABELS = "labels"
-"""In a network's file: what its outputs stand for."""
+"""Key of the names of a network's outputs, in its file."""
 _RESULT_TYPES = {"steps": int, "batch_size": int, "cpu_seconds": float, "wall_seconds": float, "device": str}
 
 
 class Run:
-    """A configuration at work in its folder.
+    """The stages of a configuration, trained in a folder.
 
-    A stage that has ended is told by its result.json, which is written last: it is not trained again. One that was
-    killed goes on from its last checkpoint. So the same configuration in the same folder ends with the
-    figures of a run that nothing disturbed, whenever it was killed and however often.
+    result.json is written last and marks a stage complete; a complete stage is not trained again. A killed stage
+    resumes from its last checkpoint. So the same configuration in the same folder ends with the numbers of an
+    undisturbed run, whenever it was killed and however often.
 
     Args:
         config: what to run.
-        folder: made, and locked by the first process (``RunFolder``).
-        watcher: told of progress, in the first process.
+        folder: exists, and is locked by the first process (``RunFolder``).
+        watcher: notified of progress, in the first process.
 
     Raises:
         DataError: the data cannot be trained on (see ``data.errors``).
-        ModuleNotFoundError, FileNotFoundError: what the built-in data needs is not installed.
+        ModuleNotFoundError, FileNotFoundError: packages or files of the built-in data are not installed.
         FileNotFoundError, ValueError: the resizer to be transferred cannot be read, does not fit the images, or was
-            trained on images that were normalised otherwise.
+            trained with another normalisation.
         DamagedFileError: a file of an earlier call cannot be read.
-        ValueError: this machine cannot do it (see ``limits``).
+        ValueError: this machine cannot train the configuration (see ``limits``).
     """
 
     def __init__(self, config: RunConfig, folder: Path, watcher: Watcher | None = None) -> None:
         check_machine(config)
         self.config, self.folder = config, folder
-        self.first = distributed.rank() == 0
+        self.first = distributed.is_first_process()
         self.watcher = watcher if watcher is not None and self.first else Watcher()
         self.watcher.doing("reading the data")
         self.sources = {size: config.open_source(size) for size in config.input_size}
@@ -74,22 +74,22 @@ class Run:
         network_name(config.model)
         for stage in self.stages:
             if stage.front.kind == "file" and not (self.stage_folder(stage.key) / RESULT).is_file():
-                # Wrong, it is to be told of before the baseline has been trained for hours.
+                # Errors must come now, not after hours of training the baseline.
                 resizer = build_front(config, stage.front, self.source_of(stage).in_channels)
                 check_normalisation(config, ResizerConfig.of(cast(Resizer, resizer)))
 
     def train_stages(self) -> list[StageResult]:
-        """Trains what is left to train.
+        """Trains the stages that are not complete.
 
         Returns:
             Results of all stages, in their order.
 
         Raises:
-            NonFiniteLossError, TooManyUnreadableError: a training cannot go on; what has ended is kept.
+            NonFiniteLossError, TooManyUnreadableError: end a training; complete stages are kept.
             DamagedFileError: a file of an earlier call cannot be read.
-            OSError: a file cannot be written; the next call goes on where this one had a checkpoint.
+            OSError: a file cannot be written; the next call resumes from the last checkpoint.
         """
-        return [self._stage(stage) for stage in self.stages]
+        return [self._train_stage(stage) for stage in self.stages]
 
     def source_of(self, stage: Stage) -> Source:
         return self.sources[stage.input_size]
@@ -97,7 +97,7 @@ class Run:
     def stage_folder(self, key: str) -> Path:
         return self.folder / STAGES / key
 
-    def _stage(self, stage: Stage) -> StageResult:
+    def _train_stage(self, stage: Stage) -> StageResult:
         folder = self.stage_folder(stage.key)
         source = self.source_of(stage)
         outputs = len(source.labels)
@@ -155,8 +155,8 @@ class Run:
             values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             if {name: type(value) for name, value in values.items()} != _RESULT_TYPES:
                 raise ValueError(f"expected {', '.join(_RESULT_TYPES)}")
-        with reading(folder / METRICS, remedy(folder)):
-            rows = read_rows(folder / METRICS)
+        with reading(folder / METRICS_FILE, remedy(folder)):
+            rows = read_rows(folder / METRICS_FILE)
             if not rows or (rows[-1].split, rows[-1].step) != ("test", stage.steps):
                 raise ValueError("its last test is missing")
         del values["steps"]  # the stage has them

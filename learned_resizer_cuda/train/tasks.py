@@ -1,4 +1,4 @@
-"""What a network is trained for: the loss, and the metrics of the test set."""
+"""Tasks: the loss of a training, and the metrics of the test set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..losses import EMDLoss, SigmoidCrossEntropyLoss
 
 
 class Task(nn.Module):
-    """Loss and metrics. Under several processes the metrics are those of all processes' test images together.
+    """Loss and metrics; with several processes, metrics over all processes' test images together.
 
     Args:
         loss: logits (B, K) and targets → scalar.
-        metrics: from names to torchmetrics, fed by ``measure``.
+        metrics: torchmetrics by name, updated by ``measure``.
     """
 
     def __init__(self, loss: nn.Module, metrics: MetricCollection) -> None:
@@ -25,12 +25,12 @@ class Task(nn.Module):
         self.mean_loss = MeanMetric()
 
     def measure(self, logits: Tensor, targets: Tensor) -> None:
-        """Takes in a test batch."""
+        """Updates the metrics with a test batch."""
         self.mean_loss.update(self.loss(logits, targets), weight=len(logits))
         self._update(logits, targets)
 
     def results(self) -> tuple[float, dict[str, float]]:
-        """Mean loss over the test images, and the metrics; forgets them."""
+        """Mean loss over the test images and the metrics; resets both."""
         loss = float(self.mean_loss.compute())
         values = {name: float(value) for name, value in self.metrics.compute().items()}
         self.mean_loss.reset()
@@ -38,7 +38,7 @@ class Task(nn.Module):
         return loss, values
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Right answers of a training batch, a scalar on its device; None where there is no right and wrong."""
+        """Number of right answers in a batch, a scalar on its device; None for image quality."""
         return None
 
     def _update(self, logits: Tensor, targets: Tensor) -> None:
@@ -46,7 +46,9 @@ class Task(nn.Module):
 
 
 class Classification(Task):
-    """Cross-entropy over sigmoid or over softmax outputs, the two readings of the paper's loss; top-1 accuracy.
+    """Cross-entropy over sigmoid or softmax outputs, and top-1 accuracy.
+
+    The paper's loss can be read either way.
 
     Args:
         num_classes: K.
@@ -82,7 +84,7 @@ class Quality(Task):
 def mean_score(histograms: Tensor) -> Tensor:
     """Mean scores (B,) of histograms (B, K): bins count from 1."""
     scores = torch.arange(1, histograms.shape[1] + 1, dtype=histograms.dtype, device=histograms.device)
-    # No matrix product, which autocast would round to 16 bits: scores that are then equal spoil a rank correlation.
+    # Not a matrix product, which autocast would round to 16 bits: ties would spoil a rank correlation.
     return (histograms * scores).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""Bad data: each kind ends the command with one line that names what is wrong, and an error of its own in the library.
+"""Bad data: one line from the command that names the problem, and an error class of its own in the library.
 
 `python -m tests.train.test_bad_data` prints them as a Markdown table.
 """
@@ -21,6 +21,7 @@ pytest.importorskip("lightning", reason="the training recipe needs the [train] e
 from learned_resizer_cuda.cli.main import main as command_line
 from learned_resizer_cuda.data import errors
 from learned_resizer_cuda.train.config import RunConfig
+from learned_resizer_cuda.train.record import NonFiniteLossError
 from learned_resizer_cuda.train.run import Run
 from tests.helpers.photo_folders import class_folder, save
 
@@ -32,11 +33,11 @@ SHORT = (
 
 @dataclass(frozen=True)
 class Bad:
-    """What is done to good data, and how the command has to end."""
+    """A change to good data, and how the command must end on it."""
 
     what: str
     spoil: Callable[[Path], object]
-    error: type[errors.DataError]
+    error: type[ValueError]
     words: tuple[str, ...]
     code: int = 2
     arguments: tuple[str, ...] = ()
@@ -88,7 +89,7 @@ CASES = [
     Bad(
         "a loss that is not finite",
         lambda data: None,
-        errors.NonFiniteLossError,
+        NonFiniteLossError,
         ("the training loss is", "at step"),
         1,
         ("--learning-rate", "1e30", "--optimizer", "sgd", "--schedule", "constant", "--loss", "softmax"),
@@ -168,7 +169,7 @@ def test_some_unreadable_images_are_skipped_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.what)
-def test_the_page_tells_of_it(bad: Bad) -> None:
+def test_the_docs_list_it(bad: Bad) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "experiments.md"
     assert f"| {bad.what} | `{bad.error.__name__}` | {bad.code} | " in page.read_text(encoding="utf-8")
 

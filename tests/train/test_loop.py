@@ -1,7 +1,8 @@
-"""Corners of the training engine: what only shows with unusual settings, other processes, or at an odd moment."""
+"""Corners of training: unusual settings, other processes, odd moments."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,50 +12,66 @@ import torch
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
 from learned_resizer_cuda.cli.main import main
-from learned_resizer_cuda.train import run_folder
-from learned_resizer_cuda.train.checkpoint import RoundCheckpoint
+from learned_resizer_cuda.data.folder import ImageFolderSource
+from learned_resizer_cuda.data.source import Batch
+from learned_resizer_cuda.data.unreadable import UnreadableLog
+from learned_resizer_cuda.train.checkpoint import seed_round
 from learned_resizer_cuda.train.config import RunConfig
+from learned_resizer_cuda.train.loop import fit
 from learned_resizer_cuda.train.models import build_kept, build_models
-from learned_resizer_cuda.train.protocol import plan
+from learned_resizer_cuda.train.progress import Watcher
+from learned_resizer_cuda.train.protocol import plan, rounds
+from learned_resizer_cuda.train.record import read_rows
 from learned_resizer_cuda.train.run import load_weights, save_weights
-from learned_resizer_cuda.train.run_folder import CONFIG, LOCK, FolderInUseError, RunFolder, find_folder
 from learned_resizer_cuda.train.tasks import mean_score
 from learned_resizer_cuda.weights import ResizerConfig, save_resizer
-
-
-def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody has been killed here whose workers might hold it yet.
-    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
-    config = RunConfig.make({})
-    with RunFolder(tmp_path / "run", config) as held:
-        for _ in range(2):  # the first refused one must not open the door for the second
-            with pytest.raises(FolderInUseError):
-                RunFolder(held.path, config)
-        assert (held.path / LOCK).exists() and find_folder(config, tmp_path) != held.path
-    assert not (tmp_path / "run" / LOCK).exists()
-
-
-def test_overwriting_needs_a_run(tmp_path: Path) -> None:
-    """A folder that is no run's is refused before anything in it is touched, by a message that helps."""
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "samples.png").write_text("mine, too")
-    with pytest.raises(FileExistsError, match=r"holds no run but notes\.txt; choose another folder: only a"):
-        RunFolder(tmp_path, RunConfig.make({}), overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "samples.png"]
-    # What a clearing that was killed has left is a run's.
-    (tmp_path / "notes.txt").unlink()
-    with RunFolder(tmp_path, RunConfig.make({}), overwrite=True):
-        assert [path.name for path in tmp_path.iterdir() if path.name != LOCK] == [CONFIG]
+from tests.helpers.photo_folders import class_folder
 
 
 def test_a_date_is_a_seed() -> None:
     """20,261,231 rounds a seed times 10¹² overflow the 64 bits that torch takes."""
-
-    class FakeTrainer:
-        current_epoch, global_rank = 3, 1
-
     with torch.random.fork_rng(devices=[]):
-        RoundCheckpoint(Path("x"), 20_261_231).on_train_epoch_start(FakeTrainer(), None)  # type: ignore[arg-type]
+        seed_round(20_261_231, 3, 1)
+
+
+class Stopped(Exception):
+    """Ends a training as a signal would."""
+
+
+class Watching(ImageFolderSource):
+    """Keeps the steps that were drawn, and stops before one."""
+
+    def __init__(self, root: Path, stop: int | None) -> None:
+        super().__init__(root, 16)
+        self.stop, self.drawn = stop, []  # type: ignore[var-annotated]
+
+    def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
+        if step == self.stop:
+            raise Stopped
+        self.drawn.append(step)
+        return super().train_batch(seed, step, batch_size, part)
+
+
+@pytest.mark.parametrize(("stop", "resumed"), [(1, 0), (2, 2), (4, 2), (6, 5)])
+def test_resuming_repeats_the_round_that_was_stopped(stop: int, resumed: int, tmp_path: Path) -> None:
+    """Seven steps in rounds of at most three, each drawn once, tested before the first and after the last."""
+    values = {"model": "small_cnn", "size": 8, "input_size": (16,), "steps": 7, "batch_size": 4, "evaluations": 1}
+    values |= {"checkpoint_steps": 3, "accelerator": "cpu", "recalibrate_bn": False, "arms": ("bilinear",)}
+    config = RunConfig.make(values | {"data": str(class_folder(tmp_path / "data"))})
+    (stage,) = plan(config, lambda _: 1.0)
+    assert [part.steps for part in rounds(7, 1, 3)] == [range(2), range(2, 5), range(5, 7)]
+
+    def train(stop: int | None) -> list[int]:
+        source = Watching(tmp_path / "data", stop)
+        models = build_models(stage, config, 3, 2)
+        with contextlib.suppress(Stopped):
+            fit(stage, config, source, 4, models, tmp_path, UnreadableLog(0), Watcher())
+        return source.drawn
+
+    assert train(stop) == list(range(stop))
+    assert train(None) == list(range(resumed, 7))
+    rows = [(row.split, row.step) for row in read_rows(tmp_path / "metrics.csv")]
+    assert rows == [("test", 0), *(("train", step) for step in range(1, 8)), ("test", 7)]
 
 
 def test_mean_scores_keep_their_digits_in_mixed_precision() -> None:
@@ -78,7 +95,7 @@ def test_the_fresh_resizer_is_like_the_transferred_one(tmp_path: Path) -> None:
     weights = [module.state_dict()["conv1.weight"] for module in (trained, given, fresh)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
-    # What is kept of an ended stage is enough to build it, with the file gone.
+    # The files of a complete stage are enough to build it, with the transferred file gone.
     kept = tmp_path / "kept.safetensors"
     file.rename(kept)
     for arm in ("transfer", "fresh"):
@@ -98,12 +115,14 @@ def test_weights_are_not_taken_for_other_classes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
 def test_devices_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line that says so, and nothing left in the way of the next try."""
+    """A line that says so, and nothing left that would stop the next call."""
     folder = tmp_path / "run"
     with pytest.raises(SystemExit) as end:
         main(["train", "--steps", "2", "--accelerator", "gpu", "--output", str(folder)])
     assert end.value.code == 2
-    assert "learned-resizer train: No supported gpu backend found" in capsys.readouterr().err
+    assert (
+        "accelerator: got gpu; expected a device of this machine (No supported gpu backend" in capsys.readouterr().err
+    )
     assert not folder.exists()
 
 

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
-from learned_resizer_cuda.train.batches import SourceData
+from learned_resizer_cuda.train.batches import Batches
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.models import check_normalisation
 from learned_resizer_cuda.weights import ResizerConfig, load_resizer
@@ -37,7 +37,7 @@ def test_a_normalised_run(tmp_path: Path) -> None:
 
     source = RunConfig.load(run / "config.yaml").open_source(16)
     batch = source.test_batch(slice(0, 2))
-    seen = SourceData(source, 0, 2, [], normalize=(MEAN, STD)).on_after_batch_transfer(batch, 0).images
+    seen = Batches(source, 0, 2, normalize=(MEAN, STD)).prepare(batch).images
     with torch.no_grad():
         output = resizer(batch.images)
         # float32 of values up to 3, normalised before the stem or as it loads them: 1.2e-6 measured

@@ -1,4 +1,4 @@
-"""A training that is killed at any moment goes on with the same command, and ends with an undisturbed run's numbers."""
+"""A training that is killed at any moment: the same command resumes it, and ends with an undisturbed run's numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
-from learned_resizer_cuda.train.checkpoint import RoundCheckpoint
+from learned_resizer_cuda.train.checkpoint import seed_round
 from learned_resizer_cuda.train.run_folder import CONFIG
 from tests.helpers.photo_folders import class_folder
 
@@ -99,7 +99,7 @@ def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     calls = forks(killed, f"{CONFIG} 1 11 15 network.safetensors 40 50 samples.png", *settings)
     assert [status for status, _ in calls] == [9] * 8 + [0]
 
-    # Each call goes on where the one before had a checkpoint: the lines up to there stay, to the very time of each.
+    # Each call resumes at the checkpoint of the one before: the lines up to there stay, to the very time of each.
     for (_, before), (_, after) in pairwise(calls):
         for path, lines in before.items():
             kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lines, after[path], strict=False)))
@@ -118,14 +118,10 @@ def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 def test_each_round_has_its_own_random_state() -> None:
     """So that dropout after a restart draws what it would have drawn; other processes, rounds and seeds draw others."""
 
-    class FakeTrainer:
-        def __init__(self, epoch: int, rank: int) -> None:
-            self.current_epoch, self.global_rank = epoch, rank
-
-    def drawn(seed: int, epoch: int, rank: int) -> float:
+    def drawn(seed: int, number: int, rank: int) -> float:
         with torch.random.fork_rng(devices=[]):
-            RoundCheckpoint(Path("x"), seed).on_train_epoch_start(FakeTrainer(epoch, rank), None)  # type: ignore[arg-type]
+            seed_round(seed, number, rank)
             return float(torch.rand(()))
 
     assert drawn(1, 2, 0) == drawn(1, 2, 0)
-    assert len({drawn(seed, epoch, rank) for seed in (0, 1) for epoch in (0, 1, 2) for rank in (0, 1)}) == 12
+    assert len({drawn(seed, number, rank) for seed in (0, 1) for number in (0, 1, 2) for rank in (0, 1)}) == 12

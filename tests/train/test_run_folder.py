@@ -129,3 +129,28 @@ def test_waiting_for_the_first_node(tmp_path: Path) -> None:
     with pytest.raises(FolderInUseError):
         wait_for_folder(tmp_path / "run", config, 0)
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody has been killed here whose workers might hold it yet.
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
+    config = RunConfig.make({})
+    with RunFolder(tmp_path / "run", config) as held:
+        for _ in range(2):  # the first refused one must not open the door for the second
+            with pytest.raises(FolderInUseError):
+                RunFolder(held.path, config)
+        assert (held.path / LOCK).exists() and find_folder(config, tmp_path) != held.path
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_overwriting_needs_a_run(tmp_path: Path) -> None:
+    """A folder that is not a run's is refused untouched, with a message that helps."""
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "samples.png").write_text("mine, too")
+    with pytest.raises(FileExistsError, match=r"holds no run but notes\.txt; choose another folder: only a"):
+        RunFolder(tmp_path, RunConfig.make({}), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "samples.png"]
+    # What is left after clearing was killed counts as a run's.
+    (tmp_path / "notes.txt").unlink()
+    with RunFolder(tmp_path, RunConfig.make({}), overwrite=True):
+        assert [path.name for path in tmp_path.iterdir() if path.name != LOCK] == [CONFIG]
