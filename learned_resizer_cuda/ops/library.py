@@ -81,8 +81,8 @@ def define(
 
     DEFINED[name] = Op(arguments, launch)
     LIBRARY.define(f"{name}({_schema(arguments)}) -> {results}", tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, _without_forward_mode(name, packed(name, pure_torch)), "CompositeExplicitAutograd")
-    LIBRARY.impl(name, _without_forward_mode(name, packed(name, cuda)), "CUDA")
+    LIBRARY.impl(name, _without_forward_mode(name, pure_torch), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, _without_forward_mode(name, cuda), "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{name}", packed(name, fake), lib=LIBRARY)
 
 
@@ -143,8 +143,9 @@ def _schema(arguments: Any, prefix: str = "", optional: bool = False) -> str:
     return ", ".join(parts)
 
 
-def _without_forward_mode(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """An implementation that refuses forward mode, in which torch would silently drop the op's tangent."""
+def _without_forward_mode(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
+    """``packed``, refusing forward mode, in which torch would silently drop the op's tangent."""
+    pack = _packer(DEFINED[name].arguments)
 
     def kernel(*args: Any) -> Any:
         if forward_ad._current_level >= 0:
@@ -152,7 +153,7 @@ def _without_forward_mode(name: str, function: Callable[..., Any]) -> Callable[.
                 f"torch.ops.{NAMESPACE}.{name}: forward-mode differentiation is on, and the op has no forward-mode "
                 "derivative; call resize, FusedResizer or reference.Resizer, which have one"
             )
-        return function(*args)
+        return function(pack(iter(args)))
 
     return kernel
 

@@ -12,19 +12,12 @@ from torch import Tensor
 from learned_resizer_cuda.kernels import device, stem
 from learned_resizer_cuda.kernels.arguments import memory_refusal
 from tests.helpers import native_host
-from tests.helpers.arithmetic import ARITHMETICS, BOUND, OPS, Draw, close, double
+from tests.helpers.arithmetic import ARITHMETICS, BOUND, OPS, Draw, close, double, tf32_flag  # noqa: F401
 from tests.helpers.native_host import launch, native_on_host
 
 # The bounds, and why they are these, are those of test_kernels_native.py: one rounding of operands and results for the
 # 16-bit types and tf32, a sum of some hundred float32 terms for float32.
 GRADS = "dx dw0 db0 dw1 db1"
-
-
-@pytest.fixture(autouse=True)
-def _flag(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's flag set for the test's arithmetic."""
-    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", parameters.get("arithmetic") == "tf32")
 
 
 def _weights(draw: Draw, n: int, channels: int) -> list[Tensor]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learned_resizer_cuda.ops import head, stem
+from learned_resizer_cuda.ops.library import packed
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPS = ("stem", "conv", "head", "trunk_block", "trunk_tail")
@@ -278,9 +279,9 @@ def test_head_calls_only_what_is_known_to_be_right(
         t = arguments(case)
         prologue = (t["input"], t["scale"], t["shift"], None, None, None, 1.0)
         with Convolutions() as forward:
-            head._head(*prologue, t["weight"], t["bias"], t["base"])
+            packed("head", head._head)(*prologue, t["weight"], t["bias"], t["base"])
         with Convolutions() as backward:
-            head._head_backward(t["grad"], *prologue, t["weight"])
+            packed("head_backward", head._head_backward)(t["grad"], *prologue, t["weight"])
         assert len(forward.seen) == 1 and len(backward.seen) == 2
         for seen, kernel, stride in forward.seen + backward.seen:
             assert stride == (1, 1) and kernel in ((7, 3), (7, 5), (7, 7))
