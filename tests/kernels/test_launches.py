@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from learned_resizer_cuda import FusedResizer
-from learned_resizer_cuda.batch_norm import Seen, _MergeOverProcesses, update_running_statistics
+from learned_resizer_cuda.batch_norm import BatchStatistics, _MergeOverProcesses, update_running_statistics
 from learned_resizer_cuda.kernels import native, reduce
 from learned_resizer_cuda.ops import OPS
 from tests.helpers.gloo_processes import needs_gloo
@@ -213,13 +213,13 @@ def test_norms_with_momenta_and_dtypes_of_their_own() -> None:
     oracles = [nn.BatchNorm2d(3, momentum=norm.momentum) for norm in norms]
     oracles[3].double()
     for _ in range(3):
-        seen = []
+        batch_statistics = []
         for norm, oracle in zip(norms, oracles, strict=True):
             x = torch.randn(4, 3, 5, 5) * 2 + 1
             oracle(x.to(oracle.weight.dtype))
             var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-            seen.append(Seen(norm, mean, var, 100 / 99))
-        update_running_statistics(seen)
+            batch_statistics.append(BatchStatistics(norm, mean, var, 100 / 99))
+        update_running_statistics(batch_statistics)
     for norm, oracle in zip(norms, oracles, strict=True):
         assert norm.num_batches_tracked == oracle.num_batches_tracked == 3
         assert norm.running_var is not None and oracle.running_var is not None

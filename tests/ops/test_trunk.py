@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import learned_resizer_cuda as lr
-from learned_resizer_cuda.resizer import _running_norm
+from learned_resizer_cuda.resizer import running_norm
 
 
 def _resizer(dtype: torch.dtype = torch.float64) -> lr.FusedResizer:
@@ -24,7 +24,7 @@ def _resizer(dtype: torch.dtype = torch.float64) -> lr.FusedResizer:
 
 
 def _norm(module: torch.nn.BatchNorm2d) -> tuple[object, ...]:
-    return _running_norm(module)
+    return running_norm(module)
 
 
 def _features(dtype: torch.dtype) -> Tensor:
