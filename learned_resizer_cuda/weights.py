@@ -132,8 +132,8 @@ class WeightsFile:
                 length = int.from_bytes(file.read(8), "little")
                 if length > _LONGEST_HEADER:
                     raise ValueError(
-                        f"{path} is not a readable safetensors file: got a header of {length:,} bytes; expected at most "
-                        f"{_LONGEST_HEADER:,}"
+                        f"{path} is not a readable safetensors file: got a header of {length:,} bytes; expected at "
+                        f"most {_LONGEST_HEADER:,}"
                     )
                 # By file descriptor, since safetensors refuses paths that are not UTF-8. For NumPy, since torch maps
                 # the whole file into memory
