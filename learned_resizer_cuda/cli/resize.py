@@ -90,9 +90,10 @@ def _resizer(
         return PictureResizer(parse_size(size), filter_name, antialias is not False)
     if interpolation is not None or antialias is not None:
         raise ValueError("--weights: a learned resizer has its own filter; leave out --interpolation and --antialias")
+    from ..resizer import FusedResizer
     from ..weights import load_resizer
 
-    learned, config = load_resizer(weights)
+    learned, config = load_resizer(FusedResizer, weights)
     target = config.size if size is None else parse_size(size)
     return PictureResizer(target, config.interpolation, config.antialias, learned)
 

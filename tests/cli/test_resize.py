@@ -342,7 +342,7 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ((tmp_path / "none", "--size", "8", "--output", out), "IN: no files in"),
         ((source, "--size", "8", "--interpolation", "cubic", "--output", out), "interpolation: got 'cubic'"),
         ((source, "--size", "8", "--weights", tmp_path / "w", "--output", out), "no such file"),
-        ((source, "--size", "8", "--weights", source, "--output", out), "no readable safetensors file"),
+        ((source, "--size", "8", "--weights", source, "--output", out), "not a readable safetensors file"),
         ((source, "--size", "8", "--weights", source, "--no-antialias", "--output", out), "has its own filter"),
         ((source, "--size", "8", "--output", source / "out"), "--output: cannot make the folder"),
         ((source, "--size", "8"), "--output"),

@@ -13,7 +13,7 @@ pytest.importorskip("typer", reason="the command needs the [train] extra")
 
 from PIL import Image
 
-from learned_resizer_cuda import resize
+from learned_resizer_cuda import FusedResizer, resize
 from learned_resizer_cuda.weights import ResizerConfig, save_resizer
 from tests.helpers.image_files import command, opened, pattern
 
@@ -26,7 +26,7 @@ def weights(tmp_path: Path) -> dict[int, Path]:
     paths = {}
     for channels in (1, 3):
         config = ResizerConfig((12, 10), in_channels=channels, num_filters=4)
-        resizer = config.build()
+        resizer = FusedResizer(**config.arguments())
         torch.nn.init.zeros_(resizer.conv4.weight)
         torch.nn.init.zeros_(resizer.conv4.bias)
         paths[channels] = tmp_path / f"w{channels}.safetensors"
@@ -55,7 +55,7 @@ def test_learned_resizer_of_every_picture(tmp_path: Path, weights: dict[int, Pat
 def test_learned_resizer_really_runs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = ResizerConfig((12, 10), num_filters=4)
-    resizer = config.build()
+    resizer = FusedResizer(**config.arguments())
     save_resizer(resizer, config, tmp_path / "w")
     array = pattern()
     Image.fromarray(array).save(tmp_path / "a.png")
@@ -77,7 +77,7 @@ def test_mean_and_std_of_the_file(tmp_path: Path, channels: int, mode: str) -> N
     torch.manual_seed(0)
     terms = [torch.tensor(values) for values in MEANS[channels]]
     config = ResizerConfig((12, 10), channels, num_filters=4, mean=MEANS[channels][0], std=MEANS[channels][1])
-    resizer = config.build()
+    resizer = FusedResizer(**config.arguments())
     save_resizer(resizer, config, tmp_path / "w")
     resizer.eval()
 

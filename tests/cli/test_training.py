@@ -14,6 +14,7 @@ pytest.importorskip("lightning", reason="the training recipe needs the [train] e
 
 from PIL import Image
 
+from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.data.digits import DigitsOnPhotographs
 from learned_resizer_cuda.train.config import RunConfig
@@ -80,7 +81,7 @@ def test_train(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFix
     untouched = [row for row in rows if row["arm"] == "control" and row["split"] == "test" and row["step"] == "0"]
     assert [row["loss"] for row in trained] == [row["loss"] for row in untouched]
 
-    resizer, config = load_resizer(folder / "resizer.safetensors")
+    resizer, config = load_resizer(FusedResizer, folder / "resizer.safetensors")
     assert config.in_channels == 3 and config.size == (8, 8)
     assert resizer(torch.rand(1, 3, 16, 16)).shape == (1, 3, 8, 8)
     assert all(looks_like_a_picture(folder / name) for name in pictures)
@@ -138,7 +139,7 @@ def test_built_in_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(DigitsOnPhotographs, "__init__", smaller)
     assert command("train", *SHORT, "--arms", "learned", "--output", tmp_path / "run") == 0
-    resizer, _ = load_resizer(tmp_path / "run/resizer.safetensors")
+    resizer, _ = load_resizer(FusedResizer, tmp_path / "run/resizer.safetensors")
     assert resizer(torch.rand(1, 1, 96, 96)).shape == (1, 1, 16, 16)
     assert "digit" in (tmp_path / "run/report.html").read_text()
 

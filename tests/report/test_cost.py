@@ -24,7 +24,7 @@ def test_resizer_cost_is_that_of_its_convolutions(interpolation, n, r, channels,
     config = ResizerConfig((side_out, side_out), channels, n, r, interpolation)
     cost = resizer_cost(config, side_in)
     assert cost.gflop == resizer_flop(n, r, channels, side_in, side_out) / 1e9
-    assert cost.parameters == sum(p.numel() for p in config.build().parameters())
+    assert cost.parameters == sum(p.numel() for p in FusedResizer(**config.arguments()).parameters())
 
 
 def test_resizer_cost_of_the_paper():

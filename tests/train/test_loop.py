@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
+from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.data.folder import ImageFolderSource
 from learned_resizer_cuda.data.source import Batch
@@ -85,7 +86,7 @@ def test_mean_scores_keep_their_digits_in_mixed_precision() -> None:
 def test_the_fresh_resizer_is_like_the_transferred_one(tmp_path: Path) -> None:
     file = tmp_path / "trained.safetensors"
     arguments = ResizerConfig((8, 8), in_channels=1, num_filters=4, num_blocks=2, interpolation="bicubic")
-    trained = arguments.build()
+    trained = FusedResizer(**arguments.arguments())
     save_resizer(trained, arguments, file)
     config = RunConfig.make({"command": "transfer", "resizer": str(file)})
     stages = {stage.arm: stage for stage in plan(config, lambda _: 10.0)}

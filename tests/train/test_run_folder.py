@@ -133,7 +133,7 @@ def test_waiting_for_the_first_node(tmp_path: Path) -> None:
 
 def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nobody has been killed here whose workers might hold it yet.
-    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
+    monkeypatch.setattr(folder_module, "PATIENCE", 0.0)
     config = RunConfig.make({})
     with RunFolder(tmp_path / "run", config) as held:
         for _ in range(2):  # the first refused one must not open the door for the second
