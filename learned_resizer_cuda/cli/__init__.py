@@ -1,1 +1,1 @@
-"""The command line `learned-resizer`: `main` dispatches, one module a command does the work."""
+"""The command line `learned-resizer`; `main` imports the module of the subcommand."""

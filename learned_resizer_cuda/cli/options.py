@@ -31,13 +31,15 @@ def with_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..
         _parameter(entry) for entry in fields(RunConfig) if entry.metadata["group"] and entry.name not in leave_out
     ]
     files = [
-        _make("config", Path | None, typer.Option(help="YAML file with any of the options; a run's config.yaml.")),
-        _make(
+        _keyword("config", Path | None, typer.Option(help="YAML file with any of the options; a run's config.yaml.")),
+        _keyword(
             "output",
             Path | None,
             typer.Option(help="Folder of the run; the same command resumes there.", show_default="runs/DATE-TIME"),
         ),
-        _make("overwrite", bool, typer.Option("--overwrite", help="Replace the files of a former run there."), False),
+        _keyword(
+            "overwrite", bool, typer.Option("--overwrite", help="Replace the files of a former run there."), False
+        ),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,14 +83,14 @@ def _parameter(entry: Field[Any]) -> inspect.Parameter:
         option, shown_default = f"{option}/--no-{option[2:]}", "yes" if default else "no"
     elif entry.name == "batch_size":
         kind = str  # a number or auto
-    return _make(
+    return _keyword(
         entry.name,
         kind | None,
         typer.Option(option, help=text, rich_help_panel=entry.metadata["group"], show_default=shown_default),
     )
 
 
-def _make(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
+def _keyword(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 

@@ -47,7 +47,7 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[Unread]]
     for job in _jobs(inputs, output, unread):
         first = jobs.setdefault(job.target, job)
         if first is not job and not same_file(first.source, job.source):
-            raise ValueError(_both(first, job))
+            raise ValueError(_same_target(first, job))
     if not jobs and not unread:
         raise ValueError(f"IN: no files in {', '.join(shown_path(path) for path in inputs)}")
     return list(jobs.values()), unread
@@ -80,13 +80,13 @@ def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
                     f"{shown_path(other)}, which is to be resized itself; choose another folder"
                 )
     _make_writable(output)
-    alike = _alike(jobs)
+    alike = _differ_only_in_case(jobs)
     if alike and not is_case_sensitive(output):
         first, second = alike
-        raise ValueError(f"{_both(first, second)}, because {shown_path(output)} ignores case")
+        raise ValueError(f"{_same_target(first, second)}, because {shown_path(output)} ignores case")
 
 
-def _both(first: Job, second: Job) -> str:
+def _same_target(first: Job, second: Job) -> str:
     sources = f"{shown_path(first.source)} and {shown_path(second.source)}"
     return f"IN: {sources} would both become {shown_path(second.target)}"
 
@@ -127,7 +127,7 @@ def _files_below(folder: str, avoid: os.stat_result | None, unread: list[Unread]
         waiting += reversed(folders)
 
 
-def _alike(jobs: Sequence[Job]) -> tuple[Job, Job] | None:
+def _differ_only_in_case(jobs: Sequence[Job]) -> tuple[Job, Job] | None:
     """Two jobs whose targets differ only in case or in the composition of accents."""
     first: dict[str, Job] = {}
     for job in jobs:
