@@ -23,7 +23,8 @@ import pytest
 from learned_resizer_cuda.shown import shorten
 
 MODULES = (
-    "test_resize_failures", "test_weights_failures", "test_config_failures", "test_train_failures", "test_output",
+    "cli.test_resize_failures", "test_weights_failures", "train.test_config_failures", "train.test_damaged_folders",
+    "train.test_signals", "train.test_failures", "cli.test_output",
 )  # fmt: skip
 """Test modules with a list ``CASES``, in the order of the table."""
 

@@ -1,4 +1,4 @@
-"""The protocols as lists of stages, and how a training is cut into rounds."""
+"""Protocols as lists of stages, and trainings cut into rounds."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_steps_instead_of_epochs() -> None:
 
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(1, 100))
 def test_rounds(steps: int, evaluations: int, longest: int) -> None:
-    """Every step once, in order; none longer than asked; tested as often as asked, last after the last step;
-    equally many rounds from test to test, as Lightning counts them."""
+    """Every step once, in order; no round longer than asked; as many tests as asked, the last after the last step;
+    equally many rounds from test to test."""
     cut = rounds(steps, evaluations, longest)
     assert [step for part in cut for step in part.steps] == list(range(steps))
     assert all(len(part.steps) for part in cut)
