@@ -1,12 +1,14 @@
-"""Builds the native module by driving CMakeLists.txt, or leaves it out. Metadata is in pyproject.toml.
+"""Build of the native module with CMakeLists.txt, or installation without it. Metadata is in pyproject.toml.
 
 Environment variables:
     LEARNED_RESIZER_CUDA        unset: build where nvcc or an NVIDIA driver is found; 0: never; 1: always;
                                 pypi: always, with the PyPI wheels' compiler even where nvcc is found.
-                                A build that is tried and fails makes the installation fail.
-    LEARNED_RESIZER_CUDA_ARCHS  GPU architectures, as "80;90"; default: of 80 86 89 90 100 120 those known
-    CUDACXX                     the nvcc to use; default: that of CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda.
-    CMAKE_BUILD_PARALLEL_LEVEL  compile jobs at a time; default: one a core.
+                                If a build is tried and fails, the installation fails.
+    LEARNED_RESIZER_CUDA_ARCHS  GPU architectures, as "80;90". Default: those of this machine's GPUs, as nvidia-smi
+                                lists them; without a GPU, those of 80 90 100 120 that nvcc knows (8.6 and 8.9 run
+                                the code for 8.0). Name them when building a wheel for other machines.
+    CUDACXX                     nvcc to use; default: that of CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda.
+    CMAKE_BUILD_PARALLEL_LEVEL  number of parallel compile jobs; default: one per core.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "learned_resizer_cuda"
 NOTE = "_build_note.txt"
 
-# One minor version for all, since nvcc, its headers and its libraries go together; the first of CUDA 13,
-# since drivers refuse PTX that is newer than they are.
+# One minor version for all, since nvcc, its headers and its libraries must match. The first of CUDA 13,
+# since a driver refuses PTX newer than itself.
 PYPI_COMPILER = [
     "nvidia-cuda-nvcc==13.0.*",
     "nvidia-nvvm==13.0.*",
@@ -57,11 +59,11 @@ def say(line: str) -> None:
 
 
 def find_nvcc() -> Path | None:
-    """The nvcc of a CUDA toolkit, or None. An empty CUDA_HOME keeps from looking in /usr/local/cuda."""
+    """The nvcc of a CUDA toolkit, or None. An empty CUDA_HOME excludes /usr/local/cuda."""
     if asked := os.environ.get("CUDACXX"):
         found = shutil.which(asked)
         if found is None:
-            raise CompileError(f"CUDACXX={asked!r} names no executable file")
+            raise CompileError(f"CUDACXX={asked!r} is not an executable file")
         return Path(found).resolve()
     home = os.environ.get("CUDA_HOME", os.environ.get("CUDA_PATH"))
     inside = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
@@ -72,11 +74,11 @@ def find_nvcc() -> Path | None:
 
 
 def find_pypi_nvcc() -> Path | None:
-    """The nvcc of the PyPI wheels, where they are installed in the environment that runs this."""
+    """The nvcc of the PyPI wheels, or None if the running environment lacks one of them."""
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or () if spec else ():
         root = Path(folder) / "cu13"
-        # All five wheels unpack into this folder; nvcc alone compiles nothing.
+        # All five wheels unpack into this folder, and nvcc needs every one of them.
         parts = (
             "bin/nvcc",
             "nvvm/bin/cicc",
@@ -90,7 +92,7 @@ def find_pypi_nvcc() -> Path | None:
 
 
 def driver_sign() -> str | None:
-    """What shows that an NVIDIA driver is installed, or None."""
+    """Evidence of an installed NVIDIA driver, or None."""
     if Path("/proc/driver/nvidia").exists():
         return "/proc/driver/nvidia"
     if shutil.which("nvidia-smi"):
@@ -103,7 +105,7 @@ def driver_sign() -> str | None:
 
 
 def make_plan() -> Plan:
-    """Decide from LEARNED_RESIZER_CUDA, nvcc and the driver; the module's docstring says how."""
+    """Decide from LEARNED_RESIZER_CUDA, nvcc and the driver, as the module's docstring says."""
     asked = os.environ.get("LEARNED_RESIZER_CUDA", "")
     if asked not in ("", "0", "1", "pypi"):
         raise CompileError(f"LEARNED_RESIZER_CUDA must be unset, 0, 1 or pypi, got {asked!r}")
@@ -117,7 +119,7 @@ def make_plan() -> Plan:
         return Plan(False, "neither nvcc nor an NVIDIA driver was found")
     if not asked:
         sign = f"an NVIDIA driver was found ({sign})"
-    why = f"{sign}; the compiler is that of the PyPI wheels"
+    why = f"{sign}; the compiler comes from the PyPI wheels"
     return Plan(True, why, find_pypi_nvcc(), tuple(PYPI_COMPILER))
 
 
@@ -127,7 +129,7 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         if not PLAN.nvcc:
             raise CompileError(
-                f"the native module is to be built ({PLAN.why}), but they are not installed: "
+                f"the native module must be built ({PLAN.why}), but its compiler is not installed: "
                 f"{', '.join(PYPI_COMPILER)}. With build isolation pip installs them; without it, install "
                 "them or name an nvcc in CUDACXX. LEARNED_RESIZER_CUDA=0 installs without native code."
             )
@@ -154,7 +156,7 @@ class CMakeBuild(build_ext):
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "LEARNED_RESIZER_CUDA_ARCHS": os.environ.get("LEARNED_RESIZER_CUDA_ARCHS", ""),
         }
-        # --fresh: an earlier build's cache points into an isolated environment that is gone by now.
+        # --fresh: an earlier build's cache points into an isolated environment that no longer exists.
         command = [cmake, "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
         subprocess.run([*command, *(f"-D{name}={value}" for name, value in options.items())], check=True)
         subprocess.run([cmake, "--build", str(build), "--target", "_C"], check=True)
@@ -165,23 +167,23 @@ class CMakeBuild(build_ext):
 
 
 class BuildPython(build_py):
-    """Copies the Python files into an empty folder, and says why where there is to be no native module."""
+    """Copies the Python files into an empty folder, with the reason if the native module is left out."""
 
     def run(self) -> None:
         target = Path(self.build_lib) / PACKAGE
         if not self.editable_mode:
-            # setuptools packs all that lies there: an earlier build's _C would end up in a pure Python wheel.
+            # setuptools packs everything in the folder: an earlier build's _C would end up in a pure Python wheel.
             shutil.rmtree(target, ignore_errors=True)
         super().run()
         if not PLAN.build:
             say(f"installing without native code: {PLAN.why}")
             if not self.editable_mode:
-                # pip hides the line above; the loader shows this one.
+                # pip hides the line above; the loader shows this note.
                 (target / NOTE).write_text(PLAN.why + "\n", encoding="utf-8")
 
 
 def find_tool(name: str) -> str:
-    """Path of cmake or ninja; prefers that of the running environment, which need not be activated."""
+    """Path of cmake or ninja, preferably in the running environment, activated or not."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     found = shutil.which(name, path=path)
     if found is None:

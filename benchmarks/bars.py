@@ -1,4 +1,4 @@
-"""The bar: what each ratio has to reach, for the cases that have one (448→224; on a CPU batch 8, float32)."""
+"""Bars: the ratios that cases must reach (448→224; on a CPU batch 8, float32)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIME = {
     ("cpu", "FusedResizer", "train step", "reference, NCHW"): 1.5,
 }
 
-# What a GPU's inference costs at least: two kernels, about 5 µs an image. We may take twice that.
+# Lower bound of inference on a GPU: two kernels, about 5 µs per image. We may take twice that.
 FLOOR = "floor of 5 µs an image"
 FLOOR_SECONDS = 5e-6
 COPY = "device copy of as many bytes"
@@ -49,7 +49,7 @@ _SETTING = {"antialias": True, "dtype": "float32", "batch": 8, "in_size": 448, "
 
 
 def time_bar(case: dict[str, Any], peer: str, device: str) -> float | None:
-    """Least ratio for this case and peer, or None where there is no bar."""
+    """Least ratio for this case and peer; None without a bar."""
     if device == "cuda":
         if not _is_cuda_setting(case):
             return None
@@ -62,7 +62,7 @@ def time_bar(case: dict[str, Any], peer: str, device: str) -> float | None:
 
 
 def memory_bar(case: dict[str, Any], peer: str, device: str) -> float | None:
-    """Greatest ratio of peak memory for this case and peer, or None where there is no bar."""
+    """Greatest ratio of peak memory for this case and peer; None without a bar."""
     if device == "cuda":
         return CUDA_MEMORY.get(peer) if _is_cuda_setting(case) and case["op"] == "FusedResizer" else None
     if any(case[key] != value for key, value in _SETTING.items()):

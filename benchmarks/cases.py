@@ -1,4 +1,4 @@
-"""What is timed. No torch in here, so that a report can be made anywhere."""
+"""The cases that are timed. Without torch, so that a report can be made anywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ OURS = "learned_resizer_cuda"
 
 @dataclass(frozen=True)
 class Case:
-    """One case, by everything that a ratio depends on."""
+    """One case: everything that a ratio depends on."""
 
     op: str
     direction: str
@@ -23,15 +23,15 @@ class Case:
 
     @property
     def sides(self) -> str:
-        """As "8 × 448² → 224²"."""
+        """Batch and sizes, as "8 × 448² → 224²"."""
         return f"{self.batch} × {self.in_size}² → {self.out_size}²"
 
     @property
     def filter(self) -> str:
-        """As "bicubic" or "bicubic, no antialias"."""
+        """Filter, as "bicubic" or "bicubic, no antialias"."""
         return self.interpolation if self.antialias else f"{self.interpolation}, no antialias"
 
     @property
     def label(self) -> str:
-        """One line that tells this case from every other."""
+        """One line that identifies the case."""
         return f"{self.op} {self.direction}, {self.filter}, {self.dtype} {self.layout}, {self.sides}"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-# Last on the path: an installed package, which has the native module, must win over the source tree beside
-# this.
+# Last on the path: an installed package, which has the native module, must win over the source tree.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.machine import cpu_name
 
 PACKAGES = ("learned-resizer-cuda", "torch", "torchvision", "pillow", "kornia", "numpy")
 
@@ -31,7 +32,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """Add what a ratio depends on and the plugin does not record."""
+    """Add versions, threads and device, which the plugin does not record."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -42,16 +43,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["versions"] = versions
     machine_info["threads"] = torch.get_num_threads()
     machine_info["device_type"] = device.type
-    machine_info["device_name"] = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else "unknown CPU"
+    machine_info["device_name"] = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -3,8 +3,8 @@
 On a CPU the step runs in a process of its own, whose peak resident size the kernel keeps (VmHWM in
 /proc/self/status). A small step first loads libraries and starts threads; then the peak is reset (by
 writing 5 to /proc/self/clear_refs), and the result is the peak of the next step less the resident size
-before it. So it counts everything: tensors, scratch buffers of the convolution library, and what the
-allocator holds back. On CUDA it is the caching allocator's peak less what was allocated before.
+before it. So it counts everything: tensors, scratch buffers of the convolution library, and memory that
+the allocator holds back. On CUDA it is the caching allocator's peak less what was allocated before.
 
 Run by path (`python benchmarks/memory.py …`), not as a module: an installed package must win over the
 source tree.
@@ -40,15 +40,15 @@ def peak_in_subprocess(
     device: torch.device,
     repeats: int = 1,
 ) -> int:
-    """Measure in fresh processes and take the least: what an allocator happens to hold back only adds.
+    """Least peak of several fresh processes: memory that an allocator holds back only adds.
 
     Args:
         model: "fused" or "reference".
         layout: memory format of images and weights, "NCHW" or "channels_last".
-        batch: images of a step.
-        in_size: their side.
+        batch: images per step.
+        in_size: side of the images.
         out_size: side of the result.
-        device: where it runs.
+        device: torch device.
         repeats: number of processes.
 
     Returns:
@@ -65,7 +65,7 @@ def peak_in_subprocess(
 
 
 def peak_of_step(model: str, layout: str, batch: int, in_size: int, out_size: int, device: torch.device) -> int:
-    """Measure in this process, which should have done nothing else."""
+    """Peak bytes in this process, which should have done nothing else."""
     from learned_resizer_cuda import FusedResizer, reference
 
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
@@ -91,16 +91,17 @@ def peak_of_step(model: str, layout: str, batch: int, in_size: int, out_size: in
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     CLEAR_REFS.write_text("5")
-    before = _status("VmRSS")
+    before = status("VmRSS")
     step(x, grad)
-    return _status("VmHWM") - before
+    return status("VmHWM") - before
 
 
-def _status(key: str) -> int:
+def status(key: str) -> int:
+    """Bytes of a line of /proc/self/status, such as VmRSS."""
     for line in STATUS.read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{STATUS} has no {key}")
+    raise RuntimeError(f"{STATUS}: has no line {key}")
 
 
 def main() -> None:

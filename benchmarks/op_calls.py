@@ -1,4 +1,4 @@
-"""Calls of every op at any size, dtype and layout, with arguments on which a comparison means something.
+"""Calls of every op at any size, dtype and layout, with arguments suited to comparisons.
 
 One builder for the tests, the sanitizer's exerciser and the timing of single kernels, so that all three call the ops
 in the same way: by the names of their schemas. Arguments are made in float64 on the CPU from a seed; `placed` rounds
@@ -18,13 +18,13 @@ from torch import Tensor
 import learned_resizer_cuda  # noqa: F401  (registers the ops)
 
 OPS = ("resample", "stem", "conv", "head", "trunk_block", "trunk_tail")
-# Inference only: these have no gradients.
+# Inference only: without gradients.
 NO_GRADIENT = ("trunk_block", "trunk_tail")
 SLOPE = 0.2
 # The least distance of a LeakyReLU's input from its kink under `clear`.
 MARGIN = 0.05
 
-# Arguments that stay float32 where the features are of a half type: they are statistics and what is made of them.
+# Arguments that stay float32 with half-precision features: statistics and values computed from them.
 _VECTORS = ("scale", "shift", "mean", "var", "gamma", "beta")
 
 
@@ -71,7 +71,7 @@ class OpCall:
 
 
 def operator(name: str) -> Any:
-    """The op as torch has it, `torch.ops.learned_resizer.<name>.default`."""
+    """The registered op, `torch.ops.learned_resizer.<name>.default`."""
     return getattr(torch.ops.learned_resizer, name).default
 
 
@@ -147,7 +147,7 @@ def run(op: str, values: dict[str, Any], seed: int | None = 1) -> dict[str, Tens
 
 
 def direction(like: Tensor, seed: int) -> Tensor:
-    """Uniform in [0.5, 1.5], rounded to bfloat16, so that the same numbers stand in every dtype."""
+    """Uniform in [0.5, 1.5], rounded to bfloat16, so that every dtype holds the same numbers."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
     return torch.empty_like(like).copy_(values.bfloat16())
@@ -281,7 +281,7 @@ def _trunk_block(call: OpCall, random: _Random) -> dict[str, Any]:
 
 
 def _trunk_tail(call: OpCall, random: _Random) -> dict[str, Any]:
-    # The tail adds its skip a second time, behind the first convolution: it always has one.
+    # The tail adds its skip a second time, after the first convolution: it always has one.
     n, channels = call.filters, call.channels
     return {
         **_trunk(call, random, True),
@@ -306,7 +306,7 @@ def margin(call: OpCall, values: dict[str, Any]) -> float:
 
 
 def backward_call(call: OpCall, values: dict[str, Any]) -> Callable[[], Any]:
-    """The op's backward op as a call without autograd, on what the forward saves; the stem's without an image gradient.
+    """The op's backward as a call without autograd; the stem's without an image gradient.
 
     Raises:
         KeyError: for an op without one.
@@ -323,12 +323,12 @@ def backward_call(call: OpCall, values: dict[str, Any]) -> Callable[[], Any]:
         return lambda: op(*grads, *given[:5], outputs[1], *given[5:11], False)
     if call.op == "conv":
         return lambda: op(*grads, outputs[0], outputs[1], *given)
-    # The head's bias and base take no part in its gradients.
+    # The head's gradients do not depend on its bias and base.
     return {"head": lambda: op(*grads, *given[:8])}[call.op]
 
 
 def least_bytes(call: OpCall, values: dict[str, Any], results: Any, backward: bool) -> int:
-    """What a call must move at least: everything it needs read once, its results written once.
+    """Least bytes that a call moves: its inputs read once, its results written once.
 
     Args:
         call, values: of the op.
@@ -345,8 +345,8 @@ def least_bytes(call: OpCall, values: dict[str, Any], results: Any, backward: bo
     with torch.no_grad():
         result = operator(call.op)(**values)
     outputs = size(result if isinstance(result, (tuple, list)) else [result])
-    # Beside the gradients of the outputs: of the resampling nothing, of the convolution its own result for the
-    # statistics' part, of the head all but what is only added.
+    # Read beside the outputs' gradients: nothing by the resampling; the convolution's own result for the statistics;
+    # all of the head's arguments but those that are only added.
     read = {
         "resample": 0,
         "stem": size(values.values()),

@@ -1,4 +1,4 @@
-"""Other libraries' resizing, as contestants of one case.
+"""Other libraries' resizing as contestants of a case.
 
 PyTorch, torchvision, Pillow, kornia, ResizeRight and lanczos-triton, each where it is installed.
 """
@@ -149,7 +149,7 @@ def _resize_right(
         {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}[case.interpolation],
     )
     function = entry("ResizeRight", lambda t: resize_right.resize(t, out_shape=size, interp_method=method))
-    # It pads the image where the others normalise the weights that are left: two functions at the border.
+    # It pads the image where the others normalise the remaining weights: different functions at the border.
     yield replace(function, border=1 / 8)
 
 
@@ -163,14 +163,13 @@ def _lanczos_triton(
         return
     from lanczos_triton import Resizer
 
-    # With its tables made before, as ours are. It returns float32 for every dtype.
+    # With its tables made in advance, as ours are. It returns float32 for every dtype.
     planned = Resizer((case.in_size, case.in_size), size, device=device)
     yield entry("lanczos-triton", lambda t: planned(t).to(t.dtype))
 
 
 def _pillow(case: Case, x: Tensor, size: tuple[int, int]) -> Iterator[Entry]:
-    """Pillow on its own images: a float32 plane at a time (mode F), or an RGB image of uint8, which it
-    keeps as HWC."""
+    """Pillow on its own images: float32 planes (mode F) or RGB images of uint8 in HWC."""
     if case.direction != "forward" or not case.antialias or x.device.type != "cpu":
         return
     try:

@@ -1,4 +1,4 @@
-"""The report's picture: the ratio of every case to every peer, on a logarithmic axis."""
+"""Plot of the benchmarks: the ratio to every peer in every case, on a logarithmic axis."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.cases import Case
 
-# Okabe and Ito's palette, which stays apart for all kinds of colour vision.
+# Okabe and Ito's palette, which can be told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, GRID = "#222222", "#dddddd"
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
-    """Write the plot as PNG; the format follows from the path's ending.
+    """Write the plot, in the format of the path's ending.
 
     Args:
-        summary: of `benchmarks.report.summarise`.
+        summary: from `benchmarks.report.summarise`.
         path: of the picture.
     """
     panels = []
@@ -56,7 +56,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
 
 
 def _memory(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Memory rows turned round, so that further right is better in every panel."""
+    """Memory rows with inverted ratios, so that further right is better in every panel."""
     turned = []
     for row in summary["memory"]:
         ratio = 1 / row["ratio"]
@@ -81,7 +81,7 @@ def _panel(axis: Axes, title: str, meaning: str, rows: list[dict[str, Any]]) -> 
     peers = list(dict.fromkeys(row["peer"] for row in rows))
     for row in rows:
         k = peers.index(row["peer"])
-        # Peers that are equally fast would hide each other: each gets a height of its own within the line.
+        # Equally fast peers would hide each other: each has its own height within the line.
         y = lines.index(_line(row)) + 0.22 * (k - (len(peers) - 1) / 2) / max(1, (len(peers) - 1) / 2)
         colour = COLOURS[k % len(COLOURS)]
         axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.5, alpha=0.5, zorder=2)

@@ -1,4 +1,4 @@
-"""Times an operation and its peers in one process, in alternation, after checking that they agree.
+"""Alternating timing of an operation and its peers, after checking that they agree.
 
 One benchmark is one case (operation, direction, filter, dtype, layout, size). Every round runs each peer
 once and then ours, so that a ratio compares runs that are milliseconds apart and drifts of the machine
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 
-# What every race of this process left in `extra_info`, for the summary on the terminal.
+# The `extra_info` of every race in this process, for the summary on the terminal.
 RECORDS: list[dict[str, Any]] = []
 
 
@@ -29,11 +29,11 @@ class Entry:
     """One contestant.
 
     Attributes:
-        name: of the library and function.
-        run: does the work once; what it returns is what `outputs` reads.
-        outputs: turns that into tensors, in the same order for all contestants, with no time limit.
+        name: library and function.
+        run: does the work once; its result is passed to `outputs`.
+        outputs: converts the result to tensors, in the same order for all contestants; not timed.
         bound: largest difference from ours that rounding explains, relative to the largest magnitude in the
-            peer's tensor; in levels for uint8. inf: it computes something else and is not compared.
+            peer's tensor; in levels for uint8. inf: it computes a different function and is not compared.
         border: part of each side to leave out of the comparison, for peers that continue the image otherwise.
     """
 
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A peer that is not timed, and why: it cannot do the case, or computes a different function."""
+    """A peer that is not timed, and the reason: the case is unsupported or the function differs."""
 
     name: str
     reason: str
@@ -54,7 +54,7 @@ class Skipped:
 
 @dataclass
 class Record:
-    """What one race leaves in `extra_info`."""
+    """Contents of `extra_info` after one race."""
 
     case: Case
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -78,12 +78,12 @@ def race(
 
     Args:
         benchmark: pytest-benchmark's fixture; it times ours, the peers are timed in its set-up of each round.
-        case: what is timed.
+        case: case under test.
         ours: this package.
-        peers: the others, and those left out with the reason.
-        device: where it runs; on CUDA times come from events.
-        rounds: how often.
-        memory: peak bytes by contestant, if measured, to be kept beside the times.
+        peers: the others, timed or skipped with a reason.
+        device: torch device; on CUDA times come from events.
+        rounds: number of rounds.
+        memory: peak bytes by contestant, if measured, kept beside the times.
 
     Raises:
         AssertionError: a peer's result differs by more than its bound.
@@ -120,7 +120,7 @@ def race(
 
 
 def measure(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that one call takes; on CUDA, a tenth of ten calls between two events: launches overlap."""
+    """Seconds of one call; on CUDA, a tenth of ten calls between two events: launches overlap."""
     if device.type != "cuda":
         start = time.perf_counter()
         run()
@@ -138,7 +138,7 @@ def measure(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def difference_from(mine: list[Tensor], peer: Entry) -> float:
-    """Run a peer once: its largest difference from our result, where the two are to be compared."""
+    """Largest difference of a peer's result from ours; 0 if the two are not compared."""
     if peer.bound == math.inf:
         peer.run()
         return 0.0
@@ -153,8 +153,7 @@ def _inside(tensor: Tensor, border: float) -> Tensor:
 
 
 def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Largest difference, relative to the largest magnitude in each of the peer's tensors; in levels for
-    uint8."""
+    """Largest difference, relative to each peer tensor's largest magnitude; in levels for uint8."""
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape, f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}"

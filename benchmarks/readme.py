@@ -1,11 +1,11 @@
-"""Fills the tables of the README and of docs/experiments.md from the committed results: no figure is typed by hand.
+"""Fill the tables of README.md and docs/experiments.md from the committed results.
 
     python -m benchmarks.readme            # rewrites the pages
-    python -m benchmarks.readme --check    # exit code 1 if a page is not what the results say
+    python -m benchmarks.readme --check    # exit code 1 if a page differs from the results
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table -->`; NAME is a file of benchmarks/results
-without its ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or from
-`benchmarks.report`.
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a file of benchmarks/results without its
+ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or written by
+`benchmarks.report` or `benchmarks.cpu.busy`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md")
 MARK = re.compile(r"(<!-- table:([a-z0-9-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
-# The cases of the README's table; the report has all of them.
+# The cases in the README; the report has all of them.
 SHOWN = {"antialias": True, "dtype": "float32", "layout": "NCHW", "in_size": 448, "out_size": 224}
 RESIZE_PEERS = ("F.interpolate", "torchvision v2", "Pillow")
 RESIZER_PEERS = ("reference, channels_last", "reference, NCHW")
 
 
 def fill(text: str, results: Path) -> str:
-    """Replace what stands between the marks; a table without results says that nothing was measured.
+    """Replace the tables between the marks; one without results says that nothing was measured.
 
     Args:
-        text: the README.
+        text: of a page.
         results: folder of the results.
 
     Raises:
-        ValueError: no mark in the text, or a results file that is not one.
+        ValueError: the text has no marks, or a file in the folder is not a results file.
     """
     if not MARK.search(text):
-        raise ValueError("text: no <!-- table:NAME --> … <!-- /table --> in it")
+        raise ValueError("text: expected <!-- table:NAME --> … <!-- /table -->, got none")
 
     def replace(match: re.Match[str]) -> str:
         start, name, end = match.groups()
@@ -59,7 +59,7 @@ def fill(text: str, results: Path) -> str:
 
 
 def tables_of(data: dict[str, Any], name: str) -> str:
-    """The tables of a results file of any of its three kinds."""
+    """The tables of a results file of any of the three kinds."""
     if "busy" in data:
         return busy_table(data)
     return run_tables(data) if "tables" in data else benchmark_tables(data, name)
@@ -77,7 +77,7 @@ def busy_table(found: dict[str, Any]) -> str:
 
 
 def benchmark_tables(summary: dict[str, Any], name: str) -> str:
-    """Ratios at the default size: the resizer with its memory, `resize`, and where they were measured."""
+    """Ratios at the default size of the resizer, with its memory, and of `resize`, and where they were measured."""
     rows = [row for row in summary["time"] if all(row["case"][k] == v for k, v in SHOWN.items())]
     resize = _ratios([row for row in rows if row["case"]["op"] == "resize"], RESIZE_PEERS)
     resizer = _ratios([row for row in rows if row["case"]["op"] == "FusedResizer"], RESIZER_PEERS)
@@ -99,7 +99,7 @@ def benchmark_tables(summary: dict[str, Any], name: str) -> str:
 
 
 def _ratios(rows: list[dict[str, Any]], peers: Sequence[str]) -> list[list[str]]:
-    """One line for each direction and filter, one ratio for each peer that did it."""
+    """A line for each direction and filter, with a ratio for each peer that was measured."""
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
         case = row["case"]
@@ -109,7 +109,7 @@ def _ratios(rows: list[dict[str, Any]], peers: Sequence[str]) -> list[list[str]]
 
 
 def run_tables(summary: dict[str, Any]) -> str:
-    """The tables of a run, the gaps between its arms, and where it was measured, from its summary.json."""
+    """The tables of a run, the gaps between its arms and where they were measured, from its summary.json."""
     parts = []
     for found in summary["tables"]:
         best = found.get("bold", [])
@@ -131,7 +131,7 @@ def _bold(cell: str, bold: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite the pages, or compare them; 1 if one differs under --check, 2 if something cannot be read."""
+    """Rewrite or compare the pages; 1 if one differs under --check, 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--pages", type=Path, nargs="+", default=PAGES, help="files to fill")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of results")
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             return 2
         if options.check and after != before:
-            print(f"{parser.prog}: {page} is not what the results say; run it without --check")
+            print(f"{parser.prog}: {page} differs from the results; run this without --check")
             differ = True
         if not options.check:
             page.write_text(after, encoding="utf-8")

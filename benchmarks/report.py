@@ -1,10 +1,10 @@
-"""Turns the benchmarks' JSON into tables and a plot.
+"""Turn the JSON of the benchmarks into tables and a plot.
 
     pytest benchmarks --benchmark-only --benchmark-json results.json
     python -m benchmarks.report results.json -o benchmarks/results
 
-The report writes `<device>.json` (the rows, compact, from which `benchmarks.readme` fills the README),
-`<device>.md` and `<device>.png` into the folder.
+This writes `<device>.json`, from which `benchmarks.readme` fills the README, `<device>.md` and `<device>.png` into the
+folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Peak of one training step above inputs, parameters and the gradient it receives,
 
 
 def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each peer of one race, from a benchmark's `extra_info`."""
+    """A row for each peer of a race, from a benchmark's `extra_info`."""
     case, device = record["case"], record["device"]
     ours = record["seconds"][OURS]
     rows = []
@@ -68,7 +68,7 @@ def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def memory_rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each peer whose peak memory was measured beside ours."""
+    """A row for each peer whose peak memory was measured beside ours."""
     case, peaks = record["case"], record["memory"]
     rows = []
     for peer, peak in peaks.items():
@@ -99,10 +99,10 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def summarise(results: dict[str, Any]) -> dict[str, Any]:
-    """Reduce pytest-benchmark's JSON to the environment, the rows and what was left out.
+    """Reduce pytest-benchmark's JSON to the environment, the rows and the skipped cases.
 
     Raises:
-        ValueError: no benchmark of this package in it.
+        ValueError: the JSON has no benchmark of this package.
     """
     records = [b["extra_info"] for b in results["benchmarks"] if "seconds" in b.get("extra_info", {})]
     if not records:
@@ -182,7 +182,7 @@ def memory_table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def environment_line(summary: dict[str, Any]) -> str:
-    """Where, when and with what it was measured, in one sentence."""
+    """Device, versions, commit and date of the measurement, in one sentence."""
     e = summary["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items() if version)
     threads = f"{e['threads']} thread{'s' if e['threads'] != 1 else ''}"
@@ -213,7 +213,7 @@ def markdown(summary: dict[str, Any], plot: str | None = None) -> str:
 
 
 def slug(summary: dict[str, Any]) -> str:
-    """File name of a device: "cpu", or the GPU's name in lower case."""
+    """Name of a device's files: "cpu", or the GPU's name in lower case."""
     e = summary["environment"]
     name = "cpu" if e["device_type"] == "cpu" else e["device"]
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,9 +1,9 @@
-"""Files that are written whole or not at all: every file that this package writes and does not append to.
+"""Atomic writes: every file that this package does not append to is written whole or not at all.
 
-The new content goes to a temporary file in the same folder, hence on the same file system, where a rename is atomic
-(POSIX ``rename``). Both the file and its folder are flushed to the disk, so that this also holds when the machine
-stops, not the process only. The temporary file has a random name and is created exclusively: two writers never share
-one, whatever their process numbers, and a link planted in a shared folder is not followed.
+The new content goes to a temporary file in the same folder, and so on the same file system, where a rename is atomic
+(POSIX ``rename``). The file and its folder are flushed to the disk, so that this also holds if the machine crashes. The
+temporary file has a random name and is created exclusively: two writers never share one, whatever their process
+numbers, and a link planted in a shared folder is not followed.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 _PREFIX, _SUFFIX = ".learned-resizer-", ".part"
-# Short, whatever the file is called: its own name may be as long as the file system allows.
+# Independent of the file's name, which may be as long as the file system allows
 
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # linux/fcntl.h, linux/fs.h
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 
 
 def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, overwrite: bool = True) -> None:
-    """Replaces ``path`` by what ``write`` puts into a file, in one step.
+    """Replaces ``path`` in one step by a file that ``write`` fills.
 
-    Readers and writers at the same time are safe; of several writers the last one wins, or without ``overwrite`` the
-    first one. A symbolic link is replaced, not followed. A file that is replaced hands on its permissions. Whatever
-    is raised leaves ``path`` as it was and no temporary file behind. A process that is killed by SIGKILL may leave
-    one; ``remove_leftovers`` takes it away.
+    Concurrent readers and writers are safe; the last writer wins, or the first one without ``overwrite``. A symbolic
+    link is replaced, not followed. The permissions of a replaced file are kept. After an error ``path`` is unchanged
+    and no temporary file is left. A process killed by SIGKILL may leave one, which ``remove_leftovers`` removes.
 
     Args:
-        path: the file; its folder exists.
-        write: writes the content to the unbuffered binary file that it is given. A write that fails is an error even
-            where ``write`` ignores it.
-        overwrite: whether a file of that name may be replaced.
+        path: the file, in an existing folder.
+        write: writes the content to the unbuffered binary file that it is given. A failed write is an error even if
+            ``write`` ignores it.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        FileExistsError: it may not, and there is one.
+        FileExistsError: the file exists and may not be replaced.
         OSError: it cannot be written (no folder, no permission, no space, over quota, a read-only file system); its
-            ``filename`` is ``path``. Or what ``write`` raises.
+            ``filename`` is ``path``. Also whatever ``write`` raises.
     """
     path = Path(path)
     with naming(path):
@@ -64,26 +63,26 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, overw
                 _publish(Path(file.name), path, os.fstat(file.fileno()), overwrite)
                 _flush_folder(path.parent)
     finally:
-        # After a rename there is none of that name
+        # Gone after a rename
         with contextlib.suppress(OSError):
             os.unlink(file.name)
 
 
 def atomic_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Replaces the content of ``path`` by ``data`` in one step; see ``atomic_write``."""
+    """Writes ``data`` as by ``atomic_write``."""
     atomic_write(path, lambda file: file.write(data), overwrite=overwrite)
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Removes the temporary files of writers that were killed, those of writers at work not; never raises OSError."""
+    """Removes temporary files of killed writers, but not of active ones; never raises OSError."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         found = [entry.path for entry in entries if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX)]
         for path in found:
             _remove_unlocked(path)
 
 
-def tells_case(folder: str | Path) -> bool:
-    """Whether a folder holds files apart whose names differ in upper and lower case alone.
+def is_case_sensitive(folder: str | Path) -> bool:
+    """Whether names in a folder are case-sensitive.
 
     Raises:
         OSError: no file can be made in it.
@@ -98,20 +97,20 @@ def tells_case(folder: str | Path) -> bool:
 
 
 class _Temporary(FileIO):
-    """A new file, locked for as long as it is open, so that nobody takes it for a leftover.
+    """A new file, locked while it is open so that it is not taken for a leftover.
 
-    ``failure`` is the first error of a write: what encodes into a file may hide it, or raise an error of its own.
+    ``failure`` is the first error of a write, which an encoder may hide or replace by an error of its own.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "xb")
         self.failure: OSError | None = None
-        # Where the file system has no locks, leftovers stay
+        # Without locks in the file system, leftovers stay
         with contextlib.suppress(OSError):
             fcntl.flock(self.fileno(), fcntl.LOCK_EX)
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        """All of it: the system may write a part and return."""
+        """Writes all of ``data``, of which the system may write a part at a time."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
@@ -128,12 +127,12 @@ def _create(folder: Path) -> _Temporary:
         file = _Temporary(folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # taken for a leftover between its creation and the lock
+        file.close()  # removed as a leftover between its creation and the lock
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Lets an error of the system name the file that could not be written: not a temporary one, nor none."""
+    """Makes an OSError of the body name ``path`` instead of a temporary file or none."""
     try:
         yield
     except OSError as error:
@@ -151,7 +150,7 @@ def _remove_unlocked(path: str) -> None:
 
 
 def _keep_permissions(file: FileIO, path: Path) -> None:
-    """A private photograph stays private when it is replaced."""
+    """A private photograph must stay private when it is replaced."""
     with contextlib.suppress(OSError):
         former = os.lstat(path)
         if stat.S_ISREG(former.st_mode):
@@ -167,8 +166,8 @@ def _publish(temporary: Path, path: Path, status: os.stat_result, overwrite: boo
         else:
             _rename_to_new(temporary, path)
     except OSError:
-        # A network file system may send a request again whose answer was lost: the second answer is then that the
-        # source is missing (rename) or that the target exists (link), and the file is where it should be.
+        # A network file system may repeat a request whose answer was lost. The second answer is then that the source is
+        # missing (rename) or that the target exists (link), although the file is where it should be.
         with contextlib.suppress(OSError):
             there = os.lstat(path)
             if (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino):
@@ -177,15 +176,15 @@ def _publish(temporary: Path, path: Path, status: os.stat_result, overwrite: boo
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
-    """A rename that fails where there is a file of that name, with FileExistsError."""
+    """A rename that raises FileExistsError if the target exists."""
     if _rename_at(temporary, path):
         return
-    # NFS has links and not that flag of rename, FAT and SMB the other way round
+    # NFS has hard links but not this flag of rename; FAT and SMB the other way round
     os.link(temporary, path)
 
 
 def _rename_at(temporary: Path, path: Path) -> bool:
-    """Linux's ``renameat2`` with RENAME_NOREPLACE; False where system or file system lack it."""
+    """Linux's ``renameat2`` with RENAME_NOREPLACE; False if the system or file system lacks it."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # another system, or a C library from before 2018
@@ -201,12 +200,12 @@ def _rename_at(temporary: Path, path: Path) -> bool:
 def _flush_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # one that may be written to and not listed
+    except PermissionError:  # a folder may be writable but not readable
         return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot flush a folder; there is nothing more to be done on those
+        # Some network file systems cannot flush a folder
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

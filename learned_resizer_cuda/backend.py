@@ -1,4 +1,4 @@
-"""Choice of backend: one predicate, `refusal`, decides where an op runs and says why not elsewhere.
+"""Choice of backend: the predicate `refusal` decides whether an op can run natively, and says why not.
 
 An op has up to two implementations: "native" (CUDA C++, on CUDA tensors) and "torch" (pure PyTorch, on every
 device).
@@ -6,10 +6,12 @@ device).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -22,7 +24,7 @@ _backend: ContextVar[str] = ContextVar("learned_resizer_cuda.backend", default="
 
 
 def current() -> str:
-    """Name of the backend asked for here: "auto" (default), "torch" or "native"."""
+    """Backend asked for by the innermost `use_backend`: "auto" (default), "torch" or "native"."""
     return _backend.get()
 
 
@@ -30,11 +32,11 @@ def current() -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Choose the backend of every op called inside the `with` block, in this thread or task only.
 
-    Args:
-        name: "auto" takes the native kernel where it can run and pure torch elsewhere; "torch" always takes
-            pure torch; "native" takes the native kernel and raises where it cannot run.
+    An op's backward runs on the backend of its forward call.
 
-    The backward of an op takes the backend that its forward was called under.
+    Args:
+        name: "auto" runs the native kernel where it can and pure torch elsewhere; "torch" always runs pure torch;
+            "native" runs the native kernel and raises where it cannot run.
 
     Raises:
         ValueError: for any other name.
@@ -50,33 +52,30 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def refuse_native(name: str, reason: str) -> None:
-    """Raise under "native" for what takes another way than its op, a compiled graph included.
+    """Raise under "native" if a call bypasses its op, in compiled graphs too.
 
     Raises:
-        RuntimeError: says that ``name`` cannot run natively, and the reason.
+        RuntimeError: names ``name`` and the reason.
     """
     if current() == "native":
         raise RuntimeError(f"use_backend('native'): {name} cannot run natively: {reason}")
 
 
-# Versions, compared as such. An older one cannot trace the question, which is then asked once a graph.
+# TorchVersion compares as a version. An older torch cannot trace the check, which then runs once per graph.
 if torch.__version__ < "2.14":
     constant_while_traced(refuse_native)
 
 
 def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Say why the native kernel of an op cannot run on tensors of this device and dtype.
+    """Reason why an op cannot run natively on tensors of this device and dtype, or None if it can.
 
     Args:
-        op: the op's name. An op's backward runs on the same kernels: `resample_backward` is asked as
-            `resample`.
-        device: where the tensors are; a CUDA device without an index means the current one.
+        op: the op's name. A backward needs the same kernels: `resample_backward` counts as `resample`.
+        device: of the tensors; a CUDA device without an index means the current one.
         dtype: of the tensors.
 
     Returns:
-        None where native can run, else the reason in one sentence without a full stop.
-
-    The answer for a device cannot change while the process lives, so it is computed once.
+        None, or one sentence without a full stop. Cached: it cannot change within a process.
     """
     if device.type != "cuda":
         return f"native kernels run on CUDA tensors only, not on {device.type}"
@@ -89,8 +88,7 @@ def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 @cache
 def _cuda_refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    from .kernels import native
-
+    native = kernel_module("native")
     try:
         module = native.load()
     except native.NativeUnavailable as error:
@@ -107,20 +105,25 @@ def _cuda_refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | No
     )
 
 
+def kernel_module(name: str) -> ModuleType:
+    """A module of `kernels`, imported on first use. The only import from there by the ops and this module."""
+    return importlib.import_module(f"{__package__}.kernels.{name}")
+
+
 def choose(op: str, tensor: torch.Tensor, unsupported: str | None = None) -> Literal["native", "torch"]:
-    """Backend on which `op` runs for this tensor, under the innermost `use_backend`.
+    """Backend of a call of `op` under the innermost `use_backend`.
 
     Args:
         op: the op's name.
-        tensor: decides device and dtype.
-        unsupported: why the native kernel cannot take the call's other arguments, or None where it can.
+        tensor: whose device and dtype count.
+        unsupported: why the native kernel does not take the call's other arguments, or None if it does.
 
     Raises:
         RuntimeError: "native" is asked for and cannot run; names the op, the tensor's device and dtype, and
             the reason.
     """
     asked = _backend.get()
-    # The usual case on a CPU, where it is called per image: decide it without building a sentence.
+    # The usual case on a CPU, called per image: no message is built.
     if asked == "torch" or (asked == "auto" and not tensor.is_cuda):
         return "torch"
     reason = refusal(op, tensor.device, tensor.dtype) or unsupported

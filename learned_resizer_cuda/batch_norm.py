@@ -1,8 +1,8 @@
-"""What ``FusedResizer`` makes of its batch normalisations: whose statistics, which scale and shift, what is remembered.
+"""Batch-norm support: cross-process statistics, folded scale and shift, running statistics.
 
-The ops return each feature's mean and biased variance and take their gradients. Everything between those vectors and
-the scale and shift that the next op applies is here: merging them over processes for ``SyncBatchNorm`` and for other
-``Synchronised`` ones, and updating the running statistics, of all norms at once at the end of a forward pass.
+The ops return each feature's mean and biased variance and take their gradients. This module turns them into the scale
+and shift that the next op applies, merges them over processes for ``SyncBatchNorm`` and other ``Synchronised`` norms,
+and updates the running statistics of all norms at once at the end of a forward pass.
 """
 
 from __future__ import annotations
@@ -18,31 +18,30 @@ Norm = nn.modules.batchnorm._BatchNorm  # BatchNorm2d and SyncBatchNorm
 
 
 class Synchronised:
-    """Marks a batch normalisation whose statistics are of all processes' batches together, as ``SyncBatchNorm``'s.
+    """Mixin of batch normalisations over the batches of all processes, like ``SyncBatchNorm``.
 
-    For norms that are to work where torch's own does not, which refuses CPU tensors.
+    torch's own refuses CPU tensors.
     """
 
     process_group: dist.ProcessGroup | None = None
 
 
-class Seen(NamedTuple):
-    """Statistics of a batch that a norm's running statistics are to take in; vectors ``(n,)``."""
+class BatchStatistics(NamedTuple):
+    """Statistics of a batch for the running statistics of a norm; vectors ``(n,)``."""
 
     norm: Norm
     mean: Tensor
     var: Tensor
-    # What makes ``var`` the unbiased estimate that torch keeps; 1 where it is that already.
-    correction: float
+    correction: float  # factor from ``var`` to the unbiased estimate that torch keeps
 
 
 def is_batch_normed(norm: Norm) -> bool:
-    """Whether a batch normalisation uses the batch's statistics, by torch's own rule."""
+    """Whether a norm uses the statistics of the batch, by torch's rule."""
     return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
 def sync_group(norm: Norm) -> dist.ProcessGroup | None:
-    """The processes that share a norm's statistics, by ``SyncBatchNorm``'s own rule; None where it works alone."""
+    """Processes that share a norm's statistics, by ``SyncBatchNorm``'s rule; None for a norm of one process."""
     if not (isinstance(norm, (nn.SyncBatchNorm, Synchronised)) and norm.training):
         return None
     if not (dist.is_available() and dist.is_initialized()):
@@ -51,26 +50,27 @@ def sync_group(norm: Norm) -> dist.ProcessGroup | None:
     return group if dist.get_world_size(group) > 1 else None
 
 
-def affine(norm: Norm, mean: Tensor, var: Tensor, count: int, seen: list[Seen]) -> tuple[Tensor, Tensor]:
-    """Scale and shift ``(n,)`` that apply a batch normalisation.
+def fold_norm(
+    norm: Norm, mean: Tensor, var: Tensor, count: int, batch_statistics: list[BatchStatistics]
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift ``(n,)`` of a batch normalisation.
 
     Args:
         norm: holds γ, β, ε and the running statistics.
-        mean, var: of this process's batch over ``count`` values per channel, var biased; unused where the running
-            ones are.
+        mean, var: of this process's batch, var biased; ignored if the norm uses its running statistics.
         count: values per channel.
-        seen: takes what ``update_running_statistics`` needs, in training.
+        batch_statistics: in training this batch's are appended, for ``update_running_statistics``.
     """
     if is_batch_normed(norm):
         group = sync_group(norm)
         if group is None:
-            # One value has no variance, and only a norm in evaluation mode gets here with it.
+            # A single value has no variance; only norms in evaluation mode get here with one.
             unbiased, correction = var, count / (count - 1) if norm.training else 1.0
         else:
             mean, var, unbiased = merge_over_processes(mean, var, count, group)
             correction = 1.0
         if norm.training and norm.track_running_stats and norm.running_mean is not None:
-            seen.append(Seen(norm, mean.detach(), unbiased.detach(), correction))
+            batch_statistics.append(BatchStatistics(norm, mean.detach(), unbiased.detach(), correction))
     else:
         mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     return torch.ops.learned_resizer.affine(mean, var, norm.weight, norm.bias, norm.eps)
@@ -79,20 +79,21 @@ def affine(norm: Norm, mean: Tensor, var: Tensor, count: int, seen: list[Seen]) 
 def merge_over_processes(
     mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased and unbiased variance ``(n,)`` of the batches of all processes of ``group`` together.
+    """Mean, biased and unbiased variance ``(n,)`` of the joint batch of all processes of a group.
 
-    A collective, forward and backward: every process of the group must call both equally often, in the same order.
-    Differentiable in mean and biased variance; all processes get the same bits.
+    A collective operation, forward and backward: every process of the group must call both equally often, in the same
+    order. Differentiable in mean and biased variance; all processes get the same bits.
 
     Args:
         mean, var: of this process's batch, var biased; zeros for an empty one.
-        count: values per channel of this process's batch, any number.
+        count: values per channel of this process's batch, at least 0.
+        group: of processes.
     """
     return _MergeOverProcesses.apply(mean, var, count, group)
 
 
 class _MergeOverProcesses(torch.autograd.Function):
-    """Mean and biased variance of the joint batch from each process's, whatever their counts.
+    """Mean and biased variance of the joint batch from those of each process.
 
     Forward, over processes i with N = Σ count_i (Chan, Golub & LeVeque 1983)::
 
@@ -102,8 +103,9 @@ class _MergeOverProcesses(torch.autograd.Function):
 
         dmean_i = count_i / N · (Dmean + 2 (mean_i - mean) Dvar),      dvar_i = count_i / N · Dvar
 
-    The third result is the unbiased variance, ``var · N / (N - 1)``, without a gradient. Counts stay on the device: no
-    process waits for its GPU. In float64, and summed in the same order everywhere: all processes get the same bits.
+    The third result is the unbiased variance, ``var · N / (N - 1)``, without a gradient. Counts stay on the device, so
+    that no process waits for its GPU. Sums are in float64 and in the same order everywhere: all processes get the same
+    bits.
     """
 
     @staticmethod
@@ -111,12 +113,12 @@ class _MergeOverProcesses(torch.autograd.Function):
         ctx: Any, mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, rank = len(mean), dist.get_rank(group)
-        # Rows of zeros added to one another are a gather that every backend knows, in one collective.
+        # A sum of rows that are zero but for one process is a gather in one collective, which every backend has.
         rows = torch.zeros(dist.get_world_size(group), 2 * n + 1, dtype=torch.float64, device=mean.device)
         torch.cat([mean.double(), var.double(), rows.new_full((1,), count)], out=rows[rank])
         dist.all_reduce(rows, group=group)
         means, variances, counts = rows.split([n, n, 1], 1)
-        # An empty batch everywhere, or a single value, has no variance; neither divides by zero.
+        # No division by zero for an empty joint batch or a single value.
         total = counts.sum(0).clamp(min=1)
         share = counts / total
         joint = (share * means).sum(0)
@@ -140,33 +142,33 @@ class _MergeOverProcesses(torch.autograd.Function):
         return local_mean.to(grad_mean.dtype), total_var.to(grad_var.dtype), None, None
 
 
-def update_running_statistics(seen: list[Seen]) -> None:
-    """Move the running statistics of norms towards what they saw, as each would: by its momentum, or the mean of all.
+def update_running_statistics(batch_statistics: list[BatchStatistics]) -> None:
+    """Update the running statistics of norms, each by its momentum, or by the mean of all batches.
 
-    Called once a forward pass, when nothing can fail any more. All norms share each launch on a GPU; nothing waits
-    for one, ``momentum=None`` included.
+    Called once per forward pass, after everything that can fail. On a GPU all norms share each launch, and the host
+    does not wait for the device, not even with ``momentum=None``.
     """
-    # Without torch.no_grad(), of which an exported program would keep a region that torch.export.load cannot read:
-    # ``Seen`` holds detached statistics.
-    if not seen:
+    # Not under torch.no_grad(): an exported program would keep it as a region that torch.export.load cannot read.
+    # The statistics are detached.
+    if not batch_statistics:
         return
-    batches = [s.norm.num_batches_tracked for s in seen if s.norm.num_batches_tracked is not None]
+    batches = [s.norm.num_batches_tracked for s in batch_statistics if s.norm.num_batches_tracked is not None]
     if batches:
         torch._foreach_add_(batches, 1)
-    unbiased = torch._foreach_mul([s.var for s in seen], [s.correction for s in seen])
+    unbiased = torch._foreach_mul([s.var for s in batch_statistics], [s.correction for s in batch_statistics])
     by_momentum: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for (norm, mean, _, _), var in zip(seen, unbiased, strict=True):
+    for (norm, mean, _, _), var in zip(batch_statistics, unbiased, strict=True):
         running = [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
         news = [new.to(old.dtype) for new, old in zip((mean, var), running, strict=True)]
         if norm.momentum is None and norm.num_batches_tracked is not None:
             tracked = norm.num_batches_tracked
-            # An integer's is a float32, which is too short for a double's statistics; a conversion is a launch.
+            # An integer's reciprocal is a float32, too short for float64 statistics; converting costs a launch.
             weight = (tracked.double() if running[0].dtype == torch.float64 else tracked).reciprocal()
             for old, new in zip(running, news, strict=True):
                 old.lerp_(new, weight.to(old.dtype))
         else:
-            olds, arrived = by_momentum.setdefault(norm.momentum or 0.0, ([], []))
+            olds, new_values = by_momentum.setdefault(norm.momentum or 0.0, ([], []))
             olds += running
-            arrived += news
-    for momentum, (olds, arrived) in by_momentum.items():
-        torch._foreach_lerp_(olds, arrived, momentum)
+            new_values += news
+    for momentum, (olds, new_values) in by_momentum.items():
+        torch._foreach_lerp_(olds, new_values, momentum)

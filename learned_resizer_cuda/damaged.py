@@ -1,4 +1,4 @@
-"""Files of a run's folder that cannot be read back."""
+"""Damaged files in a run's folder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .shown import shorten
 
 
 class DamagedFileError(ValueError):
-    """A file is damaged or missing; the message names it and says what to do. Nothing was changed."""
+    """A file is damaged or missing; the message names it and says what to do. No file was changed."""
 
 
 @contextlib.contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
-    """Raises ``DamagedFileError`` for whatever the body, which reads ``path``, raises because of what is in it.
+    """Turns errors of the body, which reads ``path``, into ``DamagedFileError``.
 
     Args:
         path: the file.
-        remedy: what a user has to do, after a semicolon.
+        remedy: what the user has to do; follows a semicolon.
 
     Raises:
-        DamagedFileError: the file is not there, or what is in it is wrong.
+        DamagedFileError: the file is missing, or its content is wrong.
         OSError: the system refuses to read it.
     """
     try:
@@ -34,5 +34,5 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
     except ValueError as error:
         reason = shorten(str(error).removeprefix(f"{path} ").partition("\n")[0], 160)
         raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from error
-    except Exception as error:  # of any kind: each reader has its own, which say little about the file
+    except Exception as error:  # each reader has its own errors, which say little about the file
         raise DamagedFileError(f"{path} is damaged; {remedy}") from error

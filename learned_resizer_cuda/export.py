@@ -27,10 +27,15 @@ from torch import Tensor, nn
 from .atomic import atomic_bytes
 from .ops import affine, stem, trunk
 from .ops.band_matmul import is_channels_last
+from .ops.conv import Conv
 from .ops.dense import resample_dense
-from .ops.layout import feature_dtype
+from .ops.head import Head
+from .ops.library import packed
 from .ops.prologue import Prologue
+from .ops.resample import Resample
 from .ops.statistics import accumulation_dtype
+from .ops.stem import Stem
+from .ops.trunk import TrunkBlock, TrunkTail
 
 Decomposition = Callable[..., Any]
 
@@ -50,15 +55,16 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
     cost (``docs/math.md``, 1.6). Backward ops are not in the table: export for inference, in eval mode.
     """
     ops = torch.ops.learned_resizer
-    return {
-        ops.resample.default: _resample,
-        ops.stem.default: _stem,
-        ops.affine.default: affine.affine_formula,
-        ops.conv.default: _conv,
-        ops.head.default: _head,
-        ops.trunk_block.default: _trunk_block,
-        ops.trunk_tail.default: _trunk_tail,
+    functions: dict[str, Callable[[Any], Any]] = {
+        "resample": _resample,
+        "stem": _stem,
+        "affine": affine.affine_formula,
+        "conv": _conv,
+        "head": _head,
+        "trunk_block": _trunk_block,
+        "trunk_tail": _trunk_tail,
     }
+    return {getattr(ops, name).default: packed(name, function) for name, function in functions.items()}
 
 
 def to_onnx(
@@ -126,11 +132,11 @@ def _laid_out(out: Tensor, like: Tensor) -> Tensor:
     return out.to(like.dtype).contiguous(memory_format=layout)
 
 
-def _resample(image: Tensor, *parameters: Any) -> Tensor:
-    out = resample_dense(image, *parameters)
-    if image.dtype == torch.uint8:
+def _resample(a: Resample) -> Tensor:
+    out = resample_dense(a.image, *a.sampling)
+    if a.image.dtype == torch.uint8:
         out = torch.clamp(torch.floor(out + 0.5), 0, 255)
-    return _laid_out(out, image)
+    return _laid_out(out, a.image)
 
 
 def _moments(features: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
@@ -140,27 +146,15 @@ def _moments(features: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def _stem(
-    image: Tensor,
-    w0: Tensor,
-    b0: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    height: int,
-    width: int,
-    interpolation: str,
-    antialias: bool,
-    negative_slope: float,
-    statistics: bool,
-    image_mean: Tensor | None = None,
-    image_std: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    image = stem.normalised(image, feature_dtype(image, w0), image_mean, image_std)
-    dtype = accumulation_dtype(image.dtype)
-    a = F.leaky_relu(F.conv2d(image, w0, b0, padding=3), negative_slope).to(dtype)
-    c = F.leaky_relu(F.conv2d(a, w1.to(dtype), b1.to(dtype)), negative_slope)
+def _stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
+    w0, b0, w1, b1 = a.weights
+    height, width, interpolation, antialias, negative_slope, statistics = a.options
+    image = stem.normalised(a.image, a.dtype, a.image_mean, a.image_std)
+    dtype = accumulation_dtype(a.dtype)
+    first = F.leaky_relu(F.conv2d(image, w0, b0, padding=3), negative_slope).to(dtype)
+    c = F.leaky_relu(F.conv2d(first, w1.to(dtype), b1.to(dtype)), negative_slope)
     z = resample_dense(c, height, width, None, None, interpolation, antialias)
-    return z.to(image.dtype), *_moments(c, statistics)
+    return z.to(a.dtype), *_moments(c, statistics)
 
 
 def _prologue(p: Prologue) -> Tensor:
@@ -173,21 +167,21 @@ def _prologue(p: Prologue) -> Tensor:
     return v if p.negative_slope == 1 else F.leaky_relu(v, p.negative_slope)
 
 
-def _conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    p, (weight, statistics) = Prologue(*args[:7]), args[7:]
+def _conv(a: Conv) -> tuple[Tensor, Tensor, Tensor]:
+    p, weight, statistics = a
     raw = F.conv2d(_prologue(p).to(weight.dtype), weight, padding=1)
     return raw.to(p.input.dtype), *_moments(raw.to(p.dtype), statistics)
 
 
-def _head(*args: Any) -> Tensor:
-    p, (weight, bias, base) = Prologue(*args[:7]), args[7:]
+def _head(a: Head) -> Tensor:
+    p, weight, bias, base = a
     y = F.conv2d(_prologue(p).to(weight.dtype), weight, bias.to(weight.dtype), padding=3)
     return _laid_out(base + y, base)
 
 
-def _trunk_block(*args: Any) -> Tensor:
-    return trunk.block_formula(*args).to(args[0].dtype)
+def _trunk_block(a: TrunkBlock) -> Tensor:
+    return trunk.block_formula(a).to(a.start.input.dtype)
 
 
-def _trunk_tail(*args: Any) -> Tensor:
-    return _laid_out(trunk.tail_formula(*args), args[20])
+def _trunk_tail(a: TrunkTail) -> Tensor:
+    return _laid_out(trunk.tail_formula(a), a.base)

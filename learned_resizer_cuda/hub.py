@@ -1,7 +1,7 @@
-"""``FusedResizer`` in folders and repositories of the Hugging Face Hub: ``model.safetensors`` and ``config.json``.
+"""``FusedResizer`` in folders and on the Hugging Face Hub: ``model.safetensors`` and ``config.json``.
 
-The format is that of ``huggingface_hub.PyTorchModelHubMixin``, which also writes the model card and uploads. Imported
-by the methods of ``FusedResizer`` that need it: the package itself does without ``huggingface_hub``.
+The format is that of ``huggingface_hub.PyTorchModelHubMixin``, which also writes the model card and uploads. Methods of
+``FusedResizer`` import this module when called: the package itself does not need ``huggingface_hub``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from .atomic import atomic_bytes
-from .resizer import FusedResizer
 from .weights import LONGEST_JSON, ResizerConfig, WeightsFile, explaining, restore, save_resizer
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 LICENSE = "apache-2.0"
 
-# ``card_data`` and the other names are filled in by the mixin and by ``_HubResizer.generate_model_card``.
+# The mixin fills in ``card_data``, ``_HubResizer.generate_model_card`` the other names.
 _CARD = """---
 {{ card_data }}
 ---
@@ -47,15 +47,15 @@ small = resizer(images)  # (B, {{ channels }}, H, W) to (B, {{ channels }}, {{ h
 | `{{ name }}` | `{{ value }}` |
 {% endfor %}"""
 
-_Resizer = TypeVar("_Resizer", bound=FusedResizer)
+_Resizer = TypeVar("_Resizer", bound=nn.Module)
 
 
-def save_pretrained(resizer: FusedResizer, folder: str | os.PathLike[str], *, license: str = LICENSE) -> None:
+def save_pretrained(resizer: nn.Module, folder: str | os.PathLike[str], *, license: str = LICENSE) -> None:
     """See ``FusedResizer.save_pretrained``."""
     _hub_class()(resizer, license).save_pretrained(folder)
 
 
-def push_to_hub(resizer: FusedResizer, repo_id: str, *, license: str = LICENSE, **options: Any) -> str:
+def push_to_hub(resizer: nn.Module, repo_id: str, *, license: str = LICENSE, **options: Any) -> str:
     """See ``FusedResizer.push_to_hub``."""
     return _hub_class()(resizer, license, repo_id).push_to_hub(repo_id, **options)
 
@@ -69,7 +69,7 @@ def from_pretrained(
 ) -> _Resizer:
     """See ``FusedResizer.from_pretrained``."""
     _require("safetensors")
-    # Not the mixin's own, which goes on without a configuration where it cannot read one, and then lacks `size`
+    # Not the mixin's own, which ignores a configuration that it cannot read, and then lacks `size`
     config_file, weights_file = (_file(path_or_repo, name, download) for name in (CONFIG, WEIGHTS))
     file = WeightsFile(weights_file)
     with explaining(f"path_or_repo: got {str(path_or_repo)!r}, which holds no learned resizer"):
@@ -81,7 +81,7 @@ def from_pretrained(
 
 
 def _file(path_or_repo: str | os.PathLike[str], name: str, download: dict[str, Any]) -> Path:
-    """A file of a folder, or of a repository once it is in the cache."""
+    """Path of a file in a folder, or in the cache of a repository, downloaded if need be."""
     folder = Path(path_or_repo)
     if folder.is_dir():
         if not (folder / name).is_file():
@@ -90,7 +90,7 @@ def _file(path_or_repo: str | os.PathLike[str], name: str, download: dict[str, A
             )
         return folder / name
     text = str(path_or_repo)
-    # A repository is "name" or "owner/name"; anything else would only be refused as a strange name of one
+    # A repository is "name" or "owner/name"; for anything else the Hub's error would be about a malformed name
     if not isinstance(path_or_repo, str) or text.startswith((".", "~", "/")) or text.count("/") > 1:
         raise FileNotFoundError(f"path_or_repo: got {text!r}; expected a folder that exists, or a repository's name")
     return Path(_require("huggingface_hub").hf_hub_download(text, name, **download))
@@ -101,7 +101,7 @@ def _require(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{name} is missing, which folders and repositories of weights need: "
+            f"{name} is missing; folders and repositories of weights need it: "
             "pip install 'learned-resizer-cuda[train]'",
             name=name,
         ) from error
@@ -109,7 +109,7 @@ def _require(name: str) -> Any:
 
 @functools.cache
 def _hub_class() -> Any:
-    """The mixin around a resizer; made on first use, because the mixin is imported then."""
+    """Class of the mixin around a resizer. Defined on first use, which imports the mixin."""
     _require("huggingface_hub")
     _require("safetensors")
     from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
@@ -122,9 +122,9 @@ def _hub_class() -> Any:
         paper_url="https://arxiv.org/abs/2103.09950",
         model_card_template=_CARD,
     ):
-        """Holds a ``FusedResizer`` instead of being one: a plain one goes in."""
+        """Wraps a ``FusedResizer``, which itself need not be a mixin."""
 
-        def __init__(self, resizer: FusedResizer, license: str, repo_id: str = "path/or/repository") -> None:
+        def __init__(self, resizer: nn.Module, license: str, repo_id: str = "path/or/repository") -> None:
             self._resizer, self._license, self._repo_id = resizer, license, repo_id
 
         def _save_pretrained(self, save_directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""``FusedResizer``: the learned resizer without a feature map at input resolution."""
+"""``FusedResizer``: the learned resizer without feature maps at input resolution."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from . import backend, composition, reference
-from .batch_norm import Norm, Seen, affine, is_batch_normed, sync_group, update_running_statistics
+from .batch_norm import BatchStatistics, Norm, fold_norm, is_batch_normed, sync_group, update_running_statistics
 from .ops import trunk
 from .ops.layout import along_row, maps, rows
 from .resize import Size
 from .tracing import constant_while_traced
 
 
-class _Affine(NamedTuple):
-    """A raw feature ``(B, n, h, w)`` with the batch normalisation still to be applied to it, ``scale·x + shift``."""
+class PendingNorm(NamedTuple):
+    """A raw feature ``(B, n, h, w)`` and its batch normalisation, not yet applied: ``scale·raw + shift``."""
 
     raw: Tensor
     scale: Tensor
     shift: Tensor
 
     def value(self) -> Tensor:
-        """The feature it stands for, as a tensor."""
+        """The normalised feature."""
         x = rows(self.raw)
         width = self.raw.shape[3]
         value = torch.addcmul(along_row(self.shift, width, x.dtype), x, along_row(self.scale, width, x.dtype))
         return maps(value, self.raw.shape[1])
 
 
-_Skip = _Affine | tuple[None, None, None]
+_Skip = PendingNorm | tuple[None, None, None]
 _NO_SKIP = (None, None, None)
 _Resizer = TypeVar("_Resizer", bound="FusedResizer")
 
@@ -39,26 +39,26 @@ _Resizer = TypeVar("_Resizer", bound="FusedResizer")
 class FusedResizer(reference.Resizer):
     """Learned image resizer (Talebi & Milanfar, ICCV 2021), to train in front of a vision network.
 
-    The same function, parameters and ``state_dict`` as ``reference.Resizer``, computed so that no tensor with
-    ``num_filters`` channels at input resolution is ever kept, forward or backward: every row of a resampling
-    matrix sums to 1, so the first batch normalisation commutes with the resize and is applied after it, and
-    the backward computes the features again, tile by tile (``docs/math.md``). On a CPU it works on as many images at
-    a time as torch has threads.
+    The same function, parameters and ``state_dict`` as ``reference.Resizer``, but no tensor with ``num_filters``
+    channels at input resolution is ever kept, forward or backward: every row of a resampling matrix sums to 1, so the
+    first batch normalisation commutes with the resize and is applied after it, and the backward recomputes the
+    features tile by tile (``docs/math.md``). On a CPU, as many images are processed in parallel as torch has threads.
 
     Training mode, running statistics, ``momentum`` and ``eps`` follow each ``BatchNorm2d`` among the submodules.
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes them take the statistics of all processes' batches together, of
-    any sizes; every process of the group must then call forward and backward equally often. On a CPU, too, but there
-    ``DistributedDataParallel`` has to be given the module before it is converted: it refuses torch's own.
-    ``recipes.sync_batch_norm.synchronise`` makes norms that it takes on any device.
-    The fused kernels stand for the layers that the module is built of. Where a layer is of another class, shape or
-    setting, is shared, has a hook or parameters that are no plain tensors, every layer runs itself, as in
-    ``reference.Resizer``: a warning names the layer and the reason, once. So it does, without a warning, under
-    ``torch.func`` transforms, forward-mode differentiation, FX tracing and ``torch.onnx.export``.
-    ``use_backend("native")`` raises ``RuntimeError`` instead. Settings that the kernels take (training mode,
-    ``momentum``, ``eps``, ``negative_slope``, frozen parameters, ``SyncBatchNorm``) stay fused, and so do hooks on the
-    module itself.
-    Deterministic: the same input and number of threads give the same bits, forward and backward. Fused, first
-    derivatives only.
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes their statistics those of the joint batch of all processes, of any
+    sizes; every process of the group must then call forward and backward equally often. This also works on a CPU, if
+    the module is converted after ``DistributedDataParallel`` has wrapped it, which refuses torch's own there. The norms
+    of ``sync_batch_norm.synchronise`` are accepted on any device.
+
+    The fused kernels replace the layers that the module is built of. If a layer has another class, shape or setting, is
+    shared, or has a hook or parameters other than plain tensors, every layer runs itself, as in ``reference.Resizer``:
+    a warning names the layer and the reason, once. The same happens, without a warning, under ``torch.func``
+    transforms, forward-mode differentiation, FX tracing and ``torch.onnx.export``. ``use_backend("native")`` raises
+    ``RuntimeError`` instead. Settings that the kernels support (training mode, ``momentum``, ``eps``,
+    ``negative_slope``, frozen parameters, ``SyncBatchNorm``) stay fused, and so do hooks on the module itself.
+
+    Deterministic: the same input and number of threads give the same bits, forward and backward. Fused, only first
+    derivatives exist.
 
     Args:
         size: output size, an int for both sides or ``(height, width)``.
@@ -69,14 +69,14 @@ class FusedResizer(reference.Resizer):
         antialias: widen the filter when shrinking; ``False`` reproduces the paper.
         negative_slope: of every LeakyReLU, at least 0.
         zero_init: zero the last convolution, so that the module starts as exactly ``resize``.
-        mean, std: of each channel, for uint8 images: they are taken as ``(image / 255 - mean) / std``, by the stem as
-            it loads them. Without them uint8 images are refused. Images of other dtypes are not changed.
+        mean, std: of each channel. The stem normalises uint8 images to ``(image / 255 - mean) / std`` as it loads
+            them; without mean and std they are refused. Images of other dtypes are not changed.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
     """
 
-    # Of this object, not of its state or of copies.
+    # Not part of the state, not copied.
     _check: composition.Check | None = None
 
     def forward(self, image: Tensor, size: Size | None = None) -> Tensor:
@@ -84,17 +84,16 @@ class FusedResizer(reference.Resizer):
 
         Args:
             image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast. Any value range;
-                networks usually want it normalised before the resizer. Or uint8, where the module was made with
-                ``mean`` and ``std``.
+                usually normalised as the network expects. Or uint8, if the module has ``mean`` and ``std``.
             size: output size of this call instead of the module's.
 
         Returns:
             ``(B, in_channels, height, width)``, in the dtype of the image, or of the weights for a uint8 one.
 
         Raises:
-            TypeError, ValueError: for an image or size that does not fit, naming what was expected; in training
-                mode also where a batch normalisation would see fewer than two values per channel.
-            RuntimeError: under ``use_backend("native")`` where the layers have to run themselves; says why.
+            TypeError, ValueError: for an unsuitable image or size, naming what was expected; in training mode also
+                if a batch normalisation would get fewer than two values per channel.
+            RuntimeError: under ``use_backend("native")`` if the layers have to run themselves; says why.
         """
         if not self._fused(image):
             return super().forward(image, size)
@@ -110,24 +109,24 @@ class FusedResizer(reference.Resizer):
         z, mean, var = ops.stem(image, *stem, *sampling, *options)
         if self._fused_trunk(z):
             return self._trunk(z, base)
-        seen: list[Seen] = []
-        f = _Affine(z, *affine(self.norm1, mean, var, batch * in_h * in_w, seen))
+        batch_statistics: list[BatchStatistics] = []
+        f = PendingNorm(z, *fold_norm(self.norm1, mean, var, batch * in_h * in_w, batch_statistics))
 
-        last: _Affine = f
+        last: PendingNorm = f
         skip: _Skip = _NO_SKIP
         for module in self.blocks:
             block = cast(reference.Block, module)
-            if isinstance(skip, _Affine):
-                # Two features are as many as the next convolution adds while loading: a third waits for this sum.
+            if isinstance(skip, PendingNorm):
+                # The next convolution adds at most two features while loading, so two of the three are added here.
                 total = last.value() + skip.value()
-                last, skip = _Affine(total, torch.ones_like(f.scale), torch.zeros_like(f.shift)), _NO_SKIP
-            middle = self._conv(last, skip, 1.0, block.conv1, block.norm1, seen)
-            inner = self._conv(middle, _NO_SKIP, block.act.negative_slope, block.conv2, block.norm2, seen)
+                last, skip = PendingNorm(total, torch.ones_like(f.scale), torch.zeros_like(f.shift)), _NO_SKIP
+            middle = self._conv(last, skip, 1.0, block.conv1, block.norm1, batch_statistics)
+            inner = self._conv(middle, _NO_SKIP, block.act.negative_slope, block.conv2, block.norm2, batch_statistics)
             last, skip = inner, last
-        last = self._conv(last, skip, 1.0, self.conv3, self.norm2, seen)
+        last = self._conv(last, skip, 1.0, self.conv3, self.norm2, batch_statistics)
         out = ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
-        # Last, so that a call that fails leaves every running statistic as it was.
-        update_running_statistics(seen)
+        # Last, so that a failing call leaves all running statistics unchanged.
+        update_running_statistics(batch_statistics)
         return out
 
     @classmethod
@@ -142,23 +141,25 @@ class FusedResizer(reference.Resizer):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> _Resizer:
-        """The resizer that ``save_pretrained`` or ``push_to_hub`` wrote. Needs the ``[train]`` extra.
+        """Load a resizer of ``save_pretrained`` or ``push_to_hub``. Needs the ``[train]`` extra.
 
         Args:
-            path_or_repo: a folder, or a repository of the Hugging Face Hub, ``"owner/name"``. A folder goes first.
-            map_location: device to put it on.
-            revision, token, cache_dir, force_download, local_files_only: of the download, as
-                ``huggingface_hub.hf_hub_download`` takes them; nothing is downloaded for a folder.
+            path_or_repo: a folder, or a repository of the Hugging Face Hub, ``"owner/name"``. A folder takes
+                precedence.
+            map_location: device of the module.
+            revision, token, cache_dir, force_download, local_files_only: passed to
+                ``huggingface_hub.hf_hub_download``; unused for a folder.
 
         Returns:
-            A module of this class in eval mode, made with the arguments that were saved, its weights with the dtype
-            that they were saved with: the same input gives the same bits. Nothing in the files is executed.
+            A module of this class in eval mode with the saved arguments, weights and dtypes: the same input gives the
+            same bits. Nothing in the files is executed.
 
         Raises:
             ModuleNotFoundError: ``safetensors`` or, for a repository, ``huggingface_hub`` is not installed.
             FileNotFoundError: no such folder, or one without ``config.json`` or ``model.safetensors``.
-            ValueError: the files hold no learned resizer, or weights that do not fit the arguments or are not finite.
-            Exception: whatever ``hf_hub_download`` raises for a repository that is missing or out of reach.
+            ValueError: the files are not those of a learned resizer, or the weights do not fit the arguments or are
+                not finite.
+            Exception: from ``hf_hub_download``, for a repository that is missing or unreachable.
         """
         from .hub import from_pretrained
 
@@ -167,14 +168,14 @@ class FusedResizer(reference.Resizer):
         return from_pretrained(cls, path_or_repo, map_location=map_location, **download, **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, license: str = "apache-2.0") -> None:
-        """Write the weights and the arguments of the module to a folder. Needs the ``[train]`` extra.
+        """Write the module's weights and arguments to a folder. Needs the ``[train]`` extra.
 
         ``model.safetensors`` has the weights and running statistics, ``config.json`` the arguments, ``README.md`` a
-        model card; a card that is there stays. Training mode, frozen parameters, ``momentum`` and ``eps`` of the batch
-        normalisations and whether these are synchronised are not saved.
+        model card; an existing card stays. Not saved: training mode, frozen parameters, and ``momentum``, ``eps`` and
+        synchronisation of the batch normalisations.
 
         Args:
-            folder: made where it does not exist; weights in it are replaced.
+            folder: created if missing; weights in it are replaced.
             license: of the weights, for the model card; an identifier of the Hub.
 
         Raises:
@@ -198,16 +199,16 @@ class FusedResizer(reference.Resizer):
         """Upload what ``save_pretrained`` writes to the Hugging Face Hub, in one commit. Needs the ``[train]`` extra.
 
         Args:
-            repo_id: ``"owner/name"``; made where it does not exist. Its model card is replaced.
+            repo_id: ``"owner/name"``; created if missing. Its model card is replaced.
             license: of the weights, for the model card; an identifier of the Hub.
-            commit_message, private, token, branch, create_pr: as ``huggingface_hub.PyTorchModelHubMixin`` takes them.
+            commit_message, private, token, branch, create_pr: passed to ``huggingface_hub.PyTorchModelHubMixin``.
 
         Returns:
             The address of the commit.
 
         Raises:
             ModuleNotFoundError: ``huggingface_hub`` or ``safetensors`` is not installed.
-            Exception: whatever ``huggingface_hub`` raises.
+            Exception: from ``huggingface_hub``.
         """
         from .hub import push_to_hub
 
@@ -218,7 +219,7 @@ class FusedResizer(reference.Resizer):
         return {name: value for name, value in vars(self).items() if name != "_check"}
 
     def _fused(self, image: Any) -> bool:
-        """Whether this call runs fused, else as the composition; warns or raises then."""
+        """Whether this call runs fused; if not, warns or raises."""
         if torch.compiler.is_compiling():
             return composition.fused_while_traced(self, image)
         check = self._check
@@ -227,11 +228,11 @@ class FusedResizer(reference.Resizer):
         return check.fused(self, image)
 
     def _normalisation(self) -> tuple[Tensor, Tensor] | tuple[()]:
-        """What the stem needs for uint8 images."""
+        """Mean and std for the stem, if the module has them."""
         return () if self.image_mean is None or self.image_std is None else (self.image_mean, self.image_std)
 
     def _fused_trunk(self, z: Tensor) -> bool:
-        """Whether the layers behind the stem run as two kernels: native inference of one block."""
+        """Whether the layers after the stem run as two kernels: native inference with one block."""
         if torch.is_grad_enabled() or len(self.blocks) != 1 or not z.is_cuda:
             return False
         if any(is_batch_normed(norm) for norm in self.modules() if isinstance(norm, Norm)):
@@ -239,23 +240,23 @@ class FusedResizer(reference.Resizer):
         return trunk.unsupported(z, self.in_channels) is None and _native_trunk(z.device, z.dtype)
 
     def _trunk(self, z: Tensor, base: Tensor) -> Tensor:
-        """The layers behind the stem with running statistics, two convolutions an op."""
+        """The layers after the stem with running statistics, two convolutions per op."""
         ops = torch.ops.learned_resizer
         block = cast(reference.Block, self.blocks[0])
-        f = (z, *_running_norm(self.norm1))
+        f = (z, *running_norm(self.norm1))
         no_skip = (None, None, None, None, None, 0.0)
-        inner = _running_norm(block.norm1)
+        inner = running_norm(block.norm1)
         raw = ops.trunk_block(*f, *no_skip, block.conv1.weight, *inner, block.act.negative_slope, block.conv2.weight)
-        tail = (raw, *_running_norm(block.norm2), *f, self.conv3.weight, *_running_norm(self.norm2))
+        tail = (raw, *running_norm(block.norm2), *f, self.conv3.weight, *running_norm(self.norm2))
         return ops.trunk_tail(*tail, self.conv4.weight, self.conv4.bias, base)
 
     def _check_counts(self, at_input: int, at_output: int) -> None:
-        """Raise where a batch normalisation would have no variance, before any running statistics change."""
+        """Raise if a batch normalisation would have no variance, before any running statistics change."""
         for norm in self.modules():
             count = at_input if norm is self.norm1 else at_output
             if not isinstance(norm, Norm) or count >= 2 or not is_batch_normed(norm):
                 continue
-            # What the other processes add is on the device, and a process that raised would leave them waiting.
+            # The joint count is on the device, and a process that raised would leave the others waiting.
             if sync_group(norm) is None:
                 raise ValueError(
                     f"image: got {count} values per channel for a batch normalisation in training mode; "
@@ -264,26 +265,29 @@ class FusedResizer(reference.Resizer):
 
     @staticmethod
     def _conv(
-        last: _Affine,
+        last: PendingNorm,
         skip: _Skip,
         negative_slope: float,
         conv: nn.Conv2d,
         norm: Norm,
-        seen: list[Seen],
-    ) -> _Affine:
+        batch_statistics: list[BatchStatistics],
+    ) -> PendingNorm:
         raw, mean, var = torch.ops.learned_resizer.conv(
             *last, *skip, negative_slope, conv.weight, is_batch_normed(norm)
         )
-        return _Affine(raw, *affine(norm, mean, var, raw.shape[0] * raw.shape[2] * raw.shape[3], seen))
+        return PendingNorm(
+            raw, *fold_norm(norm, mean, var, raw.shape[0] * raw.shape[2] * raw.shape[3], batch_statistics)
+        )
 
 
-# Loading a native module and asking the driver cannot be traced. The answer holds while the process lives but for
-# `use_backend`, which a compiled graph asks again: the trunk's ops choose their kernels as they run.
+# Loading the native module and querying the driver cannot be traced. Within a process only `use_backend` changes the
+# answer, and a compiled graph respects that: the trunk's ops choose their kernels when they run.
 @constant_while_traced
 def _native_trunk(device: torch.device, dtype: torch.dtype) -> bool:
     return backend.current() != "torch" and backend.refusal("trunk", device, dtype) is None
 
 
-def _running_norm(norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """A batch normalisation with its running statistics, as the trunk's ops take it."""
-    return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var), norm.weight, norm.bias, norm.eps
+def running_norm(norm: Norm) -> trunk.RunningNorm:
+    """A batch normalisation with its running statistics."""
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    return trunk.RunningNorm(mean, var, norm.weight, norm.bias, norm.eps)

@@ -1,4 +1,4 @@
-"""Values in error texts, which may come from a file of anybody's: in one line, short, and harmless to a terminal."""
+"""Untrusted values in error messages: on one line, short, and harmless to a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .substitutes import printable
 
 
 def shown(value: object) -> str:
-    """A value as an error text gives it: in one line of at most 80 characters, whatever it is."""
+    """Any value on one line of at most 80 characters, for an error message."""
     try:
         if not isinstance(value, tuple):
             return shorten(repr(value))
@@ -19,17 +19,17 @@ def shown(value: object) -> str:
 
 
 def shorten(text: str, longest: int = 80) -> str:
-    """A text for an error text: its middle left out where it is long, in one line."""
+    """A text on one line, without its middle if it is long, for an error message."""
     if len(text) > longest:
         text = f"{text[: longest * 2 // 3]}…{text[-longest // 4 :]}"
     return one_line(text)
 
 
 def shown_path(path: str | Path) -> str:
-    """A path in one line, whole; bytes that are not UTF-8 as ``\\xff``."""
+    """A whole path on one line; bytes that are not UTF-8 as ``\\xff``."""
     return one_line(printable(str(path), "utf-8"))
 
 
 def one_line(text: str) -> str:
-    """A text with escapes for line ends and for what a terminal would obey."""
+    """A text with escapes for line ends and for control characters."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

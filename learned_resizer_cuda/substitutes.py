@@ -1,17 +1,17 @@
-"""What is printed in place of a sign that the encoding of a terminal, pipe or file lacks."""
+"""Substitutes for characters that the encoding of a terminal, pipe or file lacks."""
 
 from __future__ import annotations
 
 import codecs
 
 ERRORS = "learned_resizer_cuda"
-"""Name of the handler for ``errors=`` of a text stream."""
+"""Name of the error handler, for ``errors=`` of a text stream."""
 
 _PLAIN = {"−": "-", "–": "-", "±": "+/-", "×": "x", "→": "->", "…": "...", "²": "2", "≥": ">=", "≤": "<="}
 
 
 def printable(text: str, encoding: str) -> str:
-    """``text`` as a stream of that encoding will show it, for what is laid out in columns before it is printed."""
+    """``text`` as a stream of that encoding shows it, to lay out columns before printing."""
     return text.encode(encoding, ERRORS).decode(encoding)
 
 
@@ -25,7 +25,7 @@ def _substitute(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def _escape(sign: str) -> str:
     code = ord(sign)
-    # The bytes of a file name that is not UTF-8 come as lone surrogates (os.fsdecode)
+    # Bytes of a file name that are not UTF-8 are lone surrogates (os.fsdecode)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("ascii", "backslashreplace").decode()
 
 

@@ -1,8 +1,8 @@
-"""Batch normalisation over the batches of all processes, on a CPU too.
+"""Batch normalisation over the batches of all processes, also on a CPU.
 
-``nn.SyncBatchNorm`` refuses CPU tensors, and ``DistributedDataParallel`` refuses a CPU module that holds one.
-``SynchronisedBatchNorm2d`` is one that both take, so that several processes on a CPU train as one with the joint
-batch does, and what is made for several GPUs can be tried without any.
+``nn.SyncBatchNorm`` refuses CPU tensors, and ``DistributedDataParallel`` refuses CPU modules that contain one. Both
+work with ``SynchronisedBatchNorm2d``: several processes on a CPU train like one with the joint batch, and training on
+several GPUs can be tested without any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from .batch_norm import Norm, Seen, Synchronised, merge_over_processes, sync_group, update_running_statistics
+from .batch_norm import BatchStatistics, Norm, Synchronised, merge_over_processes, sync_group, update_running_statistics
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,17 +22,15 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
-    """``BatchNorm2d`` whose statistics in training are those of all processes' batches together.
+    """``BatchNorm2d`` over the joint batch of all processes in training.
 
-    The same function, ``state_dict`` and running statistics as ``nn.SyncBatchNorm``, gradients through the statistics
-    included, for batches of any sizes, empty ones too, on every device and backend of ``torch.distributed``. In
-    evaluation mode and where there is one process only it is ``nn.BatchNorm2d``. In training every process of the
-    group must call forward and backward equally often. Deterministic; all processes get the same statistics bit for
-    bit.
+    The same function, ``state_dict`` and running statistics as ``nn.SyncBatchNorm``, including gradients through the
+    statistics, for batches of any size, also 0, on every device and backend of ``torch.distributed``. In evaluation
+    mode and in a single process it is ``nn.BatchNorm2d``. In training every process of the group must call forward
+    and backward equally often. Deterministic; all processes get the same statistics bit for bit.
 
-    Like ``nn.SyncBatchNorm`` it takes ``(B, C, ...)`` of any number of dimensions, so that it can stand for
-    ``BatchNorm1d`` and ``BatchNorm3d``. Statistics of 16-bit values are computed in float32; the output has the
-    dtype of the input.
+    Like ``nn.SyncBatchNorm`` it takes ``(B, C, ...)`` of any number of dimensions, and so replaces ``BatchNorm1d`` and
+    ``BatchNorm3d`` too. Statistics of 16-bit values are computed in float32; the output has the dtype of the input.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -48,7 +46,7 @@ class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
         if count:
             var, mean = torch.var_mean(x, over, correction=0)
         else:
-            # No values have no mean, but their process takes part all the same, in backward too
+            # An empty batch has no mean, but its process must take part, in backward too
             mean = var = x.sum(over)
         mean, var, unbiased = merge_over_processes(mean, var, count, group)
         # Not x·scale + shift, which cancels where a mean is large
@@ -56,7 +54,7 @@ class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         if self.track_running_stats and self.running_mean is not None:
-            update_running_statistics([Seen(self, mean.detach(), unbiased.detach(), 1.0)])
+            update_running_statistics([BatchStatistics(self, mean.detach(), unbiased.detach(), 1.0)])
         return out.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -65,9 +63,9 @@ class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
 
 
 class SynchronisedBatchNormAct2d(SynchronisedBatchNorm2d):
-    """The same for timm's ``BatchNormAct2d``, which drops and activates what it normalised.
+    """The same for timm's ``BatchNormAct2d``, which applies dropout and an activation after normalising.
 
-    Made by ``synchronise`` only.
+    Created by ``synchronise`` only.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -77,24 +75,24 @@ class SynchronisedBatchNormAct2d(SynchronisedBatchNorm2d):
 
 
 def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
-    """Makes every batch normalisation of a module take the statistics of all processes' batches together.
+    """Convert every batch normalisation of a module to statistics over all processes.
 
-    ``state_dict`` keys, values, parameters (the same objects: an optimiser keeps them), momentum, ε and modes stay.
-    Call it before ``DistributedDataParallel`` or ``torch.compile`` see the module.
+    ``state_dict``, parameters (the same objects, so that optimisers keep working), momentum, ε and modes stay. Call it
+    before ``DistributedDataParallel`` or ``torch.compile``.
 
     Args:
         module: changed in place; ``nn.BatchNorm1d``, ``2d``, ``3d`` and timm's ``BatchNormAct2d`` are converted.
-        device: where the module is to train. On a CPU the norms become ``SynchronisedBatchNorm2d``; elsewhere
-            ``nn.SyncBatchNorm``, by timm's own conversion if timm is loaded.
+        device: of training. On a CPU norms become ``SynchronisedBatchNorm2d``; elsewhere ``nn.SyncBatchNorm``, by
+            timm's own conversion if timm is loaded.
 
     Returns:
-        ``module``, or its replacement where it is itself a batch normalisation.
+        ``module``, or its replacement if it is itself a batch normalisation.
 
     Raises:
-        TypeError: for a batch normalisation of another class, the result of which is not known: converted, it could
-            lose what it does besides. Nothing is changed then.
+        TypeError: for a batch normalisation of any other class, which could lose behaviour of its own. Nothing is
+            changed then.
     """
-    timm = sys.modules.get("timm.layers")  # whoever has a norm of timm's has loaded it
+    timm = sys.modules.get("timm.layers")  # loaded if the module has a norm of timm's
     with_act = () if timm is None else (timm.BatchNormAct2d,)
     on_cpu = device.type == "cpu"
     norms = [m for m in module.modules() if isinstance(m, Norm) and not (on_cpu and isinstance(m, Synchronised))]
@@ -107,7 +105,7 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
     if not on_cpu:
         return _convert_for_gpu(module, timm)
     for norm in norms:
-        # The class only, as torch's lazy modules do: nothing else of the norm can be lost
+        # Only the class changes, as in torch's lazy modules: nothing else can be lost
         norm.__class__ = SynchronisedBatchNorm2d if type(norm) in _PLAIN else SynchronisedBatchNormAct2d
     return module
 

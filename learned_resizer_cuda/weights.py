@@ -1,7 +1,7 @@
-"""A trained learned resizer in one safetensors file: its weights, and the arguments that rebuild it.
+"""Trained resizers in safetensors files: the weights, and the arguments that rebuild the module.
 
-Files may come from anybody. Names, dtypes and shapes are compared with the module's before a tensor is read or the
-module is built: what a file claims costs no memory.
+Files are untrusted. Names, dtypes and shapes are compared with the module's before a tensor is read or the module is
+built, so a file's claims cost no memory. Knows no class of resizer: the caller passes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,30 +21,26 @@ from .atomic import atomic_bytes
 from .resize import check_size
 from .shown import shorten, shown
 
-if TYPE_CHECKING:
-    from .reference import Resizer
-    from .resizer import FusedResizer
-
-    _Resizer = TypeVar("_Resizer", bound=FusedResizer)
+_Resizer = TypeVar("_Resizer", bound=nn.Module)
 
 FORMAT = "learned-resizer/1"
 LONGEST_JSON = 2**20
-"""Characters of the longest arguments that are parsed."""
+"""Longest arguments that are parsed, in characters."""
 _LARGEST = 4096
-"""Longest output side accepted from a file: the weights bound every other argument."""
+"""Longest output side accepted from a file; the weights limit all other arguments."""
 _LONGEST_HEADER = 2**23
-"""Bytes: a resizer of 4,096 blocks takes 4.8 million, and parsing takes 14 times as much memory as the header."""
+"""Bytes. A resizer of 4,096 blocks takes 4.8 million; parsing takes 14 times the header's size in memory."""
 _LARGEST_FILE = 2**30
-"""Bytes of a resizer's file: a sparse one takes no space on the disk, however large its tensors."""
+"""Bytes of a resizer's file. A sparse file takes no disk space, however large its tensors."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 @dataclass(frozen=True)
 class ResizerConfig:
-    """The arguments of ``FusedResizer`` that decide what a trained one computes.
+    """Arguments of ``FusedResizer`` that determine its function.
 
-    ``size`` is the output size (height, width) it was trained for; another one may be asked of it later.
+    ``size`` is the output size (height, width) of training; a call may use another.
     """
 
     size: tuple[int, int]
@@ -58,8 +54,8 @@ class ResizerConfig:
     std: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, resizer: Resizer) -> ResizerConfig:
-        """The arguments that a ``FusedResizer`` or ``reference.Resizer`` was made with."""
+    def of(cls, resizer: Any) -> ResizerConfig:
+        """Arguments that a ``FusedResizer`` or ``reference.Resizer`` was constructed with."""
         mean, std = (
             None if value is None else tuple(value.double().tolist())
             for value in (resizer.image_mean, resizer.image_std)
@@ -78,10 +74,10 @@ class ResizerConfig:
 
     @classmethod
     def from_json(cls, text: str) -> ResizerConfig:
-        """The arguments out of the JSON of ``asdict``.
+        """Parse the JSON of ``arguments()``.
 
         Raises:
-            TypeError, ValueError, RecursionError: it is something else, or the size is implausibly large.
+            TypeError, ValueError, RecursionError: the text is something else, or the size is implausibly large.
         """
         if len(text) > LONGEST_JSON:
             raise ValueError(f"got more than {LONGEST_JSON:,} characters; expected the arguments of FusedResizer")
@@ -89,7 +85,7 @@ class ResizerConfig:
         if not isinstance(values, dict) or "size" not in values:
             found = "no 'size'" if isinstance(values, dict) else f"a JSON {type(values).__name__}"
             raise ValueError(f"got {found}; expected the arguments of FusedResizer by name")
-        # Of huggingface_hub's mixin; it only decides what the weights were before training
+        # Written by huggingface_hub's mixin; it only affects the weights before training
         values.pop("zero_init", None)
         lists = {name: tuple(values[name]) for name in ("mean", "std") if values.get(name) is not None}
         size = check_size(values["size"])
@@ -98,34 +94,28 @@ class ResizerConfig:
         return cls(**values | {"size": size} | lists)
 
     def arguments(self) -> dict[str, Any]:
-        """By name, as the constructors take them."""
+        """Keyword arguments for the constructors."""
         return asdict(self)
-
-    def build(self) -> FusedResizer:
-        """A ``FusedResizer`` with random weights."""
-        from .resizer import FusedResizer
-
-        return FusedResizer(**self.arguments())
 
 
 class StateMismatchError(ValueError):
-    """The tensors of a file are not those of the module."""
+    """The tensors of a file do not match the module's."""
 
 
 class WeightsFile:
-    """A safetensors file: its header is read at once, its tensors by ``read`` only.
+    """A safetensors file. The constructor reads its header, ``read`` its tensors.
 
     Args:
         path: the file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no readable safetensors file.
+        ValueError: it is not a readable safetensors file.
 
     Attributes:
-        size: in bytes; there are no others in it than those of the header and of the tensors that it names.
-        notes: the texts of its metadata.
-        tensors: dtype in the format's words, and shape, by name.
+        size: in bytes: header and tensors, nothing else.
+        notes: its metadata.
+        tensors: dtype, as the format names it, and shape, by name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,28 +132,28 @@ class WeightsFile:
                 length = int.from_bytes(file.read(8), "little")
                 if length > _LONGEST_HEADER:
                     raise ValueError(
-                        f"{path} is no readable safetensors file: got a header of {length:,} bytes; expected at most "
-                        f"{_LONGEST_HEADER:,}"
+                        f"{path} is not a readable safetensors file: got a header of {length:,} bytes; expected at "
+                        f"most {_LONGEST_HEADER:,}"
                     )
-                # By its number: safetensors refuses paths that are not UTF-8. For NumPy: torch's mapping of a file
-                # wants memory for all of it
+                # By file descriptor, since safetensors refuses paths that are not UTF-8. For NumPy, since torch maps
+                # the whole file into memory
                 with safe_open(f"/dev/fd/{file.fileno()}", framework="np") as header:
                     slices = {name: header.get_slice(name) for name in header.keys()}  # noqa: SIM118
                     self.tensors = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
                     self.notes: dict[str, str] = header.metadata() or {}
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no readable safetensors file: {shorten(str(error), 300)}") from None
+            raise ValueError(f"{path} is not a readable safetensors file: {shorten(str(error), 300)}") from None
 
     def read(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors, on the CPU, in the dtypes of the file.
+        """Read the tensors, on the CPU, in the dtypes of the file.
 
         Args:
-            expected: a state dict, of which names, shapes and kinds of dtype (floating-point or integer) count; may
-                be on the meta device.
+            expected: a state dict, may be on the meta device. Names, shapes and kinds of dtype (floating-point or
+                integer) must match.
 
         Raises:
-            StateMismatchError: the file holds others; names the first few differences. No tensor was read.
-            ValueError: the file has changed meanwhile.
+            StateMismatchError: they do not; names the first few differences. No tensor was read.
+            ValueError: the file has changed since its header was read.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -175,8 +165,8 @@ class WeightsFile:
             with self.path.open("rb") as file:
                 state = load(file.read(self.size))
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path} is no readable safetensors file: {shorten(str(error), 300)}") from None
-        # In memory that torch aligns: a matrix product's order of summation may depend on it
+            raise ValueError(f"{self.path} is not a readable safetensors file: {shorten(str(error), 300)}") from None
+        # Copied into memory aligned by torch: a matrix product's order of summation may depend on it
         return {name: value.clone() for name, value in state.items()}
 
     def _differences(self, expected: Mapping[str, Tensor]) -> list[str]:
@@ -193,35 +183,37 @@ class WeightsFile:
 
 
 def save_resizer(resizer: nn.Module, config: ResizerConfig, path: Path, notes: dict[str, str] | None = None) -> None:
-    """Writes the weights, running statistics included, with ``config`` in the file's metadata; atomically.
+    """Write a resizer's weights and running statistics atomically, with ``config`` in the metadata.
 
     Args:
         resizer: a ``FusedResizer`` or ``reference.Resizer`` (their state dicts are the same).
-        config: the arguments it was built with.
-        path: the file to write; its folder exists.
-        notes: more metadata, for a reader's eye only.
+        config: its arguments.
+        path: of the file, in an existing folder.
+        notes: more metadata, for readers only.
     """
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in resizer.state_dict().items()}
-    # FusedResizer's output is one function of its weights, so the notes must never shadow the two that rebuild it
+    # Last, so that notes cannot replace the two entries that rebuild the module
     metadata = (notes or {}) | {"format": FORMAT, "resizer": json.dumps(config.arguments())}
     atomic_bytes(path, save(state, metadata))
 
 
-def load_resizer(path: Path) -> tuple[FusedResizer, ResizerConfig]:
-    """Reads what ``save_resizer`` wrote; nothing in the file is executed.
+def load_resizer(cls: type[_Resizer], path: Path) -> tuple[_Resizer, ResizerConfig]:
+    """Read a file of ``save_resizer``; nothing in it is executed.
+
+    Args:
+        cls: ``FusedResizer`` or a subclass.
+        path: of the file.
 
     Returns:
-        The resizer in eval mode on the CPU, float32, and the arguments it was built with.
+        The resizer in eval mode on the CPU, float32, and its arguments.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is no safetensors file, was not written by ``save_resizer``, its weights do not fit its
-            arguments, or are not finite; says which.
+        ValueError: the file is not a safetensors file, was not written by ``save_resizer``, or its weights do not fit
+            its arguments or are not finite; says which.
     """
-    from .resizer import FusedResizer
-
     file = WeightsFile(path)
     if file.notes.get("format") != FORMAT:
         raise ValueError(
@@ -230,22 +222,22 @@ def load_resizer(path: Path) -> tuple[FusedResizer, ResizerConfig]:
         )
     with explaining(f"{path} does not describe a learned resizer"):
         config = ResizerConfig.from_json(file.notes.get("resizer", ""))
-        return restore(FusedResizer, config, file), config
+        return restore(cls, config, file), config
 
 
 def restore(cls: type[_Resizer], config: ResizerConfig, file: WeightsFile, *, keep_dtype: bool = False) -> _Resizer:
-    """A resizer with the weights of a file, in eval mode on the CPU.
+    """Build a resizer with the weights of a file, in eval mode on the CPU.
 
     Args:
-        cls: ``FusedResizer`` or a class derived from it.
+        cls: ``FusedResizer`` or a subclass.
         config: its arguments.
         file: its weights and running statistics.
-        keep_dtype: in the file's dtypes instead of float32.
+        keep_dtype: keep the file's dtypes instead of converting to float32.
 
     Raises:
-        ValueError: the file's tensors are not those of the arguments, are not finite, or a running variance is
-            below 0; names them.
-        TypeError, OverflowError, RuntimeError: an argument that ``cls`` refuses.
+        ValueError: the file's tensors do not match the arguments or are not finite, or a running variance is below 0;
+            names them.
+        TypeError, OverflowError, RuntimeError: ``cls`` refuses an argument.
     """
     blocks = len({name.split(".")[1] for name in file.tensors if name.startswith("blocks.")})
     if config.num_blocks != blocks:
@@ -270,9 +262,9 @@ def restore(cls: type[_Resizer], config: ResizerConfig, file: WeightsFile, *, ke
 
 @contextlib.contextmanager
 def explaining(what: str) -> Iterator[None]:
-    """Raises ValueError with ``what`` in front of the reason, where the body refuses what a file holds."""
+    """Context that turns errors about a file's content into ``ValueError``, with ``what`` before the reason."""
     try:
         yield
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        # Not from the error, whose text may be a megabyte of the file
+        # `from None`: the error's text may be a megabyte of the file
         raise ValueError(f"{what}: {shorten(str(error), 300)}") from None

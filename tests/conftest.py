@@ -1,9 +1,14 @@
-"""Shared by all tests: threads that wait as the command line's do; `gpu` tests skip where torch sees no GPU; the
-kernels are compiled for the host while other tests run; `benchmarks` and `tests` can be imported."""
+"""Setup shared by all tests.
+
+OpenMP's threads wait as the command line's do. Under `pytest -n` the workers share the cores. `gpu` tests are skipped
+where torch sees no GPU. The kernels are compiled for the host while other tests run. `benchmarks` and `tests` can be
+imported.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -12,6 +17,9 @@ from pathlib import Path
 _spec = importlib.util.find_spec("learned_resizer_cuda")
 assert _spec is not None and _spec.origin is not None, "learned_resizer_cuda is not installed"
 runpy.run_path(str(Path(_spec.origin).parent / "waiting.py"))["limit_spinning"]()
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Each worker would start a thread for every core, and they would wait for one another's cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 # Last on the path: an installed package must win over the source tree.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -22,7 +30,7 @@ import torch  # noqa: E402
 
 from tests.helpers import kernels_host  # noqa: E402
 
-# What a test module imports to run the kernels on the host.
+# Names in test modules that run the kernels on the host.
 HOST = {"kernels_host", "native_host", "native_on_host", "native_ops_on_host"}
 
 

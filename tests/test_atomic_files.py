@@ -19,7 +19,7 @@ import torch
 pytest.importorskip("lightning", reason="checkpoints need the [train] extra")
 
 from learned_resizer_cuda import atomic
-from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, remove_leftovers, tells_case
+from learned_resizer_cuda.atomic import atomic_bytes, atomic_write, is_case_sensitive, remove_leftovers
 from learned_resizer_cuda.damaged import DamagedFileError
 from learned_resizer_cuda.train.checkpoint import load_checkpoint, save_checkpoint
 
@@ -149,14 +149,14 @@ def test_a_file_taken_for_a_leftover_before_it_is_locked(tmp_path: Path, monkeyp
 
 
 def test_a_folder_that_does_not_tell_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tells_case(tmp_path)
+    assert is_case_sensitive(tmp_path)
     found = Path.exists
 
     def exists(path: Path) -> bool:
         return any(entry.name.lower() == path.name.lower() for entry in path.parent.iterdir()) or found(path)
 
     monkeypatch.setattr(Path, "exists", exists)
-    assert not tells_case(tmp_path)
+    assert not is_case_sensitive(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The package's build: what it asks for, what it holds, and how it fails. Each build runs on a copy of the sources."""
+"""Requirements, contents and failures of the package's build. Each build runs on a copy of the sources."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A copy of the sources, for builds that leave nothing behind in it."""
+    """A copy of the sources, for builds that leave it clean."""
     return copy_sources(tmp_path_factory.mktemp("source"))
 
 
 def copy_sources(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     for name in SOURCES:
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, folder / name, ignore=IGNORED)
@@ -57,7 +58,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def without_nvcc(folder: Path, **changes: str | None) -> dict[str, str]:
-    """Variables under which setup.py finds no nvcc: a PATH of links to the folders' other programs."""
+    """Variables that hide nvcc from setup.py: a PATH of links to all other programs."""
     hidden = folder / "bin"
     hidden.mkdir()
     for entry in os.environ["PATH"].split(os.pathsep):
@@ -83,7 +84,7 @@ def returned(result: subprocess.CompletedProcess[str]) -> list[str]:
     return result.stdout.rpartition("RESULT\n")[2].split()
 
 
-# --- what the sources promise ------------------------------------------------------------------------------
+# --- promises of the sources ------------------------------------------------------------------------------
 
 
 def test_native_code_includes_no_torch_and_the_core_no_python():
@@ -109,7 +110,7 @@ def test_formatters_are_pinned_alike_for_ci_and_pre_commit():
     assert pins[0] == pins[1]
 
 
-# --- what the build asks for -------------------------------------------------------------------------------
+# --- requirements of the build -------------------------------------------------------------------------------
 
 
 def requirements(source: Path, env: dict[str, str]) -> list[str]:
@@ -163,7 +164,7 @@ def test_an_nvcc_that_is_named_is_taken(source, tmp_path, variable):
     ("variable", "value", "said"),
     [
         ("LEARNED_RESIZER_CUDA", "yes", "LEARNED_RESIZER_CUDA must be unset, 0, 1 or pypi, got 'yes'"),
-        ("CUDACXX", "/nowhere/nvcc", "CUDACXX='/nowhere/nvcc' names no executable file"),
+        ("CUDACXX", "/nowhere/nvcc", "CUDACXX='/nowhere/nvcc' is not an executable file"),
     ],
 )
 def test_bad_variables_are_named(source, variable, value, said):
@@ -172,7 +173,7 @@ def test_bad_variables_are_named(source, variable, value, said):
     assert said in result.stderr
 
 
-# --- what it builds ----------------------------------------------------------------------------------------
+# --- contents of wheel and sdist ---------------------------------------------------------------------------
 
 
 def test_a_pure_wheel_holds_no_native_module_and_says_why(source, tmp_path):
@@ -189,32 +190,63 @@ def test_a_pure_wheel_holds_no_native_module_and_says_why(source, tmp_path):
         names = wheel.namelist()
         assert wheel.read("learned_resizer_cuda/_build_note.txt") == b"LEARNED_RESIZER_CUDA=0 was set\n"
     assert not [name for name in names if "/_C." in name]
-    packaged = {
-        f"learned_resizer_cuda/{path.relative_to(ROOT / 'learned_resizer_cuda').as_posix()}"
-        for path in (ROOT / "learned_resizer_cuda").rglob("*.py")
+    assert files(source, "learned_resizer_cuda") <= set(names)
+
+
+def files(root: Path, *folders: str) -> set[str]:
+    """The files of a source tree in these folders that a commit would hold."""
+    found = [path for folder in folders for path in (root / folder).rglob("*") if path.is_file()]
+    return {
+        path.relative_to(root).as_posix()
+        for path in found
+        if "__pycache__" not in path.parts and not path.parent.name.endswith(".egg-info")
     }
-    assert packaged | {"learned_resizer_cuda/py.typed"} <= set(names)
 
 
-def test_the_sdist_holds_all_that_a_build_and_the_tests_need(source, tmp_path):
-    (name,) = returned(hook(source, f"build_sdist({str(tmp_path)!r})", environment(LEARNED_RESIZER_CUDA="0")))
-    with tarfile.open(tmp_path / name) as archive:
-        archive.extractall(tmp_path, filter="data")
-    unpacked = tmp_path / name.removesuffix(".tar.gz")
-    tracked = [
-        path.relative_to(source)
-        for folder in SOURCES
-        for path in (source / folder).rglob("*")
-        if path.suffix in (".py", ".cu", ".cuh", ".h", ".hpp", ".cpp", ".md") or path.name == "CMakeLists.txt"
-    ]
-    tracked += [Path(name) for name in ("CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE")]
-    missing = [str(path) for path in tracked if not (unpacked / path).exists()]
-    assert not missing
-    (wheel,) = returned(hook(unpacked, f"build_wheel({str(tmp_path)!r})", environment(LEARNED_RESIZER_CUDA="0")))
+def unpacked_sdist(source: Path, folder: Path) -> Path:
+    (name,) = returned(hook(source, f"build_sdist({str(folder)!r})", environment(LEARNED_RESIZER_CUDA="0")))
+    with tarfile.open(folder / name) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def sdist(source, tmp_path_factory) -> Path:
+    """The unpacked sdist."""
+    return unpacked_sdist(source, tmp_path_factory.mktemp("sdist"))
+
+
+def test_the_sdist_holds_every_source_file_and_builds(source, sdist, tmp_path):
+    named = {"CMakeLists.txt", "MANIFEST.in", "setup.py", "pyproject.toml", "README.md", "LICENSE"}
+    assert sorted((files(source, *SOURCES) | named) - files(sdist, "")) == []
+    (wheel,) = returned(hook(sdist, f"build_wheel({str(tmp_path)!r})", environment(LEARNED_RESIZER_CUDA="0")))
     assert (tmp_path / wheel).exists()
 
 
-# --- how it fails ------------------------------------------------------------------------------------------
+@needs_compiler
+def test_the_sdist_registers_the_ctests_of_the_checkout(source, sdist, tmp_path):
+    def ctests(root: Path, build: Path) -> set[str]:
+        result = configure(root, build, LEARNED_RESIZER_NATIVE="OFF", LEARNED_RESIZER_TESTS="ON")
+        assert result.returncode == 0, result.stderr
+        listed = subprocess.run(["ctest", "--test-dir", build, "-N"], capture_output=True, text=True, check=True)
+        return set(re.findall(r"Test +#\d+: (\S+)", listed.stdout))
+
+    expected = ctests(source, tmp_path / "checkout")
+    assert len(expected) >= 29
+    assert ctests(sdist, tmp_path / "sdist") == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize("file", ["csrc/tests/test_trunk.cpp", "csrc/core/stem/stem_plan.cpp"])
+def test_a_missing_source_stops_the_configuration_of_the_host_tests(tmp_path, file):
+    changed = copy_sources(tmp_path / "source")
+    (changed / file).unlink()
+    result = configure(changed, tmp_path / "build", LEARNED_RESIZER_NATIVE="OFF", LEARNED_RESIZER_TESTS="ON")
+    assert result.returncode != 0
+    assert Path(file).name in result.stderr
+
+
+# --- failures ------------------------------------------------------------------------------------------
 
 
 def test_a_failed_compilation_fails_the_build_and_names_the_way_out(source, tmp_path):
@@ -241,12 +273,14 @@ def test_a_missing_compiler_fails_the_build_where_cuda_was_asked_for(source, tmp
 # --- CMakeLists.txt ----------------------------------------------------------------------------------------
 
 
-def configure(source: Path, build: Path, **options: str | Path) -> subprocess.CompletedProcess[str]:
+def configure(source: Path, build: Path, *, path: Path | None = None, **options: str | Path):
+    """Configure with CMake, with `path` first on PATH."""
     import pybind11
 
     options = {"pybind11_DIR": pybind11.get_cmake_dir(), "Python_EXECUTABLE": sys.executable} | options
     command = ["cmake", "-S", source, "-B", build, "-G", "Ninja", *(f"-D{k}={v}" for k, v in options.items())]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True)
+    env = environment(PATH=os.pathsep.join([*([str(path)] if path else []), os.environ["PATH"]]))
+    return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
 def nvcc_that_knows(folder: Path, *codes: str) -> Path:
@@ -260,18 +294,34 @@ def nvcc_that_knows(folder: Path, *codes: str) -> Path:
 
 @needs_compiler
 @needs_nvcc
-def test_architectures_that_nvcc_does_not_know_are_left_out_with_a_notice(source, tmp_path):
-    nvcc = nvcc_that_knows(tmp_path, "sm_75", "sm_80", "sm_86", "sm_90")
-    result = configure(source, tmp_path / "build", CMAKE_CUDA_COMPILER=nvcc)
+@pytest.mark.parametrize(
+    ("compute_caps", "codes", "missing"),
+    [
+        ("9.0", {"90": "sm_90 compute_90"}, ""),
+        ("7.5 8.6 12.0 8.6", {"86": "sm_86", "120": "sm_120 compute_120"}, ""),
+        # No GPU that the kernels run on, one newer than this nvcc, none at all: the default list.
+        ("7.5", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100"),
+        ("8.0 13.0", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100"),
+        ("No devices were found", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100"),
+    ],
+)
+def test_architectures_are_those_of_the_gpus_else_the_default_list(source, tmp_path, compute_caps, codes, missing):
+    smi = tmp_path / "smi" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(f'#!/bin/sh\n[ "$*" = "--query-gpu=compute_cap --format=csv,noheader" ] && echo "{compute_caps}"\n')
+    smi.chmod(0o755)
+    nvcc = nvcc_that_knows(tmp_path, "sm_75", "sm_80", "sm_86", "sm_90", "sm_120")
+    result = configure(source, tmp_path / "build", path=smi.parent, CMAKE_CUDA_COMPILER=nvcc)
     assert result.returncode == 0, result.stderr
+    built: dict[str, set[str]] = {}
+    ninja = (tmp_path / "build" / "build.ninja").read_text()
+    for ptx, listed in re.findall(r"--generate-code=arch=compute_(\d+),code=\[?([\w,]+)", ninja):
+        built.setdefault(ptx, set()).update(listed.split(","))
+    assert built == {ptx: set(listed.split()) for ptx, listed in codes.items()}
     notices = re.findall(r"^learned-resizer-cuda: .*", result.stdout + result.stderr, re.MULTILINE)
     assert notices == [
-        f"learned-resizer-cuda: this nvcc does not know sm_{arch}, so it is left out" for arch in (89, 100, 120)
+        f"learned-resizer-cuda: this nvcc does not know sm_{arch}, so it is left out" for arch in missing.split()
     ]
-    ninja = (tmp_path / "build" / "build.ninja").read_text()
-    assert set(re.findall(r"--generate-code=arch=(\S+?)[,\s]", ninja)) == {"compute_80", "compute_86", "compute_90"}
-    assert "code=[compute_90]" in ninja
-    assert "code=[compute_86]" not in ninja
 
 
 @needs_compiler

@@ -12,32 +12,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from learned_resizer_cuda import FusedResizer, composition, reference, use_backend
+from tests.helpers.calls import Calls
 from tests.helpers.module_changes import COMPOSED, FUSED, Change, N
 
 SIZE, SHAPE = (5, 4), (2, 3, 9, 8)
 
 
-class _Ops(TorchDispatchMode):
-    """The package's ops that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "learned_resizer":
-            self.names.append(func._schema.name.removeprefix("learned_resizer::"))
-        return func(*args, **(kwargs or {}))
-
-
 def _runs_fused(module: nn.Module, *args: Any) -> bool:
-    with _Ops() as ops, torch.no_grad():
+    with Calls() as calls, torch.no_grad():
         module(*args)
-    return "stem" in ops.names
+    return any(func is torch.ops.learned_resizer.stem.default for func, _ in calls.ours)
 
 
 def _pair(**arguments: Any) -> tuple[FusedResizer, reference.Resizer]:

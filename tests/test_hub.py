@@ -105,7 +105,7 @@ def test_the_format_is_the_mixins(tmp_path: Path) -> None:
 def test_the_weights_serve_the_command_line(tmp_path: Path) -> None:
     resizer = _resizer()
     resizer.save_pretrained(tmp_path)
-    loaded, config = load_resizer(tmp_path / "model.safetensors")
+    loaded, config = load_resizer(FusedResizer, tmp_path / "model.safetensors")
     assert config == ResizerConfig.of(resizer)
     with torch.no_grad():
         assert torch.equal(loaded(_image()), resizer.eval()(_image()))
@@ -223,7 +223,7 @@ def _damage(folder: Path, what: str) -> None:
         ("no json", "holds no learned resizer: Expecting"),
         ("no text", "holds no learned resizer: 'utf-8'"),
         ("a list", "expected the arguments of FusedResizer by name"),
-        ("weights", "no readable safetensors file"),
+        ("weights", "not a readable safetensors file"),
         ("no size", "holds no learned resizer: got no 'size'; expected the arguments"),
         ("another argument", "depth"),
         (

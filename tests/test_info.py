@@ -168,8 +168,8 @@ def test_help_names_every_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["retrain"], ": unknown command 'retrain', expected one of train, evaluate, transfer, ablate, resize, info"),
-        (["info", "--yaml"], " info: takes no argument but --json, got '--yaml'"),
+        (["retrain"], ": unknown command 'retrain'; expected one of train, evaluate, transfer, ablate, resize, info"),
+        (["info", "--yaml"], " info: got '--yaml'; expected no argument but --json"),
     ],
 )
 def test_usage_errors_exit_with_two(arguments, said, capsys):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from learned_resizer_cuda import FusedResizer, reference, resize
 from learned_resizer_cuda.ops import stem
+from tests.helpers.calls import Calls
 
 CASES: list[tuple[dict[str, Any], tuple[int, ...], tuple[int, int]]] = [
     ({}, (2, 3, 40, 36), (20, 17)),
@@ -186,20 +187,6 @@ def test_frozen_and_untracked_batch_norm() -> None:
     torch.testing.assert_close(fused(image), oracle(image), rtol=1e-5, atol=1e-5)
 
 
-def test_statistics_keep_their_digits() -> None:
-    # Mean 1e4 standard deviations from zero: the form Σc² - (Σc)²/M would return noise or a negative variance.
-    torch.manual_seed(0)
-    image = torch.rand(2, 3, 40, 40)
-    w0, b0 = torch.zeros(2, 3, 7, 7), torch.full((2,), 1e3)
-    w0[:, 0, 3, 3] = 1.0
-    w1, b1 = torch.eye(2)[:, :, None, None], torch.zeros(2)
-    _, mean, var = torch.ops.learned_resizer.stem(image, w0, b0, w1, b1, 20, 20, "bilinear", True, 0.2, True)
-    exact = image[:, 0].double() + 1e3
-    # float32 stores 1000.x with a step of 6e-5, in a variance of 0.08.
-    torch.testing.assert_close(mean.double(), exact.mean().expand(2), rtol=1e-6, atol=0)
-    torch.testing.assert_close(var.double(), exact.var(correction=0).expand(2), rtol=1e-3, atol=0)
-
-
 class _LargestMaps(TorchDispatchMode):
     """The most bytes alive at once in tensors with n channels at input resolution, and what is alive at the end."""
 
@@ -246,21 +233,11 @@ def test_deterministic() -> None:
 @pytest.mark.parametrize("arguments", [{}, {"num_blocks": 2, "num_filters": 4}])
 def test_opcheck(arguments: dict[str, Any]) -> None:
     fused, _ = pair(6, **arguments)
-    recorded: list[tuple[Any, tuple[Any, ...]]] = []
-
-    class Record(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.namespace == "learned_resizer":
-                recorded.append((func, args))
-            return func(*args, **(kwargs or {}))
-
-    with Record():
+    with Calls(keep_arguments=True) as calls:
         fused(torch.rand(2, 3, 12, 10, requires_grad=True)).sum().backward()
-    seen = {func._schema.name.removeprefix("learned_resizer::") for func, _ in recorded}
-    assert seen == {name + end for name in ("stem", "affine", "conv", "head") for end in ("", "_backward")} | {
-        "resample",
-        "resample_backward",
-    }
+    recorded = calls.ours
+    names = ("stem", "affine", "conv", "head", "resample")
+    assert {func._opname for func, _ in recorded} == {name + end for name in names for end in ("", "_backward")}
     for func, args in recorded:
         detached = [a.detach() if isinstance(a, Tensor) else a for a in args]
         if not func._schema.name.endswith("_backward"):
@@ -381,58 +358,3 @@ def test_exports() -> None:
     program = torch.export.export(fused, (image,))
     torch.testing.assert_close(program.module()(image), fused(image), rtol=1e-5, atol=1e-6)
     assert {node.target for node in program.graph.nodes} >= {torch.ops.learned_resizer.stem.default}
-
-
-NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-
-@pytest.mark.parametrize("module", [FusedResizer, reference.Resizer])
-def test_uint8_images(module: type[reference.Resizer]) -> None:
-    """Taken as (image / 255 - mean) / std; the state is the same, and float images are left alone."""
-    torch.manual_seed(0)
-    resizer = module((9, 7), **NORMALISATION).double()
-    plain = reference.Resizer((9, 7)).double()
-    plain.load_state_dict(resizer.state_dict())
-    image = torch.randint(0, 256, (3, 3, 17, 12), dtype=torch.uint8)
-    mean, std = (torch.tensor(v).double().view(-1, 1, 1) for v in NORMALISATION.values())
-    grad = torch.randn(3, 3, 9, 7, dtype=torch.float64)
-    outs = []
-    for net, x in ((resizer, image), (plain, (image.double() / 255 - mean) / std)):
-        outs.append(net(x))
-        assert outs[-1].dtype == torch.float64
-        outs[-1].backward(grad)
-    # float64: some hundred roundings of 2^-53 in sums of thousands of terms.
-    torch.testing.assert_close(outs[0], outs[1], rtol=1e-11, atol=1e-11)
-    for p, q in zip(resizer.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-9)
-    x = image.double()
-    torch.testing.assert_close(resizer(x), plain(x), rtol=1e-11, atol=1e-11)
-
-
-def test_uint8_images_under_autocast_and_opcheck() -> None:
-    resizer = FusedResizer((9, 7), num_filters=4, **NORMALISATION)
-    image = torch.randint(0, 256, (2, 3, 17, 12), dtype=torch.uint8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = resizer(image)
-        # The backward may run under autocast too.
-        out.sum().backward()
-    assert out.dtype == torch.float32 and all(p.grad is not None for p in resizer.parameters())
-    weights = [p.detach() for p in (resizer.conv1.weight, resizer.conv1.bias, resizer.conv2.weight, resizer.conv2.bias)]
-    args = [image, *weights, 9, 7, "bilinear", True, 0.2, True, resizer.image_mean, resizer.image_std]
-    torch.library.opcheck(torch.ops.learned_resizer.stem.default, tuple(args))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"mean": (0.5, 0.5, 0.5)}, ValueError, "mean, std: got .* and None; expected both or neither"),
-        ({"mean": (0.5,), "std": (1, 1, 1)}, ValueError, r"mean: got \(0.5,\); expected 3 finite numbers"),
-        ({"mean": (0, 0, 0), "std": (1, 0, 1)}, ValueError, r"std: got \(1, 0, 1\); expected 3 finite numbers above 0"),
-        ({"mean": 0.5, "std": 1}, TypeError, "mean: got 0.5; expected 3 finite numbers"),
-    ],
-)
-def test_bad_normalisation(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        FusedResizer(8, **arguments)
-    with pytest.raises(TypeError, match=r"image: got dtype torch.uint8; expected torch.float32.*mean= and std="):
-        FusedResizer(8)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))

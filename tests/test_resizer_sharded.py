@@ -13,9 +13,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_module, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from learned_resizer_cuda import FusedResizer, reference
+from tests.helpers.calls import Calls
 from tests.helpers.gloo_processes import needs_gloo, run_processes
 
 pytestmark = needs_gloo
@@ -92,14 +92,6 @@ def _steps(run: Any, module: nn.Module, image: Tensor) -> list[dict[str, Tensor]
     return results
 
 
-class _Stems(TorchDispatchMode):
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.learned_resizer.stem.default
-        return func(*args, **(kwargs or {}))
-
-
 def _work(rank: int) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", (WORLD,))
     results: dict[str, Any] = {}
@@ -113,9 +105,10 @@ def _work(rank: int) -> dict[str, Any]:
                 warnings.simplefilter("always")
                 steps = _steps(run, module, image)
             said = [str(w.message) for w in caught if "FusedResizer" in str(w.message)]
-            with _Stems() as stems:
+            with Calls() as calls:
                 run(image)
-            results[f"{kind.__name__}, {name}"] = steps, said, stems.count
+            fused = any(func is torch.ops.learned_resizer.stem.default for func, _ in calls.ours)
+            results[f"{kind.__name__}, {name}"] = steps, said, fused
     return results
 
 
@@ -133,7 +126,7 @@ def test_distributed_is_the_module_as_it_is(
     module = _module(reference.Resizer).train(training)
     expected = _steps(module, module, _image())
     for process in processes:
-        steps, said, stems = process[f"{kind.__name__}, {name}"]
+        steps, said, fused = process[f"{kind.__name__}, {name}"]
         for got, step in zip(steps, expected, strict=True):
             assert got.keys() == step.keys()
             largest = max(float(value.norm()) for value in step.values())
@@ -141,5 +134,5 @@ def test_distributed_is_the_module_as_it_is(
                 # float64: hundreds of roundings of 1e-16, of the largest where sums cancel (a bias before a norm).
                 assert float((got[key] - value).norm()) <= 1e-11 * (float(value.norm()) + largest), key
         if kind is FusedResizer:
-            assert bool(stems) == (reason is None and name != "DTensors")
+            assert fused == (reason is None and name != "DTensors")
             assert len(said) == (reason is not None) and all(reason in text for text in said), said

@@ -1,4 +1,4 @@
-"""How the command line lets OpenMP's threads wait: before torch loads, and never over what the user has set."""
+"""Waiting of OpenMP's threads: set before torch loads, and never over the user's settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(os.environ.get("GOMP_SPINCOUNT"))
 
 def _spin_count(argv: list[str], before: str = "", **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    # libgomp prints what it works with as it is loaded, if asked to.
+    # On request, libgomp prints its settings when it is loaded
     inherited |= {"OMP_DISPLAY_ENV": "verbose"} | environment
     done = subprocess.run(
         [sys.executable, "-c", _ASK.format(argv=argv, before=before)],

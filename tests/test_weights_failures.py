@@ -48,7 +48,7 @@ def limited_memory(more: int = 512 * 2**20) -> Iterator[None]:
 def tensors(**changed: Tensor) -> dict[str, Tensor]:
     """The state of a small resizer; names with ``_`` for ``.``."""
     torch.manual_seed(0)
-    state = CONFIG.build().state_dict()
+    state = FusedResizer(**CONFIG.arguments()).state_dict()
     return state | {next(name for name in state if name.replace(".", "_") == key): changed[key] for key in changed}
 
 
@@ -93,7 +93,7 @@ def other(size: int) -> Callable[[dict[str, Any], int], int]:
 def large(header: dict[str, Any], end: int) -> int:
     """The tensors of 4,096 filters, 2 GB of them."""
     with torch.device("meta"):
-        state = replace(CONFIG, num_filters=4096).build().state_dict()
+        state = FusedResizer(**replace(CONFIG, num_filters=4096).arguments()).state_dict()
     end = 0
     for name, value in state.items():
         size = value.numel() * value.element_size()
@@ -147,7 +147,7 @@ def _arguments(what: str, text: str, answer: str) -> Case:
 
 DESCRIBES = "does not describe a learned resizer: "
 LARGE = "num_blocks: got 4096; expected 1, the blocks that the file holds"
-UNREADABLE = "FOLDER/weights is no readable safetensors file: "
+UNREADABLE = "FOLDER/weights is not a readable safetensors file: "
 
 CASES = [
     _refused("a file of 5 KB that claims 4,096 blocks of 4,096 filters", lambda path: save(path, **HUGE), LARGE),
@@ -335,6 +335,6 @@ def test_a_file_of_any_real_dtype_becomes_float32(tmp_path: Path) -> None:
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors().items()}
         save(tmp_path / "weights", state)
-        resizer, config = load_resizer(tmp_path / "weights")
+        resizer, config = load_resizer(FusedResizer, tmp_path / "weights")
         assert config == CONFIG and {parameter.dtype for parameter in resizer.parameters()} == {torch.float32}
         assert torch.equal(resizer.conv4.weight, state["conv4.weight"].float())

@@ -18,7 +18,7 @@ ROUNDS = 20
 
 
 def cases() -> Iterator[Case]:
-    """Every case, by what is varied: layout, uint8, bfloat16, other sizes, no antialiasing."""
+    """All cases: layouts, dtypes, sizes, with and without antialiasing."""
     both = ("forward", "forward+backward")
     groups = (
         ("float32", "NCHW", True, both, (8, 448, 224), FILTERS),

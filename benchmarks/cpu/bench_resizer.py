@@ -17,12 +17,12 @@ from benchmarks.race import Entry, largest_difference, race
 from learned_resizer_cuda import FusedResizer, reference
 
 # Differences relative to the largest entry of each tensor.
-# In float64, of everything: rounding alone.
+# In float64, of all tensors: rounding alone.
 EXACT = 1e-9
 # In float32, of the output: the reference in channels_last is 5e-5 from float64, the others are 4e-6 from it.
 FORWARD = 1e-4
 # In float32, of the gradients: a LeakyReLU input within that error of zero has slope 1 in one and 0.2 in
-# the other, and each such pixel shows in a gradient. In NCHW, ours and the reference's are 6e-4 from those
+# the other, and each such pixel changes a gradient. In NCHW, ours and the reference's are 6e-4 from those
 # in float64 at most; the reference's in channels_last are 1.5e-2 from them.
 GRADIENT = {"NCHW": 5e-3, "channels_last": 5e-2}
 
@@ -72,7 +72,7 @@ def _train_step(module: nn.Module, x: Tensor, case: Case) -> Callable[[], tuple[
 
 
 def _check_in_float64(case: Case, device: torch.device, state: dict[str, Tensor]) -> None:
-    """Hold ours against the reference where rounding cannot hide or fake a difference."""
+    """Compare ours with the reference where rounding cannot hide or fake a difference."""
     case = replace(case, dtype="float64", batch=2, in_size=64, out_size=31)
     ours, theirs, _ = (_entry(name, case, device, state) for name in CONTESTANTS)
     difference = largest_difference(ours.outputs(ours.run()), theirs.outputs(theirs.run()))

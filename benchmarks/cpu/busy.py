@@ -1,11 +1,11 @@
-"""How much slower training on a CPU gets beside other work, by how OpenMP's threads wait for one another.
+"""Slowdown of training on a busy CPU, by how OpenMP's threads wait.
 
     python -m benchmarks.cpu.busy    # eight minutes on two cores; writes benchmarks/results/busy.json
-    python -m benchmarks.cpu.busy --steps 10 --rounds 1 --settings command    # in short
+    python -m benchmarks.cpu.busy --steps 10 --rounds 1 --settings command    # a short run
 
-Runs two stages of `learned-resizer train` in fresh processes, alternately on an idle machine and with one of its cores
-kept busy, for each way of waiting. The factor is the wall time of a stage beside the busy process over that without.
-Measure on a machine that does nothing else.
+For each way of waiting, runs two stages of `learned-resizer train` in fresh processes, alternately on an idle machine
+and with one core kept busy. The factor is the stage's wall time on the busy machine over that on the idle one. Measure
+on a machine without other work.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.conftest import _cpu_name
+from benchmarks.machine import cpu_name
 from learned_resizer_cuda.waiting import SETTINGS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ARMS = ("bilinear", "learned")
 WAITING: dict[str, dict[str, str]] = {
-    # What libgomp does unasked, written out, since the command would set its own.
+    # libgomp's default, spelled out because the command would set its own.
     "default": {"GOMP_SPINCOUNT": "300000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "command": {},
@@ -40,7 +40,7 @@ WAITING: dict[str, dict[str, str]] = {
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """One process that computes without a pause."""
+    """One core kept busy by another process."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -64,7 +64,7 @@ def stages(environment: dict[str, str], steps: int) -> dict[str, float]:
 
 
 def measure(settings: Sequence[str], steps: int, rounds: int) -> list[dict[str, Any]]:
-    """One row for each way of waiting and arm: median seconds idle and busy, and their ratio."""
+    """One row per way of waiting and arm: median seconds idle and busy, and their ratio."""
     seconds: dict[tuple[str, str], dict[str, list[float]]] = {}
     for _ in range(rounds):
         for name in settings:
@@ -85,16 +85,16 @@ def measure(settings: Sequence[str], steps: int, rounds: int) -> list[dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100, help="of each stage (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--settings", default=",".join(WAITING), help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=RESULTS / "busy.json")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each stage (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: %(default)s)")
+    parser.add_argument("--settings", default=",".join(WAITING), help="ways of waiting (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULTS / "busy.json", help="file (default: %(default)s)")
     options = parser.parse_args(argv)
     names = options.settings.split(",")
     if unknown := set(names) - set(WAITING):
         parser.error(f"--settings: got {', '.join(sorted(unknown))}; expected some of {', '.join(WAITING)}")
     rows = measure(names, options.steps, options.rounds)
-    environment = {"cpu": _cpu_name(), "cores": os.cpu_count(), "torch": str(torch.__version__)}
+    environment = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": str(torch.__version__)}
     found = {"date": date.today().isoformat(), **environment, "steps": options.steps, "busy": rows}
     options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for row in rows:

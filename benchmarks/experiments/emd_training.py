@@ -1,15 +1,15 @@
-"""What makes the earth mover's distance train a small network: recipes, and the rank correlation each one comes to.
+"""Recipes for training a small network on the earth mover's distance, and the rank correlation of each.
 
 ``python -m benchmarks.experiments.emd_training [--seeds 1] [--recipes NAME ...]`` prints a Markdown table.
-Every recipe trains ``SmallCNN`` behind a bilinear resizer on the built-in photographs under graded distortions, on
-one core, and starts from the same weights and sees the same images; it differs from the first in what its name says.
+Every recipe trains ``SmallCNN`` behind a bilinear resizer on the built-in photographs under graded distortions, on one
+core, from the same weights and on the same images. It differs from the first recipe as its name says.
 Columns:
 
-- PLCC, SRCC between mean predicted and mean target grade on photographs that training never sees, and the SRCC within
-  each kind of distortion;
-- spread: standard deviation of the predicted mean grades, near 0 where the network predicts one histogram for all;
-- loss: the distance itself in the last twentieth of training, whatever was minimised, and on the test images;
-- gradient: norms at the first layer and at the head, means over the first and the last twentieth of training.
+- PLCC and SRCC between predicted and target mean grades on photographs that are not in the training set, and the SRCC
+  within each kind of distortion;
+- spread: standard deviation of the predicted mean grades, near 0 if the network predicts one histogram for all;
+- loss: the distance, whatever was minimised, in the last twentieth of training and on the test images;
+- gradient: norms at the first layer and at the head, means over the first and last twentieth of training.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def squared(logits: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training. ``bias``: the head's starts at the logarithm of the mean histogram, else at torch's default."""
+    """A training. ``bias``: the head's bias starts at the logarithm of the mean histogram, else at torch's default."""
 
     name: str
     loss: Callable[[Tensor, Tensor], Tensor] = EMD
@@ -73,13 +73,13 @@ MEAN_HISTOGRAM = torch.stack([torch.from_numpy(grade_histogram(level)) for level
 
 
 def prepare(images: Tensor, recipe: Recipe) -> Tensor:
-    """Images as the network gets them."""
+    """Bytes (N, C, H, W) → images for the network."""
     unit = resize(images.float() / 255, recipe.size)
     return (unit - 0.45) / 0.25 if recipe.normalise else unit
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks of the values, ties sharing their mean rank."""
+    """Ranks of the values; ties share their mean rank."""
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]
 
@@ -90,7 +90,7 @@ def correlation(x: Tensor, y: Tensor) -> float:
 
 
 def measure(recipe: Recipe, source: QualityPhotographs, seed: int) -> list[str]:
-    """Trains by the recipe and returns its cells of the table."""
+    """Train by the recipe and return its cells of the table."""
     torch.manual_seed(seed)
     network = SmallCNN(3, len(MEAN_HISTOGRAM))
     if recipe.bias:

@@ -1,11 +1,11 @@
-"""The paper's experiments in small, as docs/experiments.md reports them: the very commands, and what is kept of them.
+"""The paper's experiments at a small scale, as docs/experiments.md reports them.
 
-    python -m benchmarks.experiments.paper                    # all of them, into runs/experiments: hours on two cores
-    python -m benchmarks.experiments.paper --only iqa,transfer   # some of them
-    python -m benchmarks.experiments.paper --only iqa --collect  # keep the results of a finished run, run nothing
+    python -m benchmarks.experiments.paper                       # all, into runs/experiments: hours on two cores
+    python -m benchmarks.experiments.paper --only iqa,transfer   # some
+    python -m benchmarks.experiments.paper --only iqa --collect  # run nothing, keep the results of a complete run
 
-Each keeps the summary.json of its run as benchmarks/results/NAME.json, and pictures in docs/. A run that was
-interrupted goes on where it was. `python -m benchmarks.readme` fills the tables of the pages from the results.
+The summary.json of each run is kept as benchmarks/results/NAME.json, and its pictures in docs/. An interrupted run
+resumes. `python -m benchmarks.readme` fills the tables of the pages from the results.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arguments of `learned-resizer`, and which pictures of the run go to docs/ under which names.
+    """Arguments of `learned-resizer`, and pictures of the run with their names in docs/.
 
-    ``{runs}`` in an argument is the folder of the runs: one may start from what another has left.
+    ``{runs}`` in an argument is the folder of the runs: an experiment may start from another's files.
     """
 
     arguments: tuple[str, ...]
     pictures: tuple[tuple[str, str], ...] = ()
 
 
-# A learning rate that shakes the weights, small batches, and a test every fifth of an epoch.
+# A learning rate that is nearly too high, small batches, and a test every fifth of an epoch.
 _SHAKEN = (
     *("train", "--arms", "learned", "--optimizer", "sgd", "--schedule", "constant", "--batch-size", "16"),
     *("--learning-rate", "0.05", "--fine-tune-learning-rate", "0.05"),
@@ -80,7 +80,7 @@ EXPERIMENTS = {
 
 
 def run(name: str, runs: Path) -> None:
-    """Runs an experiment, or goes on with it; nothing where it is finished."""
+    """Run or resume an experiment, unless it is complete."""
     if (runs / name / "summary.json").exists():
         return
     arguments = [argument.format(runs=runs) for argument in EXPERIMENTS[name].arguments]
@@ -90,9 +90,9 @@ def run(name: str, runs: Path) -> None:
 
 
 def collect(name: str, runs: Path) -> None:
-    """Keeps what the pages show of a finished run."""
+    """Keep the results and pictures of a complete run."""
     summary = json.loads((runs / name / "summary.json").read_text(encoding="utf-8"))
-    # Where the file lay, on the machine that it lay on, is nobody's business.
+    # Without the folders of the machine that it ran on.
     if summary["config"]["resizer"] is not None:
         summary["config"]["resizer"] = Path(summary["config"]["resizer"]).name
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -104,14 +104,14 @@ def collect(name: str, runs: Path) -> None:
 
 
 def accuracies(path: Path, split: str) -> list[tuple[float, float]]:
-    """Epochs and accuracies, in per cent, of the learned arm."""
+    """Epochs, and accuracies in per cent, of the learned arm."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["arm"] == "learned" and row["split"] == split]
     return [(float(row["epoch"]), 100 * float(row["accuracy"])) for row in rows if int(row["step"])]
 
 
 def falls(points: Sequence[tuple[float, float]]) -> list[float]:
-    """By how much each test is below the best one before it; 0 where it is not."""
+    """Distance of each test below the best one before it, at least 0."""
     best, found = 0.0, []
     for _, accuracy in points:
         found.append(max(0.0, best - accuracy))
@@ -120,15 +120,15 @@ def falls(points: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def save_stability(off: Path, on: Path) -> None:
-    """The same training tested with the running statistics, and with recalibrated ones; stability.png and .json.
+    """Write stability.png and .json: the same training, tested with running and with recalibrated statistics.
 
-    Recalibration changes no weight: both runs train the same bits, so that the tests are of the same networks.
+    Recalibration changes no weight: both runs train the same bits, so both test the same networks.
     """
     from learned_resizer_cuda.report.figures.style import finish_axes, legend_below, new_figure, save_figure
 
     trained = [accuracies(path, "train") for path in (off, on)]
     if trained[0] != trained[1]:
-        raise ValueError(f"{off} and {on} are not of the same training")
+        raise ValueError(f"{off} and {on} are not of the same training: their training accuracies differ")
     figure = new_figure(9, 4.6)
     axes = figure.subplots()
     figures = {}
@@ -154,11 +154,11 @@ def save_stability(off: Path, on: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run experiments and keep their results."""
+    """Run the experiments and keep their results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments.paper", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help="names, separated by commas")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder of the runs")
-    parser.add_argument("--collect", action="store_true", help="run nothing; keep the results of finished runs")
+    parser.add_argument("--collect", action="store_true", help="run nothing, keep the results of complete runs")
     options = parser.parse_args(arguments)
     names = options.only.split(",")
     if unknown := set(names) - set(EXPERIMENTS):

@@ -1,4 +1,4 @@
-"""Compiles a kernel source for one architecture and reads its disassembly: instructions, their source lines, loops.
+"""Disassembly of a kernel source for one architecture: instructions, their source lines, loops.
 
 Needs nvcc and nvdisasm, no GPU. ``-lineinfo`` does not change the code; nvdisasm prints the chain of inlined source
 lines of every instruction.
@@ -82,7 +82,7 @@ _ENDS = ("BRA", "BRX", "JMP", "EXIT", "RET", "BREAK")  # instructions that end a
 
 
 def parse(text: str) -> dict[str, Kernel]:
-    """Read the output of ``nvdisasm -gi -c``."""
+    """Kernels in the output of ``nvdisasm -gi -c``, by mangled name."""
     kernels: dict[str, Kernel] = {}
     current = Kernel([], {})
     chain: list[Frame] = []
@@ -110,7 +110,7 @@ def parse(text: str) -> dict[str, Kernel]:
 
 
 class Source:
-    """Maps source lines to the functions that contain them.
+    """Source lines and the functions that contain them.
 
     Args:
         names: files of csrc/core.
@@ -137,7 +137,7 @@ class Source:
 
 @dataclass
 class Loop:
-    """A natural loop: everything between its header and the branches back to it."""
+    """A natural loop: the blocks between its header and the branches back to it."""
 
     header: int
     blocks: set[int]
@@ -145,7 +145,7 @@ class Loop:
 
 
 def successors(kernel: Kernel) -> dict[int, list[int]]:
-    """Edges between basic blocks. A call returns; what it calls is left out (slow paths of divisions and roots)."""
+    """Edges between basic blocks. Calls return; their targets (slow paths of divisions and roots) are left out."""
     order = sorted({item.block for item in kernel.instructions})
     after = dict(itertools.pairwise(order))
     # A label may stand before an empty block number.
@@ -170,7 +170,7 @@ def successors(kernel: Kernel) -> dict[int, list[int]]:
 
 
 def reachable(kernel: Kernel) -> set[int]:
-    """Basic blocks that the kernel enters other than by a call."""
+    """Basic blocks that the kernel reaches without a call."""
     edges = successors(kernel)
     seen: set[int] = set()
     waiting = [min(edges)]

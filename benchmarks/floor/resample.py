@@ -1,6 +1,6 @@
-"""Instructions that the resample kernel must issue, beside the bytes it must move: what binds it, without a GPU.
+"""Instructions that the resample kernel issues and bytes it moves: its bottleneck, without a GPU.
 
-    python -m benchmarks.floor.resample [--arch 90] [--markdown]
+    python -m benchmarks.floor.resample [--arch 90] [--verbose]
 
 Method (docs/kernels.md discusses it and its limits):
 
@@ -8,8 +8,8 @@ Method (docs/kernels.md discusses it and its limits):
    and disassembled with the chain of inlined source lines of every instruction.
 2. Each instruction belongs to a region: the function of resample.cuh that it was inlined from, or the loop whose
    line it carries.
-3. A region runs as often as the plan says: the plan is the real one, of the installed native module, and its
-   tables list every step, emission and batch. Both sides of a divergent or predicated branch count as issued.
+3. The plan says how often a region runs: it is the real one, of the installed native module, and its tables list
+   every step, emission and batch. Both sides of a divergent or predicated branch count as issued.
 4. issue time = warp instructions / (4 per clock · SMs · clock); shared-memory time = wavefronts / (1 per clock · SMs
    · clock), bank conflicts counted from the plan's addresses; DRAM time = (input + output bytes) / peak bandwidth.
 """
@@ -54,7 +54,7 @@ _SOURCES = ("resample.cuh", "resample_source.cuh", "resample_taps.cuh", "device.
 
 
 def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
-    """Name what an instruction belongs to; the counts of `executions` have the same names."""
+    """Region of an instruction; the counts of `executions` have the same names."""
     owners = [source.owner.get(frame, "") for frame in chain]
     frames = dict(zip(reversed(owners), reversed(chain), strict=True))
     if "divide" in frames and " d;" in source.line(frames["divide"]) and "uint32" not in source.line(frames["divide"]):
@@ -106,7 +106,7 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
 
 @dataclass
 class Work:
-    """How often each region runs, in warps, and shared-memory wavefronts, for the whole call."""
+    """Executions of each region, in warps, and shared-memory wavefronts, of a whole call."""
 
     executions: dict[str, float]
     tap_wavefronts: float
@@ -117,7 +117,7 @@ def _array(tables: bytes, offset: int, dtype: Any, count: int) -> np.ndarray:
 
 
 def _wavefronts(words: np.ndarray, width: int) -> int:
-    """Wavefronts of one warp's load of `width` words a lane: 32 / width lanes go together, a bank gives one word."""
+    """Wavefronts of a warp's load of `width` words per lane: 32 / width lanes together, one word per bank."""
     total = 0
     for lanes in np.split(words, range(32 // width, len(words), 32 // width)):
         distinct = np.unique((lanes[:, None] + np.arange(width)).ravel())
@@ -126,7 +126,7 @@ def _wavefronts(words: np.ndarray, width: int) -> int:
 
 
 def work_of(plan: Any, tables: bytes) -> Work:
-    """Count from the plan's tables what one call executes."""
+    """Executions of one call, from the plan's tables."""
     s = plan.shape
     accumulator = 8 if s["dtype"] == "float64" else 4
     step_words = -(-(8 + accumulator * s["slots"]) // 16) * 4
@@ -292,7 +292,7 @@ def main() -> None:
     try:
         table = rows(arguments.arch, arguments.verbose)
     except (FileNotFoundError, native.NativeUnavailable) as missing:
-        raise SystemExit(f"static_floor: {missing}") from missing
+        raise SystemExit(f"benchmarks.floor.resample: {missing}") from missing
     print(f"batch {BATCH}x{CHANNELS}, antialias, times in µs for the batch; instructions per pixel of the larger image")
     print("| case | direction | filter | dtype | layout | instr/px | issue | shared | DRAM | binds | / DRAM |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")

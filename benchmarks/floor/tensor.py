@@ -1,16 +1,16 @@
-"""Instructions, matrix products and bytes of the stem, convolution, trunk and head kernels: what binds, without a GPU.
+"""Instructions, matrix products and bytes of the tensor kernels: their bottlenecks, without a GPU.
 
     python -m benchmarks.floor.tensor [--arch 90] [--kernel NAME] [--verbose]
 
 Batch 64, 448→224, bilinear with antialias, 16 filters, 3 channels. Method (docs/kernels-tensor.md discusses it):
 
 1. A kernel is compiled, disassembled, and its loops are found in the flow graph. The branch that closes a loop carries
-   the line of its ``for``; the tables of tensor_kernels.py say how often each runs for an average warp. A loop that no
-   line of the table matches is an error.
+   the line of its ``for``; the tables of tensor_kernels.py say how often each runs for an average warp. A loop
+   without a matching line in the table is an error.
 2. An instruction runs as often as the loops around it say. Both sides of a branch count as issued, except where the
-   table gives a share (the dtype of the image, the fold and gather forms). What only a call reaches (slow paths of
+   table gives a share (the dtype of the image, the fold and gather forms). Code reached only by a call (slow paths of
    divisions) does not count.
-3. issue: warp instructions at 4 a clock and SM. tensor: matrix products at MMA_PER_CLOCK. shared: wavefronts at one a
+3. issue: warp instructions at 4 per clock and SM. tensor: matrix products at MMA_PER_CLOCK. shared: wavefronts at 1 per
    clock and SM, bank conflicts where the table names them. DRAM: each map of the kernel once at peak bandwidth.
    The four overlap in time; the largest is the prediction. Latency, uneven ends and the L2 are not in it.
 """
@@ -39,17 +39,17 @@ from benchmarks.floor.disassembly import (
 )
 from benchmarks.floor.tensor_kernels import ARITHMETICS, INFERENCE, TRAINING, Case, cases
 
-# m16n8k16 of 16-bit elements (or m16n8k8 of tf32) a clock and SM. The peak of 989.4 TFLOP/s dense (H100 whitepaper; at
-# 1.83 GHz on 132 SMs: 4096 FLOP a clock and SM) is one; mma.sync, unlike wgmma, was measured at 0.62 of the peak on
-# Hopper (Luo et al. 2024, arXiv 2402.13499).
-MMA_PEAK, MMA_PER_CLOCK = 1.0, 0.62
+# m16n8k16 of 16-bit elements (or m16n8k8 of tf32) per clock and SM. The peak of 989.4 TFLOP/s dense (H100 whitepaper;
+# at 1.83 GHz on 132 SMs: 4096 FLOP per clock and SM) is one; mma.sync, unlike wgmma, was measured at 0.62 of the peak
+# on Hopper (Luo et al. 2024, arXiv 2402.13499).
+MMA_PER_CLOCK = 0.62
 
 CLASSES = ("tensor", "float", "integer", "move", "shared", "global", "other")
 _INTEGER = r"IMAD|IADD|LEA|LOP|SHF|ISETP|VIADD|PRMT|PLOP|IABS|IMNMX|SEL|U[A-Z0-9]+|R2U|I2F|F2I|SGXT|BREV|POPC|FLO|LEPC"
 
 
 def class_of(opcode: str) -> str:
-    """Which of CLASSES an instruction belongs to. Shuffles go through the shared-memory pipe."""
+    """Class of an instruction, one of CLASSES. Shuffles use the shared-memory pipe."""
     for pattern, name in (
         (r"HMMA", "tensor"),
         (r"LDS|STS|SHFL|LDSM|MOVM", "shared"),
@@ -64,7 +64,7 @@ def class_of(opcode: str) -> str:
 
 
 def wavefronts(opcode: str) -> float:
-    """Of one warp's access without bank conflicts: 128 bytes each."""
+    """Wavefronts, of 128 bytes each, of a warp's access without bank conflicts."""
     parts = opcode.split(".")
     if parts[0] == "LDSM":
         return {"4": 4.0, "2": 2.0}.get(parts[-1], 1.0)
@@ -91,7 +91,7 @@ def describe(chain: tuple[tuple[str, int], ...]) -> list[str]:
 
 @dataclass
 class Row:
-    """What one call of one kernel issues and moves."""
+    """Instructions and bytes of one call of one kernel."""
 
     case: Case
     issued: dict[str, float]  # warp instructions by class
@@ -109,12 +109,12 @@ class Row:
         }
 
     def per_sixteen(self, count: float) -> float:
-        """Per 16 pixels of the kernel's larger map."""
+        """A count per 16 pixels of the kernel's larger map."""
         return count * 16 / self.case.pixels
 
 
 def trips(case: Case, loop: Loop, every: list[Loop], sizes: dict[int, int]) -> float:
-    """How often a loop's body runs each time it is entered."""
+    """Trips of a loop each time it is entered."""
     texts = {describe(branch.chain)[0] for branch in loop.back if branch.chain}
     for rule in case.loops:
         if any(re.search(rule.pattern, text) for text in texts):
@@ -130,7 +130,7 @@ def trips(case: Case, loop: Loop, every: list[Loop], sizes: dict[int, int]) -> f
 
 
 def measure(case: Case, arch: str) -> Row:
-    """Count what one call issues.
+    """Count the instructions of one call.
 
     Raises:
         LookupError: for a kernel or a loop that the table does not know.
@@ -168,7 +168,7 @@ def measure(case: Case, arch: str) -> Row:
 
 
 def share(case: Case, item: Instruction) -> float:
-    """Of the executions of its loop, those in which the instruction's branch is taken."""
+    """Share of its loop's executions in which the instruction's branch is taken."""
     result = 1.0
     frames = describe(item.chain)
     for rule in case.shares:
@@ -178,7 +178,7 @@ def share(case: Case, item: Instruction) -> float:
 
 
 def conflict(case: Case, item: Instruction) -> float:
-    """Wavefronts of an access over those without bank conflicts."""
+    """Ratio of an access's wavefronts to those without bank conflicts."""
     frames = describe(item.chain)
     for opcode, rule in case.conflicts:
         if re.match(opcode, item.opcode) and any(re.search(rule.pattern, frame) for frame in frames):
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--arch", default="90", help="compute capability to disassemble (default 90)")
     parser.add_argument("--kernel", help="only kernels whose name contains this")
     parser.add_argument("--arithmetic", choices=ARITHMETICS, action="append", help="only this one (repeatable)")
-    parser.add_argument("--verbose", action="store_true", help="print what every loop issues")
+    parser.add_argument("--verbose", action="store_true", help="print the instructions of every loop")
     arguments = parser.parse_args()
     print("batch 64, 448→224; instructions and products per 16 pixels of the kernel's larger map; times in µs")
     print(f"| kernel | arithmetic | MB | {' | '.join(CLASSES)} | all | mma | issue | tensor | shared | DRAM | binds |")
@@ -203,7 +203,7 @@ def main() -> None:
         try:
             row = measure(case, arguments.arch)
         except FileNotFoundError as missing:
-            raise SystemExit(f"tensor_floor: {missing}") from missing
+            raise SystemExit(f"benchmarks.floor.tensor: {missing}") from missing
         times = row.microseconds()
         done.setdefault(case.arithmetic, {})[case.name] = times
         classes = " | ".join(f"{row.per_sixteen(row.issued.get(name, 0.0)):.0f}" for name in CLASSES)

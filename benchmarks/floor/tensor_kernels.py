@@ -1,6 +1,6 @@
-"""The kernels that tensor_floor.py counts: trip counts of their loops, shares of their branches, bytes they move.
+"""The kernels that tensor.py counts: trips of loops, shares of branches, bytes moved.
 
-Trips are those of an average warp each time it enters the loop; expressions are those of the sources.
+Trips are those of an average warp each time it enters the loop; the expressions follow the sources.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TAPS, _OUTPUTS = 4, 2  # inputs of an output and outputs of an input, bilinear 
 
 @dataclass(frozen=True)
 class Rule:
-    """`trips`: of the loop whose closing line matches `pattern` ("function:line"), or a factor for what matches."""
+    """`trips` of the loop whose closing line matches `pattern` ("function:line"), or a factor for matches."""
 
     pattern: str
     trips: float
@@ -69,7 +69,7 @@ def _mangled(kernel: str, arithmetic: str, rest: str = "Li16E") -> str:
 
 @dataclass(frozen=True)
 class StemPlan:
-    """What stem_plan.cpp decides for bilinear at 2x (the test holds it against the module where that is built)."""
+    """The plan of stem_plan.cpp for bilinear at 2x; a test compares it with the module where that is built."""
 
     warps: int
     tiles: int
@@ -112,7 +112,7 @@ def stem_plan() -> StemPlan:
 
 
 def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
-    """Loops that run once a block; their exact count does not matter."""
+    """Loops that run once per block; their exact count does not matter."""
     return (
         Rule(r"^(StemFeatures|StemAdjoint|StemImageGradient|Conv|Head\w+):.*(kW0|kW1|kWeights)", weights / threads),
         Rule(r"^(load_weights|load_head_weights):", weights / threads),
@@ -338,8 +338,8 @@ def _head(arithmetic: str, backward: bool) -> Case:
     )
 
 
-# How often a call of the resizer with one block runs each. What is not here: the resize of the image (bound by DRAM),
-# the reductions, and what autograd adds up.
+# Runs of each kernel in a call of the resizer with one block. Left out: the resize of the image (bound by DRAM), the
+# reductions, and sums by autograd.
 INFERENCE = {"stem without statistics": 1, "trunk block": 1, "trunk tail": 1}
 TRAINING = {
     "stem with statistics": 1,

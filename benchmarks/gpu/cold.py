@@ -1,7 +1,7 @@
-"""Times with a cold L2: before each call a buffer larger than the cache is written, and the device kept busy.
+"""Timing with a cold L2: before each call a buffer larger than the cache is written.
 
 On a GPU a call is timed between two events. A pause of the device before the first one lets the host run ahead, so that
-its own pace shows only where a contestant launches for longer than the pause.
+launch time counts only if it exceeds the pause.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Clock:
     """Times single calls on a device.
 
     Args:
-        device: where they run.
-        flush_bytes: of the buffer; None takes four times the L2.
+        device: torch device.
+        flush_bytes: size of the buffer; None: four times the L2.
     """
 
     def __init__(self, device: torch.device, flush_bytes: int | None = None) -> None:
@@ -39,7 +39,7 @@ class Clock:
         self._flush = torch.empty(flush_bytes, dtype=torch.uint8, device=device)
 
     def seconds(self, run: Callable[[], Any]) -> float:
-        """One call with a cold cache."""
+        """Seconds of one call with a cold cache."""
         self._flush.fill_(1)
         if self.device.type != "cuda":
             start = time.perf_counter()
@@ -54,7 +54,7 @@ class Clock:
         return begin.elapsed_time(end) / 1e3
 
     def many(self, run: Callable[[], Any], rounds: int, warm: int = 2) -> list[float]:
-        """`rounds` calls after some to warm up."""
+        """Seconds of `rounds` calls, after `warm` untimed ones."""
         for _ in range(warm):
             run()
         return [self.seconds(run) for _ in range(rounds)]
@@ -70,19 +70,19 @@ def race(
     deadline: float,
     constants: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Compare every peer's result with ours, then time all in alternation.
+    """Compare every peer's result with ours, then time all of them in alternation.
 
     Args:
-        clock: that times them.
-        case: what is timed.
+        clock: times the calls.
+        case: case under test.
         ours, peers: the contestants.
-        rounds: how often each; fewer, at least 3, if the deadline comes first.
-        deadline: of `time.monotonic`.
-        constants: seconds by name of what is not measured, a computed floor.
+        rounds: calls of each; fewer, at least 3, if the deadline passes first.
+        deadline: as `time.monotonic` counts.
+        constants: seconds, by name, of computed floors that are not measured.
 
     Returns:
         The record, as `benchmarks.report.rows_of` reads it, with "unequal": peers that differ by more than their bound.
-        They are timed all the same: on the one day with a GPU nothing is thrown away, but it is said.
+        They are timed all the same and reported: time on a GPU is scarce.
     """
     entries = [peer for peer in peers if isinstance(peer, Entry)]
     record = Record(case, skipped={peer.name: peer.reason for peer in peers if isinstance(peer, Skipped)})
@@ -112,7 +112,7 @@ def race(
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Peak memory of a call above what is allocated before it; None where it cannot be measured."""
+    """Peak memory of a call above the memory allocated before it; None where it cannot be measured."""
     if not memory.available(device):
         return None
     run()
@@ -125,6 +125,6 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     memory.CLEAR_REFS.write_text("5")
-    resident = memory._status("VmRSS")
+    resident = memory.status("VmRSS")
     run()
-    return max(memory._status("VmHWM") - resident, 4096)
+    return max(memory.status("VmHWM") - resident, 4096)

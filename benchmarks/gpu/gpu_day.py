@@ -1,11 +1,11 @@
-"""All there is to do on a machine with a GPU, in one command and under nine minutes.
+"""Build, tests, sanitizer and benchmarks on a machine with a GPU, in under nine minutes.
 
-    python -m benchmarks.gpu.gpu_day                      # build, test, sanitize, bench
-    python -m benchmarks.gpu.gpu_day --parts bench --out results
-    python -m benchmarks.gpu.gpu_day --device cpu --quick --parts bench    # the same code, tiny, without a GPU
+    python benchmarks/gpu/gpu_day.py                      # build, test, sanitize, bench
+    python benchmarks/gpu/gpu_day.py --parts bench --out results
+    python benchmarks/gpu/gpu_day.py --device cpu --quick --parts bench    # the same code at tiny sizes, without a GPU
 
-Each part runs in processes of its own, under a budget: what overruns is cut and said to be cut, and what a part has
-found by then is in the results, which are written again whenever there is more. Writes into the folder `--out`:
+Each part runs in its own processes, under a budget: a part that overruns is cut and reported as cut, and the results
+keep its rows so far. They are written again with every new row. Writes into the folder `--out`:
 `<device>.json`, `.md`, `.png`, `-roofline.png`, `.rows.jsonl` (every row as measured) and `.log`.
 
 Exits with 1 if a part failed or a result differs, 0 otherwise; parts that are cut or skipped do not count.
@@ -41,14 +41,14 @@ from benchmarks.gpu import gpu_report  # noqa: E402
 
 # Seconds of each part; together eight and a half minutes.
 BUDGETS = {"build": 120.0, "test": 130.0, "sanitize": 80.0, "bench": 180.0}
-# Share of the bench's time by section, in order; what one leaves goes to those behind it.
+# Share of the bench's time by section, in order; time left over goes to the later ones.
 SECTIONS = {"roofs": 5, "resizer": 12, "resample": 18, "resize": 15, "kernels": 15, "resnet": 12, "compiled": 23}
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PEERS = ("torchvision", "kornia", "lanczos-triton", "resize-right", "pillow")
 
 
 class Day:
-    """One run: its options, what each part came to, and the files."""
+    """One run: its options, the outcome of each part, and the files."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -79,25 +79,25 @@ class Day:
         env: dict[str, str] | None = None,
         ends: Callable[[], float] | None = None,
     ) -> tuple[str, str]:
-        """Run a command under a budget and note what became of it.
+        """Run a command under a budget and record its outcome.
 
         Args:
-            name: of the part.
-            command, env: what runs, and what to add to its environment.
+            name: name of the part.
+            command, env: the command, and variables added to its environment.
             budget: seconds.
-            ends: if given, tells from `time.time` when the command has to be through with what it is at.
+            ends: if given, returns the latest end, as `time.time` counts, of the command's current section.
 
         Returns:
-            The part's state, and what the command said.
+            The part's state, and the command's output.
         """
         budget = min(budget, self.end - time.monotonic())
         if budget < 1:
-            self.part(name, "cut", "the time of the whole run was up")
+            self.part(name, "cut", "the whole run's time was up")
             return "cut", ""
         start = time.monotonic()
         # A file, not a pipe: nothing has to read it while the command runs.
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-            # A session of its own, so that what the command starts ends with it.
+            # Its own session, so that its child processes end with it.
             process = subprocess.Popen(
                 command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=output, stderr=output,
                 start_new_session=True,
@@ -131,7 +131,7 @@ class Day:
         for line in self.rows.read_text(encoding="utf-8").splitlines():
             try:
                 rows.append(json.loads(line))
-            except ValueError:  # the line of a process that was cut while it wrote
+            except ValueError:  # a process was cut while it wrote the line
                 continue
         return rows
 
@@ -139,7 +139,7 @@ class Day:
         return gpu_report.summarise(self.environment, self.lines(), self.parts)
 
     def write(self, plots: dict[str, str] | None = None) -> dict[str, Any]:
-        """The results as they are now; a reader never sees half a file."""
+        """Write the results so far; a reader never sees half a file."""
         with self.lock:
             return self._write(plots)
 
@@ -174,7 +174,7 @@ class Day:
 
 def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "no output"
 
 
 def _query(command: Sequence[str]) -> str | None:
@@ -186,7 +186,7 @@ def _query(command: Sequence[str]) -> str | None:
 
 
 def environment(device: str, quick: bool) -> dict[str, Any]:
-    """Where and with what it is measured, in the form of `benchmarks.report` and more. Makes no CUDA context."""
+    """Machine and versions, in the form of `benchmarks.report` and more. Makes no CUDA context."""
 
     def version(name: str) -> str | None:
         try:
@@ -221,14 +221,9 @@ def environment(device: str, quick: bool) -> dict[str, Any]:
 
 def build(day: Day) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--force-reinstall", "."]
-    env = {}
-    capability = _query(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
-    if capability and "LEARNED_RESIZER_CUDA_ARCHS" not in os.environ:
-        # For this GPU only: every architecture takes as long again.
-        env["LEARNED_RESIZER_CUDA_ARCHS"] = capability.splitlines()[0].replace(".", "")
-    day.run("build", pip, BUDGETS["build"], env)
+    day.run("build", pip, BUDGETS["build"])
     code = "import json, learned_resizer_cuda as lr; print(json.dumps(lr.info()))"
-    # Not from the source tree, which has no native module.
+    # Away from the source tree, which has no native module.
     found = _query([sys.executable, *_SAFE_PATH, "-c", f"import os; os.chdir('/'); {code}"])
     try:
         day.environment["info"] = json.loads(found or "null")
@@ -251,14 +246,14 @@ def test(day: Day) -> None:
 
 
 def sanitize(day: Day) -> None:
-    """All tools at once: each spends its time on one core of the host. Also on torch's own kernels, few as they are."""
+    """All tools at once, since each occupies one core of the host. They check torch's few kernels too."""
     tool = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
     exerciser = str(ROOT / "benchmarks" / "gpu" / "sanitize.py")
     if tool is None or day.options.device == "cpu":
         reason = "compute-sanitizer is not installed" if tool is None else "compute-sanitizer watches GPUs only"
         day.part("sanitize", "skipped", reason)
         return
-    # Without torch's cache every tensor is an allocation of its own, whose end and whose first write the tools see.
+    # Without torch's cache every tensor is its own allocation, so that the tools see its end and its first write.
     env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     command = [tool, "--error-exitcode", "99", "--tool"]
     with ThreadPoolExecutor(len(TOOLS)) as pool:
@@ -268,7 +263,7 @@ def sanitize(day: Day) -> None:
 
 
 def bench(day: Day) -> None:
-    """One process for all sections; where it breaks or hangs, another for those that are left."""
+    """One process for all sections; if it breaks or hangs, another one for the rest."""
     left = day.options.sections
     end = time.time() + (50.0 if day.options.quick else BUDGETS["bench"])
     script = str(ROOT / "benchmarks" / "gpu" / "gpu_worker.py")
@@ -290,12 +285,12 @@ def bench(day: Day) -> None:
             return
         rows = begun()
         if not rows:
-            return  # it cannot even start: nor would the next one
+            return  # it did not start, and the next one would not either
         last = rows[-1]["name"]
-        day.part(f"section {last}", state, "it broke or overran here; those behind it go on in another process")
+        day.part(f"section {last}", state, "it failed or overran here; the later sections run in another process")
         left = left[left.index(last) + 1 :]
     if left:
-        day.part(f"bench {', '.join(left)}", "cut", "the time of the bench was up")
+        day.part(f"bench {', '.join(left)}", "cut", "the bench's time was up")
 
 
 PARTS = {"build": build, "test": test, "sanitize": sanitize, "bench": bench}
@@ -303,10 +298,10 @@ PARTS = {"build": build, "test": test, "sanitize": sanitize, "bench": bench}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help="which, in this order (default: %(default)s)")
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="of the bench (default: %(default)s)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to run, in this order (default: %(default)s)")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="sections of the bench (default: %(default)s)")
     parser.add_argument("--device", default="cuda", help="torch device (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
     parser.add_argument("--budget", type=float, default=530.0, help="seconds of the whole run (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder (default: %(default)s)"

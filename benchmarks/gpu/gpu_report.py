@@ -21,11 +21,11 @@ copy* reads and writes as many bytes as the case; it and a computed floor give n
 def summarise(
     environment: dict[str, Any], rows: Iterable[dict[str, Any]], parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The rows of all sections as one dict, of the form of `benchmarks.report.summarise` and more.
+    """Summary of all rows, in the form of `benchmarks.report.summarise` and more.
 
     Args:
-        environment: as `benchmarks.report` has it, and the driver's version, the GPU's state, the peers found.
-        rows: what the sections wrote.
+        environment: as in `benchmarks.report`, with the driver's version, the GPU's state, the peers found.
+        rows: rows of the sections.
         parts: name, state ("done", "failed", "cut", "skipped"), reason and seconds of each part and section.
     """
     rows = list(rows)
@@ -50,7 +50,7 @@ def summarise(
 
 
 def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
-    """The whole page: that of `benchmarks.report` and what only a GPU day has."""
+    """The whole page: that of `benchmarks.report` with the additions of a GPU day."""
     head, *rest = report.markdown(summary, plots.get("ratios")).split("\n## ", 1)
     head = head.replace(report.HOW, HOW)
     rest = [text.replace(report.MEMORY_HOW, MEMORY_HOW) for text in rest]
@@ -113,7 +113,7 @@ def _kernel(k: dict[str, Any], copy: float | None) -> list[str]:
 
 
 def draw_roofline(summary: dict[str, Any], path: Path) -> bool:
-    """Arithmetic rate over intensity of every kernel, under the measured roofs; False where something is missing."""
+    """Draw every kernel's arithmetic rate over intensity, under the measured roofs; False if data is missing."""
     roofs = {roof["name"]: roof for roof in summary["roofs"]}
     if "copy" not in roofs or len(roofs) < 2 or not summary["kernels"]:
         return False

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu.gpu_day` measures, a section at a time; each yields rows as dicts that JSON takes."""
+"""Sections of `benchmarks.gpu.gpu_day`, each a generator of rows for JSON."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from benchmarks.race import Entry
 from learned_resizer_cuda import FusedResizer, reference
 
 FILTERS = ("bilinear", "bicubic", "lanczos")
-# Of bfloat16 results and gradients, relative to the largest: see tests/gpu/test_resizer.py, whose tests hold ours
-# against float64; here both sides have that error. In float32 it is the kinks of LeakyReLU (bench_resizer.GRADIENT).
+# Bounds of bfloat16 results and gradients, relative to the largest: tests/gpu/test_resizer.py compares ours with
+# float64; here both sides have that error. In float32 it is the kinks of LeakyReLU (bench_resizer.GRADIENT).
 HALF_BOUND, FLOAT_BOUND = 5e-2, 5e-2
 
 
@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """batch, input, output"""
+        """Batch, input and output size."""
         return (2, 32, 16) if self.quick else (64, 448, 224)
 
     @property
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def half(self) -> str:
-        """dtype of the networks: a CPU's bfloat16 is slow."""
+        """Dtype of the networks: bfloat16 is slow on a CPU."""
         return "float32" if self.quick else "bfloat16"
 
     @property
@@ -59,7 +59,7 @@ class Plan:
 
 
 def roofs(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """What the device can do at most: copying and multiplying, measured here and now."""
+    """Peak rates of the device: copying and matrix products, as measured."""
     source = torch.empty((2**22 if plan.quick else 2**30), dtype=torch.uint8, device=plan.device).random_(0, 256)
     target = torch.empty_like(source)
     seconds = statistics.median(clock.many(lambda: target.copy_(source), 10))
@@ -73,7 +73,7 @@ def roofs(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
 
 
 def resample(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """The op alone, forward and backward, beside a copy that reads and writes as many bytes."""
+    """The op alone, forward and backward, against a copy of as many bytes."""
     for dtype in ("float32", "bfloat16", "uint8"):
         for layout in ("NCHW", "channels_last"):
             for interpolation in plan.filters:
@@ -86,7 +86,7 @@ _image = lru_cache(maxsize=1)(image)
 
 
 def _resample_row(plan: Plan, clock: Clock, case: Case) -> dict[str, Any]:
-    # One for all filters and directions: making it takes longer than timing it.
+    # One image for all filters and directions: making it takes longer than timing it.
     x = _image(replace(case, interpolation="", direction=""), plan.device)
     size = (case.out_size,) * 2
     parameters = (None, None, case.interpolation, True)
@@ -113,7 +113,7 @@ def _resample_row(plan: Plan, clock: Clock, case: Case) -> dict[str, Any]:
 
 
 def resize(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """`resize` as users call it, beside other libraries."""
+    """`resize` as users call it, against other libraries."""
     for direction in ("forward+backward", "forward"):
         for interpolation in plan.filters:
             for dtype in ("float32", "bfloat16"):
@@ -128,14 +128,14 @@ def _resize_row(plan: Plan, clock: Clock, case: Case) -> dict[str, Any]:
 
 
 def resizer(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """`FusedResizer` beside the reference, eager: times and memory."""
+    """`FusedResizer` against the eager reference: times and memory."""
     for direction in ("evaluation", "train step"):
         name = f"FusedResizer {direction}"
         yield from _guarded(plan, name, lambda d=direction: _resizer_row(plan, clock, d, compiled=False))
 
 
 def compiled(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """The same beside the reference compiled, last of all since compiling takes longest."""
+    """`FusedResizer` against the compiled reference, last because compiling takes longest."""
     for direction in ("evaluation", "train step"):
         name = f"FusedResizer {direction}, compiled peer"
         yield from _guarded(plan, name, lambda d=direction: _resizer_row(plan, clock, d, compiled=True))
@@ -147,7 +147,7 @@ def _resizer_row(plan: Plan, clock: Clock, direction: str, compiled: bool) -> di
     state = reference.Resizer(case.out_size).state_dict()
     ours = _network(plan, case, OURS, FusedResizer(case.out_size), state)
     if compiled:
-        # The graph is what a CPU can test of it; code for it is compiled on a GPU.
+        # A CPU can test the graph only; code for it is compiled on a GPU.
         options: dict[str, Any] = {"backend": "aot_eager"} if plan.quick else {"mode": "max-autotune"}
         name = "torch.compile aot_eager" if plan.quick else COMPILED
         peers = [_network(plan, case, name, reference.Resizer(case.out_size), state, options)]
@@ -157,7 +157,7 @@ def _resizer_row(plan: Plan, clock: Clock, direction: str, compiled: bool) -> di
             for layout in ("channels_last", "NCHW")
         ]
     peaks: dict[str, int] = {}
-    # A graph of CUDA keeps its memory between replays: the allocator sees no peak of the compiled peer.
+    # A CUDA graph keeps its memory between replays, so the allocator does not see the compiled peer's peak.
     if direction == "train step" and not compiled:
         for entry in (ours, *peers):
             peak = peak_bytes(entry.run, plan.device)
@@ -206,7 +206,7 @@ def _network(
 
 
 def resnet(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """A training step of ResNet-50 on what the resizer makes, beside one on images of that size."""
+    """A training step of ResNet-50 behind the resizer, against one on images of that size."""
     yield from _guarded(plan, "ResNet-50 train step", lambda: _resnet_row(plan, clock))
 
 
@@ -242,7 +242,7 @@ def _resnet_row(plan: Plan, clock: Clock) -> dict[str, Any]:
 
 
 def kernels(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """Every op alone: time, the least bytes it must move, its arithmetic. Then a profile of whole calls."""
+    """Time, least bytes and arithmetic of every op, then a profile of whole calls."""
     batch, big, small = plan.sizes
     dtype = getattr(torch, plan.half)
     for op in op_calls.OPS:
@@ -256,7 +256,7 @@ def kernels(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
 
 
 def _kernel_row(plan: Plan, clock: Clock, call: OpCall, dtype: torch.dtype, backward: bool) -> dict[str, Any]:
-    # Four images made on the host, over and over: making 64 takes longer than timing them.
+    # Four images from the host, repeated: making 64 takes longer than timing them.
     few = min(call.batch, 4)
     values = op_calls.placed(op_calls.arguments(call.with_(batch=few)), dtype, plan.device, call.layout)
     for name in ("image", "input", "skip", "base"):
@@ -304,7 +304,7 @@ def _profile(plan: Plan, direction: str) -> dict[str, Any]:
 
 
 def _guarded(plan: Plan, name: str, row: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row, or why there is none: an error or a deadline costs that row only."""
+    """One row, or the reason for its absence: an error or a deadline costs that row only."""
     if plan.late():
         yield {"kind": "cut", "name": name, "reason": "the section's time was up"}
         return
@@ -316,7 +316,7 @@ def _guarded(plan: Plan, name: str, row: Callable[[], dict[str, Any]]) -> Iterat
         yield {"kind": "failure", "name": name, "reason": f"{type(error).__name__}: {str(error)[:500]}"}
 
 
-# In the order of what is wanted most, and compiling last.
+# The most important first, and compiling last.
 SECTIONS: dict[str, Callable[[Plan, Clock], Iterator[dict[str, Any]]]] = {
     "roofs": roofs,
     "resizer": resizer,

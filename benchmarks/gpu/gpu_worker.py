@@ -1,4 +1,4 @@
-"""The process of `benchmarks.gpu.gpu_day` that measures: one JSON line a row, written as soon as there is one.
+"""Measuring process of `benchmarks.gpu.gpu_day`: one JSON line per row, written at once.
 
 Run by path, not as a module: an installed package must win over the source tree.
 """
@@ -24,8 +24,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", type=Path, help="file that rows are appended to")
     parser.add_argument("device", type=torch.device)
-    parser.add_argument("end", type=float, help="when it must be through, of time.time")
-    parser.add_argument("sections", nargs="+", help="NAME=SHARE of the time; what one leaves goes to those behind it")
+    parser.add_argument("end", type=float, help="latest end, as time.time counts")
+    parser.add_argument("sections", nargs="+", help="NAME=SHARE of the time; time left over goes to the later ones")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     shares = {name: float(share) for name, share in (word.split("=") for word in options.sections)}
@@ -41,7 +41,7 @@ def main() -> int:
             name = next(iter(shares))
             seconds = left * shares[name] / sum(shares.values())
             del shares[name]
-            # No row begins later than its share; one that hangs is killed when half of what is left is gone too.
+            # No row begins after its section's share; one that hangs is killed after half of the remaining time.
             write({"kind": "begun", "name": name, "kill_at": time.time() + seconds + max(0.5 * (left - seconds), 1.0)})
             torch.manual_seed(0)
             for row in SECTIONS[name](Plan(options.device, options.quick, time.monotonic() + seconds), clock):

@@ -1,8 +1,8 @@
-"""Runs every kernel a few times at small sizes, forward and backward, for compute-sanitizer to watch.
+"""A few small runs of every kernel, forward and backward, for compute-sanitizer.
 
     compute-sanitizer --tool memcheck --error-exitcode 99 python benchmarks/gpu/sanitize.py
 
-Inputs are made on the host and copied, so that initcheck sees who wrote them. Results are looked at for NaN only: the
+Inputs are made on the host and copied, so that initcheck sees them written. Results are checked for NaN only: the
 tests compare them. Run by path, not as a module: an installed package must win over the source tree.
 """
 
@@ -51,7 +51,7 @@ def main() -> int:
             count += 1
         image = torch.arange(2 * 3 * 37 * 29).to(torch.uint8).view(2, 3, 37, 29).to(device)
         lr.resize(image, (17, 13)).cpu()
-        # A whole step, for what is between the ops; on uint8 images, which the stem converts.
+        # A whole step, for the code between the ops; on uint8 images, which the stem converts.
         resizer = lr.FusedResizer((17, 13), mean=(0.5,) * 3, std=(0.25,) * 3).to(device)
         resizer(image).square().mean().backward()
         assert all(p.grad is not None and bool(p.grad.cpu().isfinite().all()) for p in resizer.parameters())

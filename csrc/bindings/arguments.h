@@ -1,4 +1,4 @@
-// What several bindings take from Python.
+// Arguments from Python that several bindings share.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -46,7 +46,7 @@ struct AxisArgument {
 
 inline void* address(uintptr_t value) { return reinterpret_cast<void*>(value); }
 
-// A device address that must be there and aligned.
+// A required device address, aligned.
 inline void check_address(const char* name, uintptr_t value, uintptr_t alignment) {
     if (value == 0 || value % alignment != 0)
         throw py::value_error(std::string(name) + ": got address " + std::to_string(value) +

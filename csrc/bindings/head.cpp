@@ -13,7 +13,7 @@ namespace {
 
 using namespace learned_resizer;
 
-// (blocks, bytes of shared memory): rows of the partial results, and what a block must be allowed.
+// (blocks, which are the rows of the partial results; bytes of shared memory that a block needs)
 py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
                 int multiprocessors) {
     HeadParams params{};

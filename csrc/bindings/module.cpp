@@ -28,7 +28,7 @@ std::vector<std::string> split(const std::string& text) {
 
 // How this module was built. Reads constants only: makes no CUDA context and needs no driver.
 py::dict build_record() {
-    // The names that Python asks with, one line an op; a backward runs on its forward's kernels.
+    // The names that Python asks for, one line per op; a backward runs on its forward's kernels.
     py::dict ops;
     ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
     ops["stem"] = std::vector<std::string>{"float32", "float16", "bfloat16"};
@@ -51,7 +51,7 @@ py::dict build_record() {
     return record;
 }
 
-// Newest CUDA version the installed driver serves, as 1000·major + 10·minor; 0 where there is no driver.
+// Newest CUDA version the installed driver serves, as 1000·major + 10·minor; 0 without a driver.
 int driver_version() {
     int version = 0;
     // Fails only without a usable driver, which 0 already says.

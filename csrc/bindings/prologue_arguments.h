@@ -1,4 +1,4 @@
-// The prologue's arguments, which the convolution and the head share.
+// The prologue's arguments, shared by the convolution and the head.
 #pragma once
 
 #include "arguments.h"
@@ -29,7 +29,7 @@ inline PrologueParams parse_size(const py::tuple& size) {
 }
 
 // prologue: the addresses (input, scale, shift, skip, skip_scale, skip_shift), the last
-// three 0 where there is no skip, and the slope
+// three 0 without a skip, and the slope
 inline PrologueParams parse_prologue(const py::tuple& size, const py::tuple& prologue) {
     if (prologue.size() != 7)
         throw py::value_error("prologue: expected (input, scale, shift, skip, skip_scale, skip_shift, negative_slope)");
@@ -49,7 +49,7 @@ inline PrologueParams parse_prologue(const py::tuple& size, const py::tuple& pro
     return params;
 }
 
-// grads: the addresses of the gradients of input and skip, the second 0 where there is no skip
+// grads: the addresses of the gradients of input and skip, the second 0 without a skip
 inline void parse_prologue_grads(PrologueParams& params, const py::tuple& grads) {
     if (grads.size() != 2) throw py::value_error("grads: expected the addresses of grad_input and grad_skip");
     const auto input = grads[0].cast<uintptr_t>(), skip = grads[1].cast<uintptr_t>();

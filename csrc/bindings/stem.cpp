@@ -71,7 +71,7 @@ void stem(const StemPlan& plan, uintptr_t tables, const py::tuple& image, const 
     params.tables = static_cast<const unsigned char*>(address(tables));
     params.image = parse_image(image);
     if (params.image.height != plan.shape.height || params.image.width != plan.shape.width)
-        throw py::value_error("image: its size is not the plan's");
+        throw py::value_error("image: its size differs from the plan's");
     params.weights = parse_weights(weights, negative_slope);
     check_address("z", z, 16);
     params.z = address(z);
@@ -116,7 +116,7 @@ StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weig
     return params;
 }
 
-// (rows of the partial results, bytes of shared memory that a block must be allowed at least)
+// (rows of the partial results, bytes of shared memory that a block needs)
 py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
                 int multiprocessors) {
     const int mode = parse_arithmetic(arithmetic);
@@ -143,7 +143,7 @@ int64_t stem_backward_blocks(int64_t batch, int channels, int64_t height, int64_
     params.image.channels = channels;
     if (!fit_stem_backward(params, StemGradient::kWeights, parse_arithmetic(arithmetic), check_filters(num_filters),
                            multiprocessors, most_shared))
-        throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes, which is too little");
+        throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes; expected more");
     return params.blocks;
 }
 
@@ -160,7 +160,7 @@ void stem_backward(const py::tuple& image, const py::tuple& weights, float negat
     params.partials = static_cast<float*>(address(partials));
     const auto fit = [&](StemGradient gradient) {
         if (!fit_stem_backward(params, gradient, mode, num_filters, multiprocessors, most_shared))
-            throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes, which is too little");
+            throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes; expected more");
     };
     fit(StemGradient::kWeights);
     check_launch("stem_backward",
@@ -197,7 +197,7 @@ void bind_stem(py::module_& module) {
                "Launch the forward; addresses are device pointers, partials may be 0.");
     module.def("stem_needs", &needs, py::arg("size"), py::arg("backward"), py::arg("arithmetic"),
                py::arg("num_filters"), py::arg("multiprocessors"),
-               "0, and shared memory that a block must be allowed at least, in bytes.");
+               "0, and the bytes of shared memory that a block needs.");
     module.def("stem_backward_blocks", &stem_backward_blocks, py::arg("batch"), py::arg("channels"), py::arg("height"),
                py::arg("width"), py::arg("multiprocessors"), py::arg("most_shared"), py::arg("arithmetic"),
                py::arg("num_filters"), "Rows of the partial results of stem_backward.");

@@ -13,7 +13,7 @@ namespace {
 
 using namespace learned_resizer;
 
-// (mean, var, gamma, beta, eps), or (eps,) for a norm that is not there
+// (mean, var, gamma, beta, eps), or (eps,) for a missing norm
 TrunkNorm parse_norm(const char* name, const py::tuple& norm) {
     TrunkNorm result{};
     if (norm.size() == 1) return result;

@@ -1,4 +1,4 @@
-// The independent oracle: filters and band matrices written afresh from their definition, as dense float64 matrices.
+// An independent oracle: filters and band matrices from their definition, as dense float64 matrices.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct Dense {
 Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias);
 Dense transposed(const Dense& matrix);
 
-// The same matrix as the kernel's planner takes it. Zeros between the first and last non-zero of a row are kept.
+// The same matrix in the planner's format. Zeros between the first and last non-zero of a row are kept.
 struct Table {
     int64_t in_size = 0;
     std::vector<int32_t> start, offset;

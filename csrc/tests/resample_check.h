@@ -11,18 +11,17 @@
 #include <type_traits>
 #include <vector>
 
-#include "dense.h"
 #include "common/device.cuh"
-#include "resample_host.h"
+#include "dense.h"
 #include "resample/resample_plan.h"
+#include "resample_host.h"
 
 namespace learned_resizer::test {
 
 inline int failures = 0;
 inline int checks = 0;
 
-// Storage of the five dtypes: how a double goes in and comes out, and how far the stored value may be from the exact
-// one.
+// Storage of the five dtypes: conversion from and to double, and the largest error of a stored value.
 template <class T>
 struct Storage;
 template <>

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "conv/conv_variants.h"
+#include "conv/conv.cuh"
 
 namespace learned_resizer {
 namespace {

@@ -1,5 +1,5 @@
-// The host's stand-in for a GPU must itself catch what it claims to catch. Usage: test_fibers
-// order|missed|other|overrun|stack|exchange
+// The errors that the host's stand-in for a GPU must catch. Usage: test_fibers
+// order|missed_barrier|other_barrier|missed_exchange|overrun|stack
 
 #include <cstdio>
 #include <cstring>
@@ -41,11 +41,11 @@ int test_order() {
 int main(int argc, char** argv) {
     const std::string what = argc > 1 ? argv[1] : "";
     if (what == "order") return test_order();
-    if (what == "missed") {
+    if (what == "missed_barrier") {
         run({1, 32, 0, false}, [] {
             if (thread_index() != 7) barrier(__LINE__);
         });
-    } else if (what == "other") {
+    } else if (what == "other_barrier") {
         run({1, 32, 0, false}, [] {
             if (thread_index() < 16) {
                 barrier(__LINE__);
@@ -53,7 +53,7 @@ int main(int argc, char** argv) {
                 barrier(__LINE__);
             }
         });
-    } else if (what == "exchange") {
+    } else if (what == "missed_exchange") {
         run({1, 32, 0, false}, [] {
             const int mine = thread_index();
             if (mine != 7) warp_exchange(&mine, sizeof(mine), __LINE__);

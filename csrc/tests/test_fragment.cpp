@@ -1,5 +1,5 @@
 // The fragments of csrc/core/common/fragment.cuh against plain sums, in each arithmetic and both orders of terms.
-// Usage: test_fragment (all of it)
+// Usage: test_fragment
 
 #include <cmath>
 #include <cstdio>

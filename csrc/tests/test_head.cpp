@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "head/head_variants.h"
+#include "head/head_backward.cuh"
 
 namespace learned_resizer {
 namespace {

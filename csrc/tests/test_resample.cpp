@@ -59,7 +59,7 @@ void test_strides() {
     });
 }
 
-// Sizes at which something is special: one pixel, identity, many channels, many small planes, ratios to 1/200 and 200.
+// Special sizes: one pixel, identity, many channels, many small planes, ratios to 1/200 and 200.
 void test_sizes() {
     for (const Filter filter : {Filter::kTriangle, Filter::kCubic, Filter::kLanczos}) {
         check_all_ways<float>({1, 1, 1, 1}, 1, 1, filter, true);
@@ -92,7 +92,7 @@ void test_sizes() {
 
 Dense empty_matrix(int64_t rows, int64_t columns) { return {rows, columns, std::vector<double>(rows * columns)}; }
 
-// Tables that no filter makes: empty rows, single clamped inputs, more open rows and taps than any ring holds.
+// Tables that no filter produces: empty rows, single clamped inputs, more open rows and taps than any ring holds.
 void test_tables() {
     const Dense columns = resampling_matrix(12, 7, Filter::kTriangle, true);
     Dense gaps = empty_matrix(23, 12);
@@ -186,7 +186,7 @@ void test_infinity() {
     }
 }
 
-// What the planner must refuse.
+// Requests that the planner must refuse.
 void test_refusals() {
     const Case k{1, 1, 4, 4};
     const Image<float> image = make_image<float>(k);

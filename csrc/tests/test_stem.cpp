@@ -2,9 +2,9 @@
 
 #include <stdexcept>
 
-#include "stem_check.h"
+#include "stem/stem.cuh"
 #include "stem/stem_plan.h"
-#include "stem/stem_variants.h"
+#include "stem_check.h"
 
 namespace learned_resizer::test {
 namespace {
@@ -36,7 +36,7 @@ void check_filters(const StemCase& k) {
                     }
                 }
 
-    // With a block an item, and with the threads in the other order and two blocks for all items.
+    // With one block per item, and with the threads in the other order and two blocks for all items.
     std::vector<float> z[2];
     std::vector<double> mean, var;
     for (int turn = 0; turn < 2; ++turn) {
@@ -164,7 +164,7 @@ void test_sizes() {
     }
 }
 
-// A mean of a thousand standard deviations: sums of squares would have no digit left.
+// A mean of a thousand standard deviations: sums of squares would lose every digit.
 void test_statistics() {
     LaneMoments<4> unused;
     (void)unused;

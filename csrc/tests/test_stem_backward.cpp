@@ -1,6 +1,6 @@
 // The stem's backward kernels, run on the host, against float64 formulas. Usage: test_stem_backward <group>
 
-#include "stem/stem_backward_variants.h"
+#include "stem/stem_backward.cuh"
 #include "stem_check.h"
 
 namespace learned_resizer::test {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "trunk/trunk_variants.h"
+#include "trunk/trunk.cuh"
 
 namespace learned_resizer {
 namespace {
@@ -162,7 +162,7 @@ struct Check {
             exact = convolve(middle, weight2, n, 3);
         }
 
-        // Twice: with the threads in both orders, and with a block a tile or two for all.
+        // Twice: with the threads in both orders, and with one block per tile or two blocks in all.
         std::vector<float> results[2];
         for (int turn = 0; turn < 2; ++turn) {
             std::vector<S> out(exact.size(), 0xFFFF);

@@ -1,4 +1,4 @@
-"""`learned-resizer evaluate`: the test figures of what a run trained."""
+"""`learned-resizer evaluate`: test figures of a run's networks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run of train, transfer or ablate.")],
     data: Annotated[str | None, typer.Option(help="Other data than the run's, with the same classes.")] = None,
     arms: Annotated[str, typer.Option(help="Arms to test, separated by commas; default: all.")] = "",
-    accelerator: Annotated[str, typer.Option(help="Where: auto, cpu or gpu.")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="Where to test: auto, cpu or gpu.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test the resizers and networks of a run, on its own test images or on other data."""
-    from ..report.summary import evaluation_table
+    from ..report.tables import evaluation_table
     from ..report.terminal import open_console, print_table
     from ..train.evaluate import evaluate as test
     from .progress import progress

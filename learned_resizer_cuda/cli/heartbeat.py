@@ -1,4 +1,4 @@
-"""A line every half minute from a command at work, where nobody sees a progress bar move."""
+"""Status lines of a long command at intervals, where no progress bar can be shown."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-_SAYING = threading.Lock()
-# Data loader workers are forked at any time, and a lock that the thread holds then would never be released in them, one
-# of the output's among them: so no fork comes while a line is written.
-os.register_at_fork(before=_SAYING.acquire, after_in_parent=_SAYING.release, after_in_child=_SAYING.release)
+_WRITING = threading.Lock()
+# Data loader workers are forked at any time. A lock that the thread holds at a fork, for instance the output stream's,
+# would never be released in the child: so no fork happens while a line is written.
+os.register_at_fork(before=_WRITING.acquire, after_in_parent=_WRITING.release, after_in_child=_WRITING.release)
 
 
 class Heartbeat:
-    """Says what goes on, every so many seconds, from a thread of its own. A context manager.
+    """A thread that prints a status line at intervals. A context manager.
 
     Args:
         say: prints a line; called in the thread.
-        state: what goes on, in one line; called in the thread.
-        every: seconds between two lines, by a clock that nobody sets.
+        state: returns the status line; called in the thread.
+        every: seconds between two lines, by the monotonic clock.
     """
 
     def __init__(self, say: Callable[[str], object], state: Callable[[], str], every: float = 30.0) -> None:
         self._say, self._state, self._every = say, state, every
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -35,11 +35,11 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        # Not for ever: a reader that has stopped reading would keep the command from ending.
+        # With a timeout: if nobody reads the output, the thread may be blocked for ever.
         self._thread.join(timeout=5)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while not self._ended.wait(self._every):
-            with _SAYING:
+            with _WRITING:
                 if not self._ended.is_set():
                     self._say(self._state())

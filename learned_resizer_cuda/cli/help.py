@@ -1,4 +1,4 @@
-"""The help of a training command: its options by what they are about, whole at every width and in every encoding."""
+"""Help of a training command, with a section per group of options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typer.core import TyperCommand
 
 
 class GroupedHelp(TyperCommand):
-    """A command whose help has a section for each ``rich_help_panel`` of its options."""
+    """A command whose help has a section for each ``rich_help_panel``, uncut at every width and in every encoding."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

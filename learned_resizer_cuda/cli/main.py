@@ -1,6 +1,6 @@
-"""The command `learned-resizer`: finds the subcommand and imports that one only.
+"""The command `learned-resizer`, which imports only the subcommand that is called.
 
-`info` needs the core dependencies alone; every other command is a typer command of the [train] extra.
+`info` needs only the core dependencies; the other commands are typer commands of the [train] extra.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from .stopping import Stopped, stoppable
-from .streams import complain, take_every_text
+from .streams import complain, forgiving_streams
 
-# name: (module of this package whose function of that name is the command, its line in the help)
+# name: (module of this package with a function of that name, line in the help)
 COMMANDS = {
-    "train": ("train", "train the learned resizer in front of a network, beside fixed filters"),
-    "evaluate": ("evaluate", "test what a run trained, on its own or on other images"),
-    "transfer": ("transfer", "put a trained resizer in front of another network and tune both"),
-    "ablate": ("ablate", "train the learned resizer with several numbers of blocks and filters"),
+    "train": ("training", "train the learned resizer in front of a network, beside fixed filters"),
+    "evaluate": ("evaluate", "test the networks of a run, on its own or on other images"),
+    "transfer": ("training", "put a trained resizer in front of another network and tune both"),
+    "ablate": ("training", "train the learned resizer with several numbers of blocks and filters"),
     "resize": ("resize", "resize image files and folders"),
-    "info": ("", "show versions, what is built, and which backend each op takes here"),
+    "info": ("", "show versions, what is built, and which backend each op uses here"),
 }
 
-# What the [train] extra brings, as imported.
+# Import names of the packages in the [train] extra
 TRAIN_MODULES = {
     "lightning",
     "timm",
@@ -36,6 +36,7 @@ TRAIN_MODULES = {
     "safetensors",
     "yaml",
     "huggingface_hub",
+    "filelock",
     "mlxtend",
     "skimage",
     "sklearn",
@@ -50,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code of `info`, of the help, of usage errors (2: unknown command or missing extra) and of a signal
-        (128 + its number, 130 for Ctrl-C). Other commands end by raising SystemExit with theirs, and all of them with
-        1 where standard output could not be written (``take_every_text``).
+        (128 + its number, 130 for Ctrl-C). Other commands raise SystemExit with their exit code, and every command
+        raises it with 1 if standard output could not be written (``forgiving_streams``).
     """
-    with take_every_text():
+    with forgiving_streams():
         return _command(list(sys.argv[1:] if argv is None else argv))
 
 
@@ -68,7 +69,7 @@ def _command(arguments: list[str]) -> int:
     if name == "info":
         return _info(rest)
     if name not in COMMANDS:
-        return complain("", f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}")
+        return complain("", f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     try:
         with stoppable():
             return _typer(name, rest)
@@ -81,7 +82,7 @@ def _info(arguments: list[str]) -> int:
         print("usage: learned-resizer info [--json]\n\n" + COMMANDS["info"][1])
         return 0
     if arguments not in ([], ["--json"]):
-        return complain("info", f"takes no argument but --json, got {' '.join(arguments)!r}")
+        return complain("info", f"got {' '.join(arguments)!r}; expected no argument but --json")
     from ..info import format_info, info
 
     found = info()
@@ -107,7 +108,7 @@ def _typer(name: str, arguments: list[str]) -> int:
         app(args=arguments, prog_name=f"learned-resizer {name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
-        # Any other missing module is a fault to be shown whole.
+        # Any other missing module is a bug: show the whole traceback.
         if missing not in TRAIN_MODULES:
             raise
         return complain("", f'{name} needs {missing}: pip install "learned-resizer-cuda[train]"')
@@ -124,6 +125,6 @@ def _help() -> str:
             "commands:",
             *lines,
             "",
-            "learned-resizer COMMAND --help shows the arguments of one.",
+            "learned-resizer COMMAND --help shows the arguments of a command.",
         ]
     )

@@ -1,10 +1,10 @@
-"""The options of the training commands, made from the fields of ``RunConfig``: one place says what each means."""
+"""Command-line options of the training commands, made from the fields of ``RunConfig``."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,56 +15,53 @@ from ..train.config import RunConfig, field_type
 from ..train.config_file import read_yaml
 from .streams import fail
 
-_FILES = ("config", "output", "overwrite")
+_FIELDS = {entry.name: entry for entry in fields(RunConfig)}
 
 
-def with_options(
-    command: Callable[..., None], leave_out: Sequence[str] = ("resizer",), rename: dict[str, str] | None = None
-) -> Callable[..., None]:
-    """``command(values, config, output, overwrite)`` as a typer command that has an option for every field.
+def with_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator for a training command: a typer command with an option for every field.
 
-    An option that is not given is not among the values: config.yaml's, the data's own, or the default holds.
+    The command is called as ``command(values, config, output, overwrite)``. ``values`` holds, by field, only the
+    options that were given: config.yaml, the settings of the data and the defaults fill in the others.
 
     Args:
-        command: takes the values that were given, by field, and the three options every training has.
         leave_out: fields without an option.
-        rename: options that are named otherwise than their fields.
     """
-
-    def call(**arguments: Any) -> None:
-        files = {name: arguments.pop(name) for name in _FILES}
-        values = {name: value for name, value in arguments.items() if value is not None}
-        try:
-            given = {name: _parse(name, value) for name, value in values.items()}
-        except ValueError as error:
-            fail(command.__name__.lstrip("_"), error)
-        command(given, **files)
-
     parameters = [
-        _parameter(entry, (rename or {}).get(entry.name))
-        for entry in fields(RunConfig)
-        if entry.metadata["group"] and entry.name not in leave_out
+        _parameter(entry) for entry in fields(RunConfig) if entry.metadata["group"] and entry.name not in leave_out
     ]
-    parameters += [
+    files = [
         _make("config", Path | None, typer.Option(help="YAML file with any of the options; a run's config.yaml.")),
         _make(
             "output",
             Path | None,
-            typer.Option(help="Folder of the run, in which the same command goes on.", show_default="runs/DATE-TIME"),
+            typer.Option(help="Folder of the run; the same command resumes there.", show_default="runs/DATE-TIME"),
         ),
-        _make("overwrite", bool, typer.Option("--overwrite", help="Replace a former run's files there."), False),
+        _make("overwrite", bool, typer.Option("--overwrite", help="Replace the files of a former run there."), False),
     ]
-    call.__name__, call.__doc__ = command.__name__, command.__doc__
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return call
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def call(**arguments: Any) -> None:
+            given = {name: value for name, value in arguments.items() if name in _FIELDS and value is not None}
+            try:
+                values = {name: _parse(name, value) for name, value in given.items()}
+            except ValueError as error:
+                fail(command.__name__, error)
+            command(values, **{parameter.name: arguments[parameter.name] for parameter in files})
+
+        call.__doc__ = command.__doc__
+        call.__signature__ = inspect.Signature([*parameters, *files])  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in [*parameters, *files]}
+        return call
+
+    return decorate
 
 
 def configuration(command: str, values: dict[str, Any], config: Path | None) -> RunConfig:
-    """The configuration of a command line: its values over those of the file over the defaults.
+    """The configuration of a command line: its values, then those of the file, then the defaults.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError: naming what is wrong.
+        TypeError, ValueError, FileNotFoundError: naming the argument, its value and what was expected.
     """
     found = {} if config is None else read_yaml(config)
     if found.get("command", command) != command:
@@ -72,34 +69,22 @@ def configuration(command: str, values: dict[str, Any], config: Path | None) -> 
     return RunConfig.make(found | values | {"command": command})
 
 
-def _parameter(entry: Field[Any], name: str | None) -> inspect.Parameter:
-    option = "--" + (name or entry.name).replace("_", "-")
-    kind: Any = field_type(entry.name)
-    default = entry.default
-    assert default is not MISSING
-    listed = isinstance(default, tuple)
-    text = entry.metadata["help"]
-    if listed:
-        text += " Separated by commas."
-    if entry.metadata["known"] and not listed:
-        text += f" [{', '.join(entry.metadata['known'])}]"
+def _parameter(entry: Field[Any]) -> inspect.Parameter:
+    option, kind, default = "--" + entry.name.replace("_", "-"), field_type(entry.name), entry.default
+    text, choices = entry.metadata["help"], entry.metadata["bounds"].get("choices")
+    shown_default: Any = False if default is None else str(default)
+    if isinstance(default, tuple):
+        kind, text, shown_default = str, f"{text} Separated by commas.", ",".join(map(str, default))
+    elif choices:
+        text += f" [{', '.join(choices)}]"
     if kind is bool:
-        return _make(
-            entry.name,
-            bool | None,
-            typer.Option(
-                f"{option}/--no-{option[2:]}",
-                help=text,
-                rich_help_panel=entry.metadata["group"],
-                show_default="yes" if default else "no",
-            ),
-        )
-    plain = kind if not listed and entry.name != "batch_size" else str
-    told: Any = ",".join(map(str, default)) if listed else False if default is None else str(default)
+        option, shown_default = f"{option}/--no-{option[2:]}", "yes" if default else "no"
+    elif entry.name == "batch_size":
+        kind = str  # a number or auto
     return _make(
         entry.name,
-        plain | None,
-        typer.Option(option, help=text, rich_help_panel=entry.metadata["group"], show_default=told),
+        kind | None,
+        typer.Option(option, help=text, rich_help_panel=entry.metadata["group"], show_default=shown_default),
     )
 
 
@@ -108,19 +93,14 @@ def _make(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Par
 
 
 def _parse(name: str, value: Any) -> Any:
-    """A text with commas as a tuple of the field's type; anything else as it is."""
-    entry = next(entry for entry in fields(RunConfig) if entry.name == name)
+    """The value of an option as ``RunConfig`` takes it; a tuple's are separated by commas."""
     kind = field_type(name)
-    if name == "batch_size":
+    if isinstance(_FIELDS[name].default, tuple):
         try:
-            return int(value)
+            return tuple(kind(part.strip()) for part in value.split(",") if part.strip())
         except ValueError:
-            return value
-    if not isinstance(entry.default, tuple):
-        return value
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    try:
-        return tuple(kind(part) for part in parts)
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise ValueError(f"{name}: got {shown(value)}; expected {what} separated by commas") from None
+            what = "whole numbers" if kind is int else "numbers"
+            raise ValueError(f"{name}: got {shown(value)}; expected {what} separated by commas") from None
+    if name == "batch_size" and value.lstrip("-").isdecimal():
+        return int(value)
+    return value

@@ -1,8 +1,8 @@
-"""Image files to tensors and back, losing nothing on the way that resizing does not change.
+"""Image files to tensors and back, without loss of what resizing does not change.
 
 Kept: mode (grey, colour, CMYK, 16-bit grey, float), alpha, ICC profile, EXIF (with the orientation applied and
-its tag removed) and file format. Named, not guessed at: animations, modes that have no fixed meaning as numbers,
-formats that can be read but not written.
+its tag removed) and file format. Refused: animations, modes that have no fixed meaning as numbers, and formats that
+can be read but not written.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor
 
 from ..data.image_file import ImageRefused, open_image
 
-# What a mode is read as; modes not listed stay as they are.
+# Modes that are converted on reading; the others stay as they are
 _READ_AS = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
 _MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
 _PIECE = 1 << 20  # pixels
 _KEEPS_EXIF = ("JPEG", "PNG", "WEBP")
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    # Whole-resolution chroma: what the filter kept should not be lost to the file.
+    # Full-resolution chroma, so that the file does not lose what the filter kept
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
 }
@@ -38,14 +38,13 @@ class Picture:
     """A decoded image file.
 
     Attributes:
-        planes: (C, H, W), uint8, or float32 for modes ``I;16`` and ``F`` and float64 for ``I``, in the file's
-            own range; upright.
-        mode: Pillow's mode: one of ``L LA RGB RGBA CMYK I;16 I F``. Alpha is the last plane and not
-            multiplied in.
-        format: Pillow's name of the file format, one it can write.
-        icc_profile, exif: as they go into a file again.
-        notes: what was changed in reading, for the user.
-        version: of the file that was read; see ``file_version``.
+        planes: (C, H, W), uint8, or float32 for modes ``I;16`` and ``F``, or float64 for ``I``; in the file's own
+            value range, upright.
+        mode: Pillow's mode: one of ``L LA RGB RGBA CMYK I;16 I F``. Alpha is the last plane and not premultiplied.
+        format: Pillow's name of the file format, one that it can write.
+        icc_profile, exif: in the form in which they are saved again.
+        notes: changes made in reading, for the user.
+        version: ``file_version`` of the file that was read.
     """
 
     planes: Tensor
@@ -62,7 +61,7 @@ class Picture:
 
     @property
     def largest(self) -> float | None:
-        """The value of white, or None where the mode does not fix one."""
+        """The value of white, or None if the mode does not fix it."""
         return {"I;16": 65535.0, "I": None, "F": None}.get(self.mode, 255.0)
 
 
@@ -70,8 +69,8 @@ def read_picture(path: str | Path) -> Picture:
     """Decodes one still image, turned upright.
 
     Raises:
-        ImageRefused: the file cannot be opened, is no image, damaged, too large, or of a kind that is not handled;
-            says which.
+        ImageRefused: the file cannot be opened, is not an image, is damaged, too large, or of an unsupported kind; says
+            which.
     """
     with open_image(path) as image:
         assert image.fp is not None
@@ -80,8 +79,7 @@ def read_picture(path: str | Path) -> Picture:
 
 
 def file_version(file: str | int) -> tuple[int, ...]:
-    """What tells one content of a file, open or by its path, from another: device, inode, size in bytes, time of the
-    last write in ns; empty where there is none."""
+    """Device, inode, size in bytes and time of the last write in ns, to detect changes; empty if there is no file."""
     try:
         status = os.stat(file)
     except OSError:
@@ -91,9 +89,9 @@ def file_version(file: str | int) -> tuple[int, ...]:
 
 def _decode(image: Image.Image) -> Picture:
     file_format = "JPEG" if image.format == "MPO" else str(image.format)
-    # An MPO's further frames are the camera's previews and gain maps of the same picture.
+    # Further frames of an MPO are the camera's previews and gain maps of the same picture
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise ImageRefused(f"{image.n_frames} frames; only still images are handled")  # type: ignore[attr-defined]
+        raise ImageRefused(f"{image.n_frames} frames; expected a still image")  # type: ignore[attr-defined]
     notes = []
     if _rawmode(image).endswith((";16B", ";16L", ";16N")) and not image.mode.startswith("I"):
         notes.append("read as 8 bits a channel: Pillow has no 16-bit colour")
@@ -110,7 +108,7 @@ def _decode(image: Image.Image) -> Picture:
 
 
 def _rawmode(image: Image.Image) -> str:
-    """The layout of the pixels in the file, as Pillow's first tile names it; ``""`` where it does not."""
+    """Layout of the pixels in the file by Pillow's first tile; ``""`` if it has none."""
     tile = getattr(image, "tile", None)
     arguments = tile[0][3] if tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -126,12 +124,12 @@ def _convert(image: Image.Image) -> Image.Image:
         return image if image.mode == "I;16" else Image.fromarray(np.array(image).astype(np.uint16))
     mode = _READ_AS.get(image.mode, image.mode)
     if mode not in _MODES:
-        raise ImageRefused(f"mode {image.mode} is not handled")
+        raise ImageRefused(f"mode {image.mode} is not supported")
     return image if mode == image.mode else image.convert(mode)
 
 
 def _planes(image: Image.Image) -> Tensor:
-    """(C, H, W), copied some rows at a time: numpy's own way takes a second copy of the picture while it lasts."""
+    """(C, H, W), copied a few rows at a time: numpy's own way makes a second copy of the picture meanwhile."""
     width, height = image.size
     rows = max(1, _PIECE // width)
     first = _numbers(image.crop((0, 0, width, 1)))
@@ -153,10 +151,10 @@ def _numbers(image: Image.Image) -> np.ndarray:
 def encode_picture(picture: Picture) -> bytes:
     """The picture as a file of ``picture.format``, encoded in memory.
 
-    Pillow's encoders ignore a disk that is full: to one, they write a part of the file, or never end.
+    Never encode straight to a disk: on a full one, Pillow's encoders report success after a part, or never end.
 
     Args:
-        picture: planes in the mode's own range; floats are rounded half up and saturated for integer modes.
+        picture: planes in the mode's own range; for integer modes, floats are rounded half up and saturated.
 
     Raises:
         ImageRefused: the format cannot hold the mode or the size.
@@ -174,13 +172,13 @@ def encode_picture(picture: Picture) -> bytes:
     except Exception as error:  # OSError, ValueError, KeyError, struct.error, ...: each encoder has its own
         raise ImageRefused(f"{picture.format} cannot hold it: {error or type(error).__name__}") from error
     if size is not None and size != image.size:
-        # Some formats have sizes of their own, and their encoders choose the nearest without a word
+        # Some formats have fixed sizes, and their encoders silently choose the nearest
         raise ImageRefused(f"{picture.format} cannot hold {image.height}x{image.width} pixels")
     return encoded.getvalue()
 
 
 def _written_size(encoded: BytesIO, file_format: str) -> tuple[int, int] | None:
-    """Width and height by the header; None above Pillow's limit for files of strangers, which this one is not."""
+    """Width and height in the header; None above Pillow's limit, which is meant for untrusted files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:

@@ -1,4 +1,4 @@
-"""Which picture goes where: the files below the inputs, their targets, and what stands in the way."""
+"""Plan of `resize`: input files, their targets, and conflicts between them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..atomic import tells_case
+from ..atomic import is_case_sensitive
 from ..shown import shown_path
 
 
 class Job(NamedTuple):
-    """A source file and its target, as text: a hundred thousand ``Path`` objects would take 100 MB."""
+    """A source file and its target, as text: 100,000 ``Path`` objects would take 100 MB."""
 
     source: str
     target: str
 
 
 class Unread(NamedTuple):
-    """What was found below an input and cannot be read, with the reason."""
+    """A path below an input that cannot be read, with the reason."""
 
     path: str
     reason: str
 
 
 def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[Unread]]:
-    """Which file goes where.
+    """Lists the files to resize with their targets.
 
     Args:
-        inputs: files and folders; a folder stands for everything below it that is not hidden, in name order. The
-            output folder, where it lies below one of them, is left out.
+        inputs: files and folders; a folder stands for everything below it that is not hidden, in name order, except
+            the output folder.
         output: the output folder.
 
     Returns:
-        The jobs, each source once, and the folders that cannot be listed and the links to folders, which are not
-        followed.
+        The jobs, each source once; and what is not read: folders that cannot be listed, and links to folders.
 
     Raises:
         FileNotFoundError: an input does not exist.
-        ValueError: two sources would have the same target, or there is no file at all.
+        ValueError: two sources have the same target, or there are no files.
     """
     unread: list[Unread] = []
     jobs: dict[str, Job] = {}
@@ -55,12 +54,12 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[Unread]]
 
 
 def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
-    """Checks what is in the output folder already, which is made if it is missing.
+    """Checks the targets against existing files, and makes the output folder if it is missing.
 
     Raises:
         FileExistsError: a target is a folder, or a file that may not be replaced.
-        ValueError: a target is the source of another job, by this name or another, or differs from another target in
-            upper and lower case alone, in a folder that does not tell them apart.
+        ValueError: a target is the source of another job, under this name or another; or it differs from another
+            target only in case, in a folder that ignores case.
         OSError: the output folder cannot be made or written to.
     """
     there = {job.target: status for job in jobs if (status := _status(job.target))} if output.is_dir() else {}
@@ -82,9 +81,9 @@ def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
                 )
     _make_writable(output)
     alike = _alike(jobs)
-    if alike and not tells_case(output):
+    if alike and not is_case_sensitive(output):
         first, second = alike
-        raise ValueError(f"{_both(first, second)}, because {shown_path(output)} does not tell upper case from lower")
+        raise ValueError(f"{_both(first, second)}, because {shown_path(output)} ignores case")
 
 
 def _both(first: Job, second: Job) -> str:
@@ -106,7 +105,7 @@ def _jobs(inputs: Sequence[Path], output: Path, unread: list[Unread]) -> Iterato
 
 
 def _files_below(folder: str, avoid: os.stat_result | None, unread: list[Unread]) -> Iterator[str]:
-    """The files of a folder, then those of the folders in it; broken links and special files too, to be told of."""
+    """Files of a folder, then of its subfolders, with broken links and special files, which are reported later."""
     waiting = [folder]
     while waiting:
         folder = waiting.pop()
@@ -129,7 +128,7 @@ def _files_below(folder: str, avoid: os.stat_result | None, unread: list[Unread]
 
 
 def _alike(jobs: Sequence[Job]) -> tuple[Job, Job] | None:
-    """Two jobs whose targets differ in upper and lower case or in the composition of accents alone."""
+    """Two jobs whose targets differ only in case or in the composition of accents."""
     first: dict[str, Job] = {}
     for job in jobs:
         name = job.target if job.target.isascii() else unicodedata.normalize("NFC", job.target)
@@ -140,7 +139,7 @@ def _alike(jobs: Sequence[Job]) -> tuple[Job, Job] | None:
 
 
 def same_file(first: str, second: str) -> bool:
-    """Whether two paths are of one file that exists, or are equal."""
+    """Whether two paths are equal, or lead to the same existing file."""
     a, b = _status(first), _status(second)
     return first == second or (a is not None and b is not None and os.path.samestat(a, b))
 

@@ -1,4 +1,4 @@
-"""Resizing a decoded image file, alpha and all."""
+"""Resizing of decoded image files, with alpha."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _PIECE = 1 << 20  # pixels
 class PictureResizer:
     """Resizes pictures with a fixed filter, or with a learned resizer.
 
-    Colours of a picture with alpha are multiplied by it before they are resized and divided after, so that the
-    colour of transparent pixels, which nobody sees, does not bleed into visible edges; alpha itself is resized
-    by the fixed filter. So the result over black is the resized picture over black.
+    Colours of a picture with alpha are premultiplied before they are resized and divided by alpha after, so that the
+    invisible colour of transparent pixels does not bleed into visible edges. Alpha itself is resized by the fixed
+    filter. The result over black is therefore the resized picture over black.
 
     Args:
         size: output (height, width).
         interpolation, antialias: the fixed filter.
         learned: a learned resizer in eval mode; None for the fixed filter alone. With 1 channel, the channels of a
             colour picture are resized one by one; with 3, a grey picture is repeated three times and the three results
-            averaged. Where it was made with ``mean`` and ``std``, it gets images normalised by them, and what it
-            returns is taken to be normalised, too.
+            are averaged. If it was made with ``mean`` and ``std``, its input is normalised by them, and its output is
+            taken to be normalised too.
 
     Raises:
-        ValueError: ``learned`` is of another number of channels.
+        ValueError: ``learned`` has another number of channels.
     """
 
     def __init__(
@@ -51,8 +51,9 @@ class PictureResizer:
 
     @torch.no_grad()
     def __call__(self, picture: Picture) -> Picture:
-        """A new picture of the asked size; uint8 planes if it was resized by the fixed filter without alpha, else
-        floats in the mode's range, not yet rounded.
+        """A new picture of ``size``: uint8 planes from the fixed filter without alpha, otherwise unrounded floats.
+
+        Floats are in the mode's range.
 
         Raises:
             ImageRefused: the learned resizer has no meaning for the picture's mode, or its output is not finite.
@@ -72,15 +73,17 @@ class PictureResizer:
         else:
             alpha = _unit(planes[-1:], white)
             colour, alpha = self._colour(_unit(planes[:-1], white).mul_(alpha)), self._fixed(alpha)
-        # Where nothing is visible, any colour is right: black. The division is by alpha before it is saturated:
-        # a filter that overshoots does so in both.
+        # Invisible pixels become black. The division is by alpha before saturation, because a filter that overshoots
+        # does so in both.
         visible = alpha > 0.5 / 65535
         colour = torch.where(visible, colour / torch.where(visible, alpha, 1.0), 0.0)
         return torch.cat([colour, alpha]).clamp(0, 1)
 
     def _premultiplied(self, planes: Tensor, white: float) -> Tensor:
-        """Colours times alpha, and alpha, resized by the fixed filter: first along the axis that shrinks more, some
-        rows or columns at a time, so that no float copy of the whole picture is needed."""
+        """Colours times alpha, and alpha, resized by the fixed filter without a float copy of the whole picture.
+
+        The axis that shrinks more comes first, some rows or columns at a time.
+        """
         height, width = planes.shape[1:]
         if self.size[0] * width < self.size[1] * height:
             flipped = PictureResizer(self.size[::-1], self.interpolation, self.antialias)
@@ -93,7 +96,7 @@ class PictureResizer:
         return self._filter(torch.cat(pieces, 1), self.size)
 
     def _fixed(self, planes: Tensor) -> Tensor:
-        # One by one: a whole picture in float32 takes four times what its bytes do
+        # One by one: a whole picture in float32 takes four times as much memory as its bytes
         return torch.cat([self._filter(plane[None], self.size) for plane in planes])
 
     def _filter(self, planes: Tensor, size: tuple[int, int]) -> Tensor:

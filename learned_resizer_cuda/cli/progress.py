@@ -1,4 +1,4 @@
-"""The progress of a run on the screen: a bar that moves on a terminal, lines anywhere else."""
+"""Progress of a run on the screen: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rich.text import Text
 
 from ..report.terminal import print_line
 from ..substitutes import printable
-from ..train.progress import Watcher, clock, metric_of, stage_name
+from ..train.progress import Watcher, clock
 from ..train.protocol import Stage
 from ..train.results import Row, StageResult
 from .heartbeat import Heartbeat
 
-_BAR_FROM = 40  # columns; a narrower terminal has room for the name and the counter
+_BAR_FROM = 40  # columns; a narrower terminal has room for the name and the counter only
 _LEAST_BAR, _FAIR_BAR, _WIDEST_BAR, _NAME, _METRIC = 5, 10, 30, 26, 11
 
 
 class ProgressLines(Watcher):
-    """Prints a line at a stage's start and end, and every half minute what goes on. A context manager.
+    """Lines at each stage's start and end, and a status line at intervals. A context manager.
 
     Args:
         console: where to print.
-        every: seconds between two lines of what goes on.
+        every: seconds between two status lines.
     """
 
     def __init__(self, console: Console, every: float = 30.0) -> None:
@@ -44,7 +44,7 @@ class ProgressLines(Watcher):
         self._heartbeat.__exit__(None, None, None)
 
     def state(self) -> str:
-        """What goes on, and for how long: of a stage since its start."""
+        """The status line: what is being done, and for how long, of a stage since its start."""
         what = self._what
         if self._name:
             at = f"testing after step {self._step}" if self._testing else f"step {self._step} of {self._steps}"
@@ -56,7 +56,7 @@ class ProgressLines(Watcher):
 
     def start(self, stage: Stage) -> None:
         self._step, self._steps, self._testing, self._metric = 0, stage.steps, False, ""
-        self._name, self._since = stage_name(stage), time.monotonic()
+        self._name, self._since = stage.name, time.monotonic()
         self.say(f"{self._name}: starts, {stage.steps} steps")
 
     def step(self, step: int) -> None:
@@ -66,27 +66,27 @@ class ProgressLines(Watcher):
         self._testing = True
 
     def tested(self, row: Row) -> None:
-        self._metric, self._testing = metric_of(row), False
+        self._metric, self._testing = row.brief, False
 
     def finish(self, result: StageResult) -> None:
         took = clock(time.monotonic() - self._since)
-        self.doing("going on to the next stage")
-        self.say(f"{stage_name(result)}: ends, {result.steps} steps, {metric_of(result.final)} ({took})")
+        self.doing("preparing the next stage")
+        self.say(f"{result.stage.name}: ends, {result.stage.steps} steps, {result.final.brief} ({took})")
 
     def found(self, result: StageResult) -> None:
-        self.say(f"{stage_name(result)}: has ended before, {result.steps} steps, {metric_of(result.final)}")
+        self.say(f"{result.stage.name}: already complete, {result.stage.steps} steps, {result.final.brief}")
 
     def say(self, text: str) -> None:
         print_line(self._console, text)
 
 
 class ProgressBars(Watcher):
-    """Shows the steps, time and latest test metric of a stage while it works, above it those of the finished ones.
+    """A bar with the steps, time and latest test metric of the current stage, below those of complete ones.
 
     A context manager.
 
     Args:
-        console: where to draw, a terminal.
+        console: a terminal.
     """
 
     def __init__(self, console: Console) -> None:
@@ -109,7 +109,7 @@ class ProgressBars(Watcher):
     def start(self, stage: Stage) -> None:
         self._clear()
         self._stage = True
-        self._bars.add_task(stage_name(stage), total=stage.steps, metric="")
+        self._bars.add_task(stage.name, total=stage.steps, metric="")
 
     def step(self, step: int) -> None:
         self._update(completed=step)
@@ -118,16 +118,16 @@ class ProgressBars(Watcher):
         self._update(metric="testing")
 
     def tested(self, row: Row) -> None:
-        self._update(metric=metric_of(row))
+        self._update(metric=row.brief)
 
     def finish(self, result: StageResult) -> None:
-        self._update(completed=result.steps, metric=metric_of(result.final))
+        self._update(completed=result.stage.steps, metric=result.final.brief)
         self._keep()
 
     def found(self, result: StageResult) -> None:
         self._clear()
         self._bars.add_task(
-            stage_name(result), total=result.steps, completed=result.steps, metric=metric_of(result.final)
+            result.stage.name, total=result.stage.steps, completed=result.stage.steps, metric=result.final.brief
         )
         self._keep()
 
@@ -138,7 +138,7 @@ class ProgressBars(Watcher):
         self._bars.update(self._bars.tasks[0].id, **values)  # type: ignore[arg-type]
 
     def _keep(self) -> None:
-        """Lets the line stand, above the one that moves: as many as there are stages would not fit a screen."""
+        """Print the current line for good and start a new one: a live line per stage would not fit the screen."""
         self._bars.stop_task(self._bars.tasks[0].id)
         self._bars.console.print(self._bars.make_tasks_table(self._bars.tasks))
         self._clear()
@@ -150,15 +150,15 @@ class ProgressBars(Watcher):
 
 
 def progress(console: Console) -> ProgressBars | ProgressLines:
-    """What suits the console: bars need a terminal on which the cursor can move."""
+    """Progress for this console: bars need a terminal whose cursor can move."""
     return ProgressBars(console) if console.is_interactive else ProgressLines(console)
 
 
 class Bars(Progress):
-    """A line a task that fits every width: the narrower the terminal, the fewer columns."""
+    """A line per task that fits any width: the narrower the terminal, the fewer columns."""
 
     def __init__(self, console: Console) -> None:
-        self._widest = 0  # name so far, so that the lines stand in columns
+        self._widest = 0  # longest name so far, which aligns the columns
         super().__init__(console=console)
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
@@ -176,12 +176,12 @@ class Bars(Progress):
             self._widest = max(self._widest, len(name))
             counter = f"{int(task.completed):{len(str(int(task.total)))}}/{int(task.total)}"
             left = "" if ended else clock(task.time_remaining) if task.time_remaining else "-:--:--"
-            # In the order in which they are worth their place
+            # Most useful first
             extras = [f"{task.fields['metric']:>{_METRIC}}", f"{left:>{len(elapsed)}}", elapsed]
         named, room = max(len(name), self._widest), width - len(counter) - bool(counter)
         bar = _LEAST_BAR if width >= _BAR_FROM else 0
         if ended and named + bar + len(extras[0]) + 2 > room:
-            bar = 0  # the metric tells more than a full bar
+            bar = 0  # the metric is worth more than a full bar
         room -= bar + bool(bar)
         named = max(1, min(named, room))
         room -= named
@@ -208,7 +208,7 @@ def _grown(now: int, wish: int, room: int) -> tuple[int, int]:
 
 
 def shortened(text: str, width: int, encoding: str = "utf-8") -> str:
-    """``text`` in at most ``width`` columns, with its middle left out where it is longer: the end tells seeds apart."""
+    """``text`` in at most ``width`` columns. A longer one loses its middle, as its end has the seed."""
     if len(text) <= width:
         return text
     gap = printable("…", encoding)

@@ -1,4 +1,4 @@
-"""`learned-resizer resize`: image files and folders, resized by a fixed filter or a trained resizer."""
+"""`learned-resizer resize`: image files and folders through a fixed filter or a trained resizer."""
 
 from __future__ import annotations
 
@@ -47,16 +47,15 @@ def resize(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the output folder.")] = False,
 ) -> None:
-    """Resize image files, and folders with all they hold, into another folder.
+    """Resize image files, and whole folders of them, into another folder.
 
     A file keeps its name, format, colour profile and alpha; a folder keeps its tree below the output folder;
-    hidden files in it are left alone. Images are turned upright by their EXIF orientation first. What is no
-    image, damaged or too large is named and skipped, and the rest is done. A file is written whole or not at
-    all. JPEG and WebP are written at quality 95. Formats: AVIF, BMP, GIF, JPEG, JPEG 2000, PCX, PNG, PPM, QOI,
-    SGI, TGA, TIFF, WebP.
+    hidden files in it are left out. Images are turned upright by their EXIF orientation first. Files that are
+    not images, damaged or too large are named and skipped. A file is written whole or not at all. JPEG and WebP
+    are written at quality 95. Formats: AVIF, BMP, GIF, JPEG, JPEG 2000, PCX, PNG, PPM, QOI, SGI, TGA, TIFF, WebP.
 
-    Exit code: 0 all done, 1 some files skipped or no space left, 2 nothing done for a wrong argument, 128 + its
-    number for a signal.
+    Exit code: 0 all done, 1 some files skipped or no space left, 2 nothing done because of a wrong argument,
+    128 + its number for a signal.
     """
     try:
         resizer = _resizer(size, interpolation, antialias, weights)
@@ -66,7 +65,7 @@ def resize(
         fail("resize", error)
     for folder in {os.path.dirname(job.target) for job in jobs}:
         remove_leftovers(folder)
-    raise typer.Exit(_work(jobs, unread, resizer, output, overwrite))
+    raise typer.Exit(_resize_all(jobs, unread, resizer, output, overwrite))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -91,15 +90,16 @@ def _resizer(
         return PictureResizer(parse_size(size), filter_name, antialias is not False)
     if interpolation is not None or antialias is not None:
         raise ValueError("--weights: a learned resizer has its own filter; leave out --interpolation and --antialias")
+    from ..resizer import FusedResizer
     from ..weights import load_resizer
 
-    learned, config = load_resizer(weights)
+    learned, config = load_resizer(FusedResizer, weights)
     target = config.size if size is None else parse_size(size)
     return PictureResizer(target, config.interpolation, config.antialias, learned)
 
 
 class _Tally:
-    """What has become of the jobs so far, and how it is told."""
+    """Counts of finished jobs, with their report to the user."""
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console = total, console
@@ -119,7 +119,9 @@ class _Tally:
         return f"{self.done} resized, {self.skipped} skipped" + (f", {left} left" if left else "")
 
 
-def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer, output: Path, overwrite: bool) -> int:
+def _resize_all(
+    jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer, output: Path, overwrite: bool
+) -> int:
     from ..report.terminal import open_console, print_line
     from .heartbeat import Heartbeat
     from .progress import Bars
@@ -138,7 +140,7 @@ def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer
             task = bars.add_task("resizing", total=len(jobs), metric="") if bars else None
             for job in jobs:
                 _resize_one(job, resizer, overwrite, tally)
-                raise_if_asked()  # a decoder may have taken it for damage
+                raise_if_asked()  # a decoder may have taken the exception for damage
                 if bars and task is not None:
                     bars.advance(task)
     except (_NoSpaceError, Stopped) as error:
@@ -148,7 +150,7 @@ def _work(jobs: Sequence[Job], unread: Sequence[Unread], resizer: PictureResizer
 
 
 class _NoSpaceError(Exception):
-    """Nothing more can be written; the code is the command's."""
+    """Nothing more can be written; ``code`` is the exit code of the command."""
 
     code = 1
 
@@ -170,7 +172,7 @@ def _resize_one(job: Job, resizer: PictureResizer, overwrite: bool, tally: _Tall
     except OSError as error:
         reason = f"cannot write {shown_path(job.target)}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            # So it will be for every picture after this one
+            # Every picture after this one would fail the same way
             raise _NoSpaceError(reason) from error
         if isinstance(error, FileExistsError) and error.filename == job.target:
             reason = f"{shown_path(job.target)} has appeared meanwhile; pass --overwrite to replace it"
@@ -180,7 +182,7 @@ def _resize_one(job: Job, resizer: PictureResizer, overwrite: bool, tally: _Tall
     except MemoryError:
         return tally.skip(job.source, "not enough memory")
     except Exception as error:
-        # One image that upsets the code must not end a run over thousands; the type marks it as a fault.
+        # One image must not end a run over thousands; the name of the error's type marks it as a bug
         return tally.skip(job.source, f"{type(error).__name__}: {error}")
     for note in picture.notes:
         tally.say("note", job.source, note)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as an exception, so that a command cleans up and says how far it has come."""
+"""Ctrl-C, SIGTERM and SIGHUP as an exception, so that a command cleans up and reports its progress."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}  # Windo
 
 
 class Stopped(BaseException):
-    """The process was asked to end. No KeyboardInterrupt: libraries catch that one and exit in their own way.
+    """The process was asked to end. Not a KeyboardInterrupt, which libraries catch to exit in their own way.
 
     Attributes:
-        name: of the signal, as a user knows it.
-        code: the exit code that shells give to it, 128 + number.
+        name: the signal's, as users know it.
+        code: exit code by the convention of shells, 128 + number.
     """
 
     def __init__(self, number: int) -> None:
@@ -27,7 +27,7 @@ class Stopped(BaseException):
 
 
 class _Process:
-    """What this process has been asked, and whether it must finish something first."""
+    """The signal that this process has received, and whether it must finish something first."""
 
     asked: Stopped | None = None
     finishing = False
@@ -35,12 +35,12 @@ class _Process:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Raises ``Stopped`` in the body when the process is asked to end; asked again, it ends at once.
+    """Raises ``Stopped`` in the body at the first signal; a second one ends the process at once.
 
-    Code in C is not always ready for it, and raises an error of its own: any error after it counts as ``Stopped``.
+    C code may turn the exception into another error, so any error after the signal counts as ``Stopped``.
 
-    A signal that is ignored stays ignored, as ``nohup`` wants it. Processes that are forked in the body leave Ctrl-C
-    and SIGHUP, which a terminal sends to all of them, to this one. Without effect outside the main thread, where Python
+    An ignored signal stays ignored, as ``nohup`` needs. A terminal sends Ctrl-C and SIGHUP to every process: those that
+    are forked in the body ignore them and leave them to this one. Without effect outside the main thread, where Python
     has no signals.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -55,7 +55,7 @@ def stoppable() -> Iterator[None]:
                 os._exit(128 + number)
             return
         signal.signal(number, signal.SIG_DFL)
-        # From now on it is no error that workers end: torch would raise one
+        # Workers may end from now on: torch would raise an error for it
         former.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
         _Process.asked = Stopped(number)
         if not _Process.finishing:
@@ -78,7 +78,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def finishing() -> Iterator[None]:
-    """Lets the body end before ``Stopped`` is raised: what belongs together is done and counted, or neither."""
+    """Puts off ``Stopped`` until the body is done, for steps that belong together."""
     _Process.finishing = True
     try:
         yield
@@ -88,6 +88,6 @@ def finishing() -> Iterator[None]:
 
 
 def raise_if_asked() -> None:
-    """Raises ``Stopped`` where it was raised before and got lost, or was put off."""
+    """Raises ``Stopped`` if it was put off, or raised before and lost."""
     if _Process.asked is not None:
         raise _Process.asked from None

@@ -1,4 +1,4 @@
-"""Standard output and error that take every text and end no command, whatever their encoding, full, or closed."""
+"""Standard output and error that never end a command, whatever their encoding, full or closed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..substitutes import ERRORS
 
 
 @contextlib.contextmanager
-def take_every_text() -> Iterator[None]:
-    """Replaces standard output and error by streams that take every text, for the length of the body.
+def forgiving_streams() -> Iterator[None]:
+    """Replaces standard output and error in the body by streams on which no write raises.
 
-    Signs that the encoding lacks are substituted (``substitutes``). No write raises OSError: a long training does not
-    end because the reader of its progress went away. What a reader that went away, or a closed stream, does not get is
-    nobody's loss; anything else that could not be written is told at the end.
+    Characters that the encoding lacks are substituted (``substitutes``). A long training does not end because the
+    reader of its progress went away. Output to such a reader, or to a closed stream, is dropped silently; any other
+    failed write is reported at the end.
 
     Raises:
-        SystemExit: with code 1, where standard output could not be written and the body ends well.
+        SystemExit: with code 1, if standard output could not be written and the body succeeded.
     """
     _occupy_standard_descriptors()
     former = sys.stdout, sys.stderr
-    output, errors = _tolerant(sys.stdout), _tolerant(sys.stderr)
+    output, errors = _forgiving(sys.stdout), _forgiving(sys.stderr)
     sys.stdout, sys.stderr = output, errors
     ended: SystemExit | None = None
     try:
@@ -49,7 +49,7 @@ def take_every_text() -> Iterator[None]:
 
 
 def fail(command: str, error: BaseException | str, code: int = 2) -> NoReturn:
-    """Ends the program with one line on standard error that says why."""
+    """Exits the program after one line on standard error that says why."""
     raise SystemExit(complain(command, error, code))
 
 
@@ -60,8 +60,8 @@ def complain(command: str, error: BaseException | str, code: int = 2) -> int:
     return code
 
 
-class _Raw(io.RawIOBase):
-    """Hands on to another file. A write that fails is forgotten, except its error."""
+class _ForgivingFile(io.RawIOBase):
+    """Passes writes on to another file and remembers the error of a failed one."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -78,7 +78,7 @@ class _Raw(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         try:
-            while (written := self._raw.write(data)) is None:  # a pipe that does not block, and is full
+            while (written := self._raw.write(data)) is None:  # a full pipe that does not block
                 select.select([], [self._raw], [])
         except OSError as error:
             if error.errno != errno.EPIPE:
@@ -87,8 +87,8 @@ class _Raw(io.RawIOBase):
         return written
 
 
-class _Tolerant(io.TextIOWrapper):
-    def __init__(self, raw: _Raw, like: TextIO) -> None:
+class _ForgivingText(io.TextIOWrapper):
+    def __init__(self, raw: _ForgivingFile, like: TextIO) -> None:
         super().__init__(
             io.BufferedWriter(raw),
             like.encoding,
@@ -96,32 +96,31 @@ class _Tolerant(io.TextIOWrapper):
             line_buffering=bool(like.line_buffering),
             write_through=getattr(like, "write_through", False),
         )
-        self._raw, self._like = raw, like  # one that nobody refers to is closed
+        self._raw, self._like = raw, like  # without a reference, the original would be closed
 
     @property
     def failure(self) -> OSError | None:
-        """Why something that was written is lost."""
+        """Why output was lost."""
         return self._raw.failure
 
     @property
     def buffer(self) -> NoReturn:  # type: ignore[override]
-        """None, as StringIO: typer would write UTF-8 into it where the encoding is ASCII."""
+        """Missing, as in StringIO: typer would write UTF-8 to it even if the encoding is ASCII."""
         raise AttributeError("buffer")
 
 
-def _tolerant(stream: TextIO | None) -> TextIO:
+def _forgiving(stream: TextIO | None) -> TextIO:
     if stream is None:  # closed before Python started
         stream = io.TextIOWrapper(io.FileIO(os.devnull, "w"), "utf-8")
     buffer = getattr(stream, "buffer", None)
-    if buffer is None:  # a text in memory that a program has put there
+    if buffer is None:  # a StringIO that a program has put there
         return stream
     stream.flush()
-    return _Tolerant(_Raw(getattr(buffer, "raw", buffer)), stream)
+    return _ForgivingText(_ForgivingFile(getattr(buffer, "raw", buffer)), stream)
 
 
 def _occupy_standard_descriptors() -> None:
-    """Where a standard stream is closed, the next file to be opened would have its number, and get what libraries
-    print."""
+    """Opens closed descriptors 0 to 2: otherwise the next file would get one, with what libraries print."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What the training commands share: the run's folder, the progress, and what is printed in the end."""
+"""`learned-resizer train`, `transfer` and `ablate`."""
 
 from __future__ import annotations
 
@@ -12,29 +12,70 @@ from typing import TYPE_CHECKING, Any
 
 from ..damaged import DamagedFileError
 from ..train.config import RunConfig
-from .options import configuration
+from .options import configuration, with_options
 from .stopping import Stopped, stoppable
 from .streams import fail
 
 if TYPE_CHECKING:
     from ..report.summary import Summary
+    from ..report.tables import Table
     from ..train.progress import Watcher
 
 FOLDER = "LEARNED_RESIZER_RUN"
-"""Tells the processes that Lightning starts which folder the first one has chosen."""
-_CURES = {
+"""Environment variable that names the run's folder to the processes that Lightning starts."""
+_REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EROFS: "make the file system writable",
 }
 
 
+@with_options("resizer")
+def train(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
+    """Train the learned resizer in front of a network, beside fixed filters, as in the paper.
+
+    First a baseline is trained behind each fixed filter. The other arms start from the baseline's network: learned
+    trains the resizer and the network together; blind does the same with a resizer that sees only the filter's
+    output; control trains the baseline for as long again, and control-long ten times as long. Together they tell
+    a gain from the image's detail from a gain from more parameters or more training.
+
+    Without --data the images are real and come with the installed packages, no network needed: handwritten
+    digits on photographs, 96×96, resized to 16×16; with --task iqa, photographs with graded distortions. The
+    built-in data has its own settings where the defaults, the paper's, do not suit it.
+
+    After an interruption, the same command in the same folder resumes the run. Writes config.yaml, metrics.csv,
+    summary.json, report.html with its pictures, and resizer.safetensors.
+    """
+    run_command("train", values, config, output, overwrite)
+
+
+@with_options("arms", "interpolation", "num_filters", "num_blocks", "zero_init")
+def transfer(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
+    """Put a trained resizer in front of another network and tune both: the paper's test of generality.
+
+    The network is first trained behind the fixed filter of --baseline. Three arms start from it: transfer, behind
+    the resizer of --resizer; fresh, behind the same architecture with random weights; control, still behind the
+    fixed filter. Each is tested before tuning (epoch 0) and after each epoch.
+    """
+    run_command("transfer", values, config, output, overwrite)
+
+
+@with_options("arms", "resizer")
+def ablate(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
+    """Train the learned resizer with every combination of --num-blocks and --num-filters, from the same baseline.
+
+    Writes a table and a plot of accuracy against GFLOP and parameters, with the baseline and its control, which
+    trains for as long.
+    """
+    run_command("ablate", values, config, output, overwrite)
+
+
 def run_command(
     command: str, values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool
 ) -> None:
-    """Runs a command in its folder, alone or as one of several processes; ends the program where it fails.
+    """Runs a command in its folder, alone or as one of several processes; exits the program on failure.
 
-    Exit code: 2 for what the user has to change before anything runs, 1 for a training that could not go on.
+    Exit code: 2 for what the user has to change before anything runs, 1 for a training that could not continue.
     """
     from ..train import distributed
     from ..train.limits import check_machine
@@ -57,7 +98,7 @@ def run_command(
             chosen = Path(os.environ.get(FOLDER) or str(output))
             if settings.nodes > 1:
                 wait_for_folder(chosen, settings)
-            return _run(settings, chosen, False, "here")
+            return _run(settings, chosen)
         held = None
         problem: Exception | None = None
         path = output
@@ -67,7 +108,7 @@ def run_command(
                 held = RunFolder(path, settings, overwrite)
             except (TypeError, ValueError, OSError, FolderInUseError) as error:
                 problem = error
-        # Under torchrun the others wait for the first one's folder, and end with it where there is none.
+        # Under torchrun the other processes wait for the first one's folder, and exit with it if it fails.
         path, failed = distributed.from_first((path, problem is not None))
         if problem is not None:
             raise problem
@@ -76,30 +117,29 @@ def run_command(
     except DamagedFileError as error:
         fail(command, error, 1)
     except OSError as error:
-        fail(command, _told(error), 1 if error.errno in _CURES else 2)
+        fail(command, _explain(error), 1 if error.errno in _REMEDIES else 2)
     except (TypeError, ValueError, FolderInUseError) as error:
         fail(command, error)
     assert path is not None
-    where = "here" if output else f"here, in {path}"
     if held is None:
-        return _run(settings, path, False, where)
+        return _run(settings, path)
     os.environ[FOLDER] = str(path)
     with held:
-        _run(settings, path, held.goes_on, where)
+        _run(settings, path, held.resuming, "here" if output else f"here, in {path}")
     return None
 
 
-def _told(error: OSError) -> str:
-    """What a system's error means for who called the command."""
+def _explain(error: OSError) -> str:
+    """A system's error in words that help the user."""
     if error.errno is None or error.filename is None:
         return str(error)
-    if cure := _CURES.get(error.errno):
-        return f"cannot write {error.filename}: {error.strerror}; {cure}, then the same command goes on"
+    if remedy := _REMEDIES.get(error.errno):
+        return f"cannot write {error.filename}: {error.strerror}; {remedy}, then the same command resumes"
     return f"cannot use {error.filename}: {error.strerror}"
 
 
-def _run(config: RunConfig, folder: Path, goes_on: bool, where: str) -> None:
-    """Trains in ``folder``; ``where`` tells who stops it."""
+def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "here") -> None:
+    """Trains in ``folder``; ``where`` says, after an interruption, from where the same command resumes."""
     from ..data.errors import TooManyUnreadableError
     from ..report.terminal import open_console, print_line, print_summary
     from ..train import distributed
@@ -115,38 +155,40 @@ def _run(config: RunConfig, folder: Path, goes_on: bool, where: str) -> None:
     console = open_console()
     started = time.perf_counter()
     if first:
-        what = f"going on with {config.command}" if goes_on else config.command
+        what = f"resuming {config.command}" if resuming else config.command
         print_line(console, f"{what}: {config.model} on {config.data}, in {folder}")
     try:
         with stoppable(), progress(console) if first else nullcontext(Watcher()) as watcher:
-            summary = train_and_report(config, folder, watcher)
+            report = train_and_report(config, folder, watcher)
     except Stopped as stopped:
         for worker in multiprocessing.active_children():
-            worker.kill()  # they have nothing to keep, and one that hangs would be waited for
+            worker.kill()  # workers have nothing to save, and the exit would wait for one that hangs
         if not first:
             raise SystemExit(stopped.code) from None
-        fail(config.command, f"{stopped}; the same command goes on from {where}", stopped.code)
+        fail(config.command, f"{stopped}; the same command resumes from {where}", stopped.code)
     except (NonFiniteLossError, TooManyUnreadableError, DamagedFileError) as error:
         fail(config.command, error, 1)
     except (BatchSizeError, FileNotFoundError, ValueError) as error:
         fail(config.command, error)
     except OSError as error:
-        fail(config.command, _told(error), 1)
-    if summary is None:
+        fail(config.command, _explain(error), 1)
+    if report is None:
         return
-    print_summary(console, summary)
+    print_summary(console, *report)
     made = ", ".join(name for name in FILES if (folder / name).exists())
     print_line(console, f"{time.perf_counter() - started:.0f} s. In {folder}: {made}")
 
 
-def train_and_report(config: RunConfig, folder: Path, watcher: Watcher | None = None) -> Summary | None:
+def train_and_report(
+    config: RunConfig, folder: Path, watcher: Watcher | None = None
+) -> tuple[Summary, list[Table]] | None:
     """Runs a configuration in its folder, and writes tables, pictures and the report.
 
     Returns:
-        The figures; None in all processes but the first.
+        The summary and its tables; None in every process but the first.
 
     Raises:
-        Exception: as ``Run`` and ``Run.train_stages``. The processes that Lightning has started are ended then.
+        Exception: what ``Run`` and ``Run.train_stages`` raise, after ending the processes that Lightning has started.
     """
     from ..report.write import write_report
     from ..train import distributed

@@ -1,5 +1,5 @@
-"""Image data: the built-in real images, and image files read and written.
+"""Image data for training: built-in images and folders of image files.
 
-Nothing here is imported by ``import learned_resizer_cuda``; what needs the ``[train]`` extra says so when it is
-used, not when it is imported.
+``import learned_resizer_cuda`` imports nothing from here. Modules that need the ``[train]`` extra say so when they are
+used, not when they are imported.
 """

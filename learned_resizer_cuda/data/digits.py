@@ -1,7 +1,8 @@
-"""The built-in data: handwritten digits on photographs, drawn from files that installed wheels contain.
+"""Built-in data for classification: handwritten digits on photographs.
 
-A digit of 28 x 28 pixels is composited at a random place on a random grey crop of a photograph. At the
-network's input size the strokes are thinner than a pixel, so what a resizer keeps of them decides the accuracy.
+A digit of 28 x 28 pixels is composited at a random place on a random grey crop of a photograph. Both come from files
+inside installed wheels. At the network's input size the strokes are thinner than a pixel, so accuracy depends on what
+the resizer keeps of them.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ CANVAS_SIZE = 96
 DARKENING = 0.6
 """Factor on the photograph, so that a white stroke stands out from most backgrounds."""
 
-# Every photograph of the scikit-image wheel: its drawings, scanned pages, micrographs, test charts and the
-# second half of the stereo pair (the same scene as the first) are left out.
-_SKIMAGE = (
+# Every photograph in the scikit-image wheel; not its drawings, scanned pages, micrographs and test charts, nor the
+# second image of the stereo pair, which shows the same scene as the first.
+SKIMAGE_FILES = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
     "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png", "retina.jpg",
     "rocket.jpg",
 )  # fmt: skip
-_SKLEARN = ("china.jpg", "flower.jpg")
+SKLEARN_FILES = ("china.jpg", "flower.jpg")
 TEST_PHOTOGRAPHS = ("rocket", "china", "chelsea", "brick", "motorcycle_left")
-"""Photographs that only test canvases are cut from; the other eleven are for training."""
+"""Photographs of the test canvases; the other eleven are for training."""
 
 U8 = NDArray[np.uint8]
 
@@ -50,8 +51,8 @@ def load_photographs() -> dict[str, U8]:
         ModuleNotFoundError: Pillow, scikit-image or scikit-learn is not installed.
         FileNotFoundError: the installed release lacks a photograph.
     """
-    paths = [package_file("skimage", "scikit-image", f"data/{file}") for file in _SKIMAGE]
-    paths += [package_file("sklearn", "scikit-learn", f"datasets/images/{file}") for file in _SKLEARN]
+    paths = [package_file("skimage", "scikit-image", f"data/{file}") for file in SKIMAGE_FILES]
+    paths += [package_file("sklearn", "scikit-learn", f"datasets/images/{file}") for file in SKLEARN_FILES]
     photographs = {}
     for path in paths:
         with open_image(path) as image:
@@ -84,9 +85,9 @@ def load_digits() -> tuple[U8, NDArray[np.int64]]:
 
 
 def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A fixed, class-balanced split: of each class, every fifth digit in file order is for testing.
+    """Fixed, class-balanced split: every fifth digit of a class, in file order, is for testing.
 
-    Plain arithmetic instead of a random generator, so that no release of numpy can change it.
+    No random generator, so that no release of numpy can change it.
 
     Returns:
         Indices for training (4/5 of each class) and for testing (1/5), ascending.
@@ -100,14 +101,16 @@ def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 def composite(
     digits: U8, photographs: Sequence[U8], canvas: int, generator: np.random.Generator, part: slice = slice(None)
 ) -> U8:
-    """Puts each digit at a random place on a random crop of a random photograph: ``v += (255 - v) digit / 255``.
+    """Put each digit at a random place on a random crop of a random photograph.
+
+    ``v += (255 - v) digit / 255``.
 
     Args:
         digits: uint8 (B, 28, 28).
         photographs: grey, already darkened, uint8 (height, width) each, no side shorter than ``canvas``.
         canvas: side of the crops, at least 28.
         generator: source of all randomness; the same state gives the same canvases.
-        part: which of the B canvases to make; the places of all are drawn, so that a part is a part of the whole.
+        part: which of the B canvases to make. Places are drawn for all B, so that parts fit together.
 
     Returns:
         uint8 (b, canvas, canvas), b the length of the part.
@@ -132,7 +135,7 @@ def composite(
 
 
 class DigitsOnPhotographs:
-    """Digits on photographs, a ``Source``: training canvases drawn on the fly, test canvases fixed.
+    """``Source`` of digits on photographs: training canvases drawn on the fly, test canvases fixed.
 
     Determinism: a training batch is a function of ``(seed, step, batch_size)`` alone, a test canvas of nothing
     at all; neither depends on the order of the calls, on the number of worker processes, or on the part asked for.
@@ -147,7 +150,7 @@ class DigitsOnPhotographs:
         classes: int64 (5000,), the class of each of ``digits``.
 
     Raises:
-        ValueError: ``canvas`` outside that range.
+        ValueError: ``canvas`` is outside that range.
         ModuleNotFoundError, FileNotFoundError: a package or file is missing (see ``load_photographs``,
             ``load_digits``).
     """
@@ -174,7 +177,7 @@ class DigitsOnPhotographs:
         self.train_size, self.test_size = len(self.train_index), len(self.test_index)
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
-        """Part of the batch of a step. Digits come in a fresh order each epoch of 4,000; no canvas repeats.
+        """Part of a step's batch. Each epoch of 4,000 digits has a new order; no canvas repeats.
 
         Args:
             seed, step: at least 0; the batch depends on them and on ``batch_size`` alone.
@@ -194,7 +197,7 @@ class DigitsOnPhotographs:
         return self._batch(self.test_index, list(self.test_photographs.values()), generator, part)
 
     def test_set(self) -> tuple[Tensor, Tensor]:
-        """The 1,000 fixed test canvases: each test digit once, on photographs that training never sees.
+        """The 1,000 fixed test canvases: each test digit once, on unseen photographs.
 
         Returns:
             Canvases, uint8 (1000, 1, canvas, canvas); classes, int64 (1000,), 100 of each.

@@ -1,7 +1,7 @@
-"""Graded distortions of a photograph: four kinds, each at five levels above none.
+"""Graded distortions of a photograph: four kinds, each at five levels.
 
-Their levels are this package's own, no data set's. JPEG compression, another classical kind, was tried and
-left out: behind a bilinear reduction from 64 to 24 pixels a small network learnt nothing of it in 300 steps.
+The levels are this package's own, not a data set's. JPEG compression, another classical kind, was left out: behind a
+bilinear reduction from 64 to 24 pixels a small network learnt nothing of it in 300 steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 LEVELS = 6
 """Levels of every kind: 0 leaves the photograph as it is, 5 is the strongest."""
 REACH = 12
-"""Pixels from the border of a patch within which the border shows after a distortion."""
+"""Pixels from the border of a patch that a distortion computes from what lies beyond it."""
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -32,7 +32,7 @@ def _blur_matrix(side: int, sigma: float) -> F32:
 
 def blur(patch: U8, sigma: float, generator: np.random.Generator) -> U8:
     """Gaussian blur with a standard deviation of ``sigma`` pixels."""
-    # Two small matrix products: quicker on a patch than a filter that walks over it.
+    # Two small matrix products: faster on a patch than a sliding filter.
     planes = patch.astype(np.float32).transpose(2, 0, 1)
     rows, columns = (_blur_matrix(side, sigma) for side in patch.shape[:2])
     return _quantise((rows @ planes @ columns.T).transpose(1, 2, 0))
@@ -79,8 +79,8 @@ class Distortion:
         """The patch at a level.
 
         Args:
-            patch: uint8 (height, width, 3). Within ``REACH`` pixels of its border the result is not what a larger
-                patch would give: to be cut away. The squares of pixelation start at its top left corner.
+            patch: uint8 (height, width, 3). Within ``REACH`` pixels of its border the result differs from that of a
+                larger patch, and is to be cut away. The squares of pixelation start at its top left corner.
             level: 0 to 5; 0 returns the patch itself.
             generator: source of the noise; the same state gives the same patch.
         """

@@ -1,4 +1,4 @@
-"""Batches of image files: what every source that reads files has in common."""
+"""Batches of image files: the base of every source that reads files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .image_view import AUGMENTS, FITS, View, drawn_view, fixed_view, read_view
 from .source import Batch, Unreadable
 
 IN_A_ROW = 1000
-"""So many unreadable images one after the other are taken for a data set that is not there."""
+"""Unreadable images in a row after which the data set counts as missing."""
 
 
 class ImageFiles:
-    """The images of one split: paths, and a target for each.
+    """The paths and targets of one split's images.
 
     Args:
         root: folder of the paths.
@@ -33,7 +33,7 @@ class ImageFiles:
 
     def __init__(self, root: Path, names: Sequence[str], targets: NDArray[np.generic]) -> None:
         self.root = root
-        # One block of bytes: worker processes would copy a list of a million strings as they count its references.
+        # One block of bytes: reference counting would copy a list of a million strings into every worker process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.targets = torch.from_numpy(np.ascontiguousarray(targets))
 
@@ -45,12 +45,12 @@ class ImageFiles:
 
 
 class FileSource:
-    """Training and test batches from image files, a ``Source``; the kinds of data set fill in the files.
+    """``Source`` of batches from image files; subclasses list the files.
 
-    Determinism: as ``Source`` says. The order comes from ``order.stream``, the augmentation of an image from the seed
-    and its position in that stream. A training image that cannot be read is replaced by the next one in the list that
-    can, with that one's target: the same one each time, and of sorted classes mostly one of the same class. A test
-    image that cannot be read is left out.
+    Determinism: as for ``Source``. The order comes from ``order.stream``, the augmentation of an image from the seed
+    and its position in that stream. An unreadable training image is replaced by the next readable one in the list and
+    its target: always the same one, and mostly of the same class, since classes are sorted. An unreadable test image is
+    left out.
 
     Args:
         task: ``"classification"`` or ``"iqa"``.
@@ -58,12 +58,12 @@ class FileSource:
         train, test: the files.
         input_size: side S of the images, at least 1.
         in_channels: 3 for colour, 1 for grey.
-        augment: ``"none"``, ``"flip"`` or ``"crop"``; see ``photos.drawn_view``.
-        fit: ``"crop"`` or ``"squash"``; see ``photos.fixed_view``. Training follows it too, unless it crops.
-        notes: what the user should know of how the files were read.
+        augment: ``"none"``, ``"flip"`` or ``"crop"``; see ``image_view.drawn_view``.
+        fit: ``"crop"`` or ``"squash"``; see ``image_view.fixed_view``. Also in training, unless it crops.
+        notes: what the user should know about how the files were read.
 
     Raises:
-        ValueError: one of them is none of these.
+        ValueError: an argument is not one of these.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class FileSource:
         self.train_size, self.test_size = len(train), len(test)
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
-        """Part of the batch of a step; see ``Source``.
+        """Part of a step's batch; see ``Source``.
 
         Raises:
-            TooManyUnreadableError: none of the next 1,000 images of the list, or of all, can be read.
+            TooManyUnreadableError: none of the next 1,000 images in the list (or of all, if fewer) can be read.
         """
         places = order.stream(self.train_size, seed, step, batch_size, part)
         images = self._empty(len(places.indices))
@@ -122,8 +122,7 @@ class FileSource:
         tries = min(self.train_size, IN_A_ROW)
         for candidate in range(index, index + tries):
             path = self.train.path(candidate % self.train_size)
-            # A generator of its own for each try: what a replacement looks like must not depend on how far the
-            # reading of the damaged file got.
+            # A new generator for each try: a replacement must not depend on how far a damaged file was read.
             generator = np.random.default_rng((seed, order.AUGMENT, position))
             choose = partial(drawn_view, self.augment, self.fit, generator=generator)
             try:
@@ -138,7 +137,7 @@ class FileSource:
 
 
 def check_options(input_size: int, in_channels: int, augment: str, fit: str) -> None:
-    """Raises ValueError for an option of ``FileSource`` that is none; before a long folder is listed."""
+    """Raise ValueError for a wrong option of ``FileSource``, before a large folder is listed."""
     if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < 1:
         raise ValueError(f"input_size: got {input_size!r}; expected an integer of at least 1")
     if in_channels not in (1, 3):

@@ -1,4 +1,4 @@
-"""Image folders: ``root/train/<class>/...`` and ``root/val/<class>/...``, the layout that ImageNet is kept in."""
+"""Image folders in ImageNet's layout: ``root/train/<class>/...`` and ``root/val/<class>/...``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .listing import images_under, is_image, subfolders
 
 TRAIN = "train"
 TEST = ("val", "validation", "test")
-"""Names of the folder of test images; the first that exists is taken."""
+"""Names of the folder of test images, in order of preference."""
 
 _LAYOUT = "expected train/<class>/ and val/<class>/ with image files"
 
 
 class ImageFolderSource(FileSource):
-    """Classes as folders of image files, a ``Source`` for classification.
+    """``Source`` for classification: a folder of image files for each class.
 
     The classes are the folders in ``train``, sorted by name; images may lie in folders below them. Hidden files and
-    files whose extension is none of Pillow's are no images. Images that lie outside the class folders are left out,
-    with a note in ``notes``. Bytes of a folder's name that are not UTF-8 are escapes in ``labels``.
+    files without an extension of an image format are ignored. Images outside the class folders are left out, with a
+    note in ``notes``. Bytes of a folder's name that are not UTF-8 are escaped in ``labels``.
 
     Args:
         root: folder with ``train`` and with ``val``, ``validation`` or ``test``.
         input_size, in_channels, augment, fit: see ``FileSource``.
 
     Raises:
-        DataError: ``root`` is no folder.
+        DataError: ``root`` is not a folder.
         EmptySplitError: a split's folder is missing or holds no image, or a class's folder holds none.
-        ClassMismatchError: the classes of the two splits differ; names them.
+        ClassMismatchError: the classes of the two splits differ; the message names them.
         SingleClassError: there is one class only.
         ValueError: see ``FileSource``.
         ModuleNotFoundError: Pillow is not installed.
@@ -44,7 +44,7 @@ class ImageFolderSource(FileSource):
         check_options(input_size, in_channels, augment, fit)
         root = Path(root)
         if not root.is_dir():
-            raise DataError(f"data: got {root}, which is no folder; {_LAYOUT} in it")
+            raise DataError(f"data: got {root}, which is not a folder; {_LAYOUT} in it")
         folders = root / TRAIN, _test_folder(root)
         if not folders[0].is_dir():
             raise EmptySplitError(f"data: {root} has no folder {TRAIN}; {_LAYOUT}")
@@ -80,10 +80,10 @@ def _classes(folder: Path, notes: list[str]) -> list[str]:
     names = subfolders(folder)
     outside = sum(is_image(entry.name) for entry in folder.iterdir() if not entry.is_dir())
     if not names:
-        flat = f"; its {outside} images lie in no class folder" if outside else ""
+        flat = f"; its {outside} images are not in a class folder" if outside else ""
         raise EmptySplitError(f"data: {folder} has no class folders{flat}; {_LAYOUT}")
     if outside:
-        notes.append(f"{outside} images that lie in {folder} itself belong to no class and are left out")
+        notes.append(f"{outside} images directly in {folder} have no class and are left out")
     return names
 
 

@@ -1,4 +1,4 @@
-"""Opens image files: the one place where this package hands a file to Pillow."""
+"""Opening of image files: the only place where a file goes to Pillow."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
-"""Those that are opened, by Pillow's names. EPS, which runs another program, and icons, which come in sizes that their
-formats fix, are not among them."""
+"""Formats that are opened, by Pillow's names. Not EPS, which runs another program, nor icons, whose sizes are fixed."""
 
 
 class ImageRefused(ValueError):
-    """An image that is not processed; the message is the reason, in words for the user."""
+    """An image that is not processed; the message tells the user why."""
 
 
 @contextlib.contextmanager
 def open_image(path: str | Path) -> Iterator[ImageFile]:
-    """An image file, open for the body of a ``with``. The file is opened once: what is read is one file's content,
-    whatever happens to its name meanwhile.
+    """Open an image file for the body of a ``with``.
+
+    The file is opened once: what is read is the content of one file, even if it is renamed or replaced meanwhile.
 
     Args:
         path: a file, or a link to one.
 
     Yields:
-        Pillow's image, not loaded yet. Pillow warns of odd palettes and EXIF data, and of more than 89 million pixels:
-        these warnings are silenced in the body.
+        Pillow's image, not loaded yet. Pillow's warnings (odd palettes and EXIF data, more than 89 million pixels) are
+        silenced in the body.
 
     Raises:
-        ImageRefused: the file cannot be opened, is no regular file (a pipe would block), empty, damaged, of no format
-            of ``FORMATS``, or has more than 179 million pixels. Whatever the body raises, too: a damaged file may trip
-            any of Pillow's decoders in any way. MemoryError and ImageRefused pass.
+        ImageRefused: the file cannot be opened, is not a regular file (a pipe would block), is empty, damaged, not in
+            one of ``FORMATS``, or has more than 179 million pixels. Also in place of whatever the body raises, since
+            a damaged file can make Pillow's decoders raise anything; MemoryError and ImageRefused pass through.
         ModuleNotFoundError: Pillow is not installed.
     """
     pillow = _pillow()
@@ -73,7 +73,7 @@ def open_image(path: str | Path) -> Iterator[ImageFile]:
 
 @lru_cache(maxsize=1)
 def known_formats() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that the installed Pillow has a decoder for."""
+    """The ``FORMATS`` that the installed Pillow can decode."""
     pillow = _pillow()
     pillow.init()
     return tuple(name for name in FORMATS if name in pillow.OPEN)
@@ -81,7 +81,7 @@ def known_formats() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def extensions() -> frozenset[str]:
-    """The file name extensions of the formats that are opened, in lower case with their dot."""
+    """File name extensions of ``known_formats``, in lower case, with the dot."""
     known = known_formats()
     return frozenset(extension for extension, name in _pillow().registered_extensions().items() if name in known)
 

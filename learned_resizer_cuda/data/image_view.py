@@ -1,7 +1,7 @@
-"""One image file as one uint8 image of the asked size: decoded, turned upright, cut, resized, perhaps mirrored.
+"""Decoding of an image file to one uint8 image of a given size.
 
-Whatever the augmentation, an image is a ``View`` of its file: a rectangle of whole pixels, brought to S x S by this
-package's own antialiased bilinear ``resize``. Images of any sizes therefore make one batch, and each is decoded once.
+The image is turned upright, cropped to a ``View`` (a rectangle of whole pixels, perhaps mirrored), and resized to S x S
+by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AUGMENTS = ("none", "flip", "crop")
 FITS = ("crop", "squash")
 CENTRE = 0.875
-"""What ``fit="crop"`` keeps of the shorter side: 224 of 256, as networks for ImageNet are tested."""
+"""Part of the shorter side that ``fit="crop"`` keeps: 224 of 256, as in tests on ImageNet."""
 
 # RandomResizedCrop of torchvision, after Szegedy et al., "Going deeper with convolutions" (CVPR 2015), section 6.
 _AREA = (0.08, 1.0)
@@ -32,7 +32,7 @@ _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
 
 _ORIENTATION = 0x0112
-# The value of the EXIF tag to the name of the Pillow transposition that undoes it.
+# EXIF orientation → Pillow's transposition that undoes it.
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -45,7 +45,7 @@ _UPRIGHT = {
 
 
 class View(NamedTuple):
-    """A rectangle of an upright image in pixels, inside it, and whether it is mirrored left to right."""
+    """A rectangle inside an upright image, in pixels, and whether it is mirrored left to right."""
 
     top: int
     left: int
@@ -55,7 +55,7 @@ class View(NamedTuple):
 
 
 def fixed_view(fit: str, height: int, width: int) -> View:
-    """What is tested on of an image.
+    """The view of an image for testing.
 
     Args:
         fit: ``"crop"``: the square in the centre whose side is 0.875 of the shorter side, which keeps the aspect;
@@ -69,14 +69,14 @@ def fixed_view(fit: str, height: int, width: int) -> View:
 
 
 def drawn_view(augment: str, fit: str, height: int, width: int, generator: np.random.Generator) -> View:
-    """What is trained on of an image.
+    """The view of an image for training.
 
     Args:
         augment: ``"none"``: ``fixed_view``; ``"flip"``: the same, every other one mirrored; ``"crop"``: a random
             rectangle of 8 to 100 % of the area and an aspect of 3/4 to 4/3, as torchvision's ``RandomResizedCrop``
             draws it, every other one mirrored.
         fit, height, width: see ``fixed_view``.
-        generator: source of all randomness. As many numbers are drawn whatever the size.
+        generator: source of all randomness. How many numbers are drawn does not depend on the size.
     """
     if augment == "none":
         return fixed_view(fit, height, width)
@@ -90,21 +90,21 @@ def drawn_view(augment: str, fit: str, height: int, width: int, generator: np.ra
         w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
             return View(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w, mirror)
-    # An image too long for that: its centre, as long as the aspect allows.
+    # The image is too long for that: take its centre, as long as the aspect allows.
     h = min(height, max(1, round(width / _ASPECT[0])))
     w = min(width, max(1, round(height * _ASPECT[1])))
     return View((height - h) // 2, (width - w) // 2, h, w, mirror)
 
 
 def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_channels: int) -> Tensor:
-    """Reads a view of an image file. A JPEG is decoded at 1/2, 1/4 or 1/8 where the view stays at least S x S.
+    """Read a view of an image file.
 
-    Transparency is dropped, as torchvision's loader drops it; of an animation the first frame is taken; 16-bit grey
-    becomes 8-bit.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 where the view stays at least S x S. Transparency is dropped, as in
+    torchvision's loader; an animation gives its first frame; 16-bit grey becomes 8-bit.
 
     Args:
         path: the file.
-        choose: from height and width of the upright image to the view.
+        choose: (height, width) of the upright image → the view.
         size: S.
         in_channels: 3 for red, green, blue, 1 for grey (ITU-R 601 luma).
 
@@ -112,7 +112,7 @@ def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_chan
         uint8 (in_channels, S, S).
 
     Raises:
-        ImageRefused: the file is missing, no image, damaged, or has no 8-bit meaning.
+        ImageRefused: the file is missing, not an image, damaged, or has a mode without a fixed white.
         ModuleNotFoundError: Pillow is not installed.
     """
     with open_image(path) as image:
@@ -129,7 +129,7 @@ def _decode(image: Image.Image, choose: Callable[[int, int], View], size: int, m
 
     draft = image.format in ("JPEG", "MPO")
     if not draft:
-        image.load()  # some formats have their EXIF data behind the pixels
+        image.load()  # some formats store EXIF data behind the pixels
     orientation = _orientation(image)
     width, height = image.size[::-1] if orientation >= 5 else image.size
     view = choose(height, width)
@@ -148,12 +148,12 @@ def _decode(image: Image.Image, choose: Callable[[int, int], View], size: int, m
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # any tag may be malformed in any way; the pixels are still good
+    except Exception:  # a malformed tag may raise anything; the pixels are still good
         return 1
 
 
 def _scaled(start: int, length: int, side: int, decoded: int) -> tuple[int, int]:
-    """An interval of a side, in pixels of the side as it was decoded; at least one of them."""
+    """An interval of a side in pixels of the decoded side, at least one long."""
     first = min(round(start * decoded / side), decoded - 1)
     return first, max(first + 1, round((start + length) * decoded / side))
 
@@ -166,5 +166,5 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
         values = np.array(image).astype(np.uint32)
         image = pillow.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ImageRefused(f"mode {image.mode}: which value is white is not fixed")
+        raise ImageRefused(f"mode {image.mode} has no fixed value for white")
     return image if image.mode == mode else image.convert(mode)

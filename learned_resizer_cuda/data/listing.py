@@ -1,4 +1,4 @@
-"""Which image files lie in a folder."""
+"""Image files and subfolders of a folder."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from .image_file import extensions
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image: by its extension, in either case, and if not hidden."""
+    """Whether a file name is that of an image: a known extension in either case, not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions()
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, hidden ones left out; links to folders count."""
+    """Sorted names of the folders in a folder, links to folders included, hidden ones left out."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def images_under(folder: Path) -> list[str]:
-    """The image files in a folder and in the folders below it, links followed, hidden files and folders left out.
+    """Image files anywhere below a folder. Follows links; leaves out hidden files and folders.
 
     Returns:
         Paths relative to ``folder`` with forward slashes, sorted.
@@ -29,11 +29,11 @@ def images_under(folder: Path) -> list[str]:
     entered = set()
     for directory, names, files in os.walk(folder, followlinks=True):
         status = os.stat(directory)
-        if (status.st_dev, status.st_ino) in entered:  # a link that leads back up
+        if (status.st_dev, status.st_ino) in entered:  # a link back to a folder above
             names.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
-        # the same folder must be met first by the same path, whatever the file system's order
+        # sorted, so that a folder with several paths always gets the same one
         names[:] = sorted(name for name in names if not name.startswith("."))
         base = Path(os.path.relpath(directory, folder)).as_posix()
         prefix = "" if base == "." else f"{base}/"

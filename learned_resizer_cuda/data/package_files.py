@@ -1,4 +1,4 @@
-"""Files that other packages ship inside their wheels, found without importing those packages."""
+"""Data files inside other packages' wheels, found without importing them."""
 
 from __future__ import annotations
 

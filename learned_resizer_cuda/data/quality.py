@@ -1,7 +1,7 @@
-"""The built-in data for image quality assessment: photographs that were distorted to a known degree.
+"""Built-in data for image quality assessment: photographs with distortions of known strength.
 
-Nobody judged these images. What stands in the place of a data set's human scores is a **grade**, which follows by a
-formula from the level of the distortion that was applied; no figure got from it says anything about people's opinion.
+Nobody rated these images. In place of human scores they have a **grade**, computed from the level of the distortion;
+results on them say nothing about people's opinion.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .digits import _SKIMAGE, _SKLEARN, TEST_PHOTOGRAPHS
+from .digits import SKIMAGE_FILES, SKLEARN_FILES, TEST_PHOTOGRAPHS
 from .distortions import DISTORTIONS, LEVELS, REACH, U8
 from .errors import DataError, EmptySplitError
 from .image_file import ImageRefused, open_image
@@ -26,34 +26,34 @@ from .source import Batch, Unreadable
 NUM_GRADES = 10
 """Bins of a histogram; their grades are 1 (worst) to 10, as AVA's scores are."""
 BEST, WORST = 9.0, 2.0
-"""Centres of the histograms of the lowest and of the highest level."""
+"""Centres of the histograms of the lowest and the highest level."""
 SPREAD = 1.2
 """Standard deviation of the Gaussian that a histogram samples, in grades."""
 SHORTER_SIDE = 512
-"""Photographs with a longer shorter side are reduced to it, so that a crop shows more than one smooth surface."""
+"""Photographs are reduced to this shorter side, in pixels, so that a crop shows more than one smooth surface."""
 PLACES = 8
-"""Places drawn for a crop; the one of most detail is taken: blur, say, cannot be told on a clear sky."""
+"""Candidate places for a crop; the one with the most detail is taken, since blur cannot be seen on a clear sky."""
 DARKEST = 0.5
-"""A training photograph is darkened at random before it is distorted, by this factor at most.
+"""Smallest factor by which a training photograph is darkened at random before it is distorted.
 
-Also mirrored, transposed and its channels reordered: without these a small network told over-exposure less well on
-photographs it had not seen. None of them changes a grade, and none touches a test image.
+It is also mirrored and transposed, and its channels are reordered. Without these, a small network recognised
+over-exposure less well on unseen photographs. None of them changes a grade, and test images are not changed.
 """
 CROPS = 25
 """Test crops of every kind and level."""
 EPOCH_CROPS = 8
-"""Crops of a photograph, a kind and a level in what counts as an epoch."""
+"""Crops of each photograph, kind and level in an epoch."""
 
-# The squares of pixelation lie anywhere on a crop: it starts at a random one of 12 places in its patch a side.
+# A crop starts at one of 12 places in its patch along each side, so that pixelation's squares lie anywhere on it.
 _PHASES = 12
 _MARGIN = 2 * REACH + _PHASES
 
-# Streams of the random generator: what one of them draws never shifts another.
+# Independent streams of the random generator.
 _TRAIN, _TEST = range(2)
 
 
 def grade_histogram(level: int) -> NDArray[np.float32]:
-    """The histogram of grades of a distortion's level: a Gaussian sampled at the grades k = 1 to 10.
+    """Histogram of a distortion level: a Gaussian sampled at the grades 1 to 10.
 
     ``p_k = exp(-(k - m)² / (2 s²)) / Σ_j exp(-(j - m)² / (2 s²))`` with ``m = 9 - 7 level / 5`` and ``s = 1.2``.
 
@@ -70,14 +70,14 @@ def grade_histogram(level: int) -> NDArray[np.float32]:
 
 
 def read_photograph(path: Path) -> U8:
-    """A photograph in colour, upright, its shorter side at most ``SHORTER_SIDE``; grey ones with three equal channels.
+    """Read a photograph: upright, three channels, shorter side at most ``SHORTER_SIDE``.
 
     Returns:
         uint8 (height, width, 3).
 
     Raises:
         ModuleNotFoundError: Pillow is not installed.
-        ImageRefused: it cannot be opened, is no image, damaged, or too large.
+        ImageRefused: it cannot be opened, is not an image, is damaged, or too large.
     """
     with open_image(path) as image:
         from PIL import Image, ImageOps
@@ -91,50 +91,50 @@ def read_photograph(path: Path) -> U8:
 
 
 def packaged_photographs() -> dict[str, U8]:
-    """The 17 photographs of the installed wheels, ten of them in colour, by name.
+    """The 17 photographs in the installed wheels, by name; ten are in colour.
 
-    Those of the digits, in colour where they have it, and the portrait that matplotlib ships.
+    The photographs of ``data.digits``, and the portrait that matplotlib ships.
 
     Raises:
         ModuleNotFoundError: Pillow, scikit-image, scikit-learn or matplotlib is not installed.
         FileNotFoundError: the installed release lacks a photograph.
     """
-    paths = [package_file("skimage", "scikit-image", f"data/{file}") for file in _SKIMAGE]
-    paths += [package_file("sklearn", "scikit-learn", f"datasets/images/{file}") for file in _SKLEARN]
+    paths = [package_file("skimage", "scikit-image", f"data/{file}") for file in SKIMAGE_FILES]
+    paths += [package_file("sklearn", "scikit-learn", f"datasets/images/{file}") for file in SKLEARN_FILES]
     paths.append(package_file("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
     return {path.stem: read_photograph(path) for path in paths}
 
 
 def is_for_testing(path: Path) -> bool:
-    """Whether a photograph of a user's folder is for testing: a fifth of them, by the CRC-32 of the file name.
+    """Whether a photograph of a user's folder is for testing, by its file name.
 
-    Adding or removing other files, or moving the folder, never changes a photograph's side.
+    A fifth are, by the CRC-32 of the name: adding or removing other files, or moving the folder, changes nothing.
     """
     return zlib.crc32(path.name.encode("utf-8", "surrogateescape")) % 5 == 0
 
 
 class QualityPhotographs:
-    """Crops of photographs under a distortion of a known level, and the histogram of grades that goes with it.
+    """``Source`` of distorted crops of photographs with their histograms of grades.
 
-    No human scores: see the module. The kinds of distortion and the parameters of their levels are ``DISTORTIONS``,
+    Not human scores: see the module. The kinds of distortion and the parameters of their levels are ``DISTORTIONS``,
     the histogram is ``grade_histogram``. Photographs are for training or for testing, never both.
 
-    Satisfies ``Source``. Determinism: a training image is a function of ``seed`` and of its number
+    Determinism: a training image is a function of ``seed`` and of its number
     ``step * batch_size + i`` alone, a test image of nothing at all (and both of the photographs).
 
     Args:
         input_size: side of the images in pixels, 8 to 264.
-        extra: a folder of image files, sub-folders included, whose photographs are added: each to the training or to
-            the test side by ``is_for_testing``. They are held in memory, about 1 MB each.
+        extra: a folder of image files, subfolders included, whose photographs are added, for training or for testing
+            by ``is_for_testing``. They are held in memory, about 1 MB each.
 
     Attributes:
         train_photographs, test_photographs: name to uint8 (height, width, 3).
         unreadable: image files of ``extra`` that were left out. A warning counts them.
 
     Raises:
-        ValueError: ``input_size`` outside its range.
-        DataError: ``extra`` is no folder.
-        EmptySplitError: ``extra`` holds no image that can be used.
+        ValueError: ``input_size`` is outside its range.
+        DataError: ``extra`` is not a folder.
+        EmptySplitError: ``extra`` holds no usable image.
         ModuleNotFoundError, FileNotFoundError: see ``packaged_photographs``.
     """
 
@@ -190,7 +190,7 @@ class QualityPhotographs:
         for number in range(self.test_size)[part]:
             kind, level = self.test_condition(number)
             generator = np.random.default_rng((0, _TEST, number))
-            # Kinds and levels start at other photographs, so that more of them than CROPS come up all the same.
+            # Each kind and level starts at another photograph, so that more photographs than CROPS are used.
             turn, condition = divmod(number, len(DISTORTIONS) * LEVELS)
             photograph = photographs[(turn + CROPS * condition) % len(photographs)]
             images.append(self._crop(photograph, kind, level, generator))
@@ -210,7 +210,7 @@ class QualityPhotographs:
         mirrored, down, right = generator.integers((2, _PHASES, _PHASES)).tolist()
         best = int(_detail(photograph, side, tops, lefts).argmax())
         patch = photograph[tops[best] : tops[best] + side, lefts[best] : lefts[best] + side]
-        # All before the distortion, which comes last whatever the photograph: pixelation tells left from right.
+        # Before the distortion: pixelation's squares start at the left.
         patch = np.ascontiguousarray(patch[:, ::-1] if mirrored else patch)
         if vary:
             patch = _varied(patch, generator)
@@ -220,7 +220,7 @@ class QualityPhotographs:
 
     def _add(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise DataError(f"extra: got {folder}, which is no folder; expected one of photographs")
+            raise DataError(f"extra: got {folder}, which is not a folder; expected a folder of photographs")
         side = self.input_size + _MARGIN
         unreadable, added = [], 0
         for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
@@ -246,20 +246,20 @@ class QualityPhotographs:
 
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Files of a user's folder that are taken for photographs."""
+"""Extensions of photographs in a user's folder."""
 
 _HISTOGRAMS = torch.from_numpy(np.stack([grade_histogram(level) for level in range(LEVELS)]))
 
 
 def _detail(photograph: U8, side: int, tops: NDArray[np.int64], lefts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean difference of green to the right and the lower neighbour in squares, on every fourth row and column."""
+    """Mean difference of green to the right and lower neighbours in each square, on every fourth row and column."""
     squares = sliding_window_view(photograph[..., 1], (side, side))
     rows, columns = (part[tops, lefts].astype(np.int16) for part in (squares[..., ::4, :], squares[..., ::4]))
     return np.abs(np.diff(rows)).mean((1, 2)) + np.abs(np.diff(columns, axis=1)).mean((1, 2))
 
 
 def _varied(patch: U8, generator: np.random.Generator) -> U8:
-    """Transposed or not, its channels in any order, darkened to between ``DARKEST`` and all of its light."""
+    """Randomly transposed, with reordered channels, darkened by a factor in [``DARKEST``, 1]."""
     transposed, order = generator.random() < 0.5, generator.permutation(3)
     gain = np.float32(generator.uniform(DARKEST, 1))
     patch = patch.transpose(1, 0, 2) if transposed else patch

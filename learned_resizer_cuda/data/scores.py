@@ -1,4 +1,4 @@
-"""Images with histograms of human scores: AVA as it is distributed, or a CSV file for any other collection."""
+"""Images with histograms of human scores, from AVA's score file or a CSV file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMED = 5
 
 
 class ScoreSource(FileSource):
-    """Images with score histograms, a ``Source`` for image quality assessment.
+    """``Source`` for image quality assessment: images with histograms of scores.
 
     Score files:
 
@@ -35,9 +35,9 @@ class ScoreSource(FileSource):
       ``root``, or its path relative to ``root`` where several have that name; counts or probabilities of the K
       scores; ``train`` or ``val`` (also ``validation``, ``test``).
 
-    Histograms are scaled to sum 1. Without a split column a tenth of the images is for testing: those whose file
-    name hashes to 0 modulo 10, so that an image keeps its side when others come or go. Rows without an image file
-    are left out, with a note in ``notes``: few copies of AVA are complete.
+    Histograms are scaled to sum to 1. Without a split column, a tenth of the images are for testing: those whose file
+    name hashes to 0 modulo 10, so that adding or removing other images does not move an image. Rows without an image
+    file are left out, with a note in ``notes``: few copies of AVA are complete.
 
     Args:
         root: folder with the images.
@@ -51,7 +51,7 @@ class ScoreSource(FileSource):
         labels: the scores, ``"1"`` to ``"K"``.
 
     Raises:
-        DataError: ``root`` is no folder, or the score file is missing.
+        DataError: ``root`` is not a folder, or the score file is missing.
         ScoreFormatError: a row is malformed, negative, not finite, all zero, of the wrong length, a repetition, or
             its file name is ambiguous; names file and line.
         MissingScoreError: image files below ``root`` have no row; names how many and the first few.
@@ -71,7 +71,7 @@ class ScoreSource(FileSource):
         check_options(input_size, in_channels, augment, fit)
         root = Path(root)
         if not root.is_dir():
-            raise DataError(f"data: got {root}, which is no folder; expected one with images")
+            raise DataError(f"data: got {root}, which is not a folder; expected a folder of images")
         path = _score_file(root, scores)
         rows = list(_csv_rows(path) if path.suffix.lower() == ".csv" else _ava_rows(path))
         if not rows:
@@ -118,7 +118,7 @@ class _Row(NamedTuple):
 def _score_file(root: Path, scores: Path | None) -> Path:
     if scores is not None:
         if not Path(scores).is_file():
-            raise DataError(f"scores: got {scores}, which is no file; expected {AVA_FILE} or a CSV file of scores")
+            raise DataError(f"scores: got {scores}, which is not a file; expected {AVA_FILE} or a CSV file of scores")
         return Path(scores)
     for name in (AVA_FILE, CSV_FILE):
         if (root / name).is_file():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..ops.affine import Affine, AffineBackward
 from . import device, native
 from .arguments import addresses, dense32
 
 
-def affine(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The op ``affine``: one launch. Vectors ``(n,)`` of any dtype but float64, taken as float32.
+def affine(a: Affine) -> tuple[Tensor, Tensor]:
+    """The op ``affine``: one launch. Vectors ``(n,)`` of any dtype but float64, read as float32.
 
     Returns:
         Scale and shift, ``(n,)`` float32.
@@ -18,15 +19,14 @@ def affine(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) 
     Raises:
         RuntimeError: if the launch fails, naming the CUDA error.
     """
-    inputs = dense32(mean, var, weight, bias)
+    *vectors, eps = a
+    inputs = dense32(*vectors)
     outputs = [torch.empty_like(inputs[0]) for _ in range(2)]
-    native.load().affine(len(mean), addresses(inputs), eps, addresses(outputs), *device.place(mean.device))
+    native.load().affine(len(a.mean), addresses(inputs), eps, addresses(outputs), *device.place(a.mean.device))
     return outputs[0], outputs[1]
 
 
-def affine_backward(
-    grad_scale: Tensor, grad_shift: Tensor, mean: Tensor, var: Tensor, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def affine_backward(a: AffineBackward) -> tuple[Tensor, ...]:
     """The op ``affine_backward``: one launch.
 
     Returns:
@@ -35,7 +35,9 @@ def affine_backward(
     Raises:
         RuntimeError: if the launch fails, naming the CUDA error.
     """
-    inputs = dense32(mean, var, weight, grad_scale, grad_shift)
-    outputs = [torch.empty_like(inputs[0]) for _ in range(3)]
-    native.load().affine_backward(len(mean), addresses(inputs), eps, addresses(outputs), *device.place(mean.device))
-    return outputs[0].to(mean.dtype), outputs[1].to(var.dtype), outputs[2].to(weight.dtype)
+    wanted = (a.mean, a.var, a.weight)
+    inputs = dense32(*wanted, a.grad_scale, a.grad_shift)
+    outputs = [torch.empty_like(inputs[0]) for _ in wanted]
+    place = device.place(a.mean.device)
+    native.load().affine_backward(len(a.mean), addresses(inputs), a.eps, addresses(outputs), *place)
+    return tuple(grad.to(vector.dtype) for grad, vector in zip(outputs, wanted, strict=True))

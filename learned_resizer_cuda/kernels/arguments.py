@@ -1,4 +1,4 @@
-"""How the launchers of this folder hand tensors to the native module."""
+"""Conversion of tensors to the arguments of the native module."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from . import device, native
 
 
 def arithmetic(dtype: torch.dtype) -> str:
-    """Arithmetic of the products for a dtype: its own, or for float32 what torch's flags allow to convolutions."""
+    """Arithmetic of the products for a dtype: for float32, tf32 if torch's flags allow it for convolutions."""
     if dtype == torch.float32:
         return "tf32" if _tf32_allowed() else "float32"
     return dtype_name(dtype)
 
 
 def _tf32_allowed() -> bool:
-    # What torch asks before it calls cuDNN. The older `allow_tf32` raises where the newer flags (torch 2.9) disagree
-    # with each other.
+    # The flag that torch reads before calling cuDNN. The older `allow_tf32` raises if the newer flags (torch 2.9)
+    # disagree with each other.
     conv = getattr(torch.backends.cudnn, "conv", None)
     return torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"
 
@@ -32,7 +32,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def dense32(*tensors: Tensor) -> list[Tensor]:
-    """Weights and vectors as the kernels read them; the tensors themselves where they are float32 and dense."""
+    """Weights and vectors as the kernels read them: float32 and dense; no copy if they are."""
     return [t.float().contiguous() for t in tensors]
 
 
@@ -41,12 +41,12 @@ def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
 
 
 def image(tensor: Tensor, features: torch.dtype) -> tuple[Any, ...]:
-    """An image ``(B, C, h, w)`` of any strides: its address, strides, and whether it is wider than the features."""
+    """Address and strides of an image ``(B, C, h, w)``, and whether it is float32 beside half-precision features."""
     return tensor.data_ptr(), tensor.stride(), tensor.dtype == torch.float32 and features != torch.float32
 
 
 def image_dtype(dtype: torch.dtype, features: torch.dtype) -> torch.dtype:
-    """dtype in which the kernels take an image beside features: the features' own or float32."""
+    """Dtype in which the kernels read an image: the features' or float32."""
     return dtype if dtype in (features, torch.float32) else torch.float32
 
 
@@ -70,7 +70,7 @@ class PrologueArguments:
         return self.input.data_ptr(), scale, shift, *skips, self._slope
 
     def place(self) -> tuple[Any, ...]:
-        """What ends every launch's arguments: the instance, the device and the stream."""
+        """Last arguments of every launch: the instance, the device and the stream."""
         return self.arithmetic, self.num_filters, *device.place(self.input.device)
 
     def empty_grads(self) -> tuple[Tensor, Tensor | None]:
@@ -79,11 +79,11 @@ class PrologueArguments:
 
 
 def prologue_grads(sums: list[Tensor], prologue: Prologue, grads: tuple[Tensor, Tensor | None]) -> list[Tensor]:
-    """The prologue's gradients in the schema's order.
+    """Gradients of the prologue's arguments but the slope, in order.
 
     Args:
         sums: ``(n,)`` float32 each: Σ g't, Σ g', Σ g'u.
-        prologue: whose dtypes they take.
+        prologue: its dtypes are those of the results.
         grads: of input and skip.
     """
     scale, shift, skip_scale = (s.to(prologue.scale.dtype) for s in sums)
@@ -95,7 +95,7 @@ def prologue_grads(sums: list[Tensor], prologue: Prologue, grads: tuple[Tensor, 
 
 @cache
 def memory_refusal(op: str, dtype_arithmetic: str, num_filters: int, gpu: torch.device) -> str | None:
-    """Say why a GPU has too little shared memory for an instance of stem, conv or head; None where it has enough."""
+    """Reason why a GPU has too little shared memory for an instance of stem, conv or head, or None if it has enough."""
     needs = getattr(native.load(), f"{op}_needs")
     args = (dtype_arithmetic, num_filters, 1)
     need = max(needs((1, 1, 1), backward, *args)[1] for backward in (False, True))

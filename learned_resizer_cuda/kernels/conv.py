@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ..ops.conv import Conv, ConvBackward
 from ..ops.layout import channels_last
-from ..ops.prologue import Prologue, empty_features
+from ..ops.prologue import empty_features
 from . import device, native, reduce
-from .arguments import (
-    PrologueArguments,
-    addresses,
-    dense32,
-    prologue_grads,
-)
+from .arguments import PrologueArguments, addresses, dense32, prologue_grads
 
 
-def conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+def conv(a: Conv) -> tuple[Tensor, Tensor, Tensor]:
     """The op ``conv``: one launch, and one more for the statistics.
 
     Args:
-        args: as the op's schema. Features ``(B, n, h, w)``, n 16 or 32, float32, float16 or bfloat16; the weight
-            and the vectors of any float dtype, rounded to the features' arithmetic as they load.
+        a: features ``(B, n, h, w)``, n 16 or 32, float32, float16 or bfloat16; the weight and the vectors of any
+            float dtype, rounded to the features' arithmetic as they load.
 
     Returns:
         ``raw (B, n, h, w)``, channels_last, in the features' dtype; its mean and biased variance ``(n,)`` float32,
@@ -32,7 +26,7 @@ def conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    prologue, (weight, statistics) = Prologue(*args[:7]), args[7:]
+    prologue, weight, statistics = a
     p = PrologueArguments(prologue)
     n, gpu = p.num_filters, p.input.device
     raw = empty_features(p.input)
@@ -58,19 +52,17 @@ def conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return raw, mean, var
 
 
-def conv_backward(
-    grad_raw: Tensor, grad_mean: Tensor, grad_var: Tensor, raw: Tensor, mean: Tensor, *args: Any
-) -> tuple[Tensor, ...]:
+def conv_backward(a: ConvBackward) -> tuple[Tensor, ...]:
     """The op ``conv_backward``: one launch, and two more for the sums.
 
     Returns:
-        The prologue's gradients in the schema's order and the weight's, each in its own dtype. Bitwise reproducible
-        on devices of one kind; no atomics.
+        The prologue's gradients and the weight's, each in its own dtype. Bitwise reproducible on devices of one kind;
+        no atomics.
 
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    prologue, (weight, statistics) = Prologue(*args[:7]), args[7:]
+    prologue, weight, statistics = a.forward
     p = PrologueArguments(prologue)
     n, gpu = p.num_filters, p.input.device
     grads = p.empty_grads()
@@ -81,8 +73,8 @@ def conv_backward(
         module = native.load()
         blocks, _ = module.conv_needs(p.size, True, p.arithmetic, n, device.multiprocessors(gpu))
         partials = torch.empty(blocks, sum(parts), dtype=torch.float32, device=gpu)
-        features = [channels_last(t.to(p.input.dtype)) for t in (grad_raw, raw)]
-        vectors = dense32(mean, grad_mean, grad_var) if statistics else []
+        features = [channels_last(t.to(p.input.dtype)) for t in (a.grad_raw, a.raw)]
+        vectors = dense32(a.mean, a.grad_mean, a.grad_var) if statistics else []
         (dense,) = dense32(weight)
         module.conv_backward(
             p.size,

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ..ops.prologue import Prologue
+from ..ops.head import Head, HeadBackward
 from . import device, native, reduce
-from .arguments import (
-    PrologueArguments,
-    dense32,
-    image,
-    image_dtype,
-    prologue_grads,
-)
+from .arguments import PrologueArguments, dense32, image, image_dtype, prologue_grads
 
 
-def head(*args: Any) -> Tensor:
+def head(a: Head) -> Tensor:
     """The op ``head``: one launch.
 
     Args:
-        args: as the op's schema. Features ``(B, n, h, w)``, n 16 or 32, float32, float16 or bfloat16; weight
-            ``(C, n, 7, 7)`` with C up to 4, bias and vectors of any float dtype, rounded to the features' arithmetic
-            as they load; base ``(B, C, h, w)`` of any strides.
+        a: features ``(B, n, h, w)``, n 16 or 32, float32, float16 or bfloat16; weight ``(C, n, 7, 7)`` with C up to 4,
+            bias and vectors of any float dtype, rounded to the features' arithmetic as they load; base
+            ``(B, C, h, w)`` of any strides.
 
     Returns:
         ``(B, C, h, w)`` in the dtype and layout of base. Bitwise reproducible.
@@ -32,7 +24,7 @@ def head(*args: Any) -> Tensor:
     Raises:
         RuntimeError: if the launch fails, naming the CUDA error.
     """
-    prologue, (weight, bias, base) = Prologue(*args[:7]), args[7:]
+    prologue, weight, bias, base = a
     p = PrologueArguments(prologue)
     given = base.to(image_dtype(base.dtype, p.input.dtype))
     out = torch.empty_like(given, memory_format=torch.preserve_format)
@@ -56,17 +48,17 @@ def head(*args: Any) -> Tensor:
     return out.to(base.dtype)
 
 
-def head_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+def head_backward(a: HeadBackward) -> tuple[Tensor, ...]:
     """The op ``head_backward``: one launch, and two more for the sums.
 
     Returns:
-        The prologue's gradients in the schema's order, the weight's and the bias's, each in its own dtype. Bitwise
-        reproducible on devices of one kind; no atomics.
+        The prologue's gradients, the weight's and the bias's, each in its own dtype. Bitwise reproducible on devices of
+        one kind; no atomics.
 
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    prologue, (weight,) = Prologue(*args[:7]), args[7:]
+    grad, prologue, weight = a
     p = PrologueArguments(prologue)
     n, channels, gpu = p.num_filters, len(weight), p.input.device
     grads = p.empty_grads()

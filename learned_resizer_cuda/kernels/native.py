@@ -1,8 +1,7 @@
 """Lazy loader of the native module `learned_resizer_cuda._C`.
 
-Importing this module, or the package, does not load `_C`; the first `load()` does. Three failures are told
-apart, since each has another cure: the module was not built, it was built for something else, or it is there
-and fails to load.
+Importing this module or the package does not load `_C`; the first `load()` does. Three failures are distinguished,
+since each needs another fix: the module was not built, was built for something else, or fails to load.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ def load() -> ModuleType:
     """Import `_C` once and check that it belongs to this Python and this package version.
 
     Returns:
-        The module. Loading it makes no CUDA context and needs neither a GPU nor a driver.
+        The module. Loading it creates no CUDA context and needs neither a GPU nor a driver.
 
     Raises:
         NativeUnavailable: with its state and reason. For "failed to load" the reason is the linker's own
-            message, and the original exception is chained. A failure is remembered: later calls raise it
-            again without another try.
+            message, and the original exception is chained. A failure is cached: later calls raise it again
+            without retrying.
     """
     global _outcome
     if _outcome is None:
@@ -60,7 +59,7 @@ def load() -> ModuleType:
 def _load() -> ModuleType:
     found = sorted(path.name for path in _PACKAGE.glob("_C.*") if path.suffix in (".so", ".pyd"))
     if not found:
-        # Written by setup.py when it leaves the module out.
+        # Written by setup.py when it skips the module.
         note = _PACKAGE / "_build_note.txt"
         why = note.read_text(encoding="utf-8").strip() if note.exists() else "there is none in this source tree"
         raise NativeUnavailable("not built", f"{why}; {_REBUILD}")
@@ -84,7 +83,7 @@ def _load() -> ModuleType:
 
 
 def build_record() -> dict[str, Any] | None:
-    """How `_C` was built, or None where it cannot be loaded. Makes no CUDA context.
+    """How `_C` was built, or None if it cannot be loaded. Creates no CUDA context.
 
     Keys: version, cuda, architectures and ptx (lists, as "90"), host_compiler, python, pybind11, ops (the
     dtype names of each op).
@@ -96,7 +95,7 @@ def build_record() -> dict[str, Any] | None:
 
 
 def architecture_refusal(record: dict[str, Any], capability: tuple[int, int]) -> str | None:
-    """Say why a build has no code for a GPU of this compute capability; None where it has.
+    """Reason why a build has no code for a GPU of this compute capability, or None if it has.
 
     Machine code for X.y runs on X.z with z >= y; PTX for X.y is compiled by the driver for every newer
     capability (CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility").
@@ -116,13 +115,13 @@ def architecture_refusal(record: dict[str, Any], capability: tuple[int, int]) ->
 
 
 def driver_refusal(record: dict[str, Any], driver: int) -> str | None:
-    """Say why a build cannot run on this driver; None where it can.
+    """Reason why a build cannot run on this driver, or None if it can.
 
     Args:
         record: `build_record()`.
-        driver: newest CUDA version that the driver serves, as CUDA writes it: 13000 for 13.0; 0 for none.
+        driver: newest CUDA version that the driver supports, encoded by CUDA as 13000 for 13.0; 0 for no driver.
 
-    A driver serves every minor version of its major ("Minor Version Compatibility", CUDA Compatibility).
+    A driver supports every minor version of its major ("Minor Version Compatibility", CUDA Compatibility).
     """
     if driver == 0:
         return "no NVIDIA driver is loaded"

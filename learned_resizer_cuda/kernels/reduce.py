@@ -1,7 +1,7 @@
-"""The second stage of every reduction, in Triton: one launch turns the blocks' partial results into the result.
+"""Second stage of every reduction, in Triton: sums of the blocks' partial results.
 
-The kernels of csrc/core leave one row of partial results a block. Here each is summed in one fixed order, in float64:
-bitwise reproducible for a given number of rows, and without an error of its own.
+The kernels of csrc/core write one row of partial results per block. One launch sums them in a fixed order, in float64:
+bitwise reproducible for a given number of rows, without adding a rounding error.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ROWS = 128  # rows of partial results that a program takes at a time
-_COLUMNS = 32  # columns that a program sums
+_ROWS = 128  # rows of partial results per iteration of a program
+_COLUMNS = 32  # columns per program
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def _merge_statistics(
     n: tl.constexpr,
     rows: tl.constexpr,
 ):
-    """One channel a program: the mean of all, then the deviations from it (Chan, Golub & LeVeque 1983).
+    """One channel per program: the joint mean, then the deviations from it (Chan, Golub & LeVeque 1983).
 
     ``mean = Σ count_i mean_i / Σ count_i``, ``M2 = Σ M2_i + count_i (mean_i - mean)²``.
     """
@@ -70,13 +70,13 @@ def _sum_rows(
 
 
 def merge_statistics(partials: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge the statistics of blocks into the mean and the biased variance of all.
+    """Merge the statistics of blocks into their joint mean and biased variance.
 
     Args:
         partials: ``(P, 3, n)`` float32, dense: count, mean and M2 of each block; counts may be 0.
 
     Returns:
-        Mean and biased variance, ``(n,)`` float32 each; zeros where nothing was counted. One launch on the
+        Mean and biased variance, ``(n,)`` float32 each; zeros if all counts are 0. One launch on the
         current stream, bitwise reproducible for a given P.
     """
     count, _, n = partials.shape
@@ -86,7 +86,7 @@ def merge_statistics(partials: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def take_apart(sums: Tensor, sizes: list[int]) -> list[Tensor]:
-    """The parts of ``(E,)`` as tensors of their own, since an op's results must not share memory: one launch."""
+    """Split ``(E,)`` into tensors with memory of their own, as an op's results must have: one launch."""
     parts = [sums.new_empty(size) for size in sizes]
     torch.split_with_sizes_copy(sums, sizes, out=parts)
     return parts

@@ -14,13 +14,13 @@ from ..ops.band_matmul import empty_image, is_channels_last
 from ..ops.bands import Bands
 from . import device, native
 
-# Plans that a captured CUDA graph replays: their tables must live as long as the process.
+# Plans used by a captured CUDA graph: their tables must live as long as the process.
 _captured: set[_DevicePlan] = set()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the kernel walks an image: planes of rows of columns of interleaved channels.
+    """How the kernel reads an image: planes of rows of columns of interleaved channels.
 
     Attributes:
         planes: B·C for NCHW, B for channels_last.
@@ -42,7 +42,7 @@ class _DevicePlan:
 
 
 def layout_of(image: Tensor) -> Layout:
-    """Describe a 4-D image with any strides; dense channels_last images keep their channels interleaved."""
+    """Layout of a 4-D image of any strides; dense channels_last images keep their channels interleaved."""
     batch, channels = image.shape[:2]
     n, c, y, x = image.stride()
     if is_channels_last(image):
@@ -51,7 +51,7 @@ def layout_of(image: Tensor) -> Layout:
 
 
 def axis_arguments(bands: Bands) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """The table as the planner takes it: ``(in_size, start, offset, weight)``, weights in float64 (exact)."""
+    """A table as the planner takes it: ``(in_size, start, offset, weight)``, weights in float64 (exact)."""
     start, offset, weight = (t.detach().cpu().numpy() for t in (bands.start, bands.offset, bands.weight))
     return bands.in_size, start, offset, weight.astype(np.float64)
 
@@ -81,7 +81,7 @@ def _plan(
         rows=axis_arguments(bands_h),
         columns=axis_arguments(bands_w),
     )
-    # A blocking copy, so that the tables are there for every stream.
+    # A blocking copy makes the tables visible to every stream.
     tables = torch.from_numpy(np.array(plan, copy=True)).to(gpu)
     return _DevicePlan(plan, tables)
 
@@ -89,15 +89,15 @@ def _plan(
 def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     """Resample both axes of a CUDA image with band tables: ``R_h @ image @ R_w.T`` for each plane.
 
-    One launch on the current stream of the image's device, forward and adjoint alike (the adjoint's tables
-    are the transposed ones). Bitwise deterministic: every sum has one fixed order, without atomics.
+    One launch on the current stream of the image's device; the adjoint is the same with transposed tables. Bitwise
+    deterministic: every sum has one fixed order, without atomics.
 
     Args:
         image: ``(B, C, H, W)`` on a CUDA device, any strides; float64, float32, float16, bfloat16 or uint8.
             Read in place, without a copy. Half types accumulate in float32; uint8 rounds half up and saturates
             once, at the end.
-        bands_h: table of shape ``(h, H)``, on any device. It is read back to the host once; a table on the CPU
-            saves that copy.
+        bands_h: table of shape ``(h, H)``, on any device. It is copied to the host once; a table on the CPU saves
+            that copy.
         bands_w: table of shape ``(w, W)``.
 
     Returns:
@@ -123,7 +123,7 @@ def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     ready = _plan(bands_h, bands_w, image.dtype, layout.planes, layout.channels, vectors, image.device)
     if device.is_capturing():
         _captured.add(ready)
-    # If the cache drops the plan, its memory must not be reused before this launch is through.
+    # If the cache drops the plan, its memory must not be reused before this launch has finished.
     device.outlive_launch(ready.tables)
     module.resample(
         ready.plan,

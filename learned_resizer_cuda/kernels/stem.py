@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..ops.bands import Bands, get_bands
-from ..ops.layout import channels_last, feature_dtype, maps
+from ..ops.layout import channels_last, maps
+from ..ops.stem import Stem, StemBackward
 from . import device, native, reduce
 from .arguments import addresses, arithmetic, dense32, dtype_name
 from .resample import axis_arguments
 
-# What a captured CUDA graph replays must live as long as the process.
+# Plans and tables used by a captured CUDA graph: they must live as long as the process.
 _captured: set[_DevicePlan | Bands] = set()
 
 
@@ -35,7 +36,7 @@ def _plan(bands_h: Bands, bands_w: Bands, batch: int, gpu: torch.device) -> _Dev
         rows=axis_arguments(bands_h),
         columns=axis_arguments(bands_w),
     )
-    # A blocking copy, so that the tables are there for every stream.
+    # A blocking copy makes the tables visible to every stream.
     return _DevicePlan(plan, torch.from_numpy(np.array(plan, copy=True)).to(gpu))
 
 
@@ -60,39 +61,22 @@ def _image_arguments(image: Tensor, normalisation: list[Tensor]) -> tuple[Any, .
     return image.data_ptr(), dtype_name(image.dtype), channels, height, width, image.stride(), mean, std
 
 
-def _normalisation(image: Tensor, image_mean: Tensor | None, image_std: Tensor | None) -> list[Tensor]:
-    """Mean and std as the kernels read them; none where the image is not uint8."""
-    if image.dtype != torch.uint8:
+def _normalisation(a: Stem) -> list[Tensor]:
+    """Mean and std as the kernels read them; empty unless the image is uint8."""
+    if a.image.dtype != torch.uint8:
         return []
-    if image_mean is None or image_std is None:
+    if a.image_mean is None or a.image_std is None:
         raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
-    return dense32(image_mean, image_std)
+    return dense32(a.image_mean, a.image_std)
 
 
-def stem(
-    image: Tensor,
-    w0: Tensor,
-    b0: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    height: int,
-    width: int,
-    interpolation: str,
-    antialias: bool,
-    negative_slope: float,
-    statistics: bool,
-    image_mean: Tensor | None = None,
-    image_std: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
     """The op ``stem`` on a CUDA image: one launch, and one more for the statistics.
 
     Args:
-        image: ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8. Read in place.
-        w0, b0, w1, b1: ``(n, C, 7, 7)``, ``(n,)``, ``(n, n, 1, 1)``, ``(n,)`` with n 16 or 32; rounded to the
-            arithmetic of the features' dtype as they load: the image's.
-        statistics: whether to return the mean and variance of c.
-        image_mean, image_std: ``(C,)``; a uint8 image is taken as ``(image / 255 - mean) / std`` as it loads, and the
-            features have the dtype of w0.
+        a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place.
+            Weights with n 16 or 32, rounded to the arithmetic of the features' dtype as they load. A uint8 image is
+            normalised as it loads.
 
     Returns:
         ``z (B, n, height, width)``, channels_last, in the features' dtype; mean and biased variance ``(n,)``
@@ -102,9 +86,8 @@ def stem(
         RuntimeError: if a launch fails, naming the CUDA error; or while a CUDA graph is captured if these
             sizes have not run before.
     """
-    n = len(w0)
-    gpu = image.device
-    dtype = feature_dtype(image, w0)
+    image, weights, (height, width, interpolation, antialias, negative_slope, statistics), *_ = a
+    n, gpu, dtype = len(weights.w0), image.device, a.dtype
     z = image.new_empty(len(image), height, width * n, dtype=dtype)
     mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=gpu) for _ in range(2))
     if z.numel() == 0:
@@ -116,15 +99,15 @@ def stem(
     ready = _plan(*bands, len(image), gpu)
     if device.is_capturing():
         _captured.add(ready)
-    # If the cache drops the plan, its memory must not be reused before this launch is through.
+    # If the cache drops the plan, its memory must not be reused before this launch has finished.
     device.outlive_launch(ready.tables)
     partials = torch.empty(ready.plan.blocks, 3, n, dtype=torch.float32, device=gpu) if statistics else None
-    weights, normalisation = dense32(w0, b0, w1, b1), _normalisation(image, image_mean, image_std)
+    dense, normalisation = dense32(*weights), _normalisation(a)
     native.load().stem(
         ready.plan,
         ready.tables.data_ptr(),
         _image_arguments(image, normalisation),
-        tuple(w.data_ptr() for w in weights),
+        addresses(dense),
         negative_slope,
         arithmetic(dtype),
         n,
@@ -138,36 +121,18 @@ def stem(
     return maps(z, n), mean, var
 
 
-def stem_backward(
-    grad_z: Tensor,
-    grad_mean: Tensor,
-    grad_var: Tensor,
-    image: Tensor,
-    w0: Tensor,
-    b0: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    mean: Tensor,
-    height: int,
-    width: int,
-    interpolation: str,
-    antialias: bool,
-    negative_slope: float,
-    statistics: bool,
-    image_grad: bool,
-    image_mean: Tensor | None = None,
-    image_std: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+def stem_backward(a: StemBackward) -> tuple[Tensor, ...]:
     """The op ``stem_backward`` on CUDA tensors: one launch, two more for the sums, one for dx if asked for.
 
     Returns:
         dx like the image (empty if not asked for), and the gradients of w0, b0, w1 and b1 in their own dtypes.
         Bitwise reproducible on devices of one kind; no atomics.
     """
-    n, gpu, dtype = len(w0), image.device, feature_dtype(image, w0)
-    dx = torch.empty_like(image) if image_grad else image.new_empty(0)
+    image, weights, (height, width, interpolation, antialias, negative_slope, statistics), *_ = a.forward
+    n, gpu, dtype = len(weights.w0), image.device, a.forward.dtype
+    dx = torch.empty_like(image) if a.image_grad else image.new_empty(0)
     if image.numel() == 0:
-        return dx, *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in (w0, b0, w1, b1))
+        return dx, *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in weights)
     tables = [
         _transposed(size, out, interpolation, antialias, gpu)
         for size, out in zip(image.shape[2:], (height, width), strict=True)
@@ -178,33 +143,32 @@ def stem_backward(
         for part in (table.start, table.offset, table.weight):
             device.outlive_launch(part)
     module, processors = native.load(), device.multiprocessors(gpu)
-    weights, normalisation = dense32(w0, b0, w1, b1), _normalisation(image, image_mean, image_std)
-    vectors = dense32(mean, grad_mean, grad_var) if statistics else []
-    dz = channels_last(grad_z.to(dtype))
-    elements = sum(p.numel() for p in (w0, b0, w1, b1))
+    dense, normalisation = dense32(*weights), _normalisation(a.forward)
+    vectors = dense32(a.mean, a.grad_mean, a.grad_var) if statistics else []
+    dz = channels_last(a.grad_z.to(dtype))
+    parts = [p.numel() for p in weights]
     most_shared = device.shared_memory(gpu)
     instance = (arithmetic(dtype), n)
     blocks = module.stem_backward_blocks(*image.shape, processors, most_shared, *instance)
-    partials = torch.empty(blocks, elements, dtype=torch.float32, device=gpu)
+    partials = torch.empty(blocks, sum(parts), dtype=torch.float32, device=gpu)
     module.stem_backward(
         _image_arguments(image, normalisation),
-        tuple(w.data_ptr() for w in weights),
+        addresses(dense),
         negative_slope,
         len(image),
         (height, width),
-        *(tuple(t.data_ptr() for t in (table.start, table.offset, table.weight)) for table in tables),
+        *(addresses([table.start, table.offset, table.weight]) for table in tables),
         dz.data_ptr(),
-        tuple(v.data_ptr() for v in vectors) or (0, 0, 0),
+        addresses(vectors) or (0, 0, 0),
         partials.data_ptr(),
-        dx.data_ptr() if image_grad else 0,
+        dx.data_ptr() if a.image_grad else 0,
         dtype_name(dtype),
-        dx.stride() if image_grad else (0, 0, 0, 0),
+        dx.stride() if a.image_grad else (0, 0, 0, 0),
         processors,
         most_shared,
         *instance,
         *device.place(gpu),
     )
     with device.current(gpu):
-        sums = reduce.take_apart(reduce.sum_rows(partials), [p.numel() for p in (w0, b0, w1, b1)])
-    dw0, db0, dw1, db1 = (s.view(p.shape).to(p.dtype) for s, p in zip(sums, (w0, b0, w1, b1), strict=True))
-    return dx, dw0, db0, dw1, db1
+        sums = reduce.take_apart(reduce.sum_rows(partials), parts)
+    return dx, *(s.view(p.shape).to(p.dtype) for s, p in zip(sums, weights, strict=True))

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from ..ops.layout import channels_last
+from ..ops.trunk import RunningNorm, TrunkBlock, TrunkInput, TrunkTail
 from . import device, native
-from .arguments import dense32, image_dtype
+from .arguments import addresses, dense32, image_dtype
 
 
-def trunk_block(*args: Any) -> Tensor:
+def trunk_block(a: TrunkBlock) -> Tensor:
     """The op ``trunk_block``: one launch.
 
     Args:
-        args: as the op's schema. Features ``(B, 16, h, w)`` float16 or bfloat16; weights and vectors of any float
-            dtype, rounded to the features' as they load.
+        a: features ``(B, 16, h, w)`` float16 or bfloat16; weights and vectors of any float dtype, rounded to the
+            features' as they load.
 
     Returns:
         ``(B, 16, h, w)``, channels_last, in the features' dtype. Bitwise reproducible.
@@ -25,45 +26,56 @@ def trunk_block(*args: Any) -> Tensor:
     Raises:
         RuntimeError: if the launch fails, naming the CUDA error.
     """
-    slope, weight2 = args[18:]
-    batch, n, height, width = args[0].shape
-    out = args[0].new_empty(batch, height, width, n)
-    _launch("block", args, (slope, *dense32(weight2), out), out)
+    batch, n, height, width = a.start.input.shape
+    out = a.start.input.new_empty(batch, height, width, n)
+    if out.numel():
+        start, (weight2,) = _Start(a.start), dense32(a.weight2)
+        native.load().trunk_block(*start.pack(), a.negative_slope, weight2.data_ptr(), out.data_ptr(), *start.place())
     return out.permute(0, 3, 1, 2)
 
 
-def trunk_tail(*args: Any) -> Tensor:
+def trunk_tail(a: TrunkTail) -> Tensor:
     """The op ``trunk_tail``: one launch. As ``trunk_block``; the result has the shape, dtype and layout of ``base``.
 
     Raises:
         RuntimeError: if the launch fails, naming the CUDA error.
     """
-    features, (weight, bias, base) = args[0], args[18:]
-    given = base.to(image_dtype(base.dtype, features.dtype))
-    out = torch.empty_like(given, memory_format=torch.preserve_format)
-    _launch("tail", args, (*dense32(weight, bias), given, out), out)
-    return out.to(base.dtype)
+    base = a.base.to(image_dtype(a.base.dtype, a.start.input.dtype))
+    out = torch.empty_like(base, memory_format=torch.preserve_format)
+    if out.numel():
+        start, (weight, bias) = _Start(a.start), dense32(a.weight, a.bias)
+        images = (base.data_ptr(), base.stride(), out.data_ptr(), out.stride(), base.dtype == torch.float32)
+        native.load().trunk_tail(
+            *start.pack(), len(weight), weight.data_ptr(), bias.data_ptr(), *images, *start.place()
+        )
+    return out.to(a.base.dtype)
 
 
-def _launch(kernel: str, args: tuple[Any, ...], rest: tuple[Any, ...], out: Tensor) -> None:
-    if out.numel() == 0:
-        return
-    input, skip, weight1 = channels_last(args[0]), args[6], dense32(args[12])[0]
-    norms = [dense32(*args[first : first + 4]) for first in (1, 13)]
-    norms.insert(1, [] if skip is None else dense32(*args[7:11]))
-    skip = None if skip is None else channels_last(skip)
-    common = (
-        (len(input), *input.shape[2:]),
-        input.data_ptr(),
-        0 if skip is None else skip.data_ptr(),
-        weight1.data_ptr(),
-        *((*(v.data_ptr() for v in norm), eps) for norm, eps in zip(norms, (args[5], args[11], args[17]), strict=True)),
-    )
-    place = (input.dtype == torch.bfloat16, device.multiprocessors(out.device), *device.place(out.device))
-    if kernel == "block":
-        slope, weight2, raw = rest
-        native.load().trunk_block(*common, slope, weight2.data_ptr(), raw.data_ptr(), *place)
-    else:
-        weight, bias, base, result = rest
-        images = (base.data_ptr(), base.stride(), result.data_ptr(), result.stride(), base.dtype == torch.float32)
-        native.load().trunk_tail(*common, len(weight), weight.data_ptr(), bias.data_ptr(), *images, *place)
+class _Start:
+    """The tensors that both kernels start with, as they read them, kept alive until after the launch."""
+
+    def __init__(self, a: TrunkInput) -> None:
+        self._input, (self._weight1,) = channels_last(a.input), dense32(a.weight1)
+        self._skip = None if a.skip is None else channels_last(a.skip)
+        self._norms = [_dense_norm(norm) for norm in (a.norm, a.skip_norm, a.norm1)]
+
+    def pack(self) -> tuple[Any, ...]:
+        return (
+            (len(self._input), *self._input.shape[2:]),
+            self._input.data_ptr(),
+            0 if self._skip is None else self._skip.data_ptr(),
+            self._weight1.data_ptr(),
+            *((*addresses(vectors), eps) for vectors, eps in self._norms),
+        )
+
+    def place(self) -> tuple[Any, ...]:
+        gpu = self._input.device
+        return self._input.dtype == torch.bfloat16, device.multiprocessors(gpu), *device.place(gpu)
+
+
+def _dense_norm(norm: RunningNorm | None) -> tuple[list[Tensor], float]:
+    """Vectors, none for an absent skip's norm, and eps."""
+    if norm is None or norm.mean is None:
+        return [], 0.0
+    *vectors, eps = norm
+    return dense32(*vectors), eps

@@ -1,4 +1,4 @@
-"""``affine``: the map that a batch normalisation with given statistics is, per channel.
+"""``affine``: scale and shift per channel of a batch normalisation with given statistics.
 
 Forward::
 
@@ -12,7 +12,8 @@ Adjoint, for dscale, dshift::
 
 from __future__ import annotations
 
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,68 +23,73 @@ from .library import define, register_autocast, register_autograd, register_no_s
 from .statistics import accumulation_dtype
 
 
-def _result_dtype(*vectors: Tensor) -> torch.dtype:
-    dtype = vectors[0].dtype
-    for vector in vectors[1:]:
-        dtype = torch.promote_types(dtype, vector.dtype)
-    return accumulation_dtype(dtype)
+class Affine(NamedTuple):
+    """Arguments of ``affine``; vectors ``(n,)``."""
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the results."""
+        *vectors, _ = self
+        return accumulation_dtype(reduce(torch.promote_types, [v.dtype for v in vectors]))
 
 
-def affine_formula(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+class AffineBackward(NamedTuple):
+    """Arguments of ``affine_backward``."""
+
+    grad_scale: Tensor
+    grad_shift: Tensor
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+    eps: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return accumulation_dtype(self.grad_scale.dtype)
+
+
+def affine_formula(a: Affine) -> tuple[Tensor, Tensor]:
     """Scale and shift by torch's own operations."""
-    dtype = _result_dtype(mean, var, weight, bias)
-    scale = weight.to(dtype) * torch.rsqrt(var.to(dtype) + eps)
-    return scale, bias.to(dtype) - mean.to(dtype) * scale
+    dtype = a.dtype
+    scale = a.weight.to(dtype) * torch.rsqrt(a.var.to(dtype) + a.eps)
+    return scale, a.bias.to(dtype) - a.mean.to(dtype) * scale
 
 
-def _affine_backward(
-    grad_scale: Tensor, grad_shift: Tensor, mean: Tensor, var: Tensor, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = grad_scale.dtype
-    r = torch.rsqrt(var.to(dtype) + eps)
-    scale = weight.to(dtype) * r
-    g = grad_scale - mean.to(dtype) * grad_shift
+def _affine_backward(a: AffineBackward) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = a.grad_scale.dtype
+    r = torch.rsqrt(a.var.to(dtype) + a.eps)
+    scale = a.weight.to(dtype) * r
+    g = a.grad_scale - a.mean.to(dtype) * a.grad_shift
     return (
-        (-scale * grad_shift).to(mean.dtype),
-        (-0.5 * scale * r * r * g).to(var.dtype),
-        (r * g).to(weight.dtype),
+        (-scale * a.grad_shift).to(a.mean.dtype),
+        (-0.5 * scale * r * r * g).to(a.var.dtype),
+        (r * g).to(a.weight.dtype),
     )
 
 
-def _native(op: str, *vectors: Tensor) -> bool:
-    # Asked by the dtype that the result has: the kernel takes the others as float32.
-    return backend.choose(op, vectors[0].new_empty(0, dtype=_result_dtype(*vectors))) == "native"
+def _choose(op: str, a: Affine | AffineBackward) -> str:
+    # By the dtype of the result: the kernel reads vectors of any dtype as float32.
+    return backend.choose(op, a.mean.new_empty(0, dtype=a.dtype))
 
 
-def _affine_cuda(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    if not _native("affine", mean, var, weight, bias):
-        return affine_formula(mean, var, weight, bias, eps)
-    from ..kernels import affine as kernel
-
-    return kernel.affine(mean, var, weight, bias, eps)
-
-
-def _affine_backward_cuda(grad_scale: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if not _native("affine_backward", grad_scale):
-        return _affine_backward(grad_scale, *args)
-    from ..kernels import affine as kernel
-
-    return kernel.affine_backward(grad_scale, *args)
-
-
-def _fake(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    scale = torch.empty_like(mean, dtype=_result_dtype(mean, var, weight, bias))
+def _fake(a: Affine) -> tuple[Tensor, Tensor]:
+    scale = torch.empty_like(a.mean, dtype=a.dtype)
     return scale, torch.empty_like(scale)
 
 
-def _fake_backward(grad_scale: Tensor, grad_shift: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(vector) for vector in args[:3])
+def _fake_backward(a: AffineBackward) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(vector) for vector in (a.mean, a.var, a.weight))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    mean, var, weight, bias, eps = inputs
-    ctx.save_for_backward(mean, var, weight)
-    ctx.eps, ctx.bias_dtype = eps, bias.dtype
+def _setup_context(ctx: Any, a: Affine, output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(a.mean, a.var, a.weight)
+    ctx.eps, ctx.bias_dtype = a.eps, a.bias.dtype
 
 
 def _autograd(ctx: Any, grad_scale: Tensor, grad_shift: Tensor) -> tuple[Tensor | None, ...]:
@@ -91,17 +97,14 @@ def _autograd(ctx: Any, grad_scale: Tensor, grad_shift: Tensor) -> tuple[Tensor 
     return *grads, grad_shift.to(ctx.bias_dtype), None
 
 
+define("affine", Affine, "(Tensor, Tensor)", pure_torch=affine_formula, native="affine", choose=_choose, fake=_fake)
 define(
-    "affine(Tensor mean, Tensor var, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
-    cpu=affine_formula,
-    cuda=_affine_cuda,
-    fake=_fake,
-)
-define(
-    "affine_backward(Tensor grad_scale, Tensor grad_shift, Tensor mean, Tensor var, Tensor weight, float eps) "
-    "-> (Tensor, Tensor, Tensor)",
-    cpu=_affine_backward,
-    cuda=_affine_backward_cuda,
+    "affine_backward",
+    AffineBackward,
+    "(Tensor, Tensor, Tensor)",
+    pure_torch=_affine_backward,
+    native="affine",
+    choose=_choose,
     fake=_fake_backward,
 )
 register_autograd("affine", _autograd, _setup_context)

@@ -1,4 +1,4 @@
-"""``conv``: a 3×3 convolution without bias that a batch normalisation follows, with what surrounds it fused.
+"""``conv``: 3×3 convolution without bias, fused with its prologue and the statistics of its output.
 
 Forward, with the prologue of ``prologue.py``::
 
@@ -14,127 +14,127 @@ Adjoint, for draw, dmean, dvar::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import prologue
 from .layout import channels_last, maps, rows
 from .library import define, register_autocast, register_autograd, register_no_second_derivative
 from .native_shapes import choose
 from .parallel import map_in_order
-from .prologue import Prologue, PrologueGrads
-from .statistics import Statistics, accumulation_dtype, add_statistics_grad
+from .prologue import Prologue, PrologueGrads, cast
+from .statistics import Statistics, add_statistics_grad
 
 
-def _conv(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    p, (weight, statistics) = Prologue(*args[:7]), args[7:]
+class Conv(NamedTuple):
+    """Arguments of ``conv``."""
+
+    prologue: Prologue
+    weight: Tensor  # (filters, n, 3, 3)
+    statistics: bool
+
+
+class ConvBackward(NamedTuple):
+    """Arguments of ``conv_backward``: gradients and two results of the forward call, and its arguments."""
+
+    grad_raw: Tensor
+    grad_mean: Tensor
+    grad_var: Tensor
+    raw: Tensor
+    mean: Tensor
+    forward: Conv
+
+
+def _conv(a: Conv) -> tuple[Tensor, Tensor, Tensor]:
+    p = a.prologue
     batch, _, height, width = p.input.shape
-    n = len(weight)
+    n = len(a.weight)
     raw = p.input.new_empty(batch, height, width * n)
-    kernel = channels_last(weight)
+    kernel = channels_last(a.weight)
 
-    def work(group: slice) -> Statistics:
-        out = channels_last(F.conv2d(p.apply(group).to(weight.dtype), kernel, padding=1))
-        seen = Statistics(n, p.dtype, raw.device)
-        if statistics:
-            seen.add(out.to(p.dtype))
+    def per_group(group: slice) -> Statistics:
+        out = channels_last(F.conv2d(p.apply(group).to(kernel.dtype), kernel, padding=1))
+        moments = Statistics(n, p.dtype, raw.device)
+        if a.statistics:
+            moments.add(out.to(p.dtype))
         raw[group] = rows(out)
-        return seen
+        return moments
 
-    moments = Statistics(n, p.dtype, raw.device)
-    for seen in map_in_order(work, p.groups(), raw.device):
-        moments.merge(seen)
-    return maps(raw, n), *moments.result(statistics)
+    total = Statistics(n, p.dtype, raw.device)
+    for moments in map_in_order(per_group, p.groups(), raw.device):
+        total.merge(moments)
+    return maps(raw, n), *total.result(a.statistics)
 
 
-def _conv_backward(
-    grad_raw: Tensor, grad_mean: Tensor, grad_var: Tensor, raw: Tensor, mean: Tensor, *args: Any
-) -> tuple[Tensor, ...]:
-    p, (weight, statistics) = Prologue(*args[:7]), args[7:]
+def _conv_backward(a: ConvBackward) -> tuple[Tensor, ...]:
+    raw, (p, weight, statistics) = a.raw, a.forward
     grads = PrologueGrads(p)
     kernel = channels_last(weight).to(p.dtype)
     pixels = raw.shape[0] * raw.shape[2] * raw.shape[3]
 
-    def work(group: slice) -> tuple[Tensor, Tensor]:
+    def per_group(group: slice) -> tuple[Tensor, Tensor]:
         v = p.apply(group)
-        g = channels_last(grad_raw[group]).to(p.dtype)
+        g = channels_last(a.grad_raw[group]).to(p.dtype)
         if statistics:
-            g = add_statistics_grad(g, raw[group].to(p.dtype), mean, grad_mean, grad_var, pixels)
+            g = add_statistics_grad(g, raw[group].to(p.dtype), a.mean, a.grad_mean, a.grad_var, pixels)
         grad_v, grad_kernel, _ = torch.ops.aten.convolution_backward(
             g, v, kernel, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
         )
         return grads.add(group, v, grad_v), grad_kernel
 
-    done = map_in_order(work, p.groups(), raw.device)
+    done = map_in_order(per_group, p.groups(), raw.device)
     grad_weight = sum((part for _, part in done), torch.zeros_like(kernel))
     return *grads.result([part for part, _ in done]), grad_weight.contiguous().to(weight.dtype)
 
 
-def _conv_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if choose("conv", args[0], args[7]) == "torch":
-        return _conv(*args)
-    from ..kernels import conv as kernel
-
-    return kernel.conv(*args)
+def _choose(op: str, a: Conv | ConvBackward) -> str:
+    prologue, weight, _ = a if isinstance(a, Conv) else a.forward
+    return choose(op, prologue.input, weight)
 
 
-def _conv_backward_cuda(*args: Any) -> tuple[Tensor, ...]:
-    if choose("conv_backward", args[5], args[12]) == "torch":
-        return _conv_backward(*args)
-    from ..kernels import conv as kernel
-
-    return kernel.conv_backward(*args)
-
-
-def _fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    p, (weight, statistics) = Prologue(*args[:7]), args[7:]
-    batch, _, height, width = p.input.shape
-    raw = p.input.new_empty(batch, height, width, weight.shape[0]).permute(0, 3, 1, 2)
-    vector = torch.empty(
-        weight.shape[0] if statistics else 0, dtype=accumulation_dtype(p.input.dtype), device=raw.device
-    )
+def _fake(a: Conv) -> tuple[Tensor, Tensor, Tensor]:
+    input, filters = a.prologue.input, a.weight.shape[0]
+    batch, _, height, width = input.shape
+    raw = input.new_empty(batch, height, width, filters).permute(0, 3, 1, 2)
+    vector = torch.empty(filters if a.statistics else 0, dtype=a.prologue.dtype, device=raw.device)
     return raw, vector, torch.empty_like(vector)
 
 
-def _fake_backward(
-    grad_raw: Tensor, grad_mean: Tensor, grad_var: Tensor, raw: Tensor, mean: Tensor, *args: Any
-) -> tuple[Tensor, ...]:
-    weight = args[7]
-    return *Prologue(*args[:7]).fake_grads(), torch.empty_like(weight, memory_format=torch.contiguous_format)
+def _fake_backward(a: ConvBackward) -> tuple[Tensor, ...]:
+    prologue, weight, _ = a.forward
+    return *prologue.fake_grads(), torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, negative_slope, weight, statistics = inputs
-    ctx.save_for_backward(output[0], output[1], *tensors, weight)
-    ctx.negative_slope, ctx.statistics = negative_slope, statistics
+def _setup_context(ctx: Any, a: Conv, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    raw, mean, _ = output
+    *features, ctx.negative_slope = a.prologue
+    ctx.save_for_backward(raw, mean, *features, a.weight)
+    ctx.statistics = a.statistics
 
 
 def _autograd(ctx: Any, grad_raw: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, weight = ctx.saved_tensors
+    raw, mean, *features, weight = ctx.saved_tensors
+    p = Prologue._make([*features, ctx.negative_slope])
     *grads, grad_weight = torch.ops.learned_resizer.conv_backward(
-        grad_raw, grad_mean, grad_var, *tensors, ctx.negative_slope, weight, ctx.statistics
+        grad_raw, grad_mean, grad_var, raw, mean, *p, weight, ctx.statistics
     )
-    return *prologue.autograd_result(tensors[5] is not None, grads), grad_weight, None
+    return *p.autograd_result(grads), grad_weight, None
 
 
-def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
-    return *prologue.autocast(dtype, args), prologue.cast(dtype, args[7]), args[8]
+def _autocast(dtype: torch.dtype, a: Conv) -> tuple[Any, ...]:
+    return *a.prologue.autocast(dtype), cast(dtype, a.weight), a.statistics
 
 
+define("conv", Conv, "(Tensor, Tensor, Tensor)", pure_torch=_conv, native="conv", choose=_choose, fake=_fake)
 define(
-    f"conv({prologue.SCHEMA}, Tensor weight, bool statistics) -> (Tensor, Tensor, Tensor)",
-    cpu=_conv,
-    cuda=_conv_cuda,
-    fake=_fake,
-)
-define(
-    f"conv_backward(Tensor grad_raw, Tensor grad_mean, Tensor grad_var, Tensor raw, Tensor mean, {prologue.SCHEMA}, "
-    f"Tensor weight, bool statistics) -> {prologue.GRADS}, Tensor)",
-    cpu=_conv_backward,
-    cuda=_conv_backward_cuda,
+    "conv_backward",
+    ConvBackward,
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    pure_torch=_conv_backward,
+    native="conv",
+    choose=_choose,
     fake=_fake_backward,
 )
 register_autograd("conv", _autograd, _setup_context)

@@ -1,11 +1,11 @@
 """FLOP formulas of the ops, for ``torch.utils.flop_counter.FlopCounterMode``.
 
-They count what torch counts: convolutions, 2 for a multiply-add, their bias not. A forward counts as much as the
-layers of ``reference.Resizer`` that it stands for; resampling, normalisation and activation count 0, as
-``F.interpolate`` does. ``stem_backward`` counts the features that it computes again.
+They count as torch does: 2 per multiply-add of a convolution, nothing for its bias. A forward op counts as much as the
+layers of ``reference.Resizer`` that it replaces; resampling, normalisation and activation count 0, as
+``F.interpolate`` does. ``stem_backward`` includes the features that it recomputes.
 
-``FlopCounterMode`` copies torch's table as it is made, and the file that holds the table imports triton: 0.1 s, which
-``import learned_resizer_cuda`` does not spend. The formulas are registered as that file is imported.
+``FlopCounterMode`` copies torch's table when created, and the file with the table imports triton: 0.1 s that
+``import learned_resizer_cuda`` saves. The formulas are registered when that file is imported.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
+from .library import packed
+
 _COUNTER = "torch.utils.flop_counter"
 
-# FlopCounterMode hands shapes in the place of tensors.
+# FlopCounterMode passes shapes instead of tensors.
 Shape = Sequence[int]
 
 
@@ -29,42 +31,33 @@ def _conv_flop(image: Shape, weight: Shape) -> int:
     return 2 * image[0] * prod(image[2:]) * prod(weight)
 
 
-def _stem(image: Shape, w0: Shape, b0: Shape, w1: Shape, *_: Any, **__: Any) -> int:
-    return _conv_flop(image, w0) + _conv_flop(image, w1)
+def _stem(a: Any) -> int:
+    return _conv_flop(a.image, a.weights.w0) + _conv_flop(a.image, a.weights.w1)
 
 
-def _stem_backward(*args: Any, **_: Any) -> int:
-    image, w0, _, w1 = args[3:7]
-    image_grad = args[15]
-    # a and c again; then dW1, da and dW0, and dx where it is wanted.
-    return _stem(*args[3:7]) + 2 * _conv_flop(image, w1) + (2 if image_grad else 1) * _conv_flop(image, w0)
+def _stem_backward(a: Any) -> int:
+    image, weights = a.forward.image, a.forward.weights
+    # a and c again; then dW1, da and dW0, and dx if wanted.
+    first, second = _conv_flop(image, weights.w0), _conv_flop(image, weights.w1)
+    return _stem(a.forward) + 2 * second + (2 if a.image_grad else 1) * first
 
 
-def _conv(*args: Any, **_: Any) -> int:
-    return _conv_flop(args[0], args[7])
+def _conv(a: Any) -> int:
+    """Of ``conv`` or ``head``."""
+    return _conv_flop(a.prologue.input, a.weight)
 
 
-def _conv_backward(*args: Any, **_: Any) -> int:
-    return 2 * _conv(*args[5:])
+def _trunk(a: Any) -> int:
+    second = a.weight2 if hasattr(a, "weight2") else a.weight
+    return _conv_flop(a.start.input, a.start.weight1) + _conv_flop(a.start.input, second)
 
 
-def _head_backward(*args: Any, **_: Any) -> int:
-    return 2 * _conv(*args[1:])
-
-
-def _trunk_block(*args: Any, **_: Any) -> int:
-    return _conv_flop(args[0], args[12]) + _conv_flop(args[0], args[19])
-
-
-def _trunk_tail(*args: Any, **_: Any) -> int:
-    return _conv_flop(args[0], args[12]) + _conv_flop(args[0], args[18])
-
-
-def _none(*_: Any, **__: Any) -> int:
+def _none(a: Any) -> int:
     return 0
 
 
-FORMULAS: dict[str, Callable[..., int]] = {
+# Of the tuple of an op's arguments.
+FORMULAS: dict[str, Callable[[Any], int]] = {
     "resample": _none,
     "resample_backward": _none,
     "stem": _stem,
@@ -72,11 +65,11 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "affine": _none,
     "affine_backward": _none,
     "conv": _conv,
-    "conv_backward": _conv_backward,
+    "conv_backward": lambda a: 2 * _conv(a.forward),
     "head": _conv,
-    "head_backward": _head_backward,
-    "trunk_block": _trunk_block,
-    "trunk_tail": _trunk_tail,
+    "head_backward": lambda a: 2 * _conv(a),
+    "trunk_block": _trunk,
+    "trunk_tail": _trunk,
 }
 
 
@@ -84,14 +77,18 @@ def _register() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
     for name, formula in FORMULAS.items():
-        register_flop_formula(getattr(torch.ops.learned_resizer, name))(formula)
+        register_flop_formula(getattr(torch.ops.learned_resizer, name))(_of_shapes(packed(name, formula)))
+
+
+def _of_shapes(formula: Callable[..., int]) -> Callable[..., int]:
+    return lambda *args, **_: formula(*args)
 
 
 class _UntilCounterIsImported(types.ModuleType):
-    """The class of ``torch.utils`` until Python binds the module ``flop_counter`` there, as it does after importing it.
+    """Class of ``torch.utils`` until Python binds its submodule ``flop_counter``, which it does after importing it.
 
-    Python has no hook for "after the import of". Of what serves as one this touches least: no other import takes
-    another way, and afterwards all is as it was.
+    Python has no hook for "after the import of". This is the least invasive substitute: no other import is affected,
+    and afterwards everything is as before.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -102,7 +99,7 @@ class _UntilCounterIsImported(types.ModuleType):
 
 
 def register() -> None:
-    """Give torch's counter the formulas: now where it is loaded, else as it is. For when the ops are defined."""
+    """Register the formulas with torch's counter, now or when it is imported. Call it once the ops are defined."""
     if _COUNTER in sys.modules or type(torch.utils) is not types.ModuleType:
         _register()
     else:

@@ -1,4 +1,4 @@
-"""What the native kernels of stem, conv and head are compiled for."""
+"""Shapes that the native kernels of stem, conv and head are compiled for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHANNELS = 4
 
 
 def unsupported(op: str, num_filters: int, channels: int | None = None) -> str | None:
-    """Say why the native kernel of an op cannot take these shapes; None where it can."""
+    """Reason why the native kernel of an op does not take these shapes, or None if it does."""
     if num_filters not in FILTERS:
         return f"the native {op} has kernels for num_filters {' and '.join(map(str, FILTERS))}, not {num_filters}"
     if channels is not None and channels > CHANNELS:
@@ -27,8 +27,6 @@ def choose(op: str, features: Tensor, weight: Tensor) -> str:
         features: ``(B, n, h, w)``.
         weight: ``(filters, n, k, k)``.
     """
-    if not features.is_cuda:
-        return backend.choose(op, features)
     name = op.removesuffix("_backward")
     n = features.shape[1]
     if name == "conv":
@@ -41,9 +39,9 @@ def choose(op: str, features: Tensor, weight: Tensor) -> str:
 
 
 def too_little_memory(op: str, features: Tensor, num_filters: int) -> str | None:
-    """Say why the GPU cannot run an instance of stem, conv or head; None where it can, or where nothing is native."""
+    """Reason why a GPU's shared memory is too small for stem, conv or head; None if it is not, or nothing is native."""
     if backend.current() == "torch" or backend.refusal(op, features.device, features.dtype) is not None:
         return None
-    from ..kernels.arguments import arithmetic, memory_refusal
-
-    return memory_refusal(op.removesuffix("_backward"), arithmetic(features.dtype), num_filters, features.device)
+    kernels = backend.kernel_module("arguments")
+    dtype_arithmetic = kernels.arithmetic(features.dtype)
+    return kernels.memory_refusal(op.removesuffix("_backward"), dtype_arithmetic, num_filters, features.device)

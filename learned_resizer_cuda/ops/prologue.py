@@ -1,7 +1,7 @@
-"""What ``conv`` and ``head`` apply to their input as they load it, and its adjoint.
+"""Prologue of ``conv`` and ``head``: what they apply to their input while loading it, and its adjoint.
 
 Forward, for a raw feature t, per-channel scale and shift of the batch normalisation before it, and optionally a
-skip (a second raw feature u with an affine of its own)::
+skip (a second raw feature u with its own scale and shift)::
 
     v = lrelu(scale · t + shift  [+ skip_scale · u + skip_shift])      (slope 1: no activation)
 
@@ -10,12 +10,12 @@ Adjoint, for dv: ``g = dv · lrelu'(v)`` and then::
     dt = scale · g,        dscale = Σ g · t,        dshift = Σ g
     du = skip_scale · g,   dskip_scale = Σ g · u,   dskip_shift = Σ g
 
-Only raw convolution outputs are kept for the backward; v is computed again.
+Only raw convolution outputs are saved for the backward; v is recomputed.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,12 @@ from torch import Tensor
 from .layout import along_row, channels_last, leaky_relu_backward_, maps, rows, sum_pixels
 from .statistics import accumulation_dtype
 
-SCHEMA = (
-    "Tensor input, Tensor scale, Tensor shift, Tensor? skip, Tensor? skip_scale, Tensor? skip_shift, "
-    "float negative_slope"
-)
-GRADS = "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
-
-# Elements of one feature map in a group of images worked on at once, as in ``stem``.
+# Elements of a feature map per group of images, as in ``stem``.
 _GROUP_ELEMENTS = 512 * 1024
 
 
 class Prologue(NamedTuple):
-    """Arguments of the prologue in the schema's order; features ``(B, n, h, w)``, vectors ``(n,)``."""
+    """Arguments of a prologue: features ``(B, n, h, w)``, vectors ``(n,)``."""
 
     input: Tensor
     scale: Tensor
@@ -47,11 +41,11 @@ class Prologue(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """dtype of v and of every sum."""
+        """Dtype of v and of every sum."""
         return accumulation_dtype(self.input.dtype)
 
     def groups(self) -> list[slice]:
-        """Groups of images small enough to stay near the cores."""
+        """Slices of the batch, small enough to stay in a core's cache."""
         batch, n, height, width = self.input.shape
         step = max(1, _GROUP_ELEMENTS // (n * height * width))
         return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
@@ -69,16 +63,26 @@ class Prologue(NamedTuple):
         return maps(v, n)
 
     def fake_grads(self) -> list[Tensor]:
-        """Shapes of ``PrologueGrads.result``."""
+        """Empty tensors like those of ``PrologueGrads.result``."""
         vector = torch.empty_like(self.scale)
         grads = [empty_features(self.input), vector, torch.empty_like(vector)]
         if self.skip is None:
             return grads + [torch.empty(0, dtype=self.dtype, device=vector.device) for _ in range(3)]
         return [*grads, empty_features(self.skip), torch.empty_like(vector), torch.empty_like(vector)]
 
+    def autograd_result(self, grads: list[Tensor]) -> list[Tensor | None]:
+        """A backward op's gradients as autograd takes them: ``None`` for an absent skip and for the slope."""
+        input, scale, shift, *skip = grads
+        return [input, scale, shift, *(skip if self.skip is not None else [None] * len(skip)), None]
+
+    def autocast(self, dtype: torch.dtype) -> Prologue:
+        """The arguments under autocast: features in its dtype, vectors unchanged."""
+        skip = None if self.skip is None else cast(dtype, self.skip)
+        return self._replace(input=cast(dtype, self.input), skip=skip)
+
 
 class PrologueGrads:
-    """Gradients of a prologue's arguments, computed group by group, in any order."""
+    """Gradients of a prologue's arguments, accumulated over groups of images in any order."""
 
     def __init__(self, prologue: Prologue) -> None:
         batch, n, height, width = prologue.input.shape
@@ -87,7 +91,12 @@ class PrologueGrads:
         self._skip = None if prologue.skip is None else torch.empty_like(self._input)
 
     def add(self, group: slice, v: Tensor, grad_v: Tensor) -> Tensor:
-        """Take in dv of a group of images, given the v that ``Prologue.apply`` returned for it; overwrites dv.
+        """Add a group of images.
+
+        Args:
+            group: slice of the batch.
+            v: of the group, as returned by ``Prologue.apply``.
+            grad_v: its gradient; overwritten.
 
         Returns:
             The group's part of dscale, dshift and dskip_scale, ``(3, n)``, for ``result``.
@@ -110,7 +119,11 @@ class PrologueGrads:
         return sums
 
     def result(self, sums: list[Tensor]) -> list[Tensor]:
-        """Gradients in the schema's order, empty tensors for an absent skip's; ``sums`` from every ``add``."""
+        """Gradients of all arguments but the slope, in order; empty tensors for an absent skip.
+
+        Args:
+            sums: the results of every ``add``.
+        """
         p, n = self._prologue, self._prologue.input.shape[1]
         total = torch.zeros(3, n, dtype=p.dtype, device=p.input.device)
         for part in sums:
@@ -122,23 +135,12 @@ class PrologueGrads:
         return [*grads, maps(self._skip, n).to(p.input.dtype), skip_scale.clone(), shift.clone()]
 
 
-def autograd_result(ctx_has_skip: bool, grads: list[Tensor]) -> list[Tensor | None]:
-    """The op's gradients in the form autograd takes: ``None`` for an absent skip and for the slope."""
-    return [*grads[:3], *(grads[3:6] if ctx_has_skip else [None] * 3), None]
-
-
-def autocast(dtype: torch.dtype, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The prologue's arguments under autocast: features in its dtype, vectors as they are."""
-    input, scale, shift, skip, *rest = args[:7]
-    return cast(dtype, input), scale, shift, None if skip is None else cast(dtype, skip), *rest
-
-
 def cast(dtype: torch.dtype, tensor: Tensor) -> Tensor:
-    """``tensor`` in autocast's dtype; float64 stays, as in torch's own rules."""
+    """A tensor in autocast's dtype; float64 stays, as in torch's own rules."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
 def empty_features(like: Tensor) -> Tensor:
-    """Features of the shape and dtype of ``like``, channels_last."""
+    """Uninitialised channels_last features of the shape and dtype of ``like``."""
     batch, n, height, width = like.shape
     return like.new_empty(batch, height, width, n).permute(0, 3, 1, 2)

@@ -1,12 +1,12 @@
-"""``resample`` and its adjoint ``resample_backward``: both axes of an image through band matrices.
+"""``resample`` and its adjoint ``resample_backward``: multiplication of both image axes by band matrices.
 
-Forward ``y = R_h x R_wᵀ``, adjoint ``x̄ = R_hᵀ ȳ R_w``: the same computation with transposed tables, so the
-backward of each op is the other one and every derivative exists.
+Forward ``y = R_h x R_wᵀ``, adjoint ``x̄ = R_hᵀ ȳ R_w``: the same computation with transposed tables, so each op is the
+other's backward and every derivative exists.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,53 +18,81 @@ from .dense import resample_dense, resample_dense_backward
 from .library import define, register_autocast, register_autograd, register_vmap
 from .transforms import VMAP, transform_reason
 
-_PARAMETERS = "SymInt height, SymInt width, float? scale_h, float? scale_w, str interpolation, bool antialias"
-
-# dtypes that both implementations take
+# Dtypes that both implementations take.
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 
-def _run(op: str, image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    """Run one of the two ops on the backend chosen for it; ``height`` and ``width`` are its output's."""
+class Sampling(NamedTuple):
+    """Output size, filter and optional scale factors."""
+
+    height: int
+    width: int
+    scale_h: float | None
+    scale_w: float | None
+    interpolation: str
+    antialias: bool
+
+
+class Resample(NamedTuple):
+    """Arguments of ``resample``."""
+
+    image: Tensor
+    sampling: Sampling
+
+
+class ResampleBackward(NamedTuple):
+    """Arguments of ``resample_backward``; its output has the size of the image, the scale factors are the forward's."""
+
+    grad: Tensor
+    sampling: Sampling
+
+
+def _tables(a: Resample | ResampleBackward, device: torch.device) -> tuple[Bands, Bands]:
+    image, (height, width, scale_h, scale_w, interpolation, antialias) = a
+    rest = (interpolation, antialias, image.dtype, device)
+    if isinstance(a, Resample):
+        return get_bands(image.shape[2], height, scale_h, *rest), get_bands(image.shape[3], width, scale_w, *rest)
+    return (
+        get_bands(height, image.shape[2], scale_h, *rest).transposed(),
+        get_bands(width, image.shape[3], scale_w, *rest).transposed(),
+    )
+
+
+def _choose(op: str, a: Resample | ResampleBackward) -> str:
+    image, _ = a
     _check_dtype(image.dtype)
-    scale_h, scale_w, interpolation, antialias = parameters
-    native = backend.choose(op, image) == "native"
-    # The native kernel makes its own tables on the device, from tables on the host.
-    rest = (interpolation, antialias, image.dtype, torch.device("cpu") if native else image.device)
-    if op == "resample":
-        bands_h = get_bands(image.shape[2], height, scale_h, *rest)
-        bands_w = get_bands(image.shape[3], width, scale_w, *rest)
-    else:
-        bands_h = get_bands(height, image.shape[2], scale_h, *rest).transposed()
-        bands_w = get_bands(width, image.shape[3], scale_w, *rest).transposed()
-    if native:
-        from ..kernels import resample as kernel
-
-        return kernel.resample(image, bands_h, bands_w)
-    return _run_torch(image, bands_h, bands_w)
+    return backend.choose(op, image)
 
 
-def _run_torch(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
+def _native(a: Resample | ResampleBackward) -> Tensor:
+    image, _ = a
+    # The kernel builds its own tables on the device, from tables on the host.
+    return backend.kernel_module("resample").resample(image, *_tables(a, torch.device("cpu")))
+
+
+def _by_tables(a: Resample | ResampleBackward) -> Tensor:
     """Pure torch on any device; accumulates in float32 (float64 for float64) and rounds once at the end."""
+    image, _ = a
+    bands = _tables(a, image.device)
     if image.dtype in (torch.float32, torch.float64):
-        return apply_bands(image, bands_h, bands_w)
-    return _rounded(apply_bands(image.float(), bands_h, bands_w), image.dtype)
+        return apply_bands(image, *bands)
+    return _rounded(apply_bands(image.float(), *bands), image.dtype)
 
 
 def _rounded(out: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums, which are overwritten, in the image's dtype."""
+    """Sums rounded to the image's dtype; overwrites them."""
     if dtype == torch.uint8:
         out = out.add_(0.5).floor_().clamp_(0, 255)
     return out.to(dtype)
 
 
 def resample_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:
-    """What the op computes, in plain differentiable operations, for images ``(..., H, W)`` of any rank.
+    """The op's result by plain differentiable operations, for images ``(..., H, W)`` of any rank.
 
     Args:
         image: of one of the op's dtypes.
-        reason: ``transforms.transform_reason``'s.
-        parameters: the op's others.
+        reason: from ``transforms.transform_reason``.
+        parameters: the op's other arguments.
 
     Raises:
         RuntimeError: under ``use_backend("native")``.
@@ -82,13 +110,12 @@ def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | 
     """Whether torch's own CPU kernel computes this resampling (float32, coordinates within the image)."""
     if image.dtype != torch.float32 or image.numel() == 0 or not image.is_cpu:
         return False
-    # torch <= 2.15 resamples the rows wrongly where the output is one pixel wide. And an image that keeps its size is
-    # a copy.
+    # torch <= 2.15 resamples the rows wrongly if the output is one pixel wide. An image that keeps its size is copied.
     if width == 1 or image.shape[2:] == (height, width):
         return False
     sizes = ((image.shape[2], height), (image.shape[3], width))
-    # Beyond the last pixel torch reads outside its window; the tables repeat the border. And torch leaves an axis
-    # alone whose size does not change, whatever the factor.
+    # Beyond the last pixel torch reads outside its window; the tables repeat the border. torch also skips an axis whose
+    # size does not change, whatever the factor.
     return all(
         f is None or (out - 0.5 <= size * f and (size != out or f == 1.0))
         for (size, out), f in zip(sizes, scale, strict=True)
@@ -96,9 +123,9 @@ def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | 
 
 
 def _along_one_axis(kernel: Any, image: Tensor, height: int, width: int, *scale: float | None) -> Tensor:
-    """A kernel of torch along the one axis that changes.
+    """A torch kernel along the only axis that changes.
 
-    Along the other its plain bicubic adds a pixel's neighbours times 0, which spreads a NaN.
+    Along the other axis its plain bicubic adds a pixel's neighbours times 0, which spreads a NaN.
     """
     if width == image.shape[3]:
         return _along_one_axis(kernel, image.mT, width, height, *reversed(scale)).mT
@@ -114,31 +141,30 @@ def _is_exact(size: int, out: int, factor: float | None) -> bool:
     return scale * 2**10 == int(scale * 2**10) and scale < 2**10 and scale * out < 2**12 and out < 2**12
 
 
-def _resample_cpu(
-    image: Tensor,
-    height: int,
-    width: int,
-    scale_h: float | None,
-    scale_w: float | None,
-    interpolation: str,
-    antialias: bool,
-) -> Tensor:
-    # For float32 the answer users know is F.interpolate's. Its coordinates are rounded to float32, which moves results
-    # from the exact tables' in proportion to the image's size, 2e-4 of the range at 4000 pixels (docs/math.md, 1.6);
-    # taking its kernel keeps the two equal. Where the coordinates need no rounding the two differ by rounding alone,
-    # and the tables are faster than its antialiasing.
+def _resample(a: Resample) -> Tensor:
+    image, (height, width, scale_h, scale_w, interpolation, antialias) = a
+    # Raises under use_backend("native").
+    _choose("resample", a)
+    # Users know F.interpolate's answer for float32. It rounds coordinates to float32, which moves results away from the
+    # exact tables' in proportion to the image's size, by 2e-4 of the range at 4000 pixels (docs/math.md, 1.6); using
+    # its kernel keeps the two equal. If no coordinate needs rounding, the two differ by rounding errors alone, and the
+    # tables are faster than its antialiasing.
     torch_kernel = _ATEN.get((interpolation, antialias))
     if (
         torch_kernel is not None
         and _matches_torch(image, height, width, (scale_h, scale_w))
         and not (antialias and _is_exact(image.shape[2], height, scale_h) and _is_exact(image.shape[3], width, scale_w))
-        and backend.choose("resample", image) == "torch"
     ):
         out = empty_image(image, height, width)
         if not antialias and (height == image.shape[2] or width == image.shape[3]):
             return out.copy_(_along_one_axis(torch_kernel, image, height, width, scale_h, scale_w))
         return torch_kernel(image, [height, width], False, scale_h, scale_w, out=out)
-    return _run("resample", image, height, width, scale_h, scale_w, interpolation, antialias)
+    return _by_tables(a)
+
+
+def _resample_backward(a: ResampleBackward) -> Tensor:
+    _choose("resample_backward", a)
+    return _by_tables(a)
 
 
 _ATEN = {
@@ -149,30 +175,23 @@ _ATEN = {
 }
 
 
-def _resample_cuda(image: Tensor, *parameters: Any) -> Tensor:
-    return _run("resample", image, *parameters)
-
-
-def _resample_backward(grad: Tensor, *parameters: Any) -> Tensor:
-    return _run("resample_backward", grad, *parameters)
-
-
-def _fake(image: Tensor, height: int, width: int, *_: Any) -> Tensor:
+def _fake(a: Resample | ResampleBackward) -> Tensor:
+    image, sampling = a
     _check_dtype(image.dtype)
-    return empty_image(image, height, width)
+    return empty_image(image, sampling.height, sampling.width)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    image, _, _, *parameters = inputs
-    ctx.input_size = image.shape[2:]
-    ctx.parameters = parameters
+def _setup_context(ctx: Any, a: Resample | ResampleBackward, output: Tensor) -> None:
+    image, sampling = a
+    height, width = image.shape[2:]
+    ctx.sampling = sampling._replace(height=height, width=width)
 
 
 def _adjoint(op: Any, plain: Any) -> Any:
     def autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # The backward may be differentiated where the forward was not.
+        # A transform may apply to the backward only.
         run = op if transform_reason(grad) in (None, VMAP) else plain
-        return run(grad, *ctx.input_size, *ctx.parameters).to(grad.dtype), None, None, None, None, None, None
+        return run(grad, *ctx.sampling).to(grad.dtype), *(None for _ in ctx.sampling)
 
     return autograd
 
@@ -186,11 +205,14 @@ def _vmap(name: str) -> Any:
     return rule
 
 
-define(f"resample(Tensor image, {_PARAMETERS}) -> Tensor", cpu=_resample_cpu, cuda=_resample_cuda, fake=_fake)
+define("resample", Resample, "Tensor", pure_torch=_resample, native=_native, choose=_choose, fake=_fake)
 define(
-    f"resample_backward(Tensor grad, {_PARAMETERS}) -> Tensor",
-    cpu=_resample_backward,
-    cuda=_resample_backward,
+    "resample_backward",
+    ResampleBackward,
+    "Tensor",
+    pure_torch=_resample_backward,
+    native=_native,
+    choose=_choose,
     fake=_fake,
 )
 _OPS = torch.ops.learned_resizer

@@ -13,8 +13,8 @@ Adjoint, for dz, dmean, dvar::
     dc' = dc · lrelu'(c);   dW1 = Σ dc' aᵀ,   db1 = Σ dc',   da = W1ᵀ dc'
     da' = da · lrelu'(a);   dW0 = Σ da' ⋆ x,  db0 = Σ da',   dx = W0ᵀ * da'   (only if asked for)
 
-The adjoint recomputes a and c from the image. Both run tile by tile, so no tensor with n channels at input
-resolution outlives one tile, whatever the image's size.
+The adjoint recomputes a and c from the image. Both run tile by tile: no tensor with n channels at input resolution
+outlives a tile, whatever the image's size.
 """
 
 from __future__ import annotations
@@ -35,11 +35,55 @@ from .parallel import map_in_order
 from .prologue import cast
 from .statistics import Statistics, accumulation_dtype, add_statistics_grad
 
-# Elements of one feature map in a tile. A tile's few maps then stay near the cores, and freed ones are used again.
+# Elements of a feature map in a tile: a tile's few maps stay in a core's cache, and freed ones are reused.
 _TILE_ELEMENTS = 512 * 1024
 _LEAST_TILE_ROWS = 16
 
-_PARAMETERS = "SymInt height, SymInt width, str interpolation, bool antialias, float negative_slope"
+
+class StemWeights(NamedTuple):
+    """Parameters of both convolutions."""
+
+    w0: Tensor  # (n, C, 7, 7)
+    b0: Tensor
+    w1: Tensor  # (n, n, 1, 1)
+    b1: Tensor
+
+
+class StemOptions(NamedTuple):
+    """Output size, filter and settings."""
+
+    height: int
+    width: int
+    interpolation: str
+    antialias: bool
+    negative_slope: float
+    statistics: bool
+
+
+class Stem(NamedTuple):
+    """Arguments of ``stem``."""
+
+    image: Tensor
+    weights: StemWeights
+    options: StemOptions
+    image_mean: Tensor | None = None
+    image_std: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the features: the image's, or for a uint8 image the weights'."""
+        return feature_dtype(self.image, self.weights.w0)
+
+
+class StemBackward(NamedTuple):
+    """Arguments of ``stem_backward``: gradients and the mean of the forward call, and its arguments."""
+
+    grad_z: Tensor
+    grad_mean: Tensor
+    grad_var: Tensor
+    mean: Tensor
+    image_grad: bool
+    forward: Stem
 
 
 class _Tile(NamedTuple):
@@ -53,14 +97,14 @@ class _Tile(NamedTuple):
 
 
 def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
-    """The batch as groups of images that fill a tile, or single images as lists of tiles of rows."""
+    """The batch as groups of tiles: several whole images in one tile, or one image in tiles of rows."""
     batch, _, height, width = image.shape
     images = _TILE_ELEMENTS // (height * width * num_filters)
     if images:
         starts = range(0, batch, images)
         return [[_Tile(first, min(first + images, batch), 0, height, True)] for first in starts]
     rows = max(_LEAST_TILE_ROWS, _TILE_ELEMENTS // (width * num_filters))
-    # Equal tiles: a thin last one would cost as much in calls.
+    # Equal tiles: a thin last one costs as many calls.
     rows = -(-height // -(-height // rows))
     return [
         [_Tile(index, index + 1, top, min(top + rows, height), rows >= height) for top in range(0, height, rows)]
@@ -69,7 +113,7 @@ def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
 
 
 def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tensor | None) -> Tensor:
-    """A uint8 image as ``(image / 255 - mean) / std`` per channel; any other as it is.
+    """A uint8 image as ``(image / 255 - mean) / std`` per channel; any other image unchanged.
 
     Raises:
         ValueError: for a uint8 image without mean and std.
@@ -83,22 +127,21 @@ def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tens
     return torch.addcmul(shift.view(-1, 1, 1), image.to(scale.dtype), scale.view(-1, 1, 1)).to(dtype)
 
 
-def _halo(image: Tensor, tile: _Tile, dtype: torch.dtype, *normalisation: Tensor | None) -> Tensor:
-    """The tile's part of the image with the 3 rows above and below that the 7×7 kernel reads, zero beyond it."""
-    height = image.shape[2]
-    rows = image[tile.first : tile.last, :, max(tile.top - 3, 0) : min(tile.bottom + 3, height)]
-    rows = normalised(rows, dtype, *normalisation)
+def _halo(a: Stem, tile: _Tile) -> Tensor:
+    """The tile's part of the image with the 3 rows above and below that the 7×7 kernel reads, zero-padded."""
+    height = a.image.shape[2]
+    rows = a.image[tile.first : tile.last, :, max(tile.top - 3, 0) : min(tile.bottom + 3, height)]
+    rows = normalised(rows, a.dtype, a.image_mean, a.image_std)
     return F.pad(rows, (0, 0, max(3 - tile.top, 0), max(tile.bottom + 3 - height, 0)))
 
 
-def _features(
-    x: Tensor, w0: Tensor, b0: Tensor, w1: Tensor, b1: Tensor, slope: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """``a`` and ``c`` of a tile from its rows with halo: ``a (K, n, T, W)`` as planes, ``c`` channels_last.
 
-    Planes are what oneDNN's 7×7 weight gradient is fastest on; the 1×1 convolution, a matrix product over the
-    channels, turns them into the interleaved channels that the resampling is fastest on.
+    oneDNN's 7×7 weight gradient is fastest on planes, the resampling on interleaved channels. The 1×1 convolution, a
+    matrix product over the channels, turns one into the other.
     """
+    w0, b0, w1, b1 = weights
     a = F.leaky_relu_(F.conv2d(x, w0, b0, padding=(0, 3)), slope).to(dtype).contiguous()
     images, n, height, width = a.shape
     weight = w1.to(dtype).view(n, n).t().expand(images, n, n)
@@ -106,148 +149,92 @@ def _features(
     return a, maps(c.view(images, height, width * n), n)
 
 
-def _tables(
-    image: Tensor, dtype: torch.dtype, height: int, width: int, interpolation: str, antialias: bool
-) -> tuple[Bands, Bands]:
-    dtype = accumulation_dtype(dtype)
-    return (
-        get_bands(image.shape[2], height, None, interpolation, antialias, dtype, image.device),
-        get_bands(image.shape[3], width, None, interpolation, antialias, dtype, image.device),
-    )
+def _tables(a: Stem) -> tuple[Bands, Bands]:
+    _, _, in_h, in_w = a.image.shape
+    rest = (a.options.interpolation, a.options.antialias, accumulation_dtype(a.dtype), a.image.device)
+    return get_bands(in_h, a.options.height, None, *rest), get_bands(in_w, a.options.width, None, *rest)
 
 
-def _stem(
-    image: Tensor,
-    w0: Tensor,
-    b0: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    height: int,
-    width: int,
-    interpolation: str,
-    antialias: bool,
-    negative_slope: float,
-    statistics: bool,
-    image_mean: Tensor | None = None,
-    image_std: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, features = len(w0), feature_dtype(image, w0)
-    bands_h, bands_w = _tables(image, features, height, width, interpolation, antialias)
+def _stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
+    image, options, n = a.image, a.options, len(a.weights.w0)
+    bands_h, bands_w = _tables(a)
     dtype = bands_h.weight.dtype
-    z = torch.zeros(len(image), height, width * n, dtype=dtype, device=image.device)
+    z = torch.zeros(len(image), options.height, options.width * n, dtype=dtype, device=image.device)
 
-    def work(tiles: list[_Tile]) -> Statistics:
-        seen = Statistics(n, dtype, image.device)
+    def per_group(tiles: list[_Tile]) -> Statistics:
+        moments = Statistics(n, dtype, image.device)
         for tile in tiles:
-            x = _halo(image, tile, features, image_mean, image_std)
-            _, c = _features(x, w0, b0, w1, b1, negative_slope, dtype)
-            if statistics:
-                seen.add(c)
+            _, c = _features(_halo(a, tile), a.weights, options.negative_slope, dtype)
+            if options.statistics:
+                moments.add(c)
             if tile.whole:
                 resample_planes(rows(c), z[tile.first : tile.last], bands_h, bands_w, n)
             else:
                 accumulate_rows(rows(c)[0], z[tile.first], bands_h, bands_w, n, tile.top)
-        return seen
+        return moments
 
-    moments = Statistics(n, dtype, image.device)
-    for seen in map_in_order(work, _groups(image, n), image.device):
-        moments.merge(seen)
-    return maps(z, n).to(features), *moments.result(statistics)
+    total = Statistics(n, dtype, image.device)
+    for moments in map_in_order(per_group, _groups(image, n), image.device):
+        total.merge(moments)
+    return maps(z, n).to(a.dtype), *total.result(options.statistics)
 
 
-def _stem_backward(
-    grad_z: Tensor,
-    grad_mean: Tensor,
-    grad_var: Tensor,
-    image: Tensor,
-    w0: Tensor,
-    b0: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    mean: Tensor,
-    height: int,
-    width: int,
-    interpolation: str,
-    antialias: bool,
-    negative_slope: float,
-    statistics: bool,
-    image_grad: bool,
-    image_mean: Tensor | None = None,
-    image_std: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n, features = len(w0), feature_dtype(image, w0)
-    tables = _tables(image, features, height, width, interpolation, antialias)
-    bands_h, bands_w = (table.transposed() for table in tables)
+def _stem_backward(a: StemBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    forward, image, weights, options = a.forward, a.forward.image, a.forward.weights, a.forward.options
+    w0, b0, w1, b1 = weights
+    n = len(w0)
+    bands_h, bands_w = (table.transposed() for table in _tables(forward))
     dtype = bands_h.weight.dtype
-    dz = rows(grad_z.to(dtype))
-    dx = torch.zeros_like(image, dtype=dtype) if image_grad else image.new_empty(0)
+    dz = rows(a.grad_z.to(dtype))
+    dx = torch.zeros_like(image, dtype=dtype) if a.image_grad else image.new_empty(0)
     pixels = image.shape[0] * image.shape[2] * image.shape[3]
 
-    def work(tiles: list[_Tile]) -> list[Tensor]:
+    def per_group(tiles: list[_Tile]) -> list[Tensor]:
         dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
         dw1 = torch.zeros(n, n, dtype=dtype, device=image.device)
         for tile in tiles:
-            x = _halo(image, tile, features, image_mean, image_std)
-            a, c = _features(x, w0, b0, w1, b1, negative_slope, dtype)
+            x = _halo(forward, tile)
+            features, c = _features(x, weights, options.negative_slope, dtype)
             dc = torch.empty_like(c)
             if tile.whole:
                 resample_planes(dz[tile.first : tile.last], rows(dc), bands_h, bands_w, n)
             else:
                 resample_rows(dz[tile.first], rows(dc)[0], bands_h, bands_w, n, tile.top)
-            if statistics:
-                add_statistics_grad(dc, c, mean, grad_mean, grad_var, pixels, out=dc)
-            leaky_relu_backward_(dc, c, negative_slope)
+            if options.statistics:
+                add_statistics_grad(dc, c, a.mean, a.grad_mean, a.grad_var, pixels, out=dc)
+            leaky_relu_backward_(dc, c, options.negative_slope)
             flat_dc = rows(dc).view(len(dc), -1, n)
-            dw1 += torch.bmm(flat_dc.mT, a.flatten(2).mT).sum(0)
+            dw1 += torch.bmm(flat_dc.mT, features.flatten(2).mT).sum(0)
             db1 += sum_pixels(rows(dc), n)
-            # da takes c's memory: fresh memory costs page faults.
-            da = rows(c).view(a.shape)
+            # da overwrites c: fresh memory costs page faults.
+            da = rows(c).view(features.shape)
             torch.bmm(w1.to(dtype).view(n, n).t().expand(len(dc), n, n), flat_dc.mT, out=da.view(len(dc), n, -1))
-            leaky_relu_backward_(da, a, negative_slope)
+            leaky_relu_backward_(da, features, options.negative_slope)
             db0 += da.sum((0, 2, 3))
             dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
                 da, x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
-                [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [image_grad, True, False],
+                [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [a.image_grad, True, False],
             )  # fmt: skip
             dw0 += dw0_tile
-            if image_grad:
+            if a.image_grad:
                 _add_halo(dx, dx_halo, tile)
         return [dw0, db0, dw1.view_as(w1), db1]
 
-    sums = [torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for p in (w0, b0, w1, b1)]
-    for grads in map_in_order(work, _groups(image, n), image.device):
+    sums = [torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for p in weights]
+    for grads in map_in_order(per_group, _groups(image, n), image.device):
         for total, grad in zip(sums, grads, strict=True):
             total += grad
-    dw0, db0, dw1, db1 = (g.to(p.dtype) for g, p in zip(sums, (w0, b0, w1, b1), strict=True))
+    dw0, db0, dw1, db1 = (g.to(p.dtype) for g, p in zip(sums, weights, strict=True))
     return dx.to(image.dtype), dw0, db0, dw1, db1
 
 
-def _choose(op: str, image: Tensor, w0: Tensor) -> str:
-    """Backend of a call; by the dtype of the features."""
-    features = w0 if image.dtype == torch.uint8 else image
-    if not features.is_cuda:
-        return backend.choose(op, features)
-    reason = unsupported("stem", len(w0), image.shape[1]) or too_little_memory(op, features, len(w0))
+def _choose(op: str, a: Stem | StemBackward) -> str:
+    forward = a if isinstance(a, Stem) else a.forward
+    w0, n = forward.weights.w0, len(forward.weights.w0)
+    # The dtype of the features decides.
+    features = w0 if forward.image.dtype == torch.uint8 else forward.image
+    reason = unsupported("stem", n, forward.image.shape[1]) or too_little_memory(op, features, n)
     return backend.choose(op, features, reason)
-
-
-def _stem_cuda(image: Tensor, w0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if _choose("stem", image, w0) == "torch":
-        return _stem(image, w0, *rest)
-    from ..kernels import stem as kernel
-
-    return kernel.stem(image, w0, *rest)
-
-
-def _stem_backward_cuda(
-    grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, w0: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    grads = (grad_z, grad_mean, grad_var)
-    if _choose("stem_backward", image, w0) == "torch":
-        return _stem_backward(*grads, image, w0, *rest)
-    from ..kernels import stem as kernel
-
-    return kernel.stem_backward(*grads, image, w0, *rest)
 
 
 def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
@@ -257,57 +244,49 @@ def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
     dx[tile.first : tile.last, :, top:bottom] += dx_halo[:, :, skip : skip + bottom - top]
 
 
-def _fake_stem(
-    image: Tensor, w0: Tensor, b0: Tensor, w1: Tensor, b1: Tensor, height: int, width: int, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, statistics, dtype = w0.shape[0], rest[3], feature_dtype(image, w0)
-    z = image.new_empty(image.shape[0], height, width, n, dtype=dtype).permute(0, 3, 1, 2)
-    vector = torch.empty(n if statistics else 0, dtype=accumulation_dtype(dtype), device=image.device)
+def _fake(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
+    n, options, dtype = a.weights.w0.shape[0], a.options, a.dtype
+    z = a.image.new_empty(a.image.shape[0], options.height, options.width, n, dtype=dtype).permute(0, 3, 1, 2)
+    vector = torch.empty(n if options.statistics else 0, dtype=accumulation_dtype(dtype), device=z.device)
     return z, vector, torch.empty_like(vector)
 
 
-def _fake_stem_backward(
-    grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor, image: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    dx = torch.empty_like(image) if rest[11] else image.new_empty(0)
-    return dx, *(torch.empty_like(p, memory_format=torch.contiguous_format) for p in rest[:4])
+def _fake_backward(a: StemBackward) -> tuple[Tensor, ...]:
+    image, weights = a.forward.image, a.forward.weights
+    dx = torch.empty_like(image) if a.image_grad else image.new_empty(0)
+    return dx, *(torch.empty_like(p, memory_format=torch.contiguous_format) for p in weights)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:5], output[1], *inputs[11:])
-    ctx.parameters = inputs[5:11]
+def _setup_context(ctx: Any, a: Stem, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, mean, _ = output
+    ctx.save_for_backward(mean, a.image, *a.weights, a.image_mean, a.image_std)
+    ctx.options = a.options
 
 
 def _autograd(ctx: Any, grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, image_mean, image_std = ctx.saved_tensors
-    needed = ctx.needs_input_grad[0]
+    mean, image, *weights, image_mean, image_std = ctx.saved_tensors
+    image_grad = ctx.needs_input_grad[0]
     dx, *grads = torch.ops.learned_resizer.stem_backward(
-        grad_z, grad_mean, grad_var, *tensors, *ctx.parameters, needed, image_mean, image_std
+        grad_z, grad_mean, grad_var, mean, image_grad, image, *weights, *ctx.options, image_mean, image_std
     )
-    return dx if needed else None, *grads, *(None,) * (len(ctx.parameters) + 2)
+    return dx if image_grad else None, *grads, *(None for _ in ctx.options), None, None
 
 
-def _autocast(dtype: torch.dtype, *args: Any) -> tuple[Any, ...]:
-    image, weights, rest = args[0], args[1:5], args[5:]
+def _autocast(dtype: torch.dtype, a: Stem) -> tuple[Any, ...]:
     # A uint8 image is converted as it loads.
-    image = image if image.dtype == torch.uint8 else cast(dtype, image)
-    return image, *(cast(dtype, t) for t in weights), *rest
+    image = a.image if a.image.dtype == torch.uint8 else cast(dtype, a.image)
+    return image, *(cast(dtype, p) for p in a.weights), *a.options, a.image_mean, a.image_std
 
 
-_NORMALISATION = "Tensor? image_mean=None, Tensor? image_std=None"
-_WEIGHTS = "Tensor w0, Tensor b0, Tensor w1, Tensor b1"
+define("stem", Stem, "(Tensor, Tensor, Tensor)", pure_torch=_stem, native="stem", choose=_choose, fake=_fake)
 define(
-    f"stem(Tensor image, {_WEIGHTS}, {_PARAMETERS}, bool statistics, {_NORMALISATION}) -> (Tensor, Tensor, Tensor)",
-    cpu=_stem,
-    cuda=_stem_cuda,
-    fake=_fake_stem,
-)
-define(
-    f"stem_backward(Tensor grad_z, Tensor grad_mean, Tensor grad_var, Tensor image, {_WEIGHTS}, Tensor mean, "
-    f"{_PARAMETERS}, bool statistics, bool image_grad, {_NORMALISATION}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    cpu=_stem_backward,
-    cuda=_stem_backward_cuda,
-    fake=_fake_stem_backward,
+    "stem_backward",
+    StemBackward,
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    pure_torch=_stem_backward,
+    native="stem",
+    choose=_choose,
+    fake=_fake_backward,
 )
 register_autograd("stem", _autograd, _setup_context)
 register_no_second_derivative("stem_backward")

@@ -1,4 +1,4 @@
-"""What a resizer and a network cost: parameters and arithmetic of one image."""
+"""Cost of resizers and networks: parameters and arithmetic for one image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ..weights import ResizerConfig
 
 
 class Cost(NamedTuple):
-    """``parameters``: their number. ``gflop``: 10⁹ operations of one image's forward, 2 for a multiply-accumulate.
+    """Number of parameters, and 10⁹ operations of the forward pass of one image.
 
-    Convolutions and matrix products are counted, as papers do; not activations, norms, pooling and resampling.
+    A multiply-accumulate counts as 2. As in papers, convolutions and matrix products count; activations, norms, pooling
+    and resampling do not.
     """
 
     parameters: int
@@ -26,12 +27,12 @@ class Cost(NamedTuple):
 
 
 def resizer_cost(config: ResizerConfig, input_size: int) -> Cost:
-    """Cost of a learned resizer from ``input_size`` x ``input_size`` pixels to ``config.size``; nothing is computed.
+    """Cost of a learned resizer from ``input_size`` × ``input_size`` pixels to ``config.size``; nothing is computed.
 
-    It is that of the plain composition, as which the fused ops count too.
+    The cost is that of the plain composition, which the fused ops count as too.
 
     Raises:
-        TypeError, ValueError: a value of ``config`` that the resizer refuses, or ``input_size`` below 1.
+        TypeError, ValueError: the resizer refuses a value of ``config``, or ``input_size`` is below 1.
     """
     from ..reference import Resizer
 
@@ -42,20 +43,21 @@ def resizer_cost(config: ResizerConfig, input_size: int) -> Cost:
 
 
 def network_cost(network: nn.Module, in_channels: int, size: tuple[int, int]) -> Cost:
-    """Cost of a network at inference, images of ``size`` (height, width); nothing is computed or allocated.
+    """Cost of a network at inference for images of ``size`` (height, width); nothing is computed or allocated.
 
-    The network stays as it was: its mode, gradients, buffers and the random generators.
+    The network's mode, gradients and buffers and the random generators stay as they were.
 
     Raises:
-        ValueError: a side below 1. What the network raises for a size that it does not take.
+        ValueError: a side is below 1.
+        Exception: of the network, if it does not take this size.
     """
     if min(size) < 1:
         raise ValueError(f"size: got {size!r}; expected sides of at least 1")
-    # Stand-ins without memory: a forward of the real weights would take seconds and could change the buffers.
-    fake = FakeTensorMode(allow_non_fake_inputs=True)  # a network may hold tensors that are no buffers
+    # Tensors without memory: a forward pass of the real weights would take seconds and could change the buffers.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # a network may hold tensors that are not buffers
 
     def stand_in(value: Tensor) -> Tensor:
-        # Not on "meta", which autocast does not know.
+        # Not "meta", which autocast does not support.
         device = "cpu" if value.is_meta else value.device
         return torch.empty(value.shape, dtype=value.dtype, device=device)
 
@@ -67,11 +69,11 @@ def network_cost(network: nn.Module, in_channels: int, size: tuple[int, int]) ->
     modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
-        # Attention as its matrix products: the counter does not know every fused kernel of it.
+        # Attention as matrix products: the counter does not know all of its fused kernels.
         with sdpa_kernel(SDPBackend.MATH), fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
             functional_call(network, state, (image,))
     finally:
-        # Not network.train(mode): a part may have been frozen in eval mode on purpose.
+        # Not network.train(mode): a part may be frozen in eval mode on purpose.
         for module, mode in modes:
             module.training = mode
     return Cost(sum(value.numel() for value in network.parameters()), counter.get_total_flops() / 1e9)

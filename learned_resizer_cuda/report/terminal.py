@@ -1,4 +1,4 @@
-"""A run's figures on the screen."""
+"""Tables and sentences of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..substitutes import printable
-from .page import Table
 from .summary import Summary
+from .tables import Table
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console on standard output or error; one in a pipe stays still, whatever FORCE_COLOR says."""
+    """A console on standard output or error, never interactive in a pipe, whatever FORCE_COLOR says."""
     stream = sys.stderr if stderr else sys.stdout
-    # Of a stream that it is not given, rich 13 does not know the encoding
+    # Passed as file: rich 13 does not know the encoding of its default stream.
     return Console(file=stream, force_interactive=None if stream.isatty() else False)
 
 
 def print_line(console: Console, text: str) -> None:
-    """One line, in one piece whatever its length: a path that is broken into lines cannot be copied."""
+    """Print a line without wrapping it: a wrapped path cannot be copied."""
     console.print(Text(text), soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:
-    """A table with its figures to the right and its best row set off.
+    """Print a table, numbers to the right, bold rows in bold.
 
-    Nothing of it is ever cut: on a terminal that is too narrow, each row becomes lines ``heading: figure``; where there
-    is no terminal, the table is as wide as it needs to be.
+    Nothing is cut off. On a terminal that is too narrow, each row becomes lines ``heading: cell``; elsewhere the table
+    is as wide as it needs to be.
     """
     caption = Text(printable(table.caption, console.encoding), "table.title")
     header = [printable(heading, console.encoding) for heading in table.header]
@@ -52,20 +52,20 @@ def print_table(console: Console, table: Table) -> None:
         view.add_column(Text(heading), justify="right" if number else "left")
     for row, style in zip(rows, styles, strict=True):
         view.add_row(*map(Text, row), style=style)
-    # Rendered here: the console would cut it to the width that it takes a pipe to have
+    # Rendered here: the console would cut it to the width that it assumes for a pipe.
     console.print(Segments(console.render(view, console.options.update(width=width))), soft_wrap=True)
 
 
-def print_summary(console: Console, summary: Summary) -> None:
-    """The tables of a run, and what its gaps mean."""
-    for table in summary.tables:
+def print_summary(console: Console, summary: Summary, tables: Sequence[Table]) -> None:
+    """Print the tables of a run, its verdicts and its notes."""
+    for table in tables:
         print_table(console, table)
     for line in [gap.sentence() for gap in summary.gaps] + summary.notes:
         console.print(Text(printable(line, console.encoding)), soft_wrap=not console.is_terminal)
 
 
 def _stacked(header: Sequence[str], row: Sequence[str], width: int) -> Iterator[str]:
-    """A row as lines ``heading: cell``, the cell below its heading where they are too long together."""
+    """A row as lines ``heading: cell``, with the cell below its heading if both do not fit on a line."""
     for number, (heading, cell) in enumerate(zip(header, row, strict=True)):
         indent = "  " if number else ""
         line = f"{indent}{heading}: {cell}".rstrip()

@@ -1,4 +1,4 @@
-"""YAML files of configurations, which may come from anybody: what is in them decides neither time nor memory."""
+"""Reader of YAML configuration files, safe for untrusted files: bounded in time and memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import yaml
 from ..shown import shorten
 
 LARGEST = 64 << 10
-"""Bytes; every option there is takes some 1,000."""
+"""Bytes of a file; a file with every option has some 1,000."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without aliases: a few lines of them stand for gigabytes."""
+    """A safe loader without aliases, a few lines of which can expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -29,9 +29,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The names and values of a YAML file.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it cannot be read, is larger than ``LARGEST``, is no YAML, has aliases or deep nesting, or is no
-            mapping.
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, is larger than ``LARGEST``, is not YAML, has aliases or deep nesting, or is not
+            a mapping.
     """
     if not path.is_file():
         raise FileNotFoundError(f"config: no such file: {path}")
@@ -44,8 +44,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"config: {path} has more than {LARGEST:,} bytes; expected a few lines of options")
     try:
         values = yaml.load(data.decode("utf-8"), _PlainLoader)
-    except Exception as error:  # a wrong value of a type of YAML's may raise IndexError or KeyError, too
-        raise ValueError(f"config: {path} is no YAML of options: {_reason(error)}") from None
+    except Exception as error:  # malformed values may also raise IndexError or KeyError
+        raise ValueError(f"config: {path} is not YAML of options: {_reason(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

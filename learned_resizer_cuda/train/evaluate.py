@@ -16,7 +16,7 @@ from .config import RunConfig
 from .limits import check_batch, check_weights, most_workers
 from .loop import measure, open_batches, open_fabric, place
 from .models import build_kept, learned_part
-from .progress import Watcher, stage_name
+from .progress import Watcher
 from .protocol import Stage, plan
 from .run import NETWORK, RESIZER, RESULT, load_weights
 from .run_folder import CONFIG, STAGES
@@ -81,7 +81,7 @@ def evaluate(
     sources = {size: config.open_source(size) for size in dict.fromkeys(stage.input_size for stage in chosen)}
     found = []
     for number, stage in enumerate(chosen, 1):
-        watcher.doing(f"testing {stage_name(stage)}, {number} of {len(chosen)}")
+        watcher.doing(f"testing {stage.name}, {number} of {len(chosen)}")
         found.append(_test(stage, trained, config, folder, sources[stage.input_size], unreadable))
     return found
 

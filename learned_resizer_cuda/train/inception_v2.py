@@ -1,8 +1,8 @@
-"""Inception-v2, one of the paper's four task networks and the only one that timm lacks.
+"""Inception-v2, the only one of the paper's four task networks that timm lacks.
 
 It is the batch-normalised Inception of Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by
-Reducing Internal Covariate Shift", ICML 2015 (arXiv 1502.03167), with the widths and
-the biases of its published implementations.
+Reducing Internal Covariate Shift", ICML 2015 (arXiv 1502.03167), with the widths and biases of its published
+implementations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class _Widths(NamedTuple):
-    """Output channels of a block's branches; a block without ``conv1`` halves the image and pools it by maximum."""
+    """Output channels of a block's branches; a block without ``conv1`` has stride 2 and a max pool."""
 
     conv1: int
     reduce3: int
@@ -36,22 +36,22 @@ _BLOCKS = {
     "5a": _Widths(352, 192, 320, 160, 224, 128),
     "5b": _Widths(352, 192, 320, 192, 224, 128),
 }
-_MAX_POOL = ("5b",)  # besides the two blocks that halve; the others average
+_MAX_POOL = ("5b",)  # besides the two blocks of stride 2; the others average
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    # The bias does nothing before a batch norm. It stays because the published network has it: 11,295,240 parameters.
+    # The bias has no effect before a batch norm, but the published network has it: 11,295,240 parameters.
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 def _max_pool(stride: int) -> nn.MaxPool2d:
-    # Padded like the 3x3 convolutions beside it: a pool without padding comes out a pixel smaller on odd sides.
+    # Padded like the 3×3 convolutions beside it: without padding, odd sides would come out a pixel smaller.
     return nn.MaxPool2d(3, stride, padding=1)
 
 
 class _Block(nn.Module):
-    """Up to four branches side by side, their channels joined."""
+    """Up to four parallel branches, concatenated along the channels."""
 
     def __init__(self, in_channels: int, widths: _Widths, max_pool: bool) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _Block(nn.Module):
 class InceptionV2(nn.Module):
     """Inception-v2 (BN-Inception): 11,295,240 parameters with 3 channels and 1,000 classes.
 
-    Initial weights are torch's own for each layer and follow its global random generator only.
+    Initial weights are torch's defaults and depend only on its global random generator.
 
     Args:
         in_channels: channels of the images.
@@ -103,7 +103,7 @@ class InceptionV2(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, H, W) → logits (B, num_classes).
 
-        Any size of image is taken (the paper's is 224 x 224; the last blocks work at 1/32 of it). In training mode
-        sides up to 32 need B of at least 2, as batch norm does where one pixel is left.
+        Images may have any size (224×224 in the paper; the last blocks work at 1/32 of it). In training mode, sides up
+        to 32 leave one pixel, for which batch norm needs B of at least 2.
         """
         return self.head(self.blocks(self.stem(images)).mean((2, 3)))

@@ -1,6 +1,6 @@
-"""What this machine cannot do, told by the option's name before a process is started or memory is taken.
+"""Checks that this machine can do a run, before a process is started or memory is allocated.
 
-A run's folder may come from a larger machine: training is checked, testing what was trained needs less.
+A run's folder may come from a larger machine. Testing its networks needs less than training, and is checked for less.
 """
 
 from __future__ import annotations
@@ -12,27 +12,34 @@ from collections.abc import Mapping
 import torch
 
 from ..shown import shown
-from .batch_size import BatchSizeError, usable_memory
 from .config import MOST_STEPS, RunConfig
+from .memory import usable_memory
 from .protocol import default_evaluations
 
 WORKERS, PROCESSES = 8, 4
-"""For each processor: more only wait for one another, and a machine that starts ten thousand ends others."""
+"""Most for each processor. More only wait for one another, and tens of thousands make a system kill processes."""
 MOST_ROUNDS = 200_000
-"""Checkpoints and tests of one training: a round takes 300 bytes, and a file is written at its end."""
+"""Most checkpoints and tests of a training: a round takes 300 bytes of memory, and writes a file at its end."""
 _LARGEST_EXPONENT = 700.0
-"""Of e, in a float."""
+"""Of e, so that the power is a finite float."""
 _FLOAT32 = 4
 
 
 def check_machine(config: RunConfig) -> None:
-    """Whether this machine can train ``config`` at all. No measurement: what is refused is beyond doubt.
+    """Checks that this machine can train ``config``. Nothing is measured: only the clearly impossible is refused.
 
     Raises:
-        ValueError: more workers, devices or memory than it has; names the option, its value and what there is.
+        ValueError: it asks for more workers, devices or memory than there are, or for an automatic batch size on a
+            CPU.
     """
     processors = _processors()
-    if config.accelerator != "cpu" and torch.cuda.is_available():
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    if config.batch_size == "auto" and not on_gpu:
+        raise ValueError(
+            "batch_size: got auto on a CPU; expected a number of images. Sizes are tried until memory runs out; a GPU "
+            "reports that as an error, while on a CPU the system would kill processes"
+        )
+    if on_gpu:
         most, what = torch.cuda.device_count(), "the GPUs of this machine"
     else:
         most, what = PROCESSES * processors, f"{PROCESSES} for each of the {processors} processors of this process"
@@ -45,53 +52,53 @@ def check_machine(config: RunConfig) -> None:
         )
     images = config.batch_size // config.nodes if isinstance(config.batch_size, int) else 2 * config.devices
     check_batch(config, images)
-    # Weights, gradients, and what the optimiser keeps
+    # Gradients and optimiser state count as copies of the weights
     check_weights(config, 4 if config.optimizer == "adamw" else 3)
 
 
 def check_batch(config: RunConfig, images: int) -> None:
-    """Whether memory holds so many colour images of the largest input size in float32.
+    """Checks that memory holds so many colour images of the largest input size in float32.
 
     Raises:
-        ValueError: they are larger than what this process may use.
+        ValueError: they take more memory than this process may use.
     """
     side = max(config.input_size)
     each = 3 * side**2 * _FLOAT32
-    memory = _memory()
+    memory = usable_memory()
     if images * each > memory:
         name, value = ("batch_size", config.batch_size) if 2 * each <= memory else ("input_size", side)
         raise ValueError(
-            f"{name}: got {value}; {images} images of {side}×{side} take {_gib(images * each)} in float32, and this "
+            f"{name}: got {value}; {images} images of {side}×{side} take {_gib(images * each)} in float32; this "
             f"process may use {_gib(memory)} of memory"
         )
 
 
 def check_weights(config: RunConfig, copies: int) -> None:
-    """Whether memory holds the largest learned resizer, so many times.
+    """Checks that memory holds so many copies of the largest learned resizer's weights.
 
     Raises:
-        ValueError: it is larger than what this process may use.
+        ValueError: they take more memory than this process may use.
     """
     filters, blocks = max(config.num_filters), max(config.num_blocks)
     # A 1×1 and a 3×3 convolution at the ends, two 3×3 in a block
     weights = filters**2 * (10 + 18 * blocks) * copies * _FLOAT32
-    memory = _memory()
+    memory = usable_memory()
     if weights > memory:
         raise ValueError(
-            f"num_filters: got {filters} with {blocks} blocks, whose weights take {_gib(weights)} with what is kept of "
-            f"each, and this process may use {_gib(memory)} of memory"
+            f"num_filters: got {filters} with {blocks} blocks, whose weights take {_gib(weights)} in {copies} "
+            f"copies; this process may use {_gib(memory)} of memory"
         )
 
 
 def check_length(config: RunConfig, steps_per_epoch: Mapping[int, float]) -> None:
-    """Whether the trainings of ``config`` can be planned: their steps, and their rounds of steps.
+    """Checks that the trainings of ``config`` are not too long to be planned.
 
     Args:
-        config: what is to be trained.
+        config: the run.
         steps_per_epoch: by input size.
 
     Raises:
-        ValueError: names the option that makes too many of them, or a learning rate that overflows.
+        ValueError: too many steps, tests or checkpoints, or a learning rate that overflows.
     """
     for per_epoch in steps_per_epoch.values():
         lengths = {"baseline_epochs": config.baseline_epochs * per_epoch, "epochs": config.epochs * per_epoch}
@@ -110,7 +117,7 @@ def check_length(config: RunConfig, steps_per_epoch: Mapping[int, float]) -> Non
 
 
 def most_workers(devices: int) -> int:
-    """Worker processes for each of the training processes of this machine."""
+    """Most worker processes of each training process on this machine."""
     return max(1, WORKERS * _processors() // devices)
 
 
@@ -133,20 +140,13 @@ def _check_decay(config: RunConfig, epochs: float) -> None:
     times = epochs / config.decay_epochs
     if config.schedule == "decay" and (math.isinf(times) or times * math.log(config.decay) > _LARGEST_EXPONENT):
         raise ValueError(
-            f"decay_epochs: got {config.decay_epochs} with the factor {config.decay}, to the power {times:.3g} in the "
+            f"decay_epochs: got {config.decay_epochs} with the factor {config.decay}, to the power {times:.3g} at the "
             "end; expected a learning rate that stays finite"
         )
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> float:
-    try:
-        return usable_memory()
-    except BatchSizeError:  # another system, which does not tell
-        return math.inf
 
 
 def _gib(count: float) -> str:

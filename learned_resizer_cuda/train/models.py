@@ -48,7 +48,7 @@ class BlindResizer(nn.Module):
 def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
     """Arguments of a stage's learned resizer: in a transfer, those of the transferred one."""
     if config.command == "transfer":
-        return replace(load_resizer(Path(str(config.resizer)))[1], size=(config.size, config.size))
+        return replace(load_resizer(FusedResizer, Path(str(config.resizer)))[1], size=(config.size, config.size))
     return ResizerConfig(
         size=(config.size, config.size),
         in_channels=in_channels,
@@ -69,7 +69,7 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
         return Resize(config.size, interpolation=front.interpolation, antialias=config.antialias)
     if front.kind == "file":
         assert front.file is not None
-        resizer, found = load_resizer(Path(front.file))
+        resizer, found = load_resizer(FusedResizer, Path(front.file))
         if found.in_channels != in_channels:
             raise ValueError(
                 f"resizer: got {front.file} for images of {found.in_channels} channels; expected {in_channels}"
@@ -145,7 +145,7 @@ def build_kept(
     front = stage.front
     if front.kind in ("learned", "file"):
         with reading(resizer, remedy(resizer.parent)):
-            load_resizer(resizer)
+            load_resizer(FusedResizer, resizer)
         front = replace(front, kind="file", file=str(resizer))
     return build_models(replace(stage, front=front), replace(config, pretrained=False), in_channels, num_outputs)
 

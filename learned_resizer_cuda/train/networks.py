@@ -1,4 +1,4 @@
-"""Task networks that stand behind a resizer."""
+"""Task networks, trained behind a resizer."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ _PAPER_SPELLINGS = {
 def build_network(name: str, in_channels: int, num_outputs: int, pretrained: bool = False) -> nn.Module:
     """A task network by name, on the CPU in float32 and training mode.
 
-    Initial weights follow torch's global random generator only: after ``torch.manual_seed(s)`` they are the same
-    every time.
+    Initial weights depend only on torch's global random generator: ``torch.manual_seed`` makes them reproducible.
 
     Args:
         name: ``"small_cnn"``, ``"inception_v2"``, any model of timm (with or without the tag of its pretrained
-            weights), or a network of the paper as it spells it ("ResNet-50"). Upper and lower case are the same.
+            weights), or a network of the paper in its spelling ("ResNet-50"). Case does not matter.
         in_channels: channels of the images, at least 1.
         num_outputs: logits K, at least 1: classes, or bins of a score histogram.
-        pretrained: start from timm's pretrained weights, which timm downloads where they are not in its cache. Its
-            first layer is adapted to ``in_channels`` and its last one is new where K differs.
+        pretrained: start from timm's pretrained weights, which timm downloads unless they are in its cache. The first
+            layer is adapted to ``in_channels``; the last layer is new if K differs.
 
     Returns:
-        A module (B, in_channels, H, W) → (B, num_outputs). Networks of a fixed image size, such as most vision
-        transformers, keep timm's own.
+        A module (B, in_channels, H, W) → (B, num_outputs). Networks with a fixed image size, such as most vision
+        transformers, keep timm's.
 
     Raises:
-        ModuleNotFoundError: timm is not installed and the name is not one of the package's own networks.
-        ValueError: naming the argument, its value and what was expected; for an unknown name with the nearest ones.
+        ModuleNotFoundError: timm is not installed, and the name is not one of the package's own networks.
+        ValueError: naming the argument, its value and what was expected; for an unknown name, also similar ones.
     """
     for argument, count in (("in_channels", in_channels), ("num_outputs", num_outputs)):
         if count < 1:
@@ -61,7 +60,7 @@ def build_network(name: str, in_channels: int, num_outputs: int, pretrained: boo
 
 
 def network_name(name: str) -> str:
-    """The one spelling of a network's name that ``build_network`` goes by, without building it.
+    """The canonical name of a network, checked without building it.
 
     Raises:
         ModuleNotFoundError, ValueError: as ``build_network``.
@@ -74,9 +73,7 @@ def network_name(name: str) -> str:
     except ModuleNotFoundError as error:
         from ..data.package_files import EXTRA
 
-        raise ModuleNotFoundError(
-            f"model: {name!r} would be one of timm's, which needs {EXTRA}", name="timm"
-        ) from error
+        raise ModuleNotFoundError(f"model: got {name!r}; timm's networks need {EXTRA}", name="timm") from error
 
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
@@ -95,8 +92,10 @@ def network_name(name: str) -> str:
 
 
 class SmallCNN(nn.Module):
-    """Three blocks of conv3x3, batch norm, ReLU (32, 64, 128 channels), max-pool after the first two, average
-    pool, linear: 95,000 parameters, a few milliseconds for a batch of 64 at 16 x 16.
+    """A small convolutional network: 95,000 parameters, a few milliseconds for a batch of 64 at 16×16.
+
+    Three blocks of 3×3 convolution, batch norm and ReLU (32, 64, 128 channels) with a max pool after the first two,
+    then an average pool and a linear layer.
 
     Args:
         in_channels: channels of the images.

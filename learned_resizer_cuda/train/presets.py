@@ -1,11 +1,11 @@
-"""Settings that suit the built-in data, where the paper's, made for ImageNet, do not."""
+"""Settings for the built-in data where the paper's, made for ImageNet, do not suit it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# Digits on photographs, 96×96 to 16×16: a digit's strokes get thinner than a pixel. Grey images, so one channel.
+# Digits on photographs, 96×96 to 16×16: strokes get thinner than a pixel. One channel: the images are grey.
 DIGITS: dict[str, Any] = {
     "model": "small_cnn",
     "input_size": (96,),
@@ -24,8 +24,8 @@ DIGITS: dict[str, Any] = {
     "label_smoothing": 0.0,
 }
 
-# Photographs with graded distortions. Where bilinear filtering divides the side by much more, it removes what tells
-# the distortions apart, and no loss or optimiser helps (docs/experiments.md).
+# Photographs with graded distortions. If bilinear filtering shrinks the side much more than this, it removes the
+# differences between the distortions, and no loss or optimiser helps (docs/experiments.md).
 PHOTOGRAPHS: dict[str, Any] = {
     "model": "small_cnn",
     "input_size": (64,),
@@ -44,13 +44,13 @@ BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS}
 
 
 def preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the data of ``given`` sets where ``given`` does not."""
+    """Settings for the data, task and command of ``given``; those in ``given`` itself take precedence."""
     data = given.get("data")
     found = dict(BY_DATA.get(data, {})) if isinstance(data, str) else {}
     if given.get("task") == "iqa":
         found = {"loss": "emd", "fit": "squash", "augment": "flip"} | found
     if given.get("command") == "transfer":
-        # The paper's four epochs of tuning.
+        # The paper tunes for four epochs
         found |= {"epochs": 4.0, "evaluations": None, "arms": ("bilinear",)}
     if given.get("command") == "ablate":
         found |= {"num_blocks": (1, 2, 3), "num_filters": (16, 32), "arms": ("bilinear", "learned", "control")}

@@ -21,10 +21,9 @@ from ..data.unreadable import UnreadableLog
 from .distributed import gather, is_alone, mean_over_all, sum_over_all
 from .progress import Watcher
 from .protocol import Stage
-from .results import PRIMARY, Row
+from .results import ACCURACY, METRICS, Row
 from .run_folder import remedy
 
-METRICS = {"classification": ("accuracy",), "iqa": ("plcc", "srcc")}
 _PLAIN = tuple(entry.name for entry in fields(Row) if entry.name != "metrics")
 _WAITING = 50
 """Steps whose losses wait on the device: reading one waits for the device."""
@@ -151,7 +150,7 @@ class Recorder:
         self._waiting.clear()
         for index, (step, loss) in enumerate(zip(steps, mean_losses, strict=True)):
             self._check_finite(step, loss)
-            metrics = {} if right is None else {PRIMARY["classification"]: right[index] / images[index]}
+            metrics = {} if right is None else {ACCURACY.name: right[index] / images[index]}
             self._rows.append(self._row(step, "train", loss, rates[index], times[index], metrics))
 
     def _check_finite(self, step: int, loss: float) -> None:
@@ -201,10 +200,10 @@ def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
     with naming(path), path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
-            writer.writerow([*_PLAIN, *METRICS[task]])
+            writer.writerow([*_PLAIN, *(metric.name for metric in METRICS[task])])
         for row in rows:
             # All digits: a resumed run is compared with one that was never interrupted.
-            metrics = [row.metrics.get(name, "") for name in METRICS[task]]
+            metrics = [row.metrics.get(metric.name, "") for metric in METRICS[task]]
             writer.writerow([*(getattr(row, name) for name in _PLAIN), *metrics])
         file.flush()
         os.fsync(file.fileno())

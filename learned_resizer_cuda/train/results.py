@@ -1,20 +1,61 @@
-"""What one stage of a run, one training of a resizer and a network, has come to."""
+"""Results of a stage: its rows of metrics.csv, its cost and its trained modules; and the metrics of each task."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from .protocol import Stage
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the test set, and how it is written.
+
+    Attributes:
+        name: key in ``Row.metrics``, column of metrics.csv.
+        label: axis label and column title.
+        unit: of a difference between two values.
+        brief: format of a value on a progress line, before ``factor``.
+        variance: of one image's share in the metric, at a given value of the metric.
+        factor: what values are multiplied by where they are shown, 100 for per cent.
+        digits: after the decimal point, where values are shown.
+    """
+
+    name: str
+    label: str
+    unit: str
+    brief: str
+    variance: Callable[[float], float] = field(repr=False)
+    factor: float = 1
+    digits: int = 3
+
+
+def _correlation_variance(rho: float) -> float:
+    """Of a correlation of normal pairs."""
+    return (1 - rho**2) ** 2
+
+
+ACCURACY = Metric("accuracy", "test accuracy, %", "points", "test {:.1%}", lambda p: p * (1 - p), 100, 1)
+PLCC = Metric("plcc", "test PLCC", "PLCC", "PLCC {:.3f}", _correlation_variance)
+SRCC = Metric("srcc", "test SRCC", "SRCC", "SRCC {:.3f}", _correlation_variance)
+
+METRICS = {"classification": (ACCURACY,), "iqa": (PLCC, SRCC)}
+"""Metrics of each task, in the order of their columns."""
+PRIMARY_METRIC = {"classification": ACCURACY, "iqa": SRCC}
+"""The metric each task is judged by."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """One line of metrics.csv: a training batch, or a pass over the test set.
+    """A line of metrics.csv: a training batch, or a pass over the test set.
 
-    ``step`` counts finished optimiser steps and ``epoch`` the passes over the training images that they make;
-    ``cpu_seconds`` and ``wall_seconds`` are the training time spent up to there, without the passes over the test
-    set. ``metrics`` holds ``accuracy`` in [0, 1] for classification, ``plcc`` and ``srcc`` in [-1, 1] for image
-    quality; a training batch of the latter has none.
+    ``step`` counts the finished optimiser steps, and ``epoch`` the passes over the training images up to there.
+    ``cpu_seconds`` and ``wall_seconds`` are the training time up to there, without the passes over the test set.
+    ``metrics`` holds ``accuracy`` in [0, 1] for classification, ``plcc`` and ``srcc`` in [-1, 1] for image quality; it
+    is empty for a training batch of image quality.
     """
 
     arm: str
@@ -29,19 +70,22 @@ class Row:
     wall_seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def brief(self) -> str:
+        """The primary metric of a test: ``test 54.3%`` or ``SRCC 0.812``."""
+        metric = next(metric for metric in PRIMARY_METRIC.values() if metric.name in self.metrics)
+        return metric.brief.format(self.metrics[metric.name])
+
 
 @dataclass
 class StageResult:
-    """One arm with one seed at one input size. Seconds cover the training alone.
+    """The result of one stage. Seconds cover the training alone.
 
-    ``rows`` are its lines of metrics.csv, in the order of their steps; ``resizer`` and ``network`` are in eval mode on
+    ``rows`` are its lines of metrics.csv, in the order of their steps. ``resizer`` and ``network`` are in eval mode on
     the CPU.
     """
 
-    arm: str
-    seed: int
-    input_size: int
-    steps: int
+    stage: Stage
     batch_size: int
     cpu_seconds: float
     wall_seconds: float
@@ -59,7 +103,3 @@ class StageResult:
     def final(self) -> Row:
         """The last pass over the test set."""
         return self.split("test")[-1]
-
-
-PRIMARY = {"classification": "accuracy", "iqa": "srcc"}
-"""The metric a task is judged by."""

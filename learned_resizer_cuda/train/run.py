@@ -91,7 +91,7 @@ class Run:
         """
         return [self._train_stage(stage) for stage in self.stages]
 
-    def source_of(self, stage: Stage | StageResult) -> Source:
+    def source_of(self, stage: Stage) -> Source:
         return self.sources[stage.input_size]
 
     def stage_folder(self, key: str) -> Path:
@@ -159,10 +159,9 @@ class Run:
             rows = read_rows(folder / METRICS_FILE)
             if not rows or (rows[-1].split, rows[-1].step) != ("test", stage.steps):
                 raise ValueError("its last test is missing")
+        del values["steps"]  # the stage has them
         return StageResult(
-            arm=stage.arm,
-            seed=stage.seed,
-            input_size=stage.input_size,
+            stage=stage,
             rows=rows,
             resizer=resizer.eval(),
             network=network.eval(),
@@ -182,7 +181,7 @@ class Run:
         # Measured once and kept, so that all processes, and a resumed run, train with the same batches.
         path = self.folder / "batch-sizes.json"
         if self.first and not path.exists():
-            from .auto_batch import fitted_batch_size
+            from .batch_size import fitted_batch_size
 
             found = {
                 size: fitted_batch_size(self.config, source, self.watcher) for size, source in self.sources.items()

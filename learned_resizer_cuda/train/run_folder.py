@@ -1,16 +1,17 @@
-"""The folder of a run: made once, locked while a run works in it, found again by a run that goes on."""
+"""The folder of a run: made, locked while a process works in it, and found again to resume."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import math
-import os
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+
+from filelock import FileLock, Timeout
 
 from ..atomic import remove_leftovers
 from ..damaged import reading
@@ -22,59 +23,62 @@ FILES = (
     CONFIG, "metrics.csv", SUMMARY, REPORT, "curves.png", "samples.png", "spectrum.png", "ablation.png",
     "transfer.png", "resizer.safetensors", "unreadable.tsv", "batch-sizes.json",
 )  # fmt: skip
-"""What a run writes at the top of its folder, besides ``stages/``."""
+"""Files that a run may write at the top of its folder, beside ``stages/``."""
 STAGES, LOCK = "stages", ".lock"
 PATIENCE = 7.0
-"""Seconds to wait for a lock: the workers of a killed process hold it until they see, within 5 s, that it is gone."""
+"""Seconds to wait for a lock, for a process that is just ending."""
 
 
 class FolderInUseError(RuntimeError):
-    """Another process works in the folder."""
+    """Another process works in the folder, or none does where one should."""
 
 
 class RunFolder:
-    """A run's folder, locked until ``close`` or the end of the process, however that comes. A context manager.
+    """A run's folder, locked until ``close`` or until the process ends in any way. A context manager.
+
+    Keep a reference: the lock of an object that is collected is released.
 
     Args:
-        path: the folder.
-        config: what is to be run in it.
-        overwrite: replace a former run's files, and only those.
+        path: the folder; made if missing.
+        config: the run.
+        overwrite: replace the files of a former run, and only those.
 
     Raises:
         FolderInUseError: another process works in it.
-        FileExistsError: it holds a finished run, another run, files that are none of a run, or a link as its lock.
+        FileExistsError: it holds a finished run, another run, files that are not a run's, or a link as its lock.
         NotADirectoryError: the path is a file.
         DamagedFileError: its config.yaml cannot be read.
-        OSError: it cannot be made, or written to.
+        OSError: it cannot be made or written to.
 
     Attributes:
-        goes_on: whether it holds an unfinished run of the same configuration, to be gone on with.
+        resuming: whether it holds an unfinished run of the same configuration.
     """
 
     def __init__(self, path: Path, config: RunConfig, overwrite: bool = False) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"output: {path} is a file; expected a folder, or a path where none is yet")
-        self.goes_on = False
-        self._lock: int | None = None
+            raise NotADirectoryError(f"output: {path} is a file; expected a folder, or a path that does not exist")
+        self.resuming = False
+        self._lock: FileLock | None = None
         try:
             self._lock = _lock(path)
-            self.goes_on = self._settle(config, overwrite)
+            self.resuming = self._prepare(config, overwrite)
         except BaseException:
             self._leave()
             raise
 
-    def _settle(self, config: RunConfig, overwrite: bool) -> bool:
+    def _prepare(self, config: RunConfig, overwrite: bool) -> bool:
+        """Whether to resume, once the folder holds the configuration and no other run."""
         remove_leftovers(self.path)
         held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
         if overwrite and CONFIG not in held and (foreign := sorted({*held} - {*FILES, STAGES})):
             raise FileExistsError(
-                f"output: {self.path} holds no run but {', '.join(foreign[:3])}; choose another folder, for only a "
+                f"output: {self.path} holds no run but {', '.join(foreign[:3])}; choose another folder: only a "
                 "former run is overwritten"
             )
         if overwrite:
             self._clear()
-            held = []  # a stranger's files stay
+            held = []  # files that are not a run's stay
         if not held:
             config.save(self.path / CONFIG)
             return False
@@ -97,22 +101,21 @@ class RunFolder:
         return True
 
     def _clear(self) -> None:
-        import shutil
-
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / STAGES, ignore_errors=True)
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock and removes its file."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # unlocked, it keeps nobody away
+            # Unlinked while it is locked: a process that waits for it then sees that, and makes a new file
+            with contextlib.suppress(OSError):
                 (self.path / LOCK).unlink(missing_ok=True)
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _leave(self) -> None:
-        """After an error: gives the lock back, and takes an empty folder away."""
+        """Releases the lock after an error, and removes the folder if it is empty."""
         self.close()
         with contextlib.suppress(OSError):  # not empty
             self.path.rmdir()
@@ -123,9 +126,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        trained = self.goes_on or any(path.is_file() for path in (self.path / STAGES).rglob("*"))
+        trained = self.resuming or any(path.is_file() for path in (self.path / STAGES).rglob("*"))
         if error is not None and not trained:
-            # The data or an argument was wrong: nothing is left behind.
+            # The data or an argument was wrong: leave nothing behind
             with contextlib.suppress(OSError):
                 self._clear()
         if error is None:
@@ -134,62 +137,51 @@ class RunFolder:
             self._leave()
 
 
-def _lock(path: Path) -> int:
-    """Makes a folder and locks it; the descriptor of its lock file."""
-    latest = time.monotonic() + PATIENCE
+def _lock(path: Path) -> FileLock:
+    """Locks a folder; ``FileLock`` makes it if it is missing."""
+    lock = FileLock(path / LOCK, timeout=PATIENCE, poll_interval=0.1)
     while True:
-        path.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as opened:
-            descriptor = _open_lock(path / LOCK, os.O_RDWR | os.O_CREAT)
-            opened.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Else who held it has taken it away, and the next one will lock a new file
-                if os.fstat(descriptor).st_nlink:
-                    opened.pop_all()
-                    return descriptor
-            except BlockingIOError:
-                if time.monotonic() >= latest:
-                    raise FolderInUseError(
-                        f"output: another process works in {path}; wait for it or choose another folder"
-                    ) from None
-        time.sleep(0.1)
-
-
-def _open_lock(path: Path, flags: int) -> int:
-    """Follows no link, empties no file and waits for no pipe: what is there may be a trap of somebody else's."""
-    try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise FileExistsError(f"output: {path} is a link; expected a file of this program's, or none") from None
+        try:
+            lock.acquire()
+            return lock
+        except Timeout:
+            raise FolderInUseError(
+                f"output: another process works in {path}; wait for it or choose another folder"
+            ) from None
+        except FileNotFoundError:
+            continue  # the lock's holder has just removed the empty folder
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise FileExistsError(
+                f"output: {path / LOCK} is a link; expected a lock file of a run, or no file"
+            ) from None
 
 
 def wait_for_folder(path: Path, config: RunConfig, seconds: float = 300) -> None:
-    """Returns when the first process, of another node, has made the run's folder and works in it.
+    """Waits until the first process, on another node, has locked the run's folder.
 
     Raises:
-        FolderInUseError: it has not after so many seconds, or works at something else.
+        FolderInUseError: it has not within ``seconds``, or for another run.
     """
     latest = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(TypeError, ValueError, OSError):  # not there yet, or half an old one
+        with contextlib.suppress(TypeError, ValueError, OSError):  # not there yet, or a former run's being replaced
             if _busy(path) and not (path / SUMMARY).exists() and RunConfig.load(path / CONFIG) == config:
                 return
         if time.monotonic() >= latest:
             raise FolderInUseError(
-                f"output: nothing of the first node works at this run in {path}; expected a folder that all share"
+                f"output: got {path}, where the first node does not work at this run; expected a folder that all share"
             )
         time.sleep(0.2)
 
 
 def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:
-    """Where a run without a named folder works: in the newest unfinished run of the same configuration below ``runs``
-    in which nobody works, so that the same command goes on after a crash; else in a new one named by the time.
+    """The folder of a run for which none was given.
 
-    The new folder is made here: two commands at once get two. Clocks decide its name alone, and which of several such
-    runs goes on.
+    It is the newest unfinished run of the same configuration below ``runs`` in which no process works, so that the
+    same command resumes after a crash; otherwise a new one, named by the time. The new folder is made here, so two
+    commands at the same time get two. Clocks decide only its name, and which of several unfinished runs is resumed.
     """
     for path in sorted(runs.glob(f"*/{CONFIG}"), key=_changed, reverse=True):
         folder = path.parent
@@ -199,7 +191,7 @@ def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:
             if RunConfig.load(path) == config:
                 return folder
         except (TypeError, ValueError, OSError):
-            continue  # of another version, or not ours
+            continue  # of another version, or not a run's
     runs.mkdir(parents=True, exist_ok=True)
     name = datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder, number = runs / name, 1
@@ -215,29 +207,28 @@ def find_folder(config: RunConfig, runs: Path = Path("runs")) -> Path:
 def _changed(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # a link to nowhere, or just removed
+    except OSError:  # a broken link, or just removed
         return -math.inf
 
 
 def _busy(folder: Path) -> bool:
-    try:
-        descriptor = _open_lock(folder / LOCK, os.O_RDONLY)
-    except OSError:
+    lock = folder / LOCK
+    if not lock.exists():  # trying to lock it would make it
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, PermissionError):  # another process's, or another user's
         return True
-    finally:
-        os.close(descriptor)
+    except OSError:  # a link, or a folder in its place
+        return False
 
 
 def remedy(stage: Path) -> str:
-    """What to do about a damaged file of a stage that has ended.
+    """What to do about a damaged file of a finished stage, for an error message.
 
     Args:
-        stage: its folder.
+        stage: the stage's folder.
     """
     summary = stage.parents[1] / SUMMARY
     files = f"{stage} and {summary}" if summary.exists() else stage

@@ -1,4 +1,4 @@
-"""The experiments of docs/experiments.md: their commands are commands, and their results are what the pages hold."""
+"""The experiments of docs/experiments.md: valid commands, and results that the pages show."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
 from benchmarks.experiments import paper
-from learned_resizer_cuda.cli import ablate, train, transfer
+from learned_resizer_cuda.cli import training
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.cli.options import configuration
 from learned_resizer_cuda.train.config import RunConfig
 
 
 def settings(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """The configuration that a command line makes; nothing is run."""
+    """The configuration of a command line, without running it."""
     found = []
 
     def collect(
@@ -26,8 +26,7 @@ def settings(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Run
     ) -> None:
         found.append(configuration(command, values, config))
 
-    for module in (ablate, train, transfer):
-        monkeypatch.setattr(module, "run_command", collect)
+    monkeypatch.setattr(training, "run_command", collect)
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert not end.value.code
@@ -36,7 +35,7 @@ def settings(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Run
 
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
 def test_results_are_of_the_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept was made by the very command that the file names."""
+    """The kept results have the settings of the command that the file names."""
     arguments = [argument.format(runs=Path("runs")) for argument in paper.EXPERIMENTS[name].arguments]
     config = settings((*arguments, "--accelerator", "cpu"), monkeypatch).as_dict()
     kept = json.loads((paper.RESULTS / f"{name}.json").read_text(encoding="utf-8"))["config"]

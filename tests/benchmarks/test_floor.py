@@ -1,4 +1,4 @@
-"""benchmarks/floor/tensor.py: the counts from the disassembly agree with what the shapes say, without a GPU."""
+"""benchmarks/floor/tensor.py: counts from the disassembly agree with the shapes, without a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = ("trunk block", "bfloat16")
     ("name", "arithmetic"), [pytest.param(*key, marks=[] if key == QUICK else [pytest.mark.slow]) for key in ALL]
 )
 def test_matrix_products_are_those_of_the_shapes(name: str, arithmetic: str) -> None:
-    """Every product that the shapes need is in the disassembly, in loops whose trip counts are known, and no other."""
+    """The disassembly holds exactly the products that the shapes need, in loops with known trip counts."""
     needs_disassembly()
     case = next(c for c in tensor_kernels.cases([arithmetic]) if c.name == name)
     row = tensor.measure(case, "90")
@@ -46,7 +46,7 @@ def test_stem_needs_thirty_products_for_sixteen_pixels() -> None:
 
 
 def test_stem_plan_is_the_planners() -> None:
-    """What tensor_kernels.py works out for the stem is what the native module plans."""
+    """The stem's plan in tensor_kernels.py equals the native module's."""
     from learned_resizer_cuda.kernels import native
     from learned_resizer_cuda.kernels.resample import axis_arguments
     from learned_resizer_cuda.ops.bands import get_bands
@@ -82,7 +82,7 @@ LOOP = """
 
 
 def test_loops_are_found_in_the_flow_graph() -> None:
-    """One loop around a branch; what only a call reaches is no part of the kernel's own flow."""
+    """One loop around a branch; code reached only by a call is not part of the kernel's flow."""
     kernel = disassembly.parse(LOOP)["kernel"]
     (loop,) = disassembly.loops(kernel)
     inside = [item.opcode.split(".")[0] for item in kernel.instructions if item.block in loop.blocks]

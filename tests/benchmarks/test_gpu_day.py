@@ -1,4 +1,4 @@
-"""The command for a day with a GPU, on a machine without one: the same code at tiny sizes."""
+"""`benchmarks.gpu.gpu_day` on a machine without a GPU: the same code at tiny sizes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_bench_writes_everything(tmp_path: Path) -> None:
     assert states == {"sanitize": "skipped", "bench roofs, resample, kernels": "done"}
     assert {row["case"]["op"] for row in summary["time"]} == {"resample"}
     assert all(row["ours_ms"] > 0 and row["bar"] is None for row in summary["time"])
-    # An op each, and the backward of the four that have one.
+    # Every op, and the backward of the four that have one.
     assert len({kernel["name"] for kernel in summary["kernels"]}) == 10
     assert all(kernel["bytes"] > 0 and kernel["flop"] > 0 for kernel in summary["kernels"])
     for ending in (*FILES, ".png", "-roofline.png"):

@@ -38,7 +38,7 @@ def record(case: Case, seconds: dict[str, list[float]], memory: dict[str, int] |
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    """What pytest-benchmark writes, as far as the report reads it."""
+    """The part of pytest-benchmark's file that the report reads."""
     records = [
         # Ours takes 10, 20, 10 ms and the peer twice, as long, four times as long: the middle ratio is 2.
         record(RESIZE, {OURS: [0.01, 0.02, 0.01], "F.interpolate": [0.02, 0.02, 0.04]}),
@@ -183,7 +183,7 @@ def test_the_readme_is_what_the_results_say() -> None:
 
 
 class Benchmark:
-    """pytest-benchmark's fixture, as far as a race uses it."""
+    """The part of pytest-benchmark's fixture that a race uses."""
 
     def __init__(self) -> None:
         self.extra_info: dict[str, Any] = {}
@@ -247,9 +247,9 @@ def test_difference_is_relative_or_in_levels() -> None:
 
 @pytest.mark.skipif(not memory.available(torch.device("cpu")), reason="needs Linux's /proc/self/clear_refs")
 def test_peak_memory_of_a_known_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference keeps at least the maps that its backward reads; ours does without the three largest."""
-    # Of glibc: every tensor in a mapping of its own, so that the peak is what is alive at once. On its heap the figure
-    # is 17 MiB higher in some processes than in others.
+    """The reference keeps at least the maps that its backward reads; ours omits the three largest."""
+    # A setting of glibc: every tensor in its own mapping, so that the peak counts live tensors only. On its heap the
+    # figure varies by 17 MiB between processes.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**18))
     sizes = {"batch": 8, "in_size": 256, "out_size": 64, "device": torch.device("cpu")}
     feature_map = 8 * 16 * 256 * 256 * 4

@@ -1,4 +1,4 @@
-"""`learned-resizer resize` on real image files: good ones of every kind, and bad ones of every kind."""
+"""`learned-resizer resize` on good and bad image files of every kind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_number_is_both_sides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
-    """The viewer turns the file by its tag; the result has the turned picture, and no tag."""
+    """The result is the picture as viewers turn it by the tag, without the tag."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = orientation, "a camera"
     corner = np.zeros((32, 64), np.uint8)
@@ -111,7 +111,7 @@ def test_opaque_alpha_changes_nothing(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_modes(tmp_path: Path, mode: str, suffix: str, kept: str) -> None:
-    """Every mode keeps its meaning: the result is near the resize of the same picture seen as the kept mode."""
+    """Every mode keeps its meaning: the result is close to resizing the picture converted to the kept mode."""
     source = tmp_path / f"a.{suffix}"
     if mode in ("I;16", "I", "F"):
         scale, dtype = {"I;16": (257, np.uint16), "I": (100_003, np.int32), "F": (0.001, np.float32)}[mode]
@@ -173,7 +173,7 @@ def test_folder_keeps_its_tree_and_names(tmp_path: Path) -> None:
     for name in [*names, ".hidden.png", ".git/c.png"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pattern()).save(folder / name)
-    out = folder / "small"  # below the input: its own results are no input
+    out = folder / "small"  # below the input, but its results are not inputs
     assert command(folder, "--size", "8", "--output", out) == 0
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == sorted(names)
     assert command(folder, "--size", "8", "--output", out, "--overwrite") == 0
@@ -181,7 +181,7 @@ def test_folder_keeps_its_tree_and_names(tmp_path: Path) -> None:
 
 
 def test_name_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Linux allows any bytes; they must neither stop the run nor its messages."""
+    """Linux allows any bytes in names; they must stop neither the run nor its messages."""
     good, bad = (os.path.join(os.fsencode(tmp_path), name) for name in (b"\xff\xfe.png", b"\xfd.png"))
     try:
         with open(good, "wb") as file:
@@ -199,7 +199,7 @@ def test_name_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def png(width: int, height: int, depth: int = 8, colour: int = 0, data: bytes = b"") -> bytes:
-    """A PNG file by hand, so that it can be what no encoder would write."""
+    """A PNG file made by hand, as no encoder would write it."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -249,14 +249,14 @@ def test_bad_files_are_named_and_the_rest_is_done(tmp_path: Path, capsys: pytest
     assert told["empty.gif"] == "empty file"
     assert told["broken.png"].startswith(("damaged", "not an image"))
     assert told["bomb.png"].startswith("too large: ") and "400000000 pixels" in told["bomb.png"]
-    assert told["moving.gif"] == "3 frames; only still images are handled"
+    assert told["moving.gif"] == "3 frames; expected a still image"
     assert told["link.png"] == "No such file or directory"
 
 
 def test_lab_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.frombytes("LAB", (8, 8), bytes(192)).save(tmp_path / "a.tif")
     assert command(tmp_path / "a.tif", "--size", "4", "--output", tmp_path / "out") == 1
-    assert "mode LAB is not handled" in capsys.readouterr().err
+    assert "mode LAB is not supported" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", range(0, 700, 41))
@@ -342,7 +342,7 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ((tmp_path / "none", "--size", "8", "--output", out), "IN: no files in"),
         ((source, "--size", "8", "--interpolation", "cubic", "--output", out), "interpolation: got 'cubic'"),
         ((source, "--size", "8", "--weights", tmp_path / "w", "--output", out), "no such file"),
-        ((source, "--size", "8", "--weights", source, "--output", out), "no readable safetensors file"),
+        ((source, "--size", "8", "--weights", source, "--output", out), "not a readable safetensors file"),
         ((source, "--size", "8", "--weights", source, "--no-antialias", "--output", out), "has its own filter"),
         ((source, "--size", "8", "--output", source / "out"), "--output: cannot make the folder"),
         ((source, "--size", "8"), "--output"),

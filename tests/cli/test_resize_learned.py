@@ -1,4 +1,4 @@
-"""`learned-resizer resize --weights`: a learned resizer over pictures of every kind."""
+"""`learned-resizer resize --weights` on pictures of every kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("typer", reason="the command needs the [train] extra")
 
 from PIL import Image
 
-from learned_resizer_cuda import resize
+from learned_resizer_cuda import FusedResizer, resize
 from learned_resizer_cuda.weights import ResizerConfig, save_resizer
 from tests.helpers.image_files import command, opened, pattern
 
@@ -26,7 +26,7 @@ def weights(tmp_path: Path) -> dict[int, Path]:
     paths = {}
     for channels in (1, 3):
         config = ResizerConfig((12, 10), in_channels=channels, num_filters=4)
-        resizer = config.build()
+        resizer = FusedResizer(**config.arguments())
         torch.nn.init.zeros_(resizer.conv4.weight)
         torch.nn.init.zeros_(resizer.conv4.bias)
         paths[channels] = tmp_path / f"w{channels}.safetensors"
@@ -37,7 +37,7 @@ def weights(tmp_path: Path) -> dict[int, Path]:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I;16"])
 def test_learned_resizer_of_every_picture(tmp_path: Path, weights: dict[int, Path], channels: int, mode: str) -> None:
-    """With its last convolution zero it is the fixed filter, whatever becomes of channels and alpha."""
+    """With a zero last convolution it equals the fixed filter, for all channels and alpha."""
     if mode == "I;16":
         Image.fromarray(pattern(channels=1)[..., 0].astype(np.uint16) * 200).save(tmp_path / "a.png")
     else:
@@ -55,7 +55,7 @@ def test_learned_resizer_of_every_picture(tmp_path: Path, weights: dict[int, Pat
 def test_learned_resizer_really_runs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = ResizerConfig((12, 10), num_filters=4)
-    resizer = config.build()
+    resizer = FusedResizer(**config.arguments())
     save_resizer(resizer, config, tmp_path / "w")
     array = pattern()
     Image.fromarray(array).save(tmp_path / "a.png")
@@ -73,11 +73,11 @@ MEANS = {1: ((0.4,), (0.2,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I;16"])
 def test_mean_and_std_of_the_file(tmp_path: Path, channels: int, mode: str) -> None:
-    """The picture is the module's output for the bytes, taken back from its normalised units to [0, 1]."""
+    """The picture is the module's output, converted from its normalised units back to [0, 1]."""
     torch.manual_seed(0)
     terms = [torch.tensor(values) for values in MEANS[channels]]
     config = ResizerConfig((12, 10), channels, num_filters=4, mean=MEANS[channels][0], std=MEANS[channels][1])
-    resizer = config.build()
+    resizer = FusedResizer(**config.arguments())
     save_resizer(resizer, config, tmp_path / "w")
     resizer.eval()
 

@@ -14,11 +14,10 @@ pytest.importorskip("lightning", reason="the training recipe needs the [train] e
 
 from PIL import Image
 
+from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.data.digits import DigitsOnPhotographs
-from learned_resizer_cuda.train import run_folder as folder_module
 from learned_resizer_cuda.train.config import RunConfig
-from learned_resizer_cuda.train.run_folder import CONFIG, LOCK, SUMMARY, FolderInUseError, RunFolder, find_folder
 from learned_resizer_cuda.weights import load_resizer
 from tests.helpers.photo_folders import class_folder
 
@@ -27,7 +26,7 @@ SHORT = ("--steps", "3", "--batch-size", "4", "--evaluations", "1", "--accelerat
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Options of a run on a few tiny images: what a test of the machinery needs."""
+    """Options of a run on a few tiny images."""
     data = class_folder(tmp_path_factory.mktemp("images"), train=6, val=8)
     network = ("--model", "small_cnn", "--size", "8", "--input-size", "16")
     return ("--data", str(data), *network, "--optimizer", "adamw", "--schedule", "one-cycle", *SHORT)
@@ -77,19 +76,19 @@ def test_train(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFix
         assert re.search(rf"{arm['arm']} +│ +{steps} │ +[\d.]+ ± [\d.]+ │", printed)
     for gap in summary["gaps"]:
         assert gap["sentence"] in printed
-    # The network that the others start from: before their first step, control is the trained baseline.
+    # The others start from the trained baseline, which control still is before its first step
     trained = [row for row in rows if row["arm"] == "bilinear" and row["split"] == "test" and row["step"] == "3"]
     untouched = [row for row in rows if row["arm"] == "control" and row["split"] == "test" and row["step"] == "0"]
     assert [row["loss"] for row in trained] == [row["loss"] for row in untouched]
 
-    resizer, config = load_resizer(folder / "resizer.safetensors")
+    resizer, config = load_resizer(FusedResizer, folder / "resizer.safetensors")
     assert config.in_channels == 3 and config.size == (8, 8)
     assert resizer(torch.rand(1, 3, 16, 16)).shape == (1, 3, 8, 8)
     assert all(looks_like_a_picture(folder / name) for name in pictures)
     report = (folder / "report.html").read_text()
     assert report.count("<img") == 3 and all(gap["sentence"] in report for gap in summary["gaps"])
 
-    # evaluate finds the figures of the run again, from the files alone
+    # evaluate reproduces the figures of the run from its files
     assert command("evaluate", folder, "--arms", "learned,control", "--accelerator", "cpu", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [(one["arm"], one["seed"]) for one in found] == [(a, s) for s in (0, 1) for a in ("learned", "control")]
@@ -126,11 +125,11 @@ def test_ablate(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFi
     assert arms["r1-n4"]["gflop"] - arms["r0-n4"]["gflop"] == pytest.approx(2 * 2 * 9 * 16 * 64 / 1e9, rel=1e-9)
     assert arms["control"]["gflop"] < arms["r0-n4"]["gflop"]
     assert looks_like_a_picture(folder / "ablation.png")
-    assert "Accuracy against cost" in capsys.readouterr().out
+    assert "Test metric against cost" in capsys.readouterr().out
 
 
 def test_built_in_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --data: real images from the installed packages, with the settings that suit them."""
+    """Without --data: real images from the installed packages, with settings to suit them."""
     original = DigitsOnPhotographs.__init__
 
     def smaller(self: DigitsOnPhotographs, canvas: int = 96) -> None:
@@ -140,7 +139,7 @@ def test_built_in_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(DigitsOnPhotographs, "__init__", smaller)
     assert command("train", *SHORT, "--arms", "learned", "--output", tmp_path / "run") == 0
-    resizer, _ = load_resizer(tmp_path / "run/resizer.safetensors")
+    resizer, _ = load_resizer(FusedResizer, tmp_path / "run/resizer.safetensors")
     assert resizer(torch.rand(1, 1, 96, 96)).shape == (1, 1, 16, 16)
     assert "digit" in (tmp_path / "run/report.html").read_text()
 
@@ -159,7 +158,7 @@ def test_image_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
 
 
 def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) -> None:
-    """--config takes any of the options, the command line wins over it, and --normalize reaches the resizer."""
+    """--config takes any option, the command line takes precedence, and --normalize reaches the resizer."""
     (tmp_path / "mine.yaml").write_text("seed: 7\nnormalize: true\narms: [bilinear]\nsteps: 2\n")
     folder = tmp_path / "run"
     options = ("--config", tmp_path / "mine.yaml", *small, "--input-size", "16,20", "--output", folder)
@@ -169,8 +168,8 @@ def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) ->
     assert (config.seed, config.steps) == (7, 3)
     summary = json.loads((folder / "summary.json").read_text())
     assert [(arm["arm"], arm["input_size"]) for arm in summary["arms"]] == [("bilinear", 16), ("bilinear", 20)]
-    assert not (folder / "resizer.safetensors").exists()  # nothing learned, so nothing to keep
-    # A run's own file repeats it: same figures.
+    assert not (folder / "resizer.safetensors").exists()  # no learned resizer, so none is saved
+    # A run's own config.yaml reproduces its figures
     again = tmp_path / "again"
     assert command("train", "--config", folder / "config.yaml", "--output", again) == 0
     values = [json.loads((path / "summary.json").read_text())["arms"] for path in (folder, again)]
@@ -179,13 +178,11 @@ def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) ->
 
 def test_default_folder_has_the_date(tmp_path: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command("train", *small, "--arms", "bilinear", "--batch-size", "auto") == 0
+    assert command("train", *small, "--arms", "bilinear") == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}", folder.name)
     # Lightning must not leave folders of its own
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    (size,) = json.loads((folder / "batch-sizes.json").read_text()).values()
-    assert size >= 2 and size & (size - 1) == 0  # a power of two that fitted
 
 
 def test_folder_in_use(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,40 +195,6 @@ def test_folder_in_use(tmp_path: Path, small: tuple[str, ...], capsys: pytest.Ca
     assert "bilinear" in (tmp_path / "summary.json").read_text()
     assert command("train", *arguments) == 2
     assert "holds a finished run" in capsys.readouterr().err
-
-
-def test_folder_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "PATIENCE", 0.0)
-    one, other = RunConfig.make({}), RunConfig.make({"seeds": 3})
-    with RunFolder(tmp_path / "a" / "run", one) as held:
-        assert not held.goes_on
-        with pytest.raises(FolderInUseError, match="another process works in"):
-            RunFolder(held.path, one)
-    (held.path / "notes.txt").write_text("mine")
-    with RunFolder(held.path, one) as held:
-        assert held.goes_on
-    with pytest.raises(FileExistsError, match=r"unfinished run of another configuration \(seeds 1 → 3\)"):
-        RunFolder(held.path, other)
-    with RunFolder(held.path, other, overwrite=True) as held:
-        assert not held.goes_on and (held.path / "notes.txt").read_text() == "mine"  # a stranger's file stays
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        RunFolder(held.path / "notes.txt", one)
-
-
-def test_an_unfinished_run_is_found_again(tmp_path: Path) -> None:
-    one, other = RunConfig.make({}), RunConfig.make({"seeds": 3})
-    folder = find_folder(one, tmp_path)
-    held = RunFolder(folder, one)
-    assert find_folder(one, tmp_path) != folder  # somebody works in it
-    held.close()
-    assert find_folder(one, tmp_path) == folder
-    assert find_folder(other, tmp_path) != folder
-    (folder / SUMMARY).write_text("{}")
-    assert find_folder(one, tmp_path) != folder  # it is finished
-    (folder / SUMMARY).unlink()
-    (folder / CONFIG).write_text("steps: many")
-    assert find_folder(one, tmp_path) != folder
-    assert not (folder / LOCK).exists()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,11 @@ def flatten(split: Path) -> None:
             "has no folder train; expected train",
         ),
         (lambda root: (root / "val").rename(root / "dev"), EmptySplitError, "has no folder val, validation or test;"),
-        (lambda root: flatten(root / "val"), EmptySplitError, "val has no class folders; its 2 images lie in no class"),
+        (
+            lambda root: flatten(root / "val"),
+            EmptySplitError,
+            "val has no class folders; its 2 images are not in a class",
+        ),
         (
             lambda root: [empty(path) for path in (root / "train").iterdir()],
             EmptySplitError,
@@ -86,7 +90,7 @@ def test_many_differing_classes_are_cut_short(tmp_path: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data: got .*none, which is no folder; expected train/<class>/"):
+    with pytest.raises(DataError, match=r"data: got .*none, which is not a folder; expected train/<class>/"):
         ImageFolderSource(tmp_path / "none", 8)
 
 

@@ -132,7 +132,7 @@ def test_images_of_no_class_are_noted(tmp_path: Path) -> None:
     save(tmp_path / "train" / "stray.png")
     source = ImageFolderSource(tmp_path, 8)
     assert source.train_size == 2
-    assert source.notes == [f"1 images that lie in {tmp_path / 'train'} itself belong to no class and are left out"]
+    assert source.notes == [f"1 images directly in {tmp_path / 'train'} have no class and are left out"]
 
 
 def test_links_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:
 
 def test_values_without_a_white(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageRefused, match="mode F: which value is white is not fixed"):
+    with pytest.raises(ImageRefused, match="mode F has no fixed value for white"):
         read(tmp_path / "a.tif")
 
 

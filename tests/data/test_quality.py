@@ -277,5 +277,5 @@ def test_large_photographs_are_reduced(tmp_path: Path) -> None:
 def test_folder_without_photographs(tmp_path: Path) -> None:
     with pytest.raises(EmptySplitError, match="holds no photograph of at least 132 x 132 pixels"):
         QualityPhotographs(96, tmp_path)
-    with pytest.raises(DataError, match=r"extra: got .*nowhere, which is no folder"):
+    with pytest.raises(DataError, match=r"extra: got .*nowhere, which is not a folder"):
         QualityPhotographs(96, tmp_path / "nowhere")

@@ -215,9 +215,9 @@ def test_no_image_at_all(tmp_path: Path) -> None:
 def test_no_score_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds neither AVA.txt nor scores.csv"):
         ScoreSource(tmp_path, None, 12)
-    with pytest.raises(DataError, match=r"scores: got .*none.csv, which is no file"):
+    with pytest.raises(DataError, match=r"scores: got .*none.csv, which is not a file"):
         ScoreSource(tmp_path, tmp_path / "none.csv", 12)
-    with pytest.raises(DataError, match=r"data: got .*none, which is no folder"):
+    with pytest.raises(DataError, match=r"data: got .*none, which is not a folder"):
         ScoreSource(tmp_path / "none", None, 12)
 
 

@@ -1,4 +1,4 @@
-"""What a CUDA op owes its caller beyond values: reproducibility, streams, graphs, devices, memory, no hidden waits."""
+"""CUDA behaviour beyond values: reproducibility, streams, graphs, devices, memory, no hidden waits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _tensors(values: dict[str, Any]) -> Iterator[Tensor]:
 @pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("op", OPS)
 def test_every_run_gives_the_same_bits(op: str, device: str) -> None:
-    """100 times, forward and backward: a race or an atomic sum would show sooner or later."""
+    """100 runs, forward and backward: a race or an atomic sum would show."""
     call = OpCall(op, sizes=(37, 29, 17, 13)) if device == "cpu" else OpCall(op, sizes=(225, 223, 113, 111), batch=8)
     for dtype in _dtypes(op, device):
         values = _values(call, dtype, device)
@@ -88,7 +88,7 @@ def test_graphs_replay_on_new_values(op: str) -> None:
             for _ in range(3):
                 op_calls.run(op, values)
         torch.cuda.current_stream().wait_stream(side)
-        # The directions come from the CPU, which a capture does not allow: they are made before it.
+        # The directions come from the CPU, which a capture forbids: they are made before it.
         replayed = _captured(op, values)
         for seed in (5, 6):
             fresh = _values(call.with_(seed=seed), HALF, "cuda")
@@ -106,7 +106,7 @@ def _directions(op: str, values: dict[str, Any]) -> list[Tensor]:
 
 
 def _directed(op: str, values: dict[str, Any], directions: list[Tensor]) -> dict[str, Tensor]:
-    """`op_calls.run` along given directions: nothing in it touches the host."""
+    """`op_calls.run` along given directions, without touching the host."""
     if op in op_calls.NO_GRADIENT:
         return op_calls.run(op, values, None)
     leaves = {k: v.detach().requires_grad_() for k, v in values.items() if isinstance(v, Tensor)}
@@ -133,7 +133,7 @@ def _captured(op: str, values: dict[str, Any]) -> Any:
 
 
 def test_directed_is_run() -> None:
-    """On a CPU: the graph tests' own way to call an op gives what the value tests check."""
+    """On a CPU: the graph tests' way to call an op gives the values that the value tests check."""
     for op in OPS:
         values = _values(OpCall(op), torch.float32, "cpu")
         assert same_bits(_directed(op, values, _directions(op, values)), op_calls.run(op, values))
@@ -142,7 +142,7 @@ def test_directed_is_run() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", OPS)
 def test_ops_run_on_the_current_stream(op: str) -> None:
-    """The real input arrives late on a side stream: a launch on any other stream would read what was there before."""
+    """The real input arrives late on a side stream: a launch on any other stream would read the old values."""
     call = OpCall(op)
     with lr.use_backend("native"):
         real = _values(call, HALF, "cuda")
@@ -163,7 +163,7 @@ def test_ops_run_on_the_current_stream(op: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", OPS)
 def test_a_second_device(op: str) -> None:
-    """Tensors decide where an op runs, not the current device, which stays what it was."""
+    """An op runs on its tensors' device; the current device does not change."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices; torch sees one")
     call = OpCall(op)
@@ -192,7 +192,7 @@ def test_nothing_waits_for_the_device(op: str) -> None:
 
 @contextmanager
 def _memory_for(extra: int) -> Iterator[None]:
-    """Let torch's allocator have `extra` bytes beyond what it holds now."""
+    """Limit torch's allocator to `extra` bytes beyond its current total."""
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
@@ -230,11 +230,11 @@ def _needs(gib: int) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("direction", ["reads", "writes", "one plane"])
 def test_resample_beyond_int32(direction: str) -> None:
-    """More than 2^31 elements: the last image is where a 32-bit offset would go astray."""
+    """More than 2^31 elements: a 32-bit offset would miss the last image."""
     _needs(8)
     with lr.use_backend("native"):
         if direction == "one plane":
-            # 46,400² elements, 1,450 a side of an output. Its last rows depend on the last rows only.
+            # 46,400² elements, 1,450 per side of an output. Its last rows depend on the last rows only.
             image = torch.empty(1, 1, 46_400, 46_400, dtype=torch.uint8, device="cuda").random_(0, 256)
             out = lr.resize(image, 32)
             tail = lr.resize(image[:, :, -8 * 1450 :], (8, 32))
@@ -288,7 +288,7 @@ def test_features_beyond_int32(op: str) -> None:
             else v
             for k, v in values.items()
         }
-        many["input"][-1].neg_()  # the last image is not like the others
+        many["input"][-1].neg_()  # the last image differs from the others
         last = {**values, "input": many["input"][-1:].clone()}
         found = op_calls.run(op, many, None)
         assert torch.equal(found["out0"][-1:], op_calls.run(op, last, None)["out0"])

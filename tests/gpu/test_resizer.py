@@ -25,13 +25,13 @@ __all__ = ["unchanged_flags"]
 pytestmark = pytest.mark.usefixtures("unchanged_flags")
 
 # ‖error‖ / ‖exact‖. Four convolutions with normalisations between them: each adds its own rounding of 2^-p per entry
-# (see gpu_cases.BOUND) and the normalisations amplify what they divide by. Gradients meet LeakyReLU's kinks twice.
+# (see gpu_cases.BOUND) and the normalisations amplify it by their division. Gradients meet LeakyReLU's kinks twice.
 OUTPUT = {"float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.5e-2}
 GRADIENT = {"float32": 1e-2, "tf32": 5e-2, "float16": 5e-2, "bfloat16": 1.5e-1}
 
 
 def _pair(device: str, dtype: torch.dtype, **options: Any) -> tuple[lr.FusedResizer, reference.Resizer]:
-    """Ours on the device, and the oracle in float64 on the CPU with the very same parameters."""
+    """Ours on the device, and the oracle in float64 on the CPU with the same parameters."""
     torch.manual_seed(0)
     ours = lr.FusedResizer((23, 19), **options)
     for norm in ours.modules():
@@ -52,7 +52,7 @@ def _images(channels: int, dtype: torch.dtype, device: str, layout: str) -> Tens
 
 
 def _step(module: torch.nn.Module, image: Tensor, autocast: torch.dtype | None = None) -> dict[str, Tensor]:
-    # The backward runs outside autocast, as torch asks for.
+    # The backward runs outside autocast, as torch recommends.
     with torch.autocast(image.device.type, autocast, enabled=autocast is not None):
         out = module(image)
     along = torch.rand(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.5
@@ -65,7 +65,7 @@ def _compare(found: dict[str, Tensor], exact: dict[str, Tensor], name: str) -> N
     for key, tensor in found.items():
         by_norm = key != "out"
         error = relative_error(tensor, exact[key], by_norm)
-        # A bias in front of a normalisation over the batch has gradients that cancel to nothing: against the largest.
+        # Gradients of a bias before a batch normalisation cancel to zero: compared with the largest gradient.
         error = min(error, float((tensor.cpu().double() - exact[key]).norm()) / scale * 10) if by_norm else error
         limit = GRADIENT[name] if by_norm else OUTPUT[name]
         assert error <= limit, f"{key}: {error:.2e}, more than {limit:.2e}"
@@ -118,7 +118,7 @@ def test_compiles_in_one_graph(training: bool, device: str) -> None:
     ours, _ = _pair(device, dtype)
     ours.train(training)
     image = _images(3, dtype, device, "NCHW")
-    # Only a GPU compiles code here: on a CPU the graph and its derivative are what is tested.
+    # Only a GPU compiles code here: a CPU tests the graph and its derivative.
     backend = "inductor" if device == "cuda" else "aot_eager"
     torch.compiler.reset()
     with arithmetic("float32"):
@@ -126,7 +126,7 @@ def test_compiles_in_one_graph(training: bool, device: str) -> None:
         found, exact = _step(compiled, image), _step(ours, image)
     torch.compiler.reset()
     for (key, tensor), expected in zip(found.items(), exact.values(), strict=True):
-        # The ops are the same kernels; what is compiled is the algebra of the vectors between them: some roundings.
+        # The ops are the same kernels; only the vector algebra between them is compiled: a few roundings.
         error = float((tensor - expected).norm()) / max(float(t.norm()) for t in exact.values())
         assert error <= 1e-5, key
 
@@ -153,7 +153,7 @@ def test_learns_like_the_reference(device: str) -> None:
             losses[kind] = torch.stack(curve).cpu().double()
     ours, theirs = losses[lr.FusedResizer], losses[reference.Resizer]
     assert ours[-1] < 0.5 * ours[0]
-    # Rounding of 1e-6 a step, which training amplifies: some hundredfold over these steps.
+    # Rounding of 1e-6 per step, which training amplifies about a hundredfold over these steps.
     assert float(((ours - theirs).abs() / theirs).max()) <= 1e-3
 
 

@@ -1,6 +1,6 @@
 """Values and gradients of every op, on a GPU with the native kernels, against the same op in float64 on the CPU.
 
-The cases run on a CPU too, with the pure-torch ops: there they test that these tests are right.
+The cases run on a CPU too, with the pure-torch ops, to test the tests themselves.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ CASES = [case for op in OPS for case in _cases(op)]
 
 
 def _runs() -> list[Any]:
-    """Everything on a GPU; on a CPU float32, and of bfloat16 enough to test its bounds."""
+    """All cases on a GPU; on a CPU float32, and enough of bfloat16 to test its bounds."""
     # The native trunk takes half types and 16 filters: the rest runs op by op there.
     cuda = [
         pytest.param(case, name, "cuda", marks=pytest.mark.gpu)
@@ -93,7 +93,7 @@ def test_values_and_gradients(case: OpCall, name: str, device: str) -> None:
 
 
 def test_the_cases_keep_clear_of_kinks() -> None:
-    """Otherwise a gradient could be right and far from the oracle's."""
+    """Otherwise a correct gradient could differ from the oracle's."""
     cases = [case for case in CASES if case.clear and case.op in ("stem", "conv")]
     for case, dtype in product(cases, (torch.float16, torch.bfloat16)):
         values = op_calls.placed(op_calls.arguments(case), dtype, "cpu", case.layout)
@@ -148,7 +148,7 @@ def test_second_derivatives_of_resample(dtype: torch.dtype, device: str) -> None
 
 @pytest.mark.parametrize("device", devices())
 def test_images_of_any_strides(device: str) -> None:
-    """Crops, flips and expanded batches are read in place and give what their copies give, bit for bit."""
+    """Crops, flips and expanded batches are read in place and give the same bits as their copies."""
     whole = torch.rand(2, 4, 50, 60, device=device)
     views = {
         "crop": whole[:, :3, 3:40, 7:36],
@@ -189,7 +189,7 @@ def test_affine(device: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_every_op_is_native_here(op: str, dtype: torch.dtype) -> None:
-    """Else the tests above would have tested pure torch: a build without a kernel must not pass for one with it."""
+    """Otherwise the tests above would test pure torch: a build that lacks a kernel must fail."""
     family = op.removesuffix("_block").removesuffix("_tail")
     refused = backend.refusal(family, torch.device("cuda"), dtype)
     if family == "trunk" and dtype == torch.float32:
@@ -202,7 +202,7 @@ def test_every_op_is_native_here(op: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("op", [op for op in OPS if op not in NO_GRADIENT])
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_pure_torch_on_a_gpu(op: str, name: str) -> None:
-    """What runs where the package was built without the kernels."""
+    """The ops of a package built without the kernels."""
     case = OpCall(op)
     with arithmetic(name) as dtype, lr.use_backend("torch"):
         values = op_calls.placed(op_calls.arguments(case), dtype, "cuda", case.layout)
@@ -213,7 +213,7 @@ def test_pure_torch_on_a_gpu(op: str, name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", OPS)
 def test_shapes_are_what_the_fake_kernels_say(op: str) -> None:
-    """torch.compile plans memory by the fake kernels: shape, dtype and strides have to be true."""
+    """torch.compile plans memory by the fake kernels: shape, dtype and strides must be right."""
     case = OpCall(op, layout="channels_last")
     values = op_calls.placed(op_calls.arguments(case), torch.bfloat16, "cuda", case.layout)
     checks = ("test_schema", "test_faketensor")

@@ -1,7 +1,6 @@
-"""Full disks, damaged files, hostile inputs: what a command answers to each, with which exit code, and what lies on the
-disk after it.
+"""Failure cases of commands: full disks, damaged files, hostile inputs.
 
-`python -m tests.helpers.failures` runs them all and prints them as a Markdown table, that of docs/files.md.
+`python -m tests.helpers.failures` runs all cases and prints them as a Markdown table, the one in docs/files.md.
 """
 
 from __future__ import annotations
@@ -23,15 +22,16 @@ import pytest
 from learned_resizer_cuda.shown import shorten
 
 MODULES = (
-    "cli.test_resize_failures", "test_weights_failures", "train.test_config_failures", "train.test_damaged_folders",
-    "train.test_signals", "train.test_failures", "cli.test_output",
-)  # fmt: skip
+    *(f"cli.test_resize_{subject}" for subject in ("disks", "shared", "hostile", "stopped")),
+    *("test_weights_failures", "train.test_config_failures", "train.test_damaged_folders", "train.test_signals"),
+    *("train.test_failures", "cli.test_output"),
+)
 """Test modules with a list ``CASES``, in the order of the table."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: exit code, the line or lines that matter, and what lies on the disk."""
+    """How a command ended: exit code, the relevant output, and what is on the disk."""
 
     code: int
     answer: str
@@ -45,10 +45,10 @@ class Case:
     Attributes:
         what: what was done.
         act: does it in an empty folder.
-        code: the exit code it has to end with.
-        answer: what the output has to hold, word for word; ``FOLDER`` stands for the case's folder.
-        left: what has to lie on the disk, as ``act`` describes it.
-        mounts: it needs a file system of its own (``small_disk``).
+        code: the expected exit code.
+        answer: text that the output must contain; ``FOLDER`` stands for the case's folder.
+        left: what must be on the disk, as ``act`` describes it.
+        mounts: whether the case needs its own file system (``small_disk``).
     """
 
     what: str
@@ -59,7 +59,7 @@ class Case:
     mounts: bool = False
 
     def check(self, folder: Path) -> str:
-        """Runs the case, asserts that it ended as it has to, and returns the lines that hold the answer."""
+        """Runs the case, asserts its outcome, and returns the lines that contain the answer."""
         if self.mounts and (reason := cannot_mount()):
             pytest.skip(reason)
         outcome = self.act(folder)
@@ -99,7 +99,7 @@ def cannot_mount() -> str | None:
 
 @contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[Path]:
-    """A tmpfs of its own at ``folder``, with mount options such as ``size=256k`` or ``nr_inodes=5``."""
+    """A new tmpfs at ``folder``, with mount options such as ``size=256k`` or ``nr_inodes=5``."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
     try:

@@ -1,6 +1,6 @@
-"""Shared by the test_gpu_*.py files: what counts as equal, and the state of torch that a test must leave alone.
+"""Comparisons with an oracle, and a check of torch's global state, for tests/gpu.
 
-The oracle is the same op on the CPU in float64, on the *rounded* arguments: rounding them is no error of an op.
+The oracle is the same op on the CPU in float64, on the *rounded* arguments: rounding them is not an error of an op.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ KINK_BOUND = {"float32": 1e-2, "tf32": 3.5e-2, "float16": 3.5e-2, "bfloat16": 1e
 
 
 def devices() -> list[Any]:
-    """ "cpu", where the tests' own code is tested, and "cuda"."""
+    """ "cpu", which tests the tests themselves, and "cuda"."""
     return ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @contextmanager
 def arithmetic(name: str) -> Iterator[torch.dtype]:
-    """Allow or forbid tf32 in the block, as `name` says, and put torch's flags back."""
+    """Allow or forbid tf32 in the block, as `name` says, and restore torch's flags."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
     try:
@@ -65,7 +65,7 @@ def arithmetic(name: str) -> Iterator[torch.dtype]:
 
 
 def flags() -> dict[str, Any]:
-    """torch's global state that an op or a test could leave changed."""
+    """Torch's global state that an op or a test could change."""
     state = {
         "matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
@@ -89,7 +89,7 @@ def flags() -> dict[str, Any]:
 
 @pytest.fixture
 def unchanged_flags() -> Iterator[None]:
-    """Fails a test that leaves torch's global state changed."""
+    """Fail a test that leaves torch's global state changed."""
     before = flags()
     yield
     after = flags()
@@ -103,7 +103,7 @@ def backend_on(device: str) -> str:
 
 
 def results(call: OpCall, name: str, device: str, seed: int | None = 1) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What an op returns on a device in an arithmetic, and the oracle's answer, both by output and gradient."""
+    """Outputs and gradients of an op on a device in an arithmetic, and the oracle's."""
     with arithmetic(name) as dtype:
         values = op_calls.placed(op_calls.arguments(call), dtype, device, call.layout)
         with lr.use_backend(backend_on(device)):
@@ -112,7 +112,7 @@ def results(call: OpCall, name: str, device: str, seed: int | None = 1) -> tuple
 
 
 def oracle(call: OpCall, values: dict[str, Any], seed: int | None = 1) -> dict[str, Tensor]:
-    """The op in float64 on the CPU, on the very numbers in `values`."""
+    """The op in float64 on the CPU, on the same numbers."""
     wide = {
         name: value.detach().cpu().double() if isinstance(value, Tensor) else value for name, value in values.items()
     }
@@ -127,7 +127,7 @@ def check(found: dict[str, Tensor], exact: dict[str, Tensor], bound: float, kink
         found: results of the op.
         exact: the oracle's.
         bound: greatest error of an entry, relative to the tensor's largest.
-        kink_bound: if given, gradients are held to this bound of ‖error‖ / ‖exact‖ instead.
+        kink_bound: if given, gradients must meet this bound of ‖error‖ / ‖exact‖ instead.
     """
     assert list(found) == list(exact)
     wrong = []
@@ -143,7 +143,7 @@ def check(found: dict[str, Tensor], exact: dict[str, Tensor], bound: float, kink
 
 
 def relative_error(found: Tensor, exact: Tensor, by_norm: bool = False) -> float:
-    """Largest error over the largest entry, or the norm of the error over the norm; NaN where there is one."""
+    """Largest error over the largest entry, or norm of the error over the norm; NaN if any entry is NaN."""
     if exact.numel() == 0:
         return 0.0
     error = found.detach().cpu().double() - exact.cpu()
@@ -153,5 +153,5 @@ def relative_error(found: Tensor, exact: Tensor, by_norm: bool = False) -> float
 
 
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether all tensors are equal bit for bit (NaN, which no result here may hold, is not equal to itself)."""
+    """Whether all tensors are equal bit for bit (a NaN, which no result here may hold, equals nothing)."""
     return list(a) == list(b) and all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))

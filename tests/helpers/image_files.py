@@ -1,4 +1,4 @@
-"""Shared by the tests of `learned-resizer resize`: the command in this process, and pictures."""
+"""Pictures for tests of `learned-resizer resize`, and the command in this process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pattern(height: int = 40, width: int = 60, channels: int = 3) -> np.ndarray:
 
 
 def expected(array: np.ndarray, size: tuple[int, int], **options: object) -> np.ndarray:
-    """What the library makes of (H, W, C)."""
+    """The library's resize of (H, W, C)."""
     planes = torch.from_numpy(array.copy()).permute(2, 0, 1)
     return resize(planes, size, **options).permute(1, 2, 0).numpy()  # type: ignore[arg-type]
 

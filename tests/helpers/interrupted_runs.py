@@ -111,7 +111,7 @@ def same_bits(folder: Path) -> str:
 def again(folder: Path, *arguments: object) -> str:
     """Resumes a run by the same command; returns ``same_bits``, or what went wrong."""
     code, printed = train(folder, *arguments)
-    if code or "going on with train" not in printed:
+    if code or "resuming train" not in printed:
         return printed
     left = [name for name in names(folder) if name.endswith((".part", ".ckpt", LOCK))]
     return f"{left} left" if left else same_bits(folder)

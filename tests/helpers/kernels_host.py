@@ -1,8 +1,9 @@
-"""The kernels of csrc/core compiled for the host: built once with CMake, beside the tests that do not run them."""
+"""One build of the kernels of csrc/core for the host, in the background while other tests run."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kept between runs (and ignored by git), so that only the first one pays for the build.
@@ -18,20 +20,20 @@ BUILD = ROOT / "build" / "host-tests"
 
 
 def _cmake(*arguments: str | Path) -> None:
-    # After the tests that run meanwhile.
+    # The tests that run meanwhile come first.
     command = [*(["nice"] if shutil.which("nice") else []), "cmake", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}"
 
 
 def build() -> Path:
-    """Build the host tests and the host library; return the build folder. Skips where there is no compiler."""
+    """Wait for the host tests and the host library; return the build folder. Skips where there is no compiler."""
     return start().result()
 
 
 @cache
 def start() -> Future[Path]:
-    """Begin to build in the background. The tests before the kernels' run on one core, which leaves it the others."""
+    """Begin to build in the background."""
     return ThreadPoolExecutor(1).submit(_build)
 
 
@@ -46,7 +48,13 @@ def _build() -> Path:
         import pybind11
 
         options.append(f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
-    # --fresh: a folder configured by another checkout or compiler is configured anew; objects are kept.
-    _cmake("--fresh", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options)
-    _cmake("--build", BUILD)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    # The first of xdist's workers builds; the others find their test run's name and leave the folder alone.
+    stamp, run = BUILD / "test-run.txt", os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    with FileLock(BUILD / ".lock"):
+        if run is None or not stamp.exists() or stamp.read_text() != run:
+            # --fresh: a folder configured by another checkout or compiler is configured anew; objects are kept.
+            _cmake("--fresh", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options)
+            _cmake("--build", BUILD)
+            stamp.write_text(run or "")
     return BUILD

@@ -1,8 +1,8 @@
-"""The native module on a machine without a GPU: the launchers of the package drive the kernels, run on the host.
+"""The native module on a machine without a GPU: the package's launchers drive kernels that run on the host.
 
-What a test with this fixture shows is that the bands, plans, strides, dtypes and argument orders that the package hands
-to the module, the module's bindings and launchers, the kernels, and the way their partial results are taken apart fit
-together. Only the CUDA runtime (``kernels/device.py``) and the Triton reductions are replaced.
+Tests with it show that the launchers' bands, plans, strides, dtypes and argument orders, the module's bindings, the
+kernels, and the splitting of their partial results fit together. Only the CUDA runtime (``kernels/device.py``) and the
+Triton reductions are replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from learned_resizer_cuda.kernels import affine, conv, device, head, native, reduce, resample, stem, trunk
+from learned_resizer_cuda.kernels import device, native, reduce
+from learned_resizer_cuda.ops.library import DEFINED, packed
 from tests.helpers import kernels_host
 
 # As on an H100, so that the plans are the ones of a GPU.
@@ -69,15 +70,9 @@ def native_on_host() -> Iterator[None]:
         yield
 
 
-def _resample(image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    from learned_resizer_cuda.ops.bands import get_bands
-
-    scale_h, scale_w, interpolation, antialias = parameters
-    bands = [
-        get_bands(size, out, scale, interpolation, antialias, torch.float64, "cpu")
-        for size, out, scale in zip(image.shape[2:], (height, width), (scale_h, scale_w), strict=True)
-    ]
-    return resample.resample(image, *bands)
+def launch(name: str, *args: Any) -> Any:
+    """Call the native launcher of an op with the op's arguments."""
+    return packed(name, DEFINED[name].native)(*args)
 
 
 @contextlib.contextmanager
@@ -89,26 +84,13 @@ def native_ops_on_host(
     Args:
         around: makes a context for what a launcher does inside an op.
     """
-    kernels = {
-        "resample": _resample,
-        "stem": stem.stem,
-        "stem_backward": stem.stem_backward,
-        "affine": affine.affine,
-        "affine_backward": affine.affine_backward,
-        "conv": conv.conv,
-        "conv_backward": conv.conv_backward,
-        "head": head.head,
-        "head_backward": head.head_backward,
-        "trunk_block": trunk.trunk_block,
-        "trunk_tail": trunk.trunk_tail,
-    }
     library = torch.library.Library("learned_resizer", "IMPL")
     try:
-        for name, kernel in kernels.items():
+        for name in DEFINED:
 
-            def launcher(*args: Any, kernel: Callable[..., Any] = kernel) -> Any:
+            def launcher(*args: Any, name: str = name) -> Any:
                 with around():
-                    return kernel(*args)
+                    return launch(name, *args)
 
             library.impl(name, launcher, "CPU", allow_override=True)
         with native_on_host():

@@ -1,16 +1,13 @@
-"""Conv and head on the host: edges of the tiles, layouts, slopes, few blocks, beside tests/kernels/test_native.py."""
+"""The native ``conv`` on the host: values and gradients, edges of its tiles, layouts, slopes, number of blocks."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from test_kernels_native import BOUND, OPS, PROLOGUE, Draw, close, double
 
-from learned_resizer_cuda.kernels import conv, head
 from tests.helpers import native_host
-from tests.helpers.native_host import native_on_host
-
-# The bounds, and why they are these, are those of test_kernels_native.py.
+from tests.helpers.arithmetic import ARITHMETICS, BOUND, OPS, PROLOGUE, Draw, close, double, tf32_flag  # noqa: F401
+from tests.helpers.native_host import launch, native_on_host
 
 # One pixel; one beyond a tile of 32 columns and of 16 or 32 rows; exactly a tile; a column.
 SIZES = [(1, 1), (17, 33), (32, 32), (35, 1)]
@@ -18,9 +15,20 @@ SIZES = [(1, 1), (17, 33), (32, 32), (35, 1)]
 SLOPES = [1.0, 0.0, 3.0]
 
 
-@pytest.fixture(autouse=True)
-def _no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("n, skip, statistics", [(16, True, True), (16, False, False), (32, True, True)])
+def test_conv(arithmetic: str, n: int, skip: bool, statistics: bool) -> None:
+    draw = Draw(arithmetic)
+    shape = (2, n, 7, 35)
+    args = [*draw.prologue(shape, skip, 0.1), draw.weight(n, n, 3, 3), statistics]
+    exact = OPS.conv(*double(args))
+    with native_on_host():
+        got = launch("conv", *args)
+        assert got[0].is_contiguous(memory_format=torch.channels_last) and got[0].dtype == draw.dtype
+        close(got, exact, BOUND[arithmetic], "raw mean var")
+        grads = [draw.features(*shape), draw.vector(n), draw.vector(n), got[0], got[1]]
+        exact_grads = OPS.conv_backward(*double(grads), *double(args))
+        close(launch("conv_backward", *grads, *args), exact_grads, BOUND[arithmetic], f"{PROLOGUE} dweight")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -31,25 +39,13 @@ def test_conv_at_the_edges_of_its_tiles(arithmetic: str, n: int, size: tuple[int
     args = [*draw.prologue(shape, True, 0.1), draw.weight(n, n, 3, 3), True]
     exact = OPS.conv(*double(args))
     with native_on_host():
-        got = conv.conv(*args)
+        got = launch("conv", *args)
         # One pixel has no variance, and no relative error either.
         names = "raw mean var" if shape[2:] != (1, 1) else "raw mean"
         close(got[: len(names.split())], exact[: len(names.split())], BOUND[arithmetic], names)
         grads = [draw.features(*shape), draw.vector(n), draw.vector(n), got[0], got[1]]
         want = OPS.conv_backward(*double(grads), *double(args))
-        close(conv.conv_backward(*grads, *args), want, BOUND[arithmetic], f"{PROLOGUE} dweight")
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("arithmetic, n", [("bfloat16", 16), ("float32", 16), ("float16", 32)])
-def test_head_at_the_edges_of_its_tiles(arithmetic: str, n: int, size: tuple[int, int]) -> None:
-    draw = Draw(arithmetic)
-    args = [*draw.prologue((1, n, *size), True, 0.1), draw.weight(3, n, 7, 7)]
-    bias, base, grad = draw.vector(3), draw.features(1, 3, *size), draw.features(1, 3, *size)
-    with native_on_host():
-        close([head.head(*args, bias, base)], [OPS.head(*double([*args, bias, base]))], BOUND[arithmetic], "out")
-        want = OPS.head_backward(*double([grad, *args]))
-        close(head.head_backward(grad, *args), want, BOUND[arithmetic], f"{PROLOGUE} dweight dbias")
+        close(launch("conv_backward", *grads, *args), want, BOUND[arithmetic], f"{PROLOGUE} dweight")
 
 
 @pytest.mark.parametrize("slope", SLOPES)
@@ -62,13 +58,9 @@ def test_slopes_and_planes(slope: float, skip: bool) -> None:
     grads = [grad, draw.vector(16), draw.vector(16), raw, draw.vector(16)]
     args = [*prologue, draw.weight(16, 16, 3, 3), True]
     with native_on_host():
-        close(conv.conv(*args), OPS.conv(*double(args)), BOUND["float32"], "raw mean var")
+        close(launch("conv", *args), OPS.conv(*double(args)), BOUND["float32"], "raw mean var")
         want = OPS.conv_backward(*double(grads), *double(args))
-        close(conv.conv_backward(*grads, *args), want, BOUND["float32"], f"{PROLOGUE} dweight")
-        last = [draw.features(2, 2, 5, 6), *prologue, draw.weight(2, 16, 7, 7)]
-        close(
-            head.head_backward(*last), OPS.head_backward(*double(last)), BOUND["float32"], f"{PROLOGUE} dweight dbias"
-        )
+        close(launch("conv_backward", *grads, *args), want, BOUND["float32"], f"{PROLOGUE} dweight")
 
 
 @pytest.mark.parametrize("n", [16, 32])
@@ -76,19 +68,17 @@ def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.Monke
     """With one multiprocessor two blocks take all tiles, and add them up themselves."""
     draw = Draw("bfloat16")
     shape = (3, n, 10, 34)
-    prologue = draw.prologue(shape, True, 0.1)
-    args = [*prologue, draw.weight(n, n, 3, 3), True]
+    args = [*draw.prologue(shape, True, 0.1), draw.weight(n, n, 3, 3), True]
     grads = [draw.features(*shape), draw.vector(n), draw.vector(n), draw.features(*shape), draw.vector(n)]
-    last = [draw.features(3, 3, 10, 34), *prologue, draw.weight(3, n, 7, 7)]
     found = []
     for multiprocessors in (132, 1):
         monkeypatch.setattr(native_host, "_MULTIPROCESSORS", multiprocessors)
         with native_on_host():
-            found.append([conv.conv(*args), conv.conv_backward(*grads, *args), head.head_backward(*last)])
+            found.append([launch("conv", *args), launch("conv_backward", *grads, *args)])
     for many, one in zip(*found, strict=True):
         for a, b in zip(many, one, strict=True):
             if a.ndim == 4 and a.shape == shape:
                 assert torch.equal(a, b)
             else:
-                # Sums of float32, grouped otherwise.
+                # Sums of float32, grouped differently.
                 close([b], [a.double()], 1e-5, "sums")

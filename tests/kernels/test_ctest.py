@@ -1,4 +1,4 @@
-"""Runs ctest: the CUDA sources, compiled for the host under the address and undefined-behaviour sanitizers."""
+"""The host tests of csrc/tests, under the address and undefined-behaviour sanitizers."""
 
 from __future__ import annotations
 

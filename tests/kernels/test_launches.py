@@ -15,38 +15,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 from learned_resizer_cuda import FusedResizer
-from learned_resizer_cuda.batch_norm import Seen, _MergeOverProcesses, update_running_statistics
+from learned_resizer_cuda.batch_norm import BatchStatistics, _MergeOverProcesses, update_running_statistics
 from learned_resizer_cuda.kernels import native, reduce
 from learned_resizer_cuda.ops import OPS
+from tests.helpers.calls import Calls
 from tests.helpers.gloo_processes import needs_gloo
 from tests.helpers.native_host import native_ops_on_host
 
-# What reads a value on the host, or needs one for the shape of its result: on a GPU each waits for all that was
-# launched before.
-WAITS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
-# Memory only.
-NO_LAUNCH = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 
-
-class _Calls(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches: Counter[str] = Counter()
-        self.waits: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.split("::")[1]
-        if name in WAITS:
-            self.waits.append(name)
-        if not func.is_view and name not in NO_LAUNCH:
-            self.launches[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _report(what: str, calls: _Calls) -> int:
+def _report(what: str, calls: Calls) -> int:
     total = calls.launches.total()
     print(f"{what}: {total} launches: {', '.join(f'{n} {name}' for name, n in calls.launches.most_common())}")
     return total
@@ -59,7 +39,7 @@ def _resizer(**arguments: Any) -> FusedResizer:
 
 def test_inference() -> None:
     module, image = _resizer().eval(), torch.rand(2, 3, 12, 10)
-    with torch.no_grad(), _Calls() as calls:
+    with torch.no_grad(), Calls() as calls:
         module(image)
     # resample, stem, 3 conv and head; the scale and shift of 4 norms.
     assert _report("inference", calls) <= 6 + 4
@@ -73,9 +53,9 @@ def test_training_step(momentum: float | None) -> None:
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = momentum
-    with _Calls() as forward:
+    with Calls() as forward:
         out = module(image)
-    with _Calls() as backward:
+    with Calls() as backward:
         out.backward(grad)
     # As at inference, and 3 foreach calls for all running statistics; a mean of all batches has a weight of its own
     # for each norm, 1 / n, and two vectors moved by it.
@@ -101,7 +81,7 @@ class _CountedModule:
 
 def _native_launches(step: Callable[[], object]) -> Counter[str]:
     """Everything that a step launches on a GPU, what the native launchers do inside an op included."""
-    inside, seen = _Calls(), Counter[str]()
+    inside, seen = Calls(), Counter[str]()
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -112,7 +92,7 @@ def _native_launches(step: Callable[[], object]) -> Counter[str]:
 
         return call
 
-    with native_ops_on_host(lambda: inside), pytest.MonkeyPatch.context() as patch, _Calls() as around:
+    with native_ops_on_host(lambda: inside), pytest.MonkeyPatch.context() as patch, Calls() as around:
         module = _CountedModule(native.load(), seen)
         patch.setattr(native, "load", lambda: module)
         for name in ("merge_statistics", "sum_rows"):
@@ -160,7 +140,7 @@ def test_merging_over_processes_waits_for_nothing(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
         mean, var = torch.rand(4, requires_grad=True), torch.rand(4, requires_grad=True)
-        with _Calls() as calls:
+        with Calls() as calls:
             joint = _MergeOverProcesses.apply(mean, var, 10, dist.group.WORLD)
             torch.autograd.backward(joint[:2], [torch.ones(4), torch.ones(4)])
     finally:
@@ -175,7 +155,7 @@ def test_merging_over_processes_waits_for_nothing(tmp_path: Path) -> None:
 def test_running_statistics_take_the_same_few_calls_for_any_depth() -> None:
     counts = []
     for num_blocks in (1, 4):
-        with _Calls() as calls:
+        with Calls() as calls:
             _resizer(num_blocks=num_blocks)(torch.rand(2, 3, 12, 10))
         counts.append(Counter({name: n for name, n in calls.launches.items() if name.startswith("_foreach")}))
     assert counts[0] == counts[1] == {"_foreach_add_": 1, "_foreach_mul": 1, "_foreach_lerp_": 1}
@@ -183,7 +163,7 @@ def test_running_statistics_take_the_same_few_calls_for_any_depth() -> None:
 
 def test_the_count_sees_waits_and_launches() -> None:
     x = torch.rand(3)
-    with _Calls() as calls:
+    with Calls() as calls:
         (x + 1).view(3, 1)
         float(x.sum())
         x.nonzero()
@@ -213,13 +193,13 @@ def test_norms_with_momenta_and_dtypes_of_their_own() -> None:
     oracles = [nn.BatchNorm2d(3, momentum=norm.momentum) for norm in norms]
     oracles[3].double()
     for _ in range(3):
-        seen = []
+        batch_statistics = []
         for norm, oracle in zip(norms, oracles, strict=True):
             x = torch.randn(4, 3, 5, 5) * 2 + 1
             oracle(x.to(oracle.weight.dtype))
             var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-            seen.append(Seen(norm, mean, var, 100 / 99))
-        update_running_statistics(seen)
+            batch_statistics.append(BatchStatistics(norm, mean, var, 100 / 99))
+        update_running_statistics(batch_statistics)
     for norm, oracle in zip(norms, oracles, strict=True):
         assert norm.num_batches_tracked == oracle.num_batches_tracked == 3
         assert norm.running_var is not None and oracle.running_var is not None

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 import learned_resizer_cuda as lr
-from learned_resizer_cuda.kernels.resample import axis_arguments, layout_of
+from learned_resizer_cuda.kernels.resample import axis_arguments, layout_of, resample
 from learned_resizer_cuda.ops.band_matmul import empty_image
 from learned_resizer_cuda.ops.bands import Bands, get_bands
 from tests.helpers import kernels_host
+from tests.helpers.arithmetic import OPS, Draw, close
+from tests.helpers.native_host import native_on_host
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 FILTERS = (
@@ -243,9 +245,17 @@ def test_offsets_beyond_32_bits(run_host) -> None:
     _check(out, lr.resize(view.double(), (9, 20), interpolation="bicubic"))
 
 
-def test_launcher_refuses_an_image_of_another_size() -> None:
-    from learned_resizer_cuda.kernels.resample import resample
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_launcher_on_the_host(dtype: torch.dtype) -> None:
+    image = Draw("bfloat16").features(2, 3, 19, 40).to(dtype)
+    bands = [get_bands(19, 7, None, "lanczos", True, torch.float64, "cpu")]
+    bands.append(get_bands(40, 55, None, "lanczos", True, torch.float64, "cpu"))
+    exact = OPS.resample(image.double(), 7, 55, None, None, "lanczos", True)
+    with native_on_host():
+        close([resample(image, *bands)], [exact], 2e-3 if dtype == torch.bfloat16 else 1e-6, "out")
 
+
+def test_launcher_refuses_an_image_of_another_size() -> None:
     tables = _tables((8, 9, 4, 5), ("bilinear", True), torch.float32)
     with pytest.raises(ValueError, match=r"image: got shape \(1, 1, 9, 9\); expected \(B, C, 8, 9\)"):
         resample(torch.zeros(1, 1, 9, 9), *tables)
@@ -294,8 +304,6 @@ def test_binding_names_a_bad_argument() -> None:
     "sizes", [(448, 448, 224, 224), (224, 224, 448, 448), (375, 500, 224, 299), (9, 6400, 5, 32)], ids=str
 )
 def test_the_gpu_gives_the_host_bits(run_host, sizes, dtype, filter) -> None:
-    from learned_resizer_cuda.kernels.resample import resample
-
     tables = _tables(sizes, filter, dtype)
     for channels_last in (False, True):
         image = _image((2, 3, *sizes[:2]), dtype, 7)
@@ -308,8 +316,6 @@ def test_the_gpu_gives_the_host_bits(run_host, sizes, dtype, filter) -> None:
 
 @pytest.mark.gpu
 def test_the_gpu_launches_on_the_current_stream_and_in_graphs() -> None:
-    from learned_resizer_cuda.kernels.resample import resample
-
     tables = _tables((64, 64, 32, 32), ("bicubic", True), torch.float32)
     image = torch.rand(2, 3, 64, 64, device="cuda")
     expected = resample(image, *tables)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import learned_resizer_cuda as lr
-from learned_resizer_cuda.resizer import _running_norm
+from learned_resizer_cuda.resizer import running_norm
+from tests.helpers.convolutions import some, wrong
 
 
 def _resizer(dtype: torch.dtype = torch.float64) -> lr.FusedResizer:
@@ -24,7 +25,7 @@ def _resizer(dtype: torch.dtype = torch.float64) -> lr.FusedResizer:
 
 
 def _norm(module: torch.nn.BatchNorm2d) -> tuple[object, ...]:
-    return _running_norm(module)
+    return running_norm(module)
 
 
 def _features(dtype: torch.dtype) -> Tensor:
@@ -97,3 +98,16 @@ def test_there_is_no_gradient() -> None:
     )
     with pytest.raises(NotImplementedError, match="inference only"):
         raw.sum().backward()
+
+
+@pytest.mark.parametrize("op", ["trunk_block", "trunk_tail"])
+def test_convolutions_of_random_shapes(op: str) -> None:
+    """oneDNN's code is right for these shapes, dtypes and layouts."""
+    assert not wrong(some(op))
+
+
+def test_arguments_of_groups_of_one_class_are_named_by_their_fields() -> None:
+    arguments = torch.ops.learned_resizer.trunk_tail.default._schema.arguments
+    kinds = {argument.name: str(argument.type) for argument in arguments}
+    assert kinds["norm_mean"] == "Tensor" and kinds["skip_norm_mean"] == "Optional[Tensor]"
+    assert list(kinds)[-3:] == ["weight", "bias", "base"]

@@ -1,4 +1,4 @@
-"""Cost of resizers and networks against published figures and against counting by hand."""
+"""Cost of resizers and networks, against published values and counts by hand."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from learned_resizer_cuda.report.cost import network_cost, resizer_cost
 from learned_resizer_cuda.train.networks import build_network
 from learned_resizer_cuda.weights import ResizerConfig
 
-PUBLISHED = 0.005  # published figures have two decimals
+PUBLISHED = 0.005  # two decimals are published
 
 
 def resizer_flop(n, r, channels, side_in, side_out):
@@ -24,7 +24,7 @@ def test_resizer_cost_is_that_of_its_convolutions(interpolation, n, r, channels,
     config = ResizerConfig((side_out, side_out), channels, n, r, interpolation)
     cost = resizer_cost(config, side_in)
     assert cost.gflop == resizer_flop(n, r, channels, side_in, side_out) / 1e9
-    assert cost.parameters == sum(p.numel() for p in config.build().parameters())
+    assert cost.parameters == sum(p.numel() for p in FusedResizer(**config.arguments()).parameters())
 
 
 def test_resizer_cost_of_the_paper():
@@ -45,7 +45,7 @@ def test_densenet_with_and_without_the_resizer_as_published():
 
 
 class Attention(nn.Module):
-    """One head over the pixels, to be counted by hand."""
+    """Attention with one head over the pixels, which is easy to count by hand."""
 
     def __init__(self):
         super().__init__()

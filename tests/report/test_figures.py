@@ -1,8 +1,7 @@
-"""The figures of a run: what they draw, read back from the figures themselves."""
+"""Contents of a run's figures, read back from matplotlib's objects."""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,21 @@ from torch import Tensor, nn
 
 pytest.importorskip("matplotlib", reason="figures need the [train] extra")
 
+from matplotlib.colors import to_hex
+
 from learned_resizer_cuda import Resize, resize
-from learned_resizer_cuda.report.figures import ablation, curves, samples, transfer
-from learned_resizer_cuda.report.figures.ablation import AblationPoint, save_ablation
+from learned_resizer_cuda.report.figures import ablation, curves, samples
+from learned_resizer_cuda.report.figures.ablation import save_ablation
 from learned_resizer_cuda.report.figures.style import COLOURS, arm_colours
-from learned_resizer_cuda.train.results import Row, StageResult
+from learned_resizer_cuda.report.summary import ArmSummary, MeanStd
+from learned_resizer_cuda.train.protocol import Front, Stage
+from learned_resizer_cuda.train.results import ACCURACY, PLCC, SRCC, Row, StageResult
 
 ARMS = ("bilinear", "bicubic", "learned", "blind", "control", "control-long", "transfer", "fresh")
 
 
-class Tells(nn.Module):
-    """A network that answers the same whatever it is shown; it keeps what that was."""
+class Constant(nn.Module):
+    """A network with a constant answer, which keeps its inputs."""
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ def stage(
     resizer: nn.Module | None = None,
     network: nn.Module | None = None,
 ) -> StageResult:
-    """A metric of (step + seed) / 1000 every 10 steps from 0, at 2 CPU seconds and 1 wall second a step."""
+    """A result with a metric of (step + seed) / 1000 every 10 steps from 0, and 2 CPU and 1 wall seconds a step."""
     rows = [
         Row(arm, seed, input_size, step, step / 10, "test", 1.0, 0.0, 2.0 * step, step, {metric: (step + seed) / 1000})
         for step in range(0, steps + 1, 10)
@@ -56,16 +59,15 @@ def stage(
     ]
     rows.sort(key=lambda row: row.step)
     default = nn.Identity()
-    return StageResult(
-        arm, seed, input_size, steps, 4, 2.0 * steps, steps, 0, device, rows, resizer or default, network or default
-    )
+    made = Stage(arm, seed, input_size, steps, 0.1, Front("learned", "bilinear"))
+    return StageResult(made, 4, 2.0 * steps, steps, 0, device, rows, resizer or default, network or default)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures, in place of their files."""
+    """The figures, instead of their files."""
     figures: list[Any] = []
-    for module in (curves, transfer, samples, ablation):
+    for module in (curves, samples, ablation):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
     return figures
 
@@ -83,21 +85,20 @@ def test_colours_are_distinct_and_steady() -> None:
     colours = arm_colours([*unknown, *ARMS])
     assert list(colours) == [*unknown, *ARMS] and len(set(colours.values())) == len(colours)
     assert all(colours[arm] == COLOURS[arm] for arm in ARMS)
-    # Names that share a colour, in one figure after all.
-    assert len(set(arm_colours(["input", "control-long", "lanczos", "fresh"]).values())) == 4
+    assert len(set(COLOURS.values())) == len(COLOURS)
 
 
 # curves
 
 
 def test_curves(drawn: list[Any]) -> None:
-    curves.save_curves([stage(seed=0), stage(seed=20), stage("bicubic")], Path("curves.png"), "accuracy")
+    curves.save_curves([stage(seed=0), stage(seed=20), stage("bicubic")], Path("curves.png"), ACCURACY)
     loss, by_step, by_time = drawn[0].axes
     assert list(lines(by_step)) == ["learned", "bicubic"] == list(lines(loss)) == list(lines(by_time))
     assert lines(by_step)["learned"].get_xdata() == pytest.approx([0, 10, 20, 30, 40])
     assert lines(by_step)["learned"].get_ydata() == pytest.approx([1, 2, 3, 4, 5])  # %, mean of 0 and 20 thousandths
     assert lines(by_time)["learned"].get_xdata() == pytest.approx([0, 20, 40, 60, 80])
-    # The range over seeds of the learned arm, and none for one seed.
+    # A band for the two seeds of the learned arm, none for one seed.
     (band,) = by_step.collections
     corners = band.get_paths()[0].vertices
     assert corners[:, 1].min() == pytest.approx(0) and corners[:, 1].max() == pytest.approx(6)
@@ -109,18 +110,18 @@ def test_curves(drawn: list[Any]) -> None:
 
 
 def test_curves_of_different_lengths_keep_step_0(drawn: list[Any]) -> None:
-    curves.save_curves([stage(), stage("control-long", steps=400)], Path("curves.png"), "accuracy")
+    curves.save_curves([stage(), stage("control-long", steps=400)], Path("curves.png"), ACCURACY)
     _, by_step, _ = drawn[0].axes
     drawn[0].draw_without_rendering()
     pixels = by_step.transData.transform([(step, 0) for step in (0, 10, 100, 400)])[:, 0]
     assert np.isfinite(pixels).all() and (np.diff(pixels) > 10).all()
-    # A decade takes much the same room wherever it is.
+    # All decades are about equally wide.
     assert pixels[2] - pixels[1] > pixels[3] - pixels[2] > (pixels[2] - pixels[1]) / 3
 
 
 def test_curves_of_several_sizes(drawn: list[Any]) -> None:
     results = [stage(arm, input_size=size, metric="srcc") for arm in ("bilinear", "learned") for size in (8, 16)]
-    curves.save_curves(results, Path("curves.png"), "srcc")
+    curves.save_curves(results, Path("curves.png"), SRCC)
     found = lines(drawn[0].axes[1])
     assert list(found) == ["bilinear, 8 px", "bilinear, 16 px", "learned, 8 px", "learned, 16 px"]
     styles = [line.get_linestyle() for line in found.values()]
@@ -132,7 +133,7 @@ def test_curves_of_several_sizes(drawn: list[Any]) -> None:
 
 
 def test_curves_of_a_gpu_go_by_the_clock(drawn: list[Any]) -> None:
-    curves.save_curves([stage(device="cuda")], Path("curves.png"), "accuracy")
+    curves.save_curves([stage(device="cuda")], Path("curves.png"), ACCURACY)
     by_time = drawn[0].axes[2]
     assert by_time.get_xlabel() == "wall seconds of training"
     assert lines(by_time)["learned"].get_xdata()[-1] == pytest.approx(40)
@@ -140,14 +141,14 @@ def test_curves_of_a_gpu_go_by_the_clock(drawn: list[Any]) -> None:
 
 def test_bad_curves() -> None:
     with pytest.raises(ValueError, match="results: got none"):
-        curves.save_curves([], Path("curves.png"), "accuracy")
+        curves.save_curves([], Path("curves.png"), ACCURACY)
     with pytest.raises(ValueError, match="metric: got 'plcc'; expected one of accuracy"):
-        curves.save_curves([stage()], Path("curves.png"), "plcc")
+        curves.save_curves([stage()], Path("curves.png"), PLCC)
 
 
 def test_transfer(drawn: list[Any]) -> None:
     results = [stage(arm, seed) for arm in ("transfer", "fresh", "control") for seed in (0, 20)]
-    transfer.save_transfer(results, Path("transfer.png"), "accuracy")
+    curves.save_transfer(results, Path("transfer.png"), ACCURACY)
     (axes,) = drawn[0].axes
     assert list(lines(axes)) == ["transfer: 5.0", "fresh: 5.0", "control: 5.0"]
     assert lines(axes)["fresh: 5.0"].get_xdata() == pytest.approx([0, 1, 2, 3, 4])
@@ -176,7 +177,7 @@ def answers(figure: Any) -> list[str]:
 
 
 def shown(figure: Any, title: str) -> np.ndarray:
-    """The first image under a title, as matplotlib holds it."""
+    """The first image under a title, as matplotlib stores it."""
     (axes,) = [axes for axes in figure.axes if axes.get_title().startswith(title)]
     return np.asarray(axes.images[0].get_array())
 
@@ -184,9 +185,9 @@ def shown(figure: Any, title: str) -> np.ndarray:
 def test_samples_of_classes(drawn: list[Any]) -> None:
     images = torch.rand(4, 1, 8, 12, generator=torch.Generator().manual_seed(0))
     learned = nn.Sequential(Resize((4, 6)), nn.Upsample(scale_factor=1))
-    network = Tells(torch.tensor([0.0, 1.0]))
+    network = Constant(torch.tensor([0.0, 1.0]))
     results = [
-        stage("bicubic", network=Tells(torch.tensor([1.0, 0.0])), input_size=12),
+        stage("bicubic", network=Constant(torch.tensor([1.0, 0.0])), input_size=12),
         stage("learned", resizer=nn.Identity(), network=nn.Identity(), input_size=24),
         stage("learned", resizer=learned, network=network, input_size=12),
     ]
@@ -203,7 +204,7 @@ def test_samples_of_classes(drawn: list[Any]) -> None:
     figure = drawn[0]
     heads = [title.splitlines()[0] for title in titles(figure)]
     assert heads == ["input", "bilinear", "bicubic", "lanczos", "learned 4×6", "difference"]
-    # Of the two results, that at the images' size.
+    # The result at the images' size answers.
     (given,) = network.shown
     assert answers(figure) == ["a $very$ long n… ✓", "cat ✗", "a $very$ long n… ✗", "cat ✓"]
     index = samples.pick_images(torch.tensor([0, 1, 0, 1]), 5)
@@ -223,9 +224,9 @@ def test_samples_in_colour_with_grades(drawn: list[Any]) -> None:
         def forward(self, values: Tensor) -> Tensor:
             return 3 * resize(values, 4)
 
-    logits = torch.tensor([-1e4, -1e4, 0.0, 0.0])  # grades 3 and 4, as likely
+    logits = torch.tensor([-1e4, -1e4, 0.0, 0.0])  # grades 3 and 4, equally likely
     samples.save_samples(
-        [stage("transfer", resizer=Brighten(), network=Tells(logits))],
+        [stage("transfer", resizer=Brighten(), network=Constant(logits))],
         2 * images - 1,
         histograms,
         Path("samples.png"),
@@ -265,24 +266,50 @@ def test_samples_without_a_learned_arm(tmp_path: Path) -> None:
 # ablation
 
 
-def grid(std: float | None) -> list[AblationPoint]:
+def summary_of(front: Front, arm: str, accuracy: float, std: float | None, gflop: float, parameters: int) -> ArmSummary:
+    one = MeanStd.of([0.0])
+    metrics = {metric: MeanStd(accuracy, std, ()) for metric in ("accuracy", "srcc")}
+    return ArmSummary(arm, 8, front, 40, 4, metrics, one, one, None, one, one, parameters, gflop)
+
+
+def grid(std: float | None) -> list[ArmSummary]:
     return [
-        AblationPoint(r, n, 0.01 * r * n, 500 + 18 * r * n * n, 0.5 + 0.01 * r + 0.0005 * n, std)
+        summary_of(
+            Front("learned", "bilinear", n, r),
+            f"r{r}-n{n}",
+            0.5 + 0.01 * r + 0.0005 * n,
+            std,
+            0.01 * r * n,
+            500 + 18 * r * n * n,
+        )
         for r in (1, 2, 3, 4)
         for n in (4, 8, 16, 32)
     ]
 
 
+def baseline(arm: str, accuracy: float) -> ArmSummary:
+    return summary_of(Front("fixed", "bilinear"), arm, accuracy, None, 0.0, 0)
+
+
 def test_ablation(drawn: list[Any]) -> None:
-    save_ablation(grid(0.01), {"bilinear": 0.42, "control": 0.5}, Path("ablation.png"), "accuracy")
+    arms = [baseline("bilinear", 0.42), *grid(0.01), baseline("control", 0.5)]
+    save_ablation(arms, Path("ablation.png"), ACCURACY)
     for axes in drawn[0].axes:
-        names = {text.get_text() for text in axes.texts}
-        assert names == {f"r{r} n{n}" for r in (1, 2, 3, 4) for n in (4, 8, 16, 32)}
-        boxes = [text.get_window_extent() for text in axes.texts]
-        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-        baseline = lines(axes)
-        assert set(baseline["bilinear"].get_ydata()) == {42.0} and set(baseline["control"].get_ydata()) == {50.0}
-        assert len({line.get_color() for line in baseline.values()}) == 2
+        found = lines(axes)
+        assert set(found["bilinear"].get_ydata()) == {42.0} and set(found["control"].get_ydata()) == {50.0}
+        labels = axes.get_legend_handles_labels()[1]
+        sizes = {f"n = {n}" for n in (4, 8, 16, 32)} | {f"r = {r}" for r in (1, 2, 3, 4)}
+        assert set(labels) == {"bilinear", "control"} | sizes
+        rows = [bars.lines[0].get_color() for bars in axes.containers]
+        colours = [*rows, found["bilinear"].get_color(), found["control"].get_color()]
+        assert len({to_hex(colour) for colour in colours}) == 6
+        # Each point in the colour of its r, with the marker of its n.
+        points = [line for line in axes.lines if line.get_label().startswith("_") and len(line.get_xdata()) == 1]
+        markers = [found[f"n = {n}"].get_marker() for n in (4, 8, 16, 32)]
+        assert len(set(markers)) == 4
+        assert [(to_hex(point.get_color()), point.get_marker()) for point in points] == [
+            (to_hex(row), marker) for row in rows for marker in markers
+        ]
     cost, parameters = (axes.containers[0].lines[0].get_xdata() for axes in drawn[0].axes)
     assert cost == pytest.approx([0.04, 0.08, 0.16, 0.32])
     assert parameters == pytest.approx([0.788, 1.652, 5.108, 18.932])
@@ -290,23 +317,23 @@ def test_ablation(drawn: list[Any]) -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_small_ablation(drawn: list[Any], count: int) -> None:
-    save_ablation(grid(None)[:count], {}, Path("ablation.png"), "srcc")
+    save_ablation(grid(None)[:count], Path("ablation.png"), SRCC)
     for axes in drawn[0].axes:
         left, right = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
         assert 3 <= len(ticks) <= 8
-        # A thousandth of an SRCC is one, not a tenth of a per cent.
+        # Not per cent.
         assert axes.containers[0].lines[0].get_ydata()[0] == pytest.approx(0.512)
 
 
 def test_no_ablation() -> None:
-    with pytest.raises(ValueError, match="points: got none"):
-        save_ablation([], {}, Path("ablation.png"), "accuracy")
+    with pytest.raises(ValueError, match="arms: got none with a learned resizer"):
+        save_ablation([baseline("control", 0.5)], Path("ablation.png"), ACCURACY)
 
 
 def test_figures_reach_their_files(tmp_path: Path) -> None:
-    save_ablation(grid(None)[:2], {"control": 0.5}, tmp_path / "a.png", "accuracy")
-    curves.save_curves([stage()], tmp_path / "b.png", "accuracy")
-    transfer.save_transfer([stage("transfer")], tmp_path / "c.png", "accuracy")
+    save_ablation([*grid(None)[:2], baseline("control", 0.5)], tmp_path / "a.png", ACCURACY)
+    curves.save_curves([stage()], tmp_path / "b.png", ACCURACY)
+    curves.save_transfer([stage("transfer")], tmp_path / "c.png", ACCURACY)
     for name in "abc":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The report: one file, nothing loaded, nothing unescaped, never half written."""
+"""The report: one file that loads nothing, escapes everything and is never half written."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import base64
 import os
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from learned_resizer_cuda.report.page import Folded, Heading, Picture, Section, Table, Text, save_report
+from learned_resizer_cuda.report.page import Picture, save_page
+from learned_resizer_cuda.report.tables import Table
 
 # A PNG of one pixel.
 PNG = base64.b64decode(
@@ -17,10 +19,11 @@ PNG = base64.b64decode(
 )
 NASTY = "<script>alert('\"&')</script>"
 EMPTY = {"meta", "img"}
+TABLE = Table(["resizer"], [["bilinear"]])
 
 
 class Page(HTMLParser):
-    """The elements and texts of a page; asserts that they nest."""
+    """The elements and texts of a page, which must nest."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -44,32 +47,40 @@ class Page(HTMLParser):
             self.texts.append((self.open[-1], data))
 
 
-def everything(folder: Path) -> list[Section]:
+def everything(folder: Path) -> dict[str, Any]:
     (folder / "curves.png").write_bytes(PNG)
-    return [
-        Text(NASTY, strong=True),
-        Heading(NASTY),
-        Table([NASTY, "accuracy, %"], [["bilinear", "50.0"], [NASTY, "60.0 ± 1.0"]], NASTY, bold=[1]),
-        Picture(folder / "curves.png", NASTY),
-        Folded(NASTY, f"seed: 0\nname: {NASTY}\n"),
-    ]
+    return {
+        "title": NASTY,
+        "tables": [
+            Table([NASTY, "accuracy, %"], [["bilinear", "50.0"], [NASTY, "60.0 ± 1.0"]], NASTY, bold=[1]),
+            Table(["epoch"], [["0"]]),
+        ],
+        "verdicts": [NASTY],
+        "notes": [NASTY],
+        "pictures": [Picture(folder / "curves.png", NASTY)],
+        "environment": NASTY,
+        "configuration": f"seed: 0\nname: {NASTY}\n",
+    }
 
 
 def test_page(tmp_path: Path) -> None:
-    path = save_report(tmp_path, NASTY, everything(tmp_path))
+    path = save_page(tmp_path, **everything(tmp_path))
     assert path == tmp_path / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     names = [tag for tag, _ in page.tags]
     assert not {"script", "link", "iframe", "object"} & set(names)
-    for place in ("title", "h1", "p", "h2", "th", "caption", "figcaption", "summary"):
+    for place in ("title", "h1", "p", "th", "caption", "figcaption"):
         assert (place, NASTY) in page.texts
     assert ("pre", f"seed: 0\nname: {NASTY}\n") in page.texts
     assert [text for place, text in page.texts if place == "td"] == ["50.0", "60.0 ± 1.0"]
-    assert [attributes for tag, attributes in page.tags if tag == "tr"] == [{}, {}, {"class": "bold"}]
+    assert [attributes for tag, attributes in page.tags if tag == "tr"] == [{}, {}, {"class": "bold"}, {}, {}]
+    # A verdict, a note and the environment; the verdict stands out.
+    assert [attributes for tag, attributes in page.tags if tag == "p"] == [{"class": "strong"}, {}, {}]
+    assert page.texts.count(("p", NASTY)) == 3
 
 
 def test_nothing_is_loaded(tmp_path: Path) -> None:
-    text = save_report(tmp_path, "run", everything(tmp_path)).read_text(encoding="utf-8")
+    text = save_page(tmp_path, **everything(tmp_path)).read_text(encoding="utf-8")
     page = Page(text)
     (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
     head, data = str(image["src"]).split(",")
@@ -79,9 +90,9 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
 
 
 def test_report_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_report(tmp_path, "first", [])
+    save_page(tmp_path, "first", [TABLE])
     with pytest.raises(FileNotFoundError):
-        save_report(tmp_path, "second", [Picture(tmp_path / "missing.png", "")])
+        save_page(tmp_path, "second", [TABLE], pictures=[Picture(tmp_path / "missing.png", "")])
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
@@ -89,10 +100,10 @@ def test_report_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="disk full"):
-            save_report(tmp_path, "third", [])
+            save_page(tmp_path, "third", [TABLE])
     assert "<h1>first</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    save_report(tmp_path, "fourth", [])
+    save_page(tmp_path, "fourth", [TABLE])
     assert "<h1>fourth</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -100,5 +111,5 @@ def test_bad_parts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rows: got 1 cells in row 1; expected 2"):
         Table(["a", "b"], [["1", "2"], ["1"]])
     (tmp_path / "x.png").write_bytes(b"GIF89a")
-    with pytest.raises(ValueError, match="is no PNG"):
-        save_report(tmp_path, "run", [Picture(tmp_path / "x.png", "")])
+    with pytest.raises(ValueError, match="is not a PNG"):
+        save_page(tmp_path, "run", [TABLE], pictures=[Picture(tmp_path / "x.png", "")])

@@ -1,4 +1,4 @@
-"""Power spectra: known signals, known filters, and the figure of a resizer's gain."""
+"""Power spectra of known signals and filters, and the figure of a resizer's gain."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def wave(side: int, cycles: tuple[float, float], amplitude: float = 1.0) -> Tensor:
-    """A plane wave with that many cycles per side, (1, 1, side, side)."""
+    """A plane wave (1, 1, side, side) with these cycles per side."""
     at = torch.arange(side, dtype=torch.float64) / side
     return amplitude * torch.cos(2 * math.pi * (cycles[0] * at[:, None] + cycles[1] * at[None, :]))[None, None]
 
 
 @pytest.mark.parametrize("shape", [(400, 2, 16, 16), (400, 2, 15, 15), (400, 2, 24, 20), (200, 2, 40, 40)])
 def test_white_noise_is_flat_at_its_variance(shape: tuple[int, ...]) -> None:
-    """However many pixels there are."""
+    """Whatever the number of pixels."""
     frequencies, power = radial_spectrum(3 * noise(*shape))
-    # A periodogram's value deviates by its own mean. A ring has at least the 12 values of radius 2, half of them the
-    # conjugates of the others; Hann's window makes (35/18)² of them as good as one. Four standard deviations.
+    # A periodogram's value has a standard deviation equal to its mean. A ring has at least the 12 values of radius 2,
+    # half of them conjugates of the others; Hann's window makes (35/18)² of them worth one. Four standard deviations.
     independent = shape[0] * shape[1] * 12 / 2 / (35 / 18) ** 2
     assert float((power / 9 - 1).abs().max()) < 4 / math.sqrt(independent)
     spacing = 1 / min(shape[2:])
@@ -39,7 +39,7 @@ def test_white_noise_is_flat_at_its_variance(shape: tuple[int, ...]) -> None:
 
 
 def test_parseval() -> None:
-    """The density's mean over all frequencies is the windowed image's power."""
+    """The mean density over all frequencies is the windowed image's power."""
     images = noise(2, 3, 20, 27) + 5
     window = torch.outer(torch.hann_window(20, dtype=torch.float64), torch.hann_window(27, dtype=torch.float64))
     centred = images - (images * window).sum((2, 3), keepdim=True) / window.sum()
@@ -52,10 +52,10 @@ def test_parseval() -> None:
 def test_wave_peaks_in_its_ring(cycles: tuple[int, int]) -> None:
     frequencies, power = radial_spectrum(wave(32, cycles))
     radius = math.hypot(*cycles) / 32
-    # (9, 12) is 15 of 16 rings; a ring holds what lies within half a ring of its centre.
+    # (9, 12) has radius 15, of 16 rings; a ring reaches half a ring from its centre.
     assert float(frequencies[power.argmax()]) == pytest.approx(radius)
     far = power[(frequencies - radius).abs() > 2.5 / 32]
-    # Hann's window spreads a whole number of cycles over the direct neighbours alone, here in both directions.
+    # Hann's window spreads a whole number of cycles over the direct neighbours only, here in both directions.
     assert float(far.max()) < 1e-20
 
 
@@ -63,7 +63,7 @@ def test_brightness_and_amplitude() -> None:
     images = noise(2, 1, 16, 16)
     _, power = radial_spectrum(images)
     _, brighter = radial_spectrum(2 * images + 100)
-    # 100 added and taken away costs 100·eps of values near 1; squared power of rings near 1
+    # Adding and subtracting 100 costs 100·eps of values near 1; squared power of rings near 1
     assert torch.allclose(brighter, 4 * power, rtol=1e-11, atol=0)
 
 
@@ -74,7 +74,7 @@ def test_bad_images() -> None:
 
 
 def fourier_resize(images: Tensor, side: int) -> Tensor:
-    """The ideal low-pass resize of periodic square images: the low frequencies, and nothing else."""
+    """The ideal low-pass resize of periodic square images: the low frequencies only."""
     old = images.shape[-1]
     middle = torch.fft.fftshift(torch.fft.fft2(images), dim=(-2, -1))
     first = old // 2 - side // 2
@@ -88,8 +88,8 @@ def test_ideal_resize_lies_on_the_inputs_curve() -> None:
     frequencies, power = radial_spectrum(small)
     axis, input_power = spectrum._rings(power_density(images), (3.0, 3.0))
     assert torch.allclose(axis[: len(frequencies)], frequencies) and float(axis[-1]) == pytest.approx(1.5)
-    # Hann's window, itself of low frequencies alone, spreads every frequency by one neighbour in each direction: but
-    # for the two rings at the edge the spectra agree to the rounding of sums of 96² terms in float64.
+    # Hann's window, which has low frequencies only, spreads every frequency by one neighbour in each direction: except
+    # for the two rings at the edge, the spectra agree to the rounding of sums of 96² terms in float64.
     assert float((power / input_power[: len(power)] - 1)[:-2].abs().max()) < 1e-9
 
 
@@ -100,7 +100,7 @@ def test_gain_of_known_filters() -> None:
     )
     low, high = wave(32, (4, 0)), wave(32, (0, 12))
     outputs = {"bilinear": low + high, "learned": low + 2 * high}
-    # Amplitude doubled above, untouched below; the waves' lines are narrower than the bands.
+    # The amplitude is doubled above and unchanged below; the waves' lines are narrower than the bands.
     assert high_frequency_gain(outputs)["learned"] == pytest.approx(20 * math.log10(2))
     assert band_gain(outputs, (0, 0.25))["learned"] == pytest.approx(0.0, abs=1e-9)
 

@@ -1,8 +1,9 @@
-"""What a run's figures say: means, gaps, verdicts, tables."""
+"""Summary of a run: means, gaps, verdicts and tables."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,15 @@ import torch
 
 pytest.importorskip("yaml", reason="the training recipe needs the [train] extra")
 
-from learned_resizer_cuda.report.summary import (
-    Figure,
-    Gap,
-    Summary,
-    ablation_table,
-    arms_table,
-    as_dict,
-    epochs_table,
-    summarise,
+from learned_resizer_cuda.report.summary import Gap, MeanStd, Summary, summarise
+from learned_resizer_cuda.report.tables import ablation_table, arms_table, epochs_table
+from learned_resizer_cuda.train.config import FIXED, RunConfig
+from learned_resizer_cuda.train.protocol import Front, Stage
+from learned_resizer_cuda.train.results import ACCURACY, Row, StageResult
+
+KINDS = {"blind": "blind", "transfer": "file", "control": "fixed", "control-long": "fixed"} | dict.fromkeys(
+    FIXED, "fixed"
 )
-from learned_resizer_cuda.train.config import RunConfig
-from learned_resizer_cuda.train.results import Row, StageResult
 
 
 def result(
@@ -34,7 +32,7 @@ def result(
     name: str = "accuracy",
     input_size: int = 96,
 ) -> StageResult:
-    """A stage that was tested after equal intervals with these metrics, and whose training batches had the last."""
+    """A stage tested at equal intervals with these metrics, whose training batches had the last one."""
     tests = metric if isinstance(metric, tuple) else (metric,)
     at = np.linspace(0, steps, len(tests)).astype(int) if len(tests) > 1 else [steps]
 
@@ -43,16 +41,23 @@ def result(
 
     rows = [row(steps, "train", tests[-1])] + [row(int(step), "test", v) for step, v in zip(at, tests, strict=True)]
     none = torch.nn.Identity()
-    return StageResult(arm, seed, input_size, steps, 64, seconds, seconds, 0, "cpu", rows, none, none)
+    stage = Stage(arm, seed, input_size, steps, 0.1, Front(KINDS.get(arm, "learned"), "bilinear"))
+    return StageResult(stage, 64, seconds, seconds, 0, "cpu", rows, none, none)
 
 
 def summary_of(results: list[StageResult], images: int = 1000, **values: Any) -> Summary:
     return summarise(RunConfig.make(values), results, {96: images, 128: images})
 
 
-def test_figure() -> None:
-    assert Figure.of([0.5]).text(factor=100) == "50.0"
-    assert Figure.of([0.5, 0.6, 0.7]).text(factor=100) == "60.0 ± 10.0"  # sample standard deviation
+def test_mean_and_deviation() -> None:
+    assert MeanStd.of([0.5]).text(1, 100) == "50.0"
+    assert MeanStd.of([0.5, 0.6, 0.7]).text(1, 100) == "60.0 ± 10.0"  # sample standard deviation
+
+
+def test_brief_metrics() -> None:
+    assert result("learned", 0.5432).final.brief == "test 54.3%"
+    quality = replace(result("learned", 0.0).final, metrics={"plcc": 0.9, "srcc": 0.8123})
+    assert quality.brief == "SRCC 0.812"
 
 
 @pytest.mark.parametrize(
@@ -74,14 +79,14 @@ def test_verdict(learned: float, other: float, verdict: str, words: str) -> None
 
 
 def test_margin_of_a_correlation() -> None:
-    """The margin takes the scatter of a correlation over samples of 400 normal pairs, found here by drawing them."""
+    """The margin assumes the scatter of a correlation over samples of 400 normal pairs, measured here."""
     generator = np.random.default_rng(0)
     rho, images = 0.7, 400
     pairs = generator.multivariate_normal([0, 0], [[1, rho], [rho, 1]], (2000, images))
     drawn = np.array([np.corrcoef(pair.T)[0, 1] for pair in pairs])
     results = [result("control", rho, name="srcc"), result("learned", rho, name="srcc")]
     (gap,) = summary_of(results, images, task="iqa").gaps
-    # Two independent ones differ by sqrt(2) times as much; 2,000 samples know their deviation to 1.6 %, thrice that.
+    # Two independent ones differ by sqrt(2) times as much. 2,000 samples give the deviation to 1.6 %; 3 times that.
     assert gap.margin == pytest.approx(2 * np.sqrt(2) * drawn.std(), rel=0.05)
     assert "+0.000 SRCC" in gap.sentence()
 
@@ -107,8 +112,9 @@ def test_gaps_and_the_controls_cost() -> None:
         "control: 400 steps, 20 CPU s, less than the learned arm's 400 steps, 50 CPU s",
         "control-long: 4,000 steps, 60 CPU s, at least the learned arm's 400 steps, 50 CPU s",
     ]
-    values = json.loads(json.dumps(as_dict(summary)))
-    assert values["gaps"][4]["verdict"] == "wins"
+    values = json.loads(json.dumps(summary.as_dict()))
+    assert values["gaps"][4]["verdict"] == "wins" and values["gaps"][4]["metric"] == "accuracy"
+    assert not any("front" in arm for arm in values["arms"])  # it may name a path
     assert next(arm for arm in values["arms"] if arm["arm"] == "learned")["metrics"]["accuracy"]["mean"] == 0.9
 
 
@@ -127,12 +133,12 @@ def test_no_gap_without_the_learned_arm() -> None:
 
 
 def test_gap_of_equal_extremes() -> None:
-    assert Gap("learned", "bicubic", 96, "accuracy", Figure.of([0.0]), 0.0).verdict == "undecided"
+    assert Gap("learned", "bicubic", 96, ACCURACY, MeanStd.of([0.0]), 0.0).verdict == "undecided"
 
 
 def test_table_by_epoch() -> None:
     results = [result("transfer", (0.1, 0.5, 0.8), steps=125), result("control", (0.4, 0.5, 0.6), steps=125)]
-    table = epochs_table([result("bilinear", 0.4), *results])
+    table = epochs_table([result("bilinear", 0.4), *results], ACCURACY)
     assert table.header == ("epoch", "transfer", "control")
     assert table.rows == [("0", "10.0", "40.0"), ("1", "50.0", "50.0"), ("2", "80.0", "60.0")]
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: checked, completed by what suits its data, kept in one file."""
+"""The configuration of a run: its checks, the settings of its data, and its file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from learned_resizer_cuda.train.config_file import read_yaml
         ("seed", -1, "seed: got -1; expected at least 0"),
         ("seed", True, "seed: got True; expected an integer"),
         ("batch_size", 1, "batch_size: got 1; expected at least 2"),
-        ("batch_size", "all", "batch_size: got 'all'; expected a number or auto"),
+        ("batch_size", "all", "batch_size: got 'all'; expected an integer or auto"),
         ("num_filters", 0, "num_filters: got 0"),
         ("num_filters", (16, 32), "num_filters: got 16, 32; expected one number"),
         ("num_blocks", -1, "num_blocks: got -1"),
@@ -33,16 +33,18 @@ from learned_resizer_cuda.train.config_file import read_yaml
         ("loss", "hinge", "loss: got 'hinge'; expected one of sigmoid, softmax"),
         ("loss", "emd", "loss: got 'emd'; expected sigmoid or softmax for task classification"),
         ("task", "segmentation", "task: got 'segmentation'; expected one of classification, iqa"),
-        ("data", "photographs", "data: got photographs; expected digits or a folder"),
+        ("data", "photographs", "data: got 'photographs'; expected digits or a folder"),
         ("label_smoothing", 1.0, "label_smoothing: got 1.0"),
-        ("label_smoothing", float("nan"), "label_smoothing: got nan"),
-        ("learning_rate", 0.0, "learning_rate: got 0.0"),
+        ("label_smoothing", float("nan"), "label_smoothing: got nan; expected a finite number"),
+        ("learning_rate", 0.0, "learning_rate: got 0.0; expected more than 0"),
         ("learning_rate", float("inf"), "learning_rate: got inf"),
         ("weight_decay", -1.0, "weight_decay: got -1.0"),
-        ("momentum", 1, "momentum: got 1; expected a number in [0, 1)"),
+        ("momentum", 1, "momentum: got 1; expected less than 1"),
         ("input_size", (8,), "input_size: got 8; expected at least size, 16"),
         ("epochs", 0, "epochs: got 0"),
-        ("std", (0.0,), "std: got 0.0; expected 1 positive"),
+        ("std", (0.0,), "std: got 0.0; expected more than 0"),
+        ("std", (1.0, 1.0), "std: got 1.0, 1.0; expected 1 positive numbers, as many as mean"),
+        ("num_workers", 2**64, "expected at most 18446744073709551615"),
         ("devices", 3, "batch_size: got 64; expected a multiple of the 3 processes"),
         ("recalibrate_bn", "no", "recalibrate_bn: got 'no'; expected true or false"),
     ],
@@ -67,14 +69,14 @@ def test_configuration_survives_its_file(tmp_path: Path) -> None:
     config = RunConfig.make({"arms": ("learned", "bicubic"), "seeds": 3, "weight_decay": 0.25, "loss": "sigmoid"})
     config.save(tmp_path / "config.yaml")
     assert RunConfig.load(tmp_path / "config.yaml") == config
-    # A part of a file is completed in the same way as options are.
+    # A file with some of the fields is completed in the same way as options
     (tmp_path / "part.yaml").write_text("seeds: 2\ninput_size: [96, 128]\nlearning_rate: 1e-4\n")
     part = RunConfig.load(tmp_path / "part.yaml")
     assert part.learning_rate == 1e-4
     assert (part.seeds, part.input_size, part.model) == (2, (96, 128), "small_cnn")
 
 
-@pytest.mark.parametrize(("text", "words"), [("- a\n", "holds a list"), ("a: [", "is no YAML")])
+@pytest.mark.parametrize(("text", "words"), [("- a\n", "holds a list"), ("a: [", "is not YAML")])
 def test_bad_file(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=words):
@@ -84,7 +86,7 @@ def test_bad_file(text: str, words: str, tmp_path: Path) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    """shared facts: sigmoid cross-entropy with smoothing 0.1, SGD with momentum 0.9, 0.05 from scratch and 0.005 for
+    """The paper's: sigmoid cross-entropy with smoothing 0.1, SGD with momentum 0.9, 0.05 from scratch and 0.005 for
     fine-tuning, times 0.94 every 2 epochs, n = 16, r = 1, 448 to 224."""
     config = RunConfig.make({"data": "somewhere"})
     assert (config.loss, config.label_smoothing) == ("sigmoid", 0.1)

@@ -1,4 +1,4 @@
-"""Hostile and impossible configurations: one sentence by the option's name, before a process or a gigabyte is taken."""
+"""Hostile and impossible configurations: one-line errors before a process is started or memory is allocated."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.helpers.failures import Case, Outcome, command, names
 from tests.helpers.photo_folders import class_folder
 
 MEMORY = 4 << 30
-"""Bytes more than now that a case may take before it fails instead of the machine."""
+"""Bytes that a case may allocate before it fails, so that the machine does not."""
 
 
 @contextlib.contextmanager
 def harmless() -> Iterator[None]:
-    """No process can be started in the body, and memory ends soon."""
+    """Forbids new processes in the body, and limits its memory."""
 
     def start(*arguments: object, **options: object) -> None:
         raise AssertionError("a process was started")
@@ -52,18 +52,18 @@ def _run(folder: Path, text: str, name: str, *arguments: object) -> Outcome:
     before = names(folder)
     with harmless():
         code, printed = command(name, "--config", folder / "x.yaml", "--output", folder / "run", *arguments)
-    # At most what is to run, and why it cannot
+    # At most what would run, and why it cannot
     assert len(printed) < 1000 and printed.count("\n") < 2, printed
     return Outcome(code, printed.splitlines()[-1], "nothing" if names(folder) == before else str(names(folder)))
 
 
 def of_file(text: str, name: str = "train") -> Callable[[Path], Outcome]:
-    """The command on a configuration file of that text."""
+    """Runs the command on a configuration file of that text."""
     return lambda folder: _run(folder, text, name)
 
 
 def of_data(values: dict[str, Any]) -> Callable[[Path], Outcome]:
-    """As ``of_file``, on 10 training images: 5 steps an epoch."""
+    """Like ``of_file``, on 10 training images: 5 steps an epoch."""
 
     def act(folder: Path) -> Outcome:
         sizes = {"model": "small_cnn", "size": 8, "input_size": 16, "batch_size": 2, "schedule": "constant"}
@@ -87,14 +87,22 @@ CASES: Sequence[Case] = [
         "devices: got 100000; expected at most",
     ),
     refused("a seed of 65 bits", of_file(f"seed: {2**64}"), f"seed: got {2**64}; expected at most {2**64 - 1}"),
-    refused("a last seed of 65 bits", of_file(f"seed: {2**64 - 1}\nseeds: 2"), "seeds: got 2 from seed 1844674407"),
+    refused(
+        "a last seed of 65 bits",
+        of_file(f"seed: {2**64 - 1}\nseeds: 2"),
+        "seeds: got 2; expected the last seed, from seed 1844674407",
+    ),
     refused("10¹² seeds", of_file("seeds: 1000000000000"), "seeds: got 1000000000000, which make"),
     refused(
         "160,000 resizers",
         of_file(f"num_filters: {[*range(1, 401)]}\nnum_blocks: {[*range(400)]}", "ablate"),
         "num_filters: got 400, which make 160,000 trainings",
     ),
-    refused("101 input sizes", of_file(f"input_size: {[*range(96, 197)]}"), "input_size: got 101 sizes"),
+    refused(
+        "101 input sizes",
+        of_file(f"input_size: {[*range(96, 197)]}"),
+        "input_size: got 96, 97, 98, 99, 100, 101, 102, 103 and 93 more; expected at most 100 sizes",
+    ),
     refused("10¹² steps", of_file("steps: 1000000000000"), "steps: got 1000000000000; expected at most 1000000000"),
     refused(
         "10³⁰⁰ epochs", of_data({"epochs": 1e300}), "epochs: got 1e+300, which makes 5e+300 steps; expected at most"
@@ -131,11 +139,11 @@ CASES: Sequence[Case] = [
         "num_filters: got 4096 with 4096 blocks, whose weights take 18,",
     ),
     refused("4,097 filters", of_file("num_filters: 4097"), "num_filters: got 4097; expected at most 4096"),
-    refused("aliases that stand for 2²⁴ values", of_file(ALIASES), "config: FOLDER/x.yaml is no YAML of options: line"),
-    refused("aliases that are merged", of_file(MERGED), "config: FOLDER/x.yaml is no YAML of options: line 1: the a"),
+    refused("aliases that stand for 2²⁴ values", of_file(ALIASES), "config: FOLDER/x.yaml is not YAML of options: lin"),
+    refused("aliases that are merged", of_file(MERGED), "config: FOLDER/x.yaml is not YAML of options: line 1: the a"),
     refused("a file of 2 MiB", of_file("#" * 2**21), "config: FOLDER/x.yaml has more than 65,536 bytes"),
-    refused("60,000 levels", of_file("seed: " + "[" * 60_000), "config: FOLDER/x.yaml is no YAML of options: it is n"),
-    refused("a number of 60,000 digits", of_file("seed: " + "9" * 60_000), "config: FOLDER/x.yaml is no YAML"),
+    refused("60,000 levels", of_file("seed: " + "[" * 60_000), "config: FOLDER/x.yaml is not YAML of options: it is n"),
+    refused("a number of 60,000 digits", of_file("seed: " + "9" * 60_000), "config: FOLDER/x.yaml is not YAML"),
     refused("the same in hexadecimal", of_file("seed: 0x" + "f" * 60_000), "seed: got an integer of more than 4,300 d"),
     refused("5,000 unknown names", of_file("".join(f"k{i}: 1\n" for i in range(5000))), "config: got unknown k0, k1,"),
     refused("a value of 60,000 letters", of_file(f"loss: {'x' * 60_000}"), "loss: got 'xxxx"),
@@ -171,7 +179,7 @@ def test_errors_are_short_and_name_the_field(name: str) -> None:
 
 
 def test_a_large_machine_may_do_what_it_can() -> None:
-    """ImageNet in 448 pixels on 64 GPUs of 8 nodes; what a laptop refuses, they do not."""
+    """ImageNet at 448 pixels on 64 GPUs of 8 nodes, which a laptop refuses."""
     values = {"batch_size": 4096, "devices": 8, "nodes": 8, "epochs": 90.0, "baseline_epochs": 90.0, "seeds": 100}
     values |= {"data": "imagenet", "num_workers": 16, "arms": ("learned", "blind", "control-long"), "seed": 20261126}
     config = RunConfig.make(values)
@@ -196,7 +204,7 @@ def test_a_large_machine_may_do_what_it_can() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             check(*machine)
-    # Smallest of all: what tests do on two cores
+    # The smallest machines: what tests do on two cores
     config = RunConfig.make({"num_workers": 8, "accelerator": "cpu"})
     check(2, 0, 2)
     config = RunConfig.make({"devices": 2, "accelerator": "cpu"})
@@ -207,11 +215,14 @@ def test_the_largest_seed_trains(tmp_path: Path) -> None:
     values = {"model": "small_cnn", "size": 8, "input_size": 16, "batch_size": 2, "steps": 2, "arms": ["learned"]}
     values |= {"data": str(class_folder(tmp_path / "data")), "seed": 2**64 - 1, "accelerator": "cpu"}
     results = Run(RunConfig.make(values), tmp_path).train_stages()
-    assert [(result.arm, result.seed) for result in results] == [("bilinear", 2**64 - 1), ("learned", 2**64 - 1)]
+    assert [(result.stage.arm, result.stage.seed) for result in results] == [
+        ("bilinear", 2**64 - 1),
+        ("learned", 2**64 - 1),
+    ]
 
 
 def test_a_file_is_read_in_time(tmp_path: Path) -> None:
-    """Keys and base 60, each as long as a file may be."""
+    """Many keys, and a number in base 60, each as long as a file may be."""
     for text in (
         "seed: " + "1:" * 32_000 + "1",
         "".join(f"k{i}: 1\n" for i in range(7000)),
@@ -221,15 +232,15 @@ def test_a_file_is_read_in_time(tmp_path: Path) -> None:
         start = os.times()
         with pytest.raises(ValueError):
             RunConfig.load(tmp_path / "x.yaml")
-        assert os.times().user - start.user < 5  # 0.6 s; without a bound of the size it is hours
+        assert os.times().user - start.user < 5  # 0.6 s; hours without the limit of the size
 
 
 def test_evaluate_takes_fewer_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of a larger machine is tested with what this one has."""
+    """A run of a larger machine is tested with the processors of this one."""
     from learned_resizer_cuda.train import evaluate
 
     seen = []
-    monkeypatch.setattr(evaluate, "open_source", lambda config, size: seen.append(config) or SimpleNamespace())
+    monkeypatch.setattr(RunConfig, "open_source", lambda config, size: seen.append(config) or SimpleNamespace())
     monkeypatch.setattr(evaluate, "_test", lambda *arguments: None)
     RunConfig.make({"num_workers": 1000, "devices": 64, "batch_size": 64}).save(tmp_path / "config.yaml")
     result = tmp_path / "stages/bilinear-96-seed0/result.json"

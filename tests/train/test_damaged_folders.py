@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 from zipfile import ZipFile
 
 import pytest
@@ -36,7 +37,8 @@ def automatic() -> Path:
     """An interrupted run that has found its batch size itself."""
     folder = shared() / "automatic"
     shutil.copytree(interrupted(), folder)
-    replace(RunConfig.load(folder / "config.yaml"), batch_size="auto").save(folder / "config.yaml")
+    config = replace(RunConfig.load(folder / "config.yaml"), batch_size="auto", accelerator="auto")
+    config.save(folder / "config.yaml")
     (folder / "batch-sizes.json").write_text('{"12": 4}')
     return folder
 
@@ -64,13 +66,16 @@ def damaged(name: str, spoil: Callable[[Path], object], start: Callable[[], Path
         held = contents(folder)
         if start is finished:
             code, printed = command("evaluate", folder / "run", "--accelerator", "cpu")
+        elif start is automatic:
+            with patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: 1):  # a CPU refuses auto
+                code, printed = train(folder / "run", "--batch-size", "auto", "--accelerator", "auto")
         else:
-            code, printed = train(folder / "run", *(("--batch-size", "auto") if start is automatic else ()))
+            code, printed = train(folder / "run")
         kept = "all of it" if contents(folder) == held else "something else"
         return Outcome(code, printed.splitlines()[-1], kept)
 
     how = {cut: "cut off", flip: "with one bit changed"}.get(spoil, "that holds something else")
-    what = "is evaluated" if start is finished else "goes on"
+    what = "is evaluated" if start is finished else "is resumed"
     return Case(f"{name} {how}, of a run that {what}", act, 1, f"FOLDER/run/{name} is damaged", "all of it")
 
 
@@ -104,7 +109,7 @@ def full(what: str, options: str, name: str, more: str = "size=64m,nr_inodes=100
         )
 
     answer = (
-        f"cannot write FOLDER/disk/run/{name}: No space left on device; free some space, then the same command goes on"
+        f"cannot write FOLDER/disk/run/{name}: No space left on device; free some space, then the same command resumes"
     )
     return Case(what, act, 1, answer, "no temporary file; with more space the same bits", mounts=True)
 

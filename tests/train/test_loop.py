@@ -11,11 +11,11 @@ import torch
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
+from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.data.folder import ImageFolderSource
 from learned_resizer_cuda.data.source import Batch
 from learned_resizer_cuda.data.unreadable import UnreadableLog
-from learned_resizer_cuda.train import run_folder
 from learned_resizer_cuda.train.checkpoint import seed_round
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.loop import fit, measure, open_fabric
@@ -24,35 +24,9 @@ from learned_resizer_cuda.train.progress import Watcher
 from learned_resizer_cuda.train.protocol import plan, rounds
 from learned_resizer_cuda.train.record import read_rows
 from learned_resizer_cuda.train.run import load_weights, save_weights
-from learned_resizer_cuda.train.run_folder import CONFIG, LOCK, FolderInUseError, RunFolder, find_folder
 from learned_resizer_cuda.train.tasks import build_task, mean_score
 from learned_resizer_cuda.weights import ResizerConfig, save_resizer
 from tests.helpers.photo_folders import class_folder
-
-
-def test_who_finds_a_folder_in_use_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody has been killed here whose workers might hold it yet.
-    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
-    config = RunConfig.make({})
-    with RunFolder(tmp_path / "run", config) as held:
-        for _ in range(2):  # the first refused one must not open the door for the second
-            with pytest.raises(FolderInUseError):
-                RunFolder(held.path, config)
-        assert (held.path / LOCK).exists() and find_folder(config, tmp_path) != held.path
-    assert not (tmp_path / "run" / LOCK).exists()
-
-
-def test_overwriting_needs_a_run(tmp_path: Path) -> None:
-    """A folder that is not a run's is refused untouched, with a message that helps."""
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "samples.png").write_text("mine, too")
-    with pytest.raises(FileExistsError, match=r"holds no run but notes\.txt; choose another folder, for only"):
-        RunFolder(tmp_path, RunConfig.make({}), overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "samples.png"]
-    # What is left after clearing was killed counts as a run's.
-    (tmp_path / "notes.txt").unlink()
-    with RunFolder(tmp_path, RunConfig.make({}), overwrite=True):
-        assert [path.name for path in tmp_path.iterdir() if path.name != LOCK] == [CONFIG]
 
 
 def test_a_date_is_a_seed() -> None:
@@ -129,7 +103,7 @@ def test_mean_scores_keep_their_digits_in_mixed_precision() -> None:
 def test_the_fresh_resizer_is_like_the_transferred_one(tmp_path: Path) -> None:
     file = tmp_path / "trained.safetensors"
     arguments = ResizerConfig((8, 8), in_channels=1, num_filters=4, num_blocks=2, interpolation="bicubic")
-    trained = arguments.build()
+    trained = FusedResizer(**arguments.arguments())
     save_resizer(trained, arguments, file)
     config = RunConfig.make({"command": "transfer", "resizer": str(file)})
     stages = {stage.arm: stage for stage in plan(config, lambda _: 10.0)}
@@ -184,9 +158,12 @@ def test_torchrun_with_another_number_of_processes(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"scores": "AVA.txt"}, "scores: got AVA.txt; expected it with task iqa and a folder"),
-        ({"scores": "AVA.txt", "task": "iqa"}, "scores: got AVA.txt; expected it with task iqa and a folder"),
-        ({"extra_photographs": "more"}, "extra_photographs: got more; expected it with the built-in photographs"),
+        ({"scores": "AVA.txt"}, "scores: got 'AVA.txt'; expected it only with task iqa and a folder"),
+        ({"scores": "AVA.txt", "task": "iqa"}, "scores: got 'AVA.txt'; expected it only with task iqa and a folder"),
+        (
+            {"extra_photographs": "more"},
+            "extra_photographs: got 'more'; expected it only with the built-in",
+        ),
     ],
 )
 def test_options_that_would_do_nothing(values: dict[str, str], words: str) -> None:

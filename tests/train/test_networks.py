@@ -98,7 +98,7 @@ def test_inception_v2_pools_by_maximum_in_three_blocks():
         name: [type(m) for m in block.modules() if isinstance(m, torch.nn.MaxPool2d | torch.nn.AvgPool2d)]
         for name, block in blocks.named_children()
     }
-    # The two that halve the image, and the last
+    # The two of stride 2, and the last
     maximum = ("3c", "4e", "5b")
     assert pools == {name: [torch.nn.MaxPool2d if name in maximum else torch.nn.AvgPool2d] for name in pools}
 

@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
+from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.train.batches import Batches
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.models import check_normalisation
@@ -31,8 +32,8 @@ def test_a_normalised_run(tmp_path: Path) -> None:
     run, transferred = tmp_path / "run", tmp_path / "transferred"
     assert command("train", *short, "--arms", "learned,blind", "--output", run)[0] == 0
     for arm in ("learned", "blind"):
-        assert load_resizer(run / f"stages/{arm}-16-seed0/resizer.safetensors")[1].mean == MEAN
-    resizer, config = load_resizer(run / "resizer.safetensors")
+        assert load_resizer(FusedResizer, run / f"stages/{arm}-16-seed0/resizer.safetensors")[1].mean == MEAN
+    resizer, config = load_resizer(FusedResizer, run / "resizer.safetensors")
     assert (config.mean, config.std) == (MEAN, STD)
 
     source = RunConfig.load(run / "config.yaml").open_source(16)
@@ -62,7 +63,7 @@ def test_a_normalised_run(tmp_path: Path) -> None:
     # into another run, and from there
     files = ("--resizer", run / "resizer.safetensors", "--output", transferred)
     assert command("transfer", *short, *files)[0] == 0
-    assert load_resizer(transferred / "resizer.safetensors")[1] == config
+    assert load_resizer(FusedResizer, transferred / "resizer.safetensors")[1] == config
     again = {arm["arm"]: arm for arm in json.loads((transferred / "summary.json").read_text())["arms"]}
     assert again["transfer"]["gflop"] == again["fresh"]["gflop"] == figures["learned"]["gflop"]
     (transferred / "summary.json").unlink()
@@ -75,7 +76,7 @@ def test_the_float32_of_a_mean_is_that_mean() -> None:
     """``save_pretrained`` writes mean and std as the module's float32 buffers have them."""
     config = RunConfig.make({"normalize": True, "mean": MEAN, "std": STD, "model": "small_cnn"})
     arguments = ResizerConfig((8, 8), mean=MEAN, std=STD)
-    rounded = ResizerConfig.of(arguments.build())
+    rounded = ResizerConfig.of(FusedResizer(**arguments.arguments()))
     assert rounded.mean != MEAN
     check_normalisation(config, rounded)
     with pytest.raises(ValueError, match="normalize, mean, std: got normalize True"):

@@ -1,4 +1,4 @@
-"""Protocols as lists of stages, and trainings cut into rounds."""
+"""The stages of each protocol, and the rounds of a training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stages(per_epoch: float = 62.5, **values: Any) -> list[Stage]:
 
 
 def test_the_papers_protocol() -> None:
-    """A baseline; from its network, the resizer joins; the control trains the baseline on for as long."""
+    """A baseline; the resizer joins its network; the control trains the baseline for as many steps more."""
     made = {stage.arm: stage for stage in stages(baseline_epochs=6.4, epochs=8.0)}
     assert list(made) == ["bilinear", "bicubic", "learned", "blind", "control", "control-long"]
     assert made["bilinear"].start is None and made["bicubic"].start is None
@@ -49,6 +49,7 @@ def test_sweep_and_seeds() -> None:
     made = stages(arms=("learned",), input_size=(96, 128), seeds=2, seed=5)
     assert len({stage.key for stage in made}) == len(made) == 8
     assert {(stage.input_size, stage.seed) for stage in made} == {(96, 5), (96, 6), (128, 5), (128, 6)}
+    assert made[0].name == "bilinear 96, seed 5" and made[0].key == "bilinear-96-seed5"
     for stage in made:
         if stage.start_key:  # comes after the stage that it starts from
             assert stage.start_key in [earlier.key for earlier in made[: made.index(stage)]]
@@ -73,13 +74,13 @@ def test_steps_instead_of_epochs() -> None:
 
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(1, 100))
 def test_rounds(steps: int, evaluations: int, longest: int) -> None:
-    """Every step once, in order; no round longer than asked; as many tests as asked, the last after the last step;
-    equally many rounds from test to test."""
+    """Each step once and in order; no round too long; as many tests as asked, the last after the last step; equally
+    many rounds between tests."""
     cut = rounds(steps, evaluations, longest)
     assert [step for part in cut for step in part.steps] == list(range(steps))
     assert all(len(part.steps) for part in cut)
     tests = [index for index, part in enumerate(cut) if part.tested]
     assert len(tests) == min(evaluations, steps) and tests[-1] == len(cut) - 1
     assert {b - a for a, b in pairwise([-1, *tests])} == {len(cut) // len(tests)}
-    # Intervals differ by one step: with rounds of one step, the longer ones would need one round more.
+    # Intervals differ by one step: with rounds of one step, the longer ones would need another round.
     assert max(len(part.steps) for part in cut) <= max(longest, 2)

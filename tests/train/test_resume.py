@@ -25,7 +25,7 @@ from tests.helpers.photo_folders import class_folder
 FORKS = """
 import json, os, signal, sys, time
 from pathlib import Path
-from learned_resizer_cuda.cli import train
+from learned_resizer_cuda.cli import training
 from learned_resizer_cuda.cli.main import main
 from learned_resizer_cuda.report import write
 from learned_resizer_cuda.cli import progress

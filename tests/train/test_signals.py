@@ -53,10 +53,10 @@ def stopped(what: str, owner: Any, name: str, number: int, sent: signal.Signals,
         parts = [name for name in names(folder) if name.endswith((".part", LOCK))]
         assert not orphans and not parts
         lines = [line for line in printed.splitlines() if "seed 0" not in line]  # progress bars
-        return Outcome(code, "\n".join(lines), f"going on, {again(folder / 'run', *arguments)}")
+        return Outcome(code, "\n".join(lines), f"resumed, {again(folder / 'run', *arguments)}")
 
-    answer = f"learned-resizer train: stopped by {told}; the same command goes on from here"
-    return Case(f"{told} {what}", act, 128 + sent, answer, "going on, the same bits")
+    answer = f"learned-resizer train: stopped by {told}; the same command resumes from here"
+    return Case(f"{told} {what}", act, 128 + sent, answer, "resumed, the same bits")
 
 
 def _swallowed() -> None:
@@ -70,7 +70,7 @@ def _stopped_in_c(folder: Path) -> Outcome:
     finished()
     with before(run, "WeightsFile", 1, _swallowed):
         code, printed = train(folder / "run")
-    return Outcome(code, printed.splitlines()[-1], f"going on, {again(folder / 'run')}")
+    return Outcome(code, printed.splitlines()[-1], f"resumed, {again(folder / 'run')}")
 
 
 def _chosen_folder(folder: Path) -> Outcome:
@@ -78,8 +78,8 @@ def _chosen_folder(folder: Path) -> Outcome:
         with before(Classification, "correct", 5, partial(signal.raise_signal, signal.SIGTERM)):
             code, printed = train(None)
         again, told = train(None)
-    assert again == 0 and "going on with train" in told and "in runs/" in told
-    return Outcome(code, printed, f"going on, {same_bits(next((folder / 'runs').iterdir()))}")
+    assert again == 0 and "resuming train" in told and "in runs/" in told
+    return Outcome(code, printed, f"resumed, {same_bits(next((folder / 'runs').iterdir()))}")
 
 
 CASES: Sequence[Case] = [
@@ -93,15 +93,15 @@ CASES: Sequence[Case] = [
         "SIGTERM in a call that raises another error for it",
         _stopped_in_c,
         143,
-        "learned-resizer train: stopped by SIGTERM; the same command goes on from here",
-        "going on, the same bits",
+        "learned-resizer train: stopped by SIGTERM; the same command resumes from here",
+        "resumed, the same bits",
     ),
     Case(
         "SIGTERM in a folder that was chosen by the time",
         _chosen_folder,
         143,
-        "stopped by SIGTERM; the same command goes on from here, in runs/20",
-        "going on, the same bits",
+        "stopped by SIGTERM; the same command resumes from here, in runs/20",
+        "resumed, the same bits",
     ),
 ]
 
@@ -160,7 +160,7 @@ def test_two_processes_end_together(sent: signal.Signals, to_all: bool, when: st
     (os.killpg if to_all else os.kill)(process.pid, sent)
     _, printed = process.communicate(timeout=60)
     told = "Ctrl-C" if sent is signal.SIGINT else sent.name
-    assert printed.splitlines() == [f"learned-resizer train: stopped by {told}; the same command goes on from here"]
+    assert printed.splitlines() == [f"learned-resizer train: stopped by {told}; the same command resumes from here"]
     assert process.returncode == 128 + sent
     assert others and not psutil.wait_procs(others, timeout=1)[1]
     assert not [name for name in names(tmp_path) if name.endswith((".part", LOCK))]
@@ -168,7 +168,7 @@ def test_two_processes_end_together(sent: signal.Signals, to_all: bool, when: st
     process = two_processes(tmp_path / "run")
     printed, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "going on with train" in printed or when == "start"
+    assert "resuming train" in printed or when == "start"
     for path in finished_by_two().glob("stages/*/*.safetensors"):
         one, other = load_file(path), load_file(tmp_path / "run" / path.relative_to(finished_by_two()))
         assert all(torch.equal(one[name], other[name]) for name in one)

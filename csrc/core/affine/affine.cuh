@@ -1,4 +1,4 @@
-// A batch normalisation with given statistics as an affine map a channel: one launch instead of a train of tiny ones.
+// A batch normalisation with given statistics as one affine map per channel: one launch instead of several tiny ones.
 //
 //   forward   r = 1 / sqrt(var + eps),   scale = gamma r,   shift = beta - mean scale
 //   adjoint   g = dscale - mean dshift

@@ -1,4 +1,5 @@
-// The affine map that a batch normalisation with given statistics is, and its adjoint. Plain C++: no torch, no Python.
+// Parameters and launcher of a batch normalisation with given statistics as an affine map, and of its adjoint. Plain
+// C++: no torch, no Python.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The vocabulary the kernels are written in. nvcc gets this file's definitions; a host compiler gets those of
+// The vocabulary of the kernels. nvcc gets this file's definitions; a host compiler gets those of
 // csrc/tests/host/device_host.h, which run each thread of a block as a fiber, so that the same kernel source runs
 // anywhere.
 #pragma once
@@ -16,7 +16,7 @@
 #define LR_KERNEL_RESIDENT(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define LR_UNROLL _Pragma("unroll")
 #define LR_NO_UNROLL _Pragma("unroll 1")
-// By a constant of the instance.
+// By a constant of the kernel's instance.
 #define LR_UNROLL_BY(n) LR_PRAGMA(unroll n)
 #define LR_PRAGMA(text) _Pragma(#text)
 #else
@@ -138,10 +138,10 @@ LR_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 LR_DEVICE float minimum(float a, float b) { return fminf(a, b); }
 LR_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LR_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
-// 1 / sqrt(x), correctly rounded twice: the approximation would be a rounding error more than the formulas' own.
+// 1 / sqrt(x) with two correct roundings: the approximate instruction would add an error that the formulas do not have.
 LR_DEVICE float inverse_root(float x) { return __frcp_rn(__fsqrt_rn(x)); }
 
-// Copies `bytes` (a multiple of 16) from global to shared memory, all threads together; the caller puts the barrier.
+// Copies `bytes` (a multiple of 16) from global to shared memory, all threads together; the caller adds the barrier.
 LR_DEVICE void copy_to_shared(void* target, const void* source, int bytes) {
     LR_NO_UNROLL
     for (int i = thread_index(); i < bytes / 16; i += thread_count())

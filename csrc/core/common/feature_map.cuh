@@ -8,7 +8,7 @@ namespace learned_resizer {
 // [height][pitch][kStride] of n channels. With 16-bit elements the eight rows of a matrix that ldmatrix reads are eight
 // neighbouring pixels, 16 bytes each, which must lie in different banks: 16 channels are two chunks of 16 bytes that
 // change places in every second group of four columns; 32 channels have a stride of 80 bytes. With 32-bit elements
-// lanes read 16 bytes of two pixels at a time, which 64 and 192 bytes apart do not meet.
+// lanes read 16 bytes of two pixels at a time, which do not conflict 64 and 192 bytes apart.
 template <Arithmetic M, int n>
 struct FeatureMap {
     using F = Fragments<M>;
@@ -16,11 +16,11 @@ struct FeatureMap {
     static constexpr int kStride = n == 16 ? 16 : kIs16Bit<M> ? 40 : 48;
     static constexpr bool kSwizzled = kIs16Bit<M> && n == 16;
 
-    // The channel in whose place a pixel of column x keeps channel c.
+    // The position at which a pixel of column x keeps channel c.
     LR_DEVICE static int channel(int x, int c) { return kSwizzled ? c ^ (x / 4 % 2 * 8) : c; }
     LR_DEVICE static int place(int x, int c) { return x * kStride + channel(x, c); }
 
-    // Which term of a step the lane's i-th is, for the weights' side.
+    // Index within a step of the lane's i-th term, for the weights' side.
     LR_DEVICE static constexpr int term(int t, int i) { return kIs16Bit<M> ? chained_term(t, i) : linear_term(t, i); }
 
     // Where a lane reads a fragment whose row r is the pixel of column x(r), of channels `from` on (a multiple of 16):

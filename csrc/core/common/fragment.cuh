@@ -83,7 +83,7 @@ struct Fragments16 {
         LR_UNROLL
         for (int i = 0; i < 4; ++i) sum[i % 2] += decode(static_cast<S>(a.r[i])) + decode(static_cast<S>(a.r[i] >> 16));
     }
-    // x as the products will see it.
+    // x as the products use it.
     LR_DEVICE static float rounded(float x) { return decode(encode(x)); }
 };
 
@@ -135,8 +135,8 @@ struct Fragments<Arithmetic::kTF32> {
     LR_DEVICE static float rounded(float x) { return encode(x); }
 };
 
-// Fragments hold the terms themselves; a product splits them. That is work done twice where a fragment is used twice,
-// but half the registers, of which these kernels have none to spare.
+// Fragments hold the terms unsplit; each product splits them. A fragment used twice is split twice, but takes half the
+// registers, of which these kernels have none to spare.
 template <>
 struct Fragments<Arithmetic::kFloat32> {
     using S = float;

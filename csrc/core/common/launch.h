@@ -1,5 +1,5 @@
-// What every launcher does around its kernel. A host compiler gets csrc/tests/host/launch_host.h, which runs the kernel
-// on fibers instead, so that the launchers and the bindings run there as they are.
+// Device selection and launch, shared by all launchers. A host compiler gets csrc/tests/host/launch_host.h instead,
+// which runs the kernel on fibers, so that the launchers and the bindings run there unchanged.
 #pragma once
 
 #if !defined(__CUDACC__)
@@ -13,7 +13,7 @@
 
 namespace learned_resizer {
 
-// Makes a device current for a scope.
+// Makes a device current within a scope.
 class DeviceGuard {
   public:
     explicit DeviceGuard(int device) {
@@ -36,8 +36,8 @@ class DeviceGuard {
     cudaError_t error_ = cudaSuccess;
 };
 
-// Launches `kernel` with `blocks` blocks, at most as many as a grid holds: the kernels' block loops take the rest.
-// Allows it the shared memory it asks for: beyond 48 KiB a kernel must be given leave, once a device.
+// Launches `kernel` with `blocks` blocks, at most as many as a grid holds: the kernels' block loops handle the rest.
+// Beyond 48 KiB of shared memory a kernel needs permission, once per device.
 template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, void* stream,
                    Parameters... parameters) {
@@ -50,7 +50,7 @@ cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, i
     }
     const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, INT32_MAX));
     void* arguments[] = {&parameters...};
-    // cudaLaunchKernel's own code; cudaPeekAtLastError could report somebody else's earlier failure as ours.
+    // The call's own error code: cudaPeekAtLastError could report an earlier failure of other code.
     return cudaLaunchKernel(entry, dim3(grid), dim3(static_cast<unsigned>(threads)), arguments,
                             static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream));
 }

@@ -6,7 +6,7 @@
 
 namespace learned_resizer {
 
-// What the two columns are that a lane holds: column channels * pixel + channel.
+// The two columns that a lane holds: column channels * pixel + channel.
 struct PairColumns {
     int pixel[2], channel[2];
     bool exists[2];
@@ -23,7 +23,7 @@ struct PairColumns {
 };
 
 // Weight of column `column` and tap (dy, dx), dx being counted from the pair's first pixel, 0 ... 7; 0 where a pixel
-// has no such tap. `weight`: [channels][n][7][7].
+// lacks the tap. `weight`: [channels][n][7][7].
 LR_DEVICE float pair_weight(const float* weight, int channels, int n, int column, int from, int dy, int dx) {
     const int pixel = column >= channels ? 1 : 0, c = column - pixel * channels, x = dx - pixel;
     if (column >= 2 * channels || x < 0 || x > 6) return 0.0f;

@@ -21,7 +21,7 @@ struct Prologue {
     const PrologueParams& p;
     float* affine;  // [3][n] in shared memory: scale, shift of both, skip_scale
 
-    // The caller puts a barrier before `value` or `adjoint`.
+    // The caller adds a barrier before `value` or `adjoint`.
     LR_DEVICE Prologue(const PrologueParams& params, float* shared) : p(params), affine(shared) {
         const bool skip = p.skip != nullptr;
         for (int c = thread_index(); c < n; c += thread_count()) {
@@ -76,7 +76,7 @@ struct Prologue {
             if (!(v[j] > 0.0f)) v[j] *= p.negative_slope;
     }
 
-    // Takes in dv of a pixel at a lane's channels 8j + 2t and 8j + 2t + 1, where `v` points; `at` is of the pixel.
+    // Processes dv of a pixel at a lane's channels 8j + 2t and 8j + 2t + 1, where `v` points; `at` is of the pixel.
     // Stores dt and du and adds to the sums.
     LR_DEVICE void adjoint(int j, const float (&dv)[2], const S* v, int64_t at,
                            float (&sums)[kPrologueSums][kTiles][2]) const {

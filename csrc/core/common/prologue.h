@@ -1,4 +1,4 @@
-// What conv and head apply to their input as they load it. Plain C++: no torch, no Python.
+// The prologue, which conv and head apply to their input as they load it. Plain C++: no torch, no Python.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,12 @@ struct PrologueParams {
     float negative_slope;     // 1: no activation
     // Adjoint.
     void* grad_input;  // dt
-    void* grad_skip;   // du; null where there is no skip
+    void* grad_skip;   // du; null without a skip
 };
 
-// What an instance of a kernel needs of its launch.
+// Launch requirements of a kernel's instance.
 struct Needs {
-    int64_t blocks = 0;  // which are the rows of its partial results; 0: there is no such instance
+    int64_t blocks = 0;  // also the rows of its partial results; 0: the instance does not exist
     int shared_bytes = 0;
 };
 

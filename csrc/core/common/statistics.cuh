@@ -1,20 +1,21 @@
 // Count, mean and M2 (the sum of squared deviations from the mean) per channel, merged in Chan's form (Chan, Golub &
 // LeVeque 1983): M2 = M2a + M2b + d^2 na nb / (na + nb) with d = mean_b - mean_a. Sum c^2 - (sum c)^2 / M would lose
-// the digits that a mean far from zero takes. Every merge has its place in a fixed order: bitwise reproducible.
+// the digits that a mean far from zero takes. The merges have a fixed order: bitwise reproducible.
 #pragma once
 
 #include "common/warp.cuh"
 
 namespace learned_resizer {
 
-// Of what one lane has seen of its C channels: channel i is 8 (i / 2) + 2 t + i % 2, t = lane % 4, as in a fragment.
+// Statistics of the values that one lane has added for its C channels: channel i is 8 (i / 2) + 2 t + i % 2, t = lane %
+// 4, as in a fragment.
 template <int C>
 struct LaneMoments {
     float count = 0.0f;
     float mean[C] = {};
     float m2[C] = {};
 
-    // Adds R values a channel, value(r, i) for channel i, those with valid[r] only: their mean first, then the
+    // Adds R values per channel, value(r, i) for channel i, those with valid[r] only: their mean first, then the
     // deviations from it, then the merge.
     template <int R, class Value>
     LR_DEVICE void add(const bool (&valid)[R], const Value& value) {
@@ -68,7 +69,7 @@ LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial
         lane.count = total;
     }
     barrier();
-    // Of the eight lanes that now hold the same channels, the first speaks.
+    // Eight lanes now hold the same channels; the first one writes them.
     if (lane_index() < 4) {
         float* to = shared + warp_index() * 3 * n;
         LR_UNROLL

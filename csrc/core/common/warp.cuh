@@ -34,7 +34,7 @@ LR_DEVICE uint32_t pack_bfloat16(float low, float high) {
     return *reinterpret_cast<const uint32_t*>(&h);
 }
 
-// c += A B for A 16x16, B 16x8, c 16x8, of 16-bit elements; the lanes hold them as the PTX manual lays down for
+// c += A B for A 16x16, B 16x8, c 16x8, of 16-bit elements; the lanes hold them as the PTX manual specifies for
 // mma.m16n8k16: with g = lane / 4 and t = lane % 4,
 //   a[0]: A[g][2t, 2t+1], a[1]: A[g+8][2t, 2t+1], a[2]: A[g][2t+8, 2t+9], a[3]: A[g+8][2t+8, 2t+9]
 //   b[0]: B[2t, 2t+1][g], b[1]: B[2t+8, 2t+9][g];  c[0], c[1]: C[g][2t, 2t+1], c[2], c[3]: C[g+8][2t, 2t+1]

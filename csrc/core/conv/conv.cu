@@ -1,5 +1,5 @@
-#include "conv/conv_variants.h"
 #include "common/launch.h"
+#include "conv/conv.cuh"
 
 namespace learned_resizer {
 

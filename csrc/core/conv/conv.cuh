@@ -1,4 +1,4 @@
-// The 3x3 convolution that a batch normalisation follows, with what surrounds it.
+// The 3x3 convolution before a batch normalisation, with its prologue and the statistics of its result.
 //
 //   forward   v = lrelu(scale t + shift [+ skip_scale u + skip_shift]),   raw = W * v  (zero padding of v)
 //             mean and var of raw over its M pixels
@@ -6,18 +6,19 @@
 //             g' = dv lrelu'(v),   dt = scale g',   du = skip_scale g'
 //             dscale = sum g' t,   dshift = sum g',   dskip_scale = sum g' u
 //
-// A block takes tiles of 32 columns. The prologue is applied once a pixel, on its way into shared memory; that is what
-// nine taps then read. A warp takes 16 pixels of a row and four rows below one another (two where registers are short),
-// so that a fragment of v's row serves three of the four sums and a fragment of the weights all four. The adjoint loads
-// v and g with a pixel around and makes dv and dW from the same tiles; dW stays in registers until the block has done
-// all of its tiles. One row of partial results a block, added in a fixed order: bitwise reproducible for a given number
-// of blocks.
+// A block takes tiles of 32 columns. The prologue is applied once per pixel, on its way into shared memory, where
+// nine taps then read it. A warp takes 16 pixels of a row and four rows below one another (two where registers are
+// short), so that a fragment of v's row serves three of the four sums and a fragment of the weights all four. The
+// adjoint loads v and g with a pixel around and makes dv and dW from the same tiles; dW stays in registers until the
+// block has done all of its tiles. One row of partial results per block, added in a fixed order: bitwise reproducible
+// for a given number of blocks.
 #pragma once
 
-#include "conv/conv.h"
+#include "common/dispatch.h"
 #include "common/feature_map.cuh"
 #include "common/prologue.cuh"
 #include "common/statistics.cuh"
+#include "conv/conv.h"
 
 namespace learned_resizer {
 
@@ -39,7 +40,7 @@ struct Conv {
     static constexpr int kElements = n * n * 9 + kPrologueSums * n;
 
     // Dynamic shared memory, in this order; the prologue's vectors are second.
-    float* statistics;  // [2][n]: adjoint: what g has in common, and for each unit of raw
+    float* statistics;  // [2][n]: adjoint: g's constant, and its factor of raw
     Prologue<M, n> prologue;
     S* v;        // [kHeight + 2][kPitch][kStride]
     S* g;        // adjoint only: the same
@@ -155,7 +156,7 @@ struct Conv {
         }
     }
 
-    // What a reader of the stored map sees. Unlike F::rounded it keeps float32 for tf32, which only products round.
+    // The value as stored. Unlike F::rounded it keeps float32 for tf32, which only products round.
     LR_DEVICE static float stored(float x) {
         if constexpr (kIs16Bit<M>) return F::rounded(x);
         return x;
@@ -306,6 +307,19 @@ conv_backward_kernel(const ConvParams p) {
         barrier();  // and free again
     }
     conv.finish(dw, sums, p.partials + block_index() * C::kElements);
+}
+
+// Calls launch(kernel, shared_bytes, rows of a tile) with the instance; false if it does not exist.
+template <class Launch>
+bool with_conv_kernel(ConvKernel kernel, Arithmetic arithmetic, int num_filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+        using Forward = Conv<M, n, ConvKernel::kForward>;
+        using Backward = Conv<M, n, ConvKernel::kBackward>;
+        if (kernel == ConvKernel::kForward)
+            launch(conv_kernel<M, n>, Forward::shared_bytes(), Forward::kHeight);
+        else
+            launch(conv_backward_kernel<M, n>, Backward::shared_bytes(), Backward::kHeight);
+    });
 }
 
 }  // namespace learned_resizer

@@ -1,4 +1,4 @@
-// The 3x3 convolution with its prologue, and its adjoint: what the kernels read, and their launchers. Plain C++.
+// Parameters and launchers of the 3x3 convolution with its prologue, and of its adjoint. Plain C++.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ enum class ConvKernel : int32_t { kForward = 0, kBackward = 1 };
 constexpr int kConvThreads = 256;
 constexpr int kConvColumns = 32;  // output columns of a tile
 
-// Output rows of a tile: as many as leave room in shared memory for a pixel's `bytes`.
+// Output rows of a tile: as many as fit into shared memory at `bytes` per pixel.
 constexpr int conv_rows(ConvKernel kernel, int bytes) {
     return kernel == ConvKernel::kForward ? (bytes <= 32   ? 32
                                              : bytes <= 96 ? 16
@@ -41,12 +41,12 @@ constexpr int conv_rows(ConvKernel kernel, int bytes) {
                                              : bytes <= 96 ? 8
                                                            : 4);
 }
-// About two blocks a multiprocessor.
+// About two blocks per multiprocessor.
 inline int64_t conv_blocks(int64_t batch, int64_t height, int64_t width, int rows, int multiprocessors) {
     const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kConvColumns - 1) / kConvColumns);
     return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
 }
-// For the instance of an arithmetic (of fragment.cuh, as a number) and num_filters.
+// Of the instance for an arithmetic (Arithmetic of fragment.cuh, as a number) and num_filters.
 Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int multiprocessors);
 
 int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int device, void* stream);

@@ -1,5 +1,5 @@
-#include "head/head_variants.h"
 #include "common/launch.h"
+#include "head/head_backward.cuh"
 
 namespace learned_resizer {
 

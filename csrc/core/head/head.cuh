@@ -1,4 +1,4 @@
-// The last 7x7 convolution, to the C channels of the image, with what surrounds it.
+// The last 7x7 convolution, to the C channels of the image, with its prologue, bias and image skip.
 //
 //   forward   v = lrelu(scale t + shift [+ skip_scale u + skip_shift])
 //             result = W * v + bias + base                        (7x7, zero padding of v)
@@ -17,9 +17,9 @@
 #pragma once
 
 #include "common/feature_map.cuh"
-#include "head/head.h"
 #include "common/pair_columns.cuh"
 #include "common/prologue.cuh"
+#include "head/head.h"
 
 namespace learned_resizer {
 

@@ -1,5 +1,5 @@
-// The 7x7 convolution to the image's channels with its prologue, bias and image skip, and its adjoint: what the kernels
-// read, and their launchers. Plain C++: no torch, no Python.
+// Parameters and launchers of the 7x7 convolution to the image's channels with its prologue, bias and image skip, and
+// of its adjoint. Plain C++: no torch, no Python.
 #pragma once
 
 #include <algorithm>
@@ -41,16 +41,16 @@ constexpr int kHeadThreads = 256;
 constexpr int kHeadColumns = 32;  // output columns of a tile
 constexpr int kHeadChannels = 4;
 
-// Output rows of a tile: as many as leave room in shared memory for a pixel's `bytes`.
+// Output rows of a tile: as many as fit into shared memory at `bytes` per pixel.
 constexpr int head_rows(HeadKernel kernel, int bytes) {
     return kernel == HeadKernel::kForward ? (bytes <= 32 ? 32 : bytes <= 64 ? 16 : 8) : (bytes <= 96 ? 16 : 8);
 }
-// About two blocks a multiprocessor.
+// About two blocks per multiprocessor.
 inline int64_t head_blocks(int64_t batch, int64_t height, int64_t width, int rows, int multiprocessors) {
     const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kHeadColumns - 1) / kHeadColumns);
     return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
 }
-// For the instance of an arithmetic (of fragment.cuh, as a number) and num_filters.
+// Of the instance for an arithmetic (Arithmetic of fragment.cuh, as a number) and num_filters.
 Needs head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int multiprocessors);
 
 int launch_head(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int device, void* stream);

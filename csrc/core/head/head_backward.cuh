@@ -1,8 +1,9 @@
-// The adjoint of the head (head.cuh has the formulas).
+// The adjoint of the head (formulas in head.cuh).
 #pragma once
 
-#include "head/head.cuh"
+#include "common/dispatch.h"
 #include "common/pixel_terms.cuh"
+#include "head/head.cuh"
 
 namespace learned_resizer {
 
@@ -247,6 +248,17 @@ head_backward_kernel(const HeadParams p) {
         barrier();  // and free again
     }
     head.finish(dw, bias, sums, p.partials + block_index() * head.elements());
+}
+
+// Calls launch(kernel, shared_bytes, rows of a tile) with the instance; false if it does not exist.
+template <class Launch>
+bool with_head_kernel(HeadKernel kernel, Arithmetic arithmetic, int num_filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+        if (kernel == HeadKernel::kForward)
+            launch(head_kernel<M, n>, HeadForward<M, n>::shared_bytes(), HeadForward<M, n>::kHeight);
+        else
+            launch(head_backward_kernel<M, n>, HeadBackward<M, n>::shared_bytes(), HeadBackward<M, n>::kHeight);
+    });
 }
 
 }  // namespace learned_resizer

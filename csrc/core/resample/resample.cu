@@ -1,5 +1,5 @@
 #include "common/launch.h"
-#include "resample/resample_variants.h"
+#include "resample/resample.cuh"
 
 namespace learned_resizer {
 int launch_resample(const ResampleParams& params, int device, void* stream) {

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "common/device.cuh"
+#include "common/dispatch.h"
 #include "resample/resample.h"
 #include "resample/resample_source.cuh"
 #include "resample/resample_taps.cuh"
@@ -224,7 +225,7 @@ struct Resample {
         int done = 0;       // output rows that have gone through the horizontal filter
         for (int chunk = begin; chunk < end; chunk += kChunkSteps) {
             const int count = end - chunk < kChunkSteps ? end - chunk : kChunkSteps;
-            barrier();  // nobody still reads the steps before
+            barrier();  // the steps before are free
             copy_to_shared(steps, program + chunk, count * static_cast<int>(sizeof(S)));
             barrier();
             LR_NO_UNROLL
@@ -367,7 +368,7 @@ struct Resample {
                 const int64_t window = tile_index * plan.pieces + piece;
                 const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
                 entry_count = planes * tile.entries_per_plane;
-                // Nobody still reads the tables of the window before: its last batch ended with a barrier.
+                // The tables of the window before are free: its last batch ended with a barrier.
                 copy_to_shared(weights, p.tables + plan.weight_table + window * weight_bytes(), weight_bytes());
                 const int64_t entry_bytes = round_up_16(sizeof(Entry) * plan.tile_entries);
                 copy_to_shared(entries, p.tables + plan.entry_table + window * entry_bytes,
@@ -394,6 +395,38 @@ template <class T, int K, Form F, bool kVectors>
 LR_KERNEL(kThreads)
 resample_kernel(const ResampleParams params) {
     Resample<T, K, F, kVectors>(params).run();
+}
+
+template <class T, int... kSlots, class Launch>
+bool with_resample_type(const PlanShape& plan, const Launch& launch) {
+    return dispatch<kSlots...>(plan.slots, [&](auto K) {
+        return dispatch<Form::kFold, Form::kGather>(plan.form, [&](auto F) {
+            if (plan.vectors)
+                launch(resample_kernel<T, K, F, true>);
+            else
+                launch(resample_kernel<T, K, F, false>);
+            return true;
+        });
+    });
+}
+
+// Calls launch(kernel) with the instance for `plan`; false if it does not exist.
+template <class Launch>
+bool with_resample_kernel(const PlanShape& plan, const Launch& launch) {
+    switch (plan.dtype) {
+        // float64 is for checks, not for speed: the planner always gives it eight slots.
+        case DType::kFloat64:
+            return with_resample_type<double, 8>(plan, launch);
+        case DType::kFloat32:
+            return with_resample_type<float, 2, 4, 6, 8>(plan, launch);
+        case DType::kFloat16:
+            return with_resample_type<Half, 2, 4, 6, 8>(plan, launch);
+        case DType::kBFloat16:
+            return with_resample_type<BFloat16, 2, 4, 6, 8>(plan, launch);
+        case DType::kUInt8:
+            return with_resample_type<uint8_t, 2, 4, 6, 8>(plan, launch);
+    }
+    return false;
 }
 
 }  // namespace learned_resizer

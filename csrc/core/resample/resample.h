@@ -1,4 +1,4 @@
-// Resampling with one band matrix per axis: what the kernel reads, and its launcher. Plain C++: no torch, no Python.
+// Parameters and launcher of resampling with one band matrix per axis. Plain C++: no torch, no Python.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ enum class Form : int32_t { kFold = 0, kGather = 1 };
 
 constexpr int kThreads = 128;    // most threads of a block
 constexpr int kBatchRows = 4;    // output rows that go through one horizontal pass together
-constexpr int kGroupSteps = 4;   // steps between two looks at "is a batch complete?", and rows in flight (fold)
+constexpr int kGroupSteps = 4;   // steps between two checks for a complete batch, and rows in flight (fold)
 constexpr int kChunkSteps = 64;  // steps staged in shared memory at a time; a multiple of kGroupSteps
 constexpr int kSharedLimit = 48 * 1024;
 
@@ -42,7 +42,7 @@ struct alignas(16) Step {
                   // band
 };
 
-// One horizontal result of a batch: where its taps start in the filtered row, and where it goes.
+// One horizontal result of a batch: where its taps start in the filtered row, and where it is stored.
 struct Entry {
     uint32_t source;  // bits 0-15: element of the row; bits 16-30: column of the weights; bit 31: only the first output
                       // exists
@@ -107,7 +107,7 @@ struct ResampleParams {
     void* output;  // [planes][out_height][out_width][channels], dense
 };
 
-// Launches on `stream` (a cudaStream_t) of `device`, whatever device is current; the caller's current device is
+// Launches on `stream` (a cudaStream_t) of `device`, whichever device is current; the caller's current device is
 // restored. Returns the cudaError_t of the first call that failed, 0 if none did.
 int launch_resample(const ResampleParams& params, int device, void* stream);
 

@@ -25,7 +25,7 @@ int64_t choose_group_planes(const ColumnPlanner& planner, const Columns& c, int6
     for (int64_t g = 1; g <= request.planes && g * slot <= planner.capacity(); ++g) {
         if (planner.shared_bytes(c, step_bytes, g, 0) > kSharedLimit) break;
         if (plane * g > std::numeric_limits<int32_t>::max()) break;
-        // Rather idle threads than idle multiprocessors.
+        // Idle threads cost less than idle multiprocessors.
         if (g > 1 && divide_up(request.planes, g) * rest < 4 * request.multiprocessors) break;
         const double warps = static_cast<double>(divide_up(g * slot, 32 * planner.vector()));
         const double cost =
@@ -114,7 +114,7 @@ Plan make_plan(const PlanRequest& request) {
     shape.form = fold ? Form::kFold : Form::kGather;
     const int64_t open_limit = fold && open > 8 ? 8 : 0;  // a strip of 8 outputs has no more than 8 open
     shape.slots = open_limit ? 8 : slots(fold ? open : span);
-    if (shape.dtype == DType::kFloat64) shape.slots = 8;  // one instance is enough where speed is not the point
+    if (shape.dtype == DType::kFloat64) shape.slots = 8;  // one instance is enough: float64 is for checks
     const int64_t step_bytes = step_size(shape.dtype, shape.slots);
 
     ColumnPlanner planner{columns, shape.form, request.dtype, request.channels, request.vectors};

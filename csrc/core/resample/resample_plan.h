@@ -1,4 +1,4 @@
-// Turns two band tables and a layout into the programs that the resample kernel executes. Plain C++: no CUDA.
+// The plan of the resample kernel, from two band tables and a layout. Plain C++: no CUDA.
 #pragma once
 
 #include <cstddef>

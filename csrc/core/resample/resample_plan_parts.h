@@ -101,7 +101,7 @@ struct Writer {
 // Vertical programs of all strips (resample_plan_rows.cpp). Fills strip_begin, strip_first and steps of the shape.
 void write_rows(const Axis& axis, PlanShape& shape, Writer& writer);
 
-// How the columns are cut into tiles, and what a block's row buffer then holds.
+// How the columns are cut into tiles, and the contents of a block's row buffer.
 struct Columns {
     int64_t group_channels = 0, tile_columns = 0, tiles = 0, pieces = 1, slot_columns = 0, taps = 0, entry_columns = 0;
     int64_t align = 1, piece_columns = 0;

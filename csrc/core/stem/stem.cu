@@ -1,5 +1,5 @@
 #include "common/launch.h"
-#include "stem/stem_variants.h"
+#include "stem/stem.cuh"
 
 namespace learned_resizer {
 

@@ -9,12 +9,13 @@
 //   fold    (shrinking)  state[k] += weight[k] c for the output rows that are open, oldest first; a complete one leaves
 //                        and the others move up.
 //   gather  (enlarging)  state holds the last K rows of c; an output row is their weighted sum.
-// Complete rows go to shared memory, and the block applies R_w from there. What is open, complete and weighted when was
-// decided on the host (stem_plan.cpp).
+// Complete rows go to shared memory, and the block applies R_w from there. Which rows are open, complete and weighted
+// at each step was decided on the host (stem_plan.cpp).
 //
-// Statistics count every pixel of the image once, in the item that owns it; each block merges what it has seen.
+// Statistics count every pixel of the image once, in the item that owns it; each block merges its own.
 #pragma once
 
+#include "common/dispatch.h"
 #include "common/statistics.cuh"
 #include "stem/stem_features.cuh"
 
@@ -28,7 +29,7 @@ struct Stem {
     static constexpr int kTiles = Features::kTiles;
     static constexpr int kValues = 4 * kTiles;  // of a row of c that a lane holds
     // Floats between the pixels of a filtered row: with 8 to spare, neither the fragments' stores nor the filter's
-    // loads meet in a bank.
+    // loads have bank conflicts.
     static constexpr int kPitch = n + 8;
 
     const StemParams& p;
@@ -73,7 +74,7 @@ struct Stem {
             const int64_t at = within % tiles * p.plan.pieces + piece;
             tile = table<StemTile>(p.plan.tile_table)[at];
             features.column = tile.begin;
-            barrier();  // nobody still uses the ring, the taps or the rows of what came before
+            barrier();  // the ring, the taps and the rows of the piece before are free
             load_taps(at);
             run_strip(moments);
         }
@@ -101,7 +102,7 @@ struct Stem {
         LR_NO_UNROLL
         for (int row = strip.begin; row < strip.end; row += kRows) {
             typename Features::Raw raw;
-            // With 32 filters and six rows of them there is no register left to hold the pixels meanwhile.
+            // With 32 filters and six rows of them no registers are left to hold the pixels meanwhile.
             constexpr bool kEarly = n == 16 || K == 2;
             if constexpr (kEarly) features.request(raw, Features::next(row));
             float a[kRows][kTiles][4], c[kRows][kTiles][4];
@@ -127,7 +128,7 @@ struct Stem {
         moments.template add<2 * kRows>(valid, [&](int r, int i) { return c[r / 2][i / 2][2 * (r % 2) + i % 2]; });
     }
 
-    // R_h: takes in row y of c and stores the output rows that it completes.
+    // R_h: adds row y of c and stores the output rows that it completes.
     LR_DEVICE void filter_rows(int y, const float (&c)[kTiles][4]) {
         const StemRow* work = table<StemRow>(p.plan.row_table) + strip.rows + (y - strip.begin);
         const int emits = load_element(&work->emits);
@@ -167,7 +168,7 @@ struct Stem {
         for (int v = 0; v < kValues; ++v) sum[v] = fused_multiply_add(weight, value(v), sum[v]);
     }
 
-    // Puts a complete row into the buffer, and sends the buffer on when it is full or the strip at its end.
+    // Appends a complete row to the buffer, which is filtered when it is full or the strip ends.
     LR_DEVICE void emit(const float (&row)[kValues]) {
         const int g = lane_index() / 4, t = lane_index() % 4;
         float* to = rows + (kStemWarpColumns * (buffered * warp_count() + warp_index()) + g) * kPitch + 2 * t;
@@ -187,7 +188,7 @@ struct Stem {
         buffered = 0;
     }
 
-    // R_w: four channels of one output pixel a thread.
+    // R_w: four channels of one output pixel per thread.
     LR_DEVICE void filter_columns() const {
         const int outputs = tile.out_end - tile.out_begin;
         LR_NO_UNROLL
@@ -229,7 +230,7 @@ struct Stem {
     }
 };
 
-// Two blocks a multiprocessor where the registers allow it.
+// Two blocks per multiprocessor where the registers allow it.
 template <Arithmetic M, int n, int K>
 struct StemResidency {
     static constexpr int kBlocks = kIs16Bit<M> && n == 16 && K == 2 ? 2 : 1;
@@ -242,6 +243,17 @@ stem_kernel(const StemParams p) {
     LaneMoments<n / 4> moments;
     for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item, moments);
     if (p.partials != nullptr) store_moments(moments, stem.rows, p.partials + block_index() * 3 * n);
+}
+
+// Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.
+template <class Launch>
+bool with_stem_kernel(const StemPlanShape& plan, Arithmetic arithmetic, int num_filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+        if (plan.slots == 2)
+            launch(stem_kernel<M, n, 2>, Stem<M, n, 2>::shared_bytes(plan));
+        else
+            launch(stem_kernel<M, n, kStemSlots>, Stem<M, n, kStemSlots>::shared_bytes(plan));
+    });
 }
 
 }  // namespace learned_resizer

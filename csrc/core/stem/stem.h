@@ -1,4 +1,4 @@
-// The stem: what its kernels read, and their launchers. Plain C++: no torch, no Python.
+// Parameters and launchers of the stem. Plain C++: no torch, no Python.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,11 @@ namespace learned_resizer {
 
 constexpr int kStemMinWarps = 2;
 constexpr int kStemMaxWarps = 8;
-constexpr int kStemWarpColumns = 16;  // columns of the image that a warp owns: one row tile of a matrix product
+constexpr int kStemWarpColumns = 16;  // image columns of a warp: one row tile of a matrix product
 constexpr int kStemRing = 16;         // image rows kept in shared memory
 constexpr int kStemPad = 8;           // pixels of a ring row beyond the block's columns: 3 before and 5 after them
 constexpr int kStemSlots = 6;         // most rows that the vertical filter keeps
-constexpr int kStemBuffer = 2;        // filtered rows that go through the horizontal filter together
+constexpr int kStemBuffer = 2;        // filtered rows that pass through the horizontal filter together
 
 // One image row of a strip.
 struct StemRow {
@@ -30,7 +30,7 @@ struct StemStrip {
     int32_t reserved;
 };
 
-// The same for columns; a tile whose columns exceed a block comes in `pieces` of this.
+// The same for columns; a tile whose columns exceed a block is cut into several of these, its pieces.
 struct StemTile {
     int32_t out_begin, out_end, begin, own_begin, own_end;
     int32_t reserved[3];
@@ -88,7 +88,7 @@ struct StemParams {
     float* partials;  // [blocks][3][n]: count, mean and M2 of c; null: no statistics
 };
 
-// `arithmetic`: of fragment.cuh, as a number. As launch_resample.
+// `arithmetic`: Arithmetic of fragment.cuh, as a number. Otherwise as launch_resample.
 // Shared memory of a block, the most that any plan needs.
 int stem_shared_bytes(int arithmetic, int num_filters);
 

@@ -1,5 +1,5 @@
-// What both of the stem's backward kernels begin with: the features again, R^T dz, and from them dc' and da'
-// (stem_backward.cuh has the formulas).
+// The common part of the stem's two backward kernels: the features again, R^T dz, and from them dc' and da'
+// (formulas in stem_backward.cuh).
 #pragma once
 
 #include "common/pixel_terms.cuh"
@@ -8,7 +8,7 @@
 
 namespace learned_resizer {
 
-// What both kernels do: dc' and da' of R rows of the warp's 16 columns.
+// dc' and da' of R rows of the warp's 16 columns.
 template <Arithmetic M, int n, int R>
 struct StemAdjoint {
     using Features = StemFeatures<M, n, R>;
@@ -19,7 +19,7 @@ struct StemAdjoint {
 
     const StemBackwardParams& p;
     Features features;
-    float* statistics;  // [2][n]: what c's gradient has in common, and what it has for each unit of c
+    float* statistics;  // [2][n]: the constant of c's gradient, and its factor of c
     S* w1;              // [kSteps][32 lanes][kTiles][4]: W1 transposed, chained terms
 
     LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
@@ -48,7 +48,7 @@ struct StemAdjoint {
         }
     }
 
-    // R^T dz at one image row of the warp's columns; zero where the pixel is not this block's or not the image's.
+    // R^T dz at one image row of the warp's columns; zero where the pixel is outside the block's columns or the image.
     LR_DEVICE void pull(int y, bool row_valid, const bool (&valid)[2], float (&dc)[kTiles][4]) const {
         LR_UNROLL
         for (int j = 0; j < kTiles; ++j) {
@@ -90,7 +90,7 @@ struct StemAdjoint {
             return float_from_bits(words[i]);
     }
 
-    // a, dc' and da' of row y, of which a and c are known.
+    // a, dc' and da' of row y, from its a and c.
     LR_DEVICE void derive(int y, bool row_valid, const bool (&valid)[2], const float (&a)[kTiles][4],
                           const float (&c)[kTiles][4], float (&dc)[kTiles][4], float (&da)[kTiles][4]) const {
         pull(y, row_valid, valid, dc);

@@ -1,5 +1,5 @@
 #include "common/launch.h"
-#include "stem/stem_backward_variants.h"
+#include "stem/stem_backward.cuh"
 
 namespace learned_resizer {
 

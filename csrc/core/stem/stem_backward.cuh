@@ -6,12 +6,13 @@
 //             dc' = dc lrelu'(c),   dW1 = sum dc' a^T,   db1 = sum dc',   da = W1^T dc'
 //             da' = da lrelu'(a),   dW0 = sum da' * x,   db0 = sum da',   dx = W0^T * da'
 //
-// Two kernels: the weights' gradients, and dx, which needs da' three pixels around and is rarely asked for. Both walk
+// Two kernels: the weights' gradients, and dx, which needs da' three pixels around and is rarely needed. Both walk
 // down the image like the forward (stem_features.cuh). dW0 and dW1 are products whose terms are pixels: their operands
 // go through shared memory, from which they are read transposed. Every block keeps its sums in registers and writes one
 // row of partial results; their sum has a fixed order: bitwise reproducible for a given number of blocks.
 #pragma once
 
+#include "common/dispatch.h"
 #include "stem/stem_adjoint.cuh"
 #include "stem/stem_image_gradient.cuh"
 
@@ -28,7 +29,7 @@ struct StemWeightGradients {
     using S = typename Adjoint::S;
     using Terms = PixelTerms<M>;
     static constexpr int kTiles = n / 8, kHalves = n / 16;
-    static constexpr int kStride = n + 8;            // elements of a pixel: transposed reads then meet in no bank
+    static constexpr int kStride = n + 8;            // elements of a pixel: transposed reads then have no bank conflict
     static constexpr int kMap = 16 * kStride;        // a row of a warp
     static constexpr int kStage = 3 * kRows * kMap;  // da', dc' and a of a warp
 
@@ -56,7 +57,7 @@ struct StemWeightGradients {
         return stage + warp * kStage + (which * kRows + row) * kMap;
     }
 
-    // The warps that exchange maps; a warp alone with 16 filters.
+    // The warps that exchange maps; with 16 filters a single warp.
     LR_DEVICE static void meet() {
         if constexpr (kHalves == 1)
             warp_barrier();
@@ -68,7 +69,7 @@ struct StemWeightGradients {
         int begin, end;
         adjoint.locate(item, StemGradient::kWeights, begin, end);
         const bool valid[2] = {adjoint.column_exists(0), adjoint.column_exists(1)};
-        barrier();  // nobody still uses the ring of the item before
+        barrier();  // the ring of the item before is free
         adjoint.features.begin(begin);
         barrier();
         LR_NO_UNROLL
@@ -91,7 +92,7 @@ struct StemWeightGradients {
             LR_UNROLL
             for (int h = 0; h < kHalves; ++h) add(row, kHalves == 1 ? warp_index() : warp_index() / 2 * 2 + h);
             meet();  // and free again
-            // With 32 filters there is no register left to hold them earlier.
+            // With 32 filters no registers are left to hold them earlier.
             if constexpr (kHalves == 2) adjoint.features.request(raw, Adjoint::Features::next(row));
             adjoint.features.store(raw, Adjoint::Features::next(row));
             barrier();  // the new image rows are there
@@ -207,6 +208,18 @@ stem_weights_kernel(const StemBackwardParams p) {
     StemWeightGradients<M, n> gradients(p);
     for (int64_t item = block_index(); item < p.items; item += block_count()) gradients.run_item(item);
     gradients.finish(p.partials + block_index() * stem_gradient_elements(n, p.image.channels));
+}
+
+// Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.
+template <class Launch>
+bool with_stem_backward_kernel(const StemBackwardParams& params, StemGradient gradient, Arithmetic arithmetic,
+                               int num_filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+        if (gradient == StemGradient::kWeights)
+            launch(stem_weights_kernel<M, n>, StemWeightGradients<M, n>::shared_bytes(params));
+        else
+            launch(stem_image_kernel<M, n>, StemImageGradient<M, n>::shared_bytes(params));
+    });
 }
 
 }  // namespace learned_resizer

@@ -1,4 +1,4 @@
-// The stem's adjoint: what its kernels read, and their launcher. Plain C++: no torch, no Python.
+// Parameters and launcher of the stem's adjoint. Plain C++: no torch, no Python.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ struct StemBackwardParams {
     const float* grad_mean;  // [n]
     const float* grad_var;   // [n]
 
-    // Which part of the image is whose; from plan_stem_backward.
+    // How the image is divided among blocks; from plan_stem_backward.
     int32_t warps, tiles, strips, strip_rows;
     int64_t items, blocks;
 
@@ -42,7 +42,7 @@ struct StemBackwardParams {
     DType dx_dtype;        // not float64, not uint8
 };
 
-// The two halves of the adjoint: the weights' gradients, and the image's, which is rarely asked for.
+// The two halves of the adjoint: the gradients of the weights, and that of the image, which is rarely needed.
 enum class StemGradient : int32_t { kWeights = 0, kImage = 1 };
 
 // Columns of the image that a block of `warps` warps writes.
@@ -50,7 +50,8 @@ LR_PLAN_DEVICE constexpr int64_t stem_backward_columns(int warps, StemGradient g
     return kStemWarpColumns * warps - (gradient == StemGradient::kImage ? 6 : 0);
 }
 
-// Fills warps ... blocks: about one block a multiprocessor, each with several items. fit_stem_backward chooses `most`.
+// Fills warps ... blocks: about one block per multiprocessor, each with several items. fit_stem_backward chooses
+// `most`.
 inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int multiprocessors,
                                int most = kStemMaxWarps) {
     const int64_t wide = (p.image.width + kStemWarpColumns - 1) / kStemWarpColumns;
@@ -75,8 +76,7 @@ LR_PLAN_DEVICE constexpr int64_t stem_gradient_elements(int num_filters, int cha
     return int64_t{num_filters} * (channels * 49 + 1 + num_filters + 1);
 }
 
-// Plans for as many warps as a block's shared memory, `most_shared` bytes, allows; false where it is too little for
-// two.
+// Plans for as many warps as a block's shared memory of `most_shared` bytes allows; false if it is too little for two.
 bool fit_stem_backward(StemBackwardParams& params, StemGradient gradient, int arithmetic, int num_filters,
                        int multiprocessors, int64_t most_shared);
 

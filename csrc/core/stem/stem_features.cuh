@@ -2,13 +2,13 @@
 //
 //   a = lrelu(W0 * x + b0)   7x7, zero padding        c = lrelu(W1 a + b1)   1x1
 //
-// A block owns 16 columns a warp and walks down the image. Its image rows are in a ring in shared memory, four channels
-// a pixel. The 7x7 is a matrix product for each kernel row: 8 taps (the last with zero weights) of 4 channels are 32
-// terms. With 16-bit elements a pixel is kept with its right neighbour behind it: 16 bytes are two taps, a row of a
-// matrix as ldmatrix reads it, for the features and, transposed, for the gradient of their weights. A lane keeps the
-// fragments of kRows image rows and moves on by a row for each kernel row, so every image row and every weight is read
-// once for kRows rows of c. Non-finite pixels reach four columns to the left, not three: 0 * inf is NaN in the eighth
-// tap.
+// A block owns 16 columns per warp and walks down the image. Its image rows are in a ring in shared memory, four
+// channels per pixel. The 7x7 is a matrix product for each kernel row: 8 taps (the last with zero weights) of 4
+// channels are 32 terms. With 16-bit elements a pixel is kept with its right neighbour behind it: 16 bytes are two
+// taps, a row of a matrix as ldmatrix reads it, for the features and, transposed, for the gradient of their weights. A
+// lane keeps the fragments of kRows image rows and moves on by a row for each kernel row, so every image row and every
+// weight is read once for kRows rows of c. Non-finite pixels reach four columns to the left, not three: 0 * inf is NaN
+// in the eighth tap.
 #pragma once
 
 #include "common/fragment.cuh"
@@ -88,7 +88,7 @@ struct StemFeatures {
             LR_UNROLL
             for (int c = 0; c < 4; ++c) raw.bits[l][c] = 0u;
             if (!inside) continue;
-            // One question a pixel, not one a channel.
+            // One test per pixel, not one per channel.
             if (x.dtype == DType::kFloat32)
                 load_channels<float>(raw.bits[l], offset);
             else if (x.dtype == DType::kUInt8)
@@ -97,7 +97,7 @@ struct StemFeatures {
                 load_channels<Half>(raw.bits[l], offset);
         }
     }
-    // Puts them into the ring, converted; zero outside the image.
+    // Stores them in the ring, converted; zero outside the image.
     LR_DEVICE void store(const Raw& raw, int row) const {
         LR_UNROLL
         for (int l = 0; l < kLoads; ++l) {

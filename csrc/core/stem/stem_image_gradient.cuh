@@ -1,4 +1,4 @@
-// dx of the stem (stem_backward.cuh has the formulas).
+// dx of the stem (formulas in stem_backward.cuh).
 #pragma once
 
 #include "stem/stem_adjoint.cuh"
@@ -49,7 +49,7 @@ struct StemImageGradient {
         int begin, end;
         adjoint.locate(item, StemGradient::kImage, begin, end);
         const bool valid[2] = {adjoint.column_exists(0), adjoint.column_exists(1)};
-        barrier();  // nobody still uses the rings of the item before
+        barrier();  // the rings of the item before are free
         adjoint.features.begin(begin - 3);
         barrier();
         LR_NO_UNROLL
@@ -74,7 +74,7 @@ struct StemImageGradient {
         // Columns of the product beyond those that the block writes read its last pixels and are not stored.
         const int first = kStemWarpColumns * warp_index();
         const auto column_of = [&](int r) { return first + r < columns ? first + r : columns - 1; };
-        // 48 or 80 bytes from pixel to pixel: eight rows of a matrix do not meet in a bank.
+        // 48 or 80 bytes from pixel to pixel: eight rows of a matrix have no bank conflict.
         const int at = kIs16Bit<M> ? column_of(lane % 16) * kStride + lane / 16 * 8 : column_of(g) * kStride + 4 * t;
         const int at8 = column_of(g + 8) * kStride + 4 * t;
         constexpr int kUnroll = kIs16Bit<M> ? 7 : 1;

@@ -37,7 +37,7 @@ std::vector<Cut> cut_axis(const Axis& axis, int64_t length) {
     return cuts;
 }
 
-// Columns of a tiling: the least warps such that no tile exceeds them, or 0 if none do.
+// The fewest warps whose columns hold every tile, or 0 if a tile exceeds a block.
 int64_t warps_of(const std::vector<Cut>& tiles) {
     int64_t widest = 1;
     for (const Cut& tile : tiles) widest = std::max(widest, tile.end - tile.begin);
@@ -45,7 +45,7 @@ int64_t warps_of(const std::vector<Cut>& tiles) {
     return warps <= kStemMaxWarps ? warps : 0;
 }
 
-// The tiling that computes the fewest columns in all; of equals the one with the widest blocks.
+// The tiling that computes the fewest columns in all; ties go to the widest blocks.
 std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
     std::vector<Cut> best;
     int64_t least = std::numeric_limits<int64_t>::max();
@@ -65,7 +65,7 @@ std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
     return best;
 }
 
-// Strips such that the busiest multiprocessor has the least rows to compute, those that two strips share included.
+// The strips with the fewest rows for the busiest multiprocessor, counting rows that two strips share twice.
 int64_t choose_strip(const Axis& axis, int64_t columns, int64_t slots) {
     const int64_t outputs = axis.table.out_size, rows = axis.table.in_size;
     const int64_t shared = axis.widest() + 8;  // rows computed again, and the image rows of the first ones
@@ -133,11 +133,9 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     const int64_t widest = rows.widest();
     const int64_t least = std::min(open, widest);
     if (least > kStemSlots)
-        throw std::invalid_argument("stem plan: " + std::to_string(open) +
-                                    " output rows are open at one image row and "
-                                    "an output row reads " +
-                                    std::to_string(widest) + "; one of the two must be at most " +
-                                    std::to_string(kStemSlots));
+        throw std::invalid_argument(
+            "stem plan: " + std::to_string(open) + " output rows are open at one image row and an output row reads " +
+            std::to_string(widest) + "; one of the two must be at most " + std::to_string(kStemSlots));
     s.form = open <= widest ? Form::kFold : Form::kGather;
     s.slots = least <= 2 ? 2 : kStemSlots;
 
@@ -145,7 +143,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     std::vector<Cut> tiles = choose_tiles(columns, warps);
     s.pieces = 1;
     if (tiles.empty()) {
-        // The columns of a single output exceed a block: they come in pieces, summed in order.
+        // The columns of a single output exceed a block: they are cut into pieces, summed in order.
         tiles = cut_axis(columns, 1);
         warps = kStemMaxWarps;
         int64_t most = 1;
@@ -154,7 +152,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     }
     s.warps = static_cast<int32_t>(warps);
     s.tiles = static_cast<int32_t>(tiles.size());
-    // Two blocks of 8 warps a multiprocessor, or as many warps in smaller ones.
+    // Two blocks of 8 warps per multiprocessor, or as many warps in smaller blocks.
     const int64_t resident = request.multiprocessors * (2 * kStemMaxWarps / warps);
     int64_t strip = choose_strip(rows, s.batch * s.tiles, resident);
     if (s.pieces > 1) strip = std::min(strip, kPieceStripRows);

@@ -1,4 +1,4 @@
-// Turns two band tables into the work of the stem's forward kernel. Plain C++: no CUDA.
+// The plan of the stem's forward kernel, from two band tables. Plain C++: no CUDA.
 #pragma once
 
 #include <vector>
@@ -19,8 +19,8 @@ struct StemPlan {
     std::vector<unsigned char> tables;
 };
 
-// Throws std::invalid_argument for tables that make no sense, and for those whose output rows are more than kStemSlots
-// at one image row and read more than kStemSlots image rows: no filter does that without an explicit scale factor.
+// Throws std::invalid_argument for invalid tables, and if more than kStemSlots output rows are open at one image row
+// and an output row reads more than kStemSlots image rows: no filter does that without an explicit scale factor.
 StemPlan make_stem_plan(const StemPlanRequest& request);
 
 }  // namespace learned_resizer

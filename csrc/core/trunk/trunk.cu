@@ -1,5 +1,5 @@
 #include "common/launch.h"
-#include "trunk/trunk_variants.h"
+#include "trunk/trunk.cuh"
 
 namespace learned_resizer {
 

@@ -10,9 +10,10 @@
 // A block of 8 warps loads v for kTrunkGrid + 2 pixels square once, computes the first convolution on kTrunkGrid
 // square and the second on what that leaves. Products have pixels as rows: a warp takes 16 pixels of a row and four
 // rows below one another, so that a fragment of an image row serves three (seven) of the four sums, and a fragment of
-// the weights all four.
+// the weights serves all four.
 #pragma once
 
+#include "common/dispatch.h"
 #include "common/feature_map.cuh"
 #include "common/pair_columns.cuh"
 #include "trunk/trunk.h"
@@ -38,7 +39,7 @@ struct Trunk {
     S* middle;   // [kGrid][kGrid][n]; the tail keeps a row's even columns before its odd ones
     S* weight1;  // [9][32 lanes][kTiles][4]
     S* weight2;  // block: as weight1; tail: [7 rows][8 columns][32 lanes][4]
-    // [3][2][n]: scale and shift of norm, skip_norm and norm1; of skip_norm zeros where there is no skip.
+    // [3][2][n]: scale and shift of norm, skip_norm and norm1; skip_norm's are zero without a skip.
     float* affine;
 
     const TrunkParams& p;
@@ -164,8 +165,8 @@ struct Trunk {
         return kSplit ? x / 2 + x % 2 * kPairs : x;
     }
 
-    // First convolution and what follows it, into the middle map, whose first pixel is (top - around, left - around) of
-    // the image; zero outside the image, as the second convolution pads.
+    // The first convolution with its norm and skip or activation, into the middle map, whose first pixel is (top -
+    // around, left - around) of the image; zero outside the image, as the second convolution pads.
     template <bool kTail>
     LR_DEVICE void fill_middle(int around) {
         const int lane = lane_index(), g = lane / 4, t = lane % 4;
@@ -307,7 +308,7 @@ template <Arithmetic M, TrunkKernel K>
 LR_KERNEL(kTrunkThreads)
 trunk_kernel(const TrunkParams p) {
     constexpr bool kTail = K == TrunkKernel::kTail;
-    constexpr int kAround = kTail ? 3 : 1;  // what the second convolution reads around an output
+    constexpr int kAround = kTail ? 3 : 1;  // pixels that the second convolution reads around an output
     using T = Trunk<M, K>;
     T trunk(p);
     T::load_weights(trunk.weight1, p.weight1);
@@ -327,6 +328,18 @@ trunk_kernel(const TrunkParams p) {
         else
             trunk.finish_block();
     }
+}
+
+// Calls launch(kernel) with the instance.
+template <class Launch>
+void with_trunk_kernel(TrunkKernel kernel, bool bfloat16, const Launch& launch) {
+    dispatch<TrunkKernel::kBlock, TrunkKernel::kTail>(kernel, [&](auto K) {
+        if (bfloat16)
+            launch(trunk_kernel<Arithmetic::kBFloat16, K>);
+        else
+            launch(trunk_kernel<Arithmetic::kFloat16, K>);
+        return true;
+    });
 }
 
 }  // namespace learned_resizer

@@ -1,5 +1,5 @@
-// The layers behind the stem at inference, two convolutions a kernel: what the kernels read, and their launchers.
-// Plain C++: no torch, no Python.
+// Parameters and launcher of the layers behind the stem at inference, two convolutions per kernel. Plain C++: no torch,
+// no Python.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct TrunkParams {
     int64_t batch, height, width;
     const void* input;  // t
     TrunkNorm norm;
-    const void* skip;  // u, or null; for the tail it is the feature skip too, and must be there
+    const void* skip;  // u, or null; for the tail it is the feature skip too, and required
     TrunkNorm skip_norm;
     // v = norm(t) [+ skip_norm(u)]
     const float* weight1;  // [n][n][3][3]
@@ -59,12 +59,12 @@ inline int64_t trunk_tiles(const TrunkParams& params, TrunkKernel kernel) {
     const int64_t side = kernel == TrunkKernel::kBlock ? kTrunkBlockSide : kTrunkTailSide;
     return params.batch * ((params.height + side - 1) / side) * ((params.width + side - 1) / side);
 }
-// About two blocks a multiprocessor: a block loads its weights once for all of its tiles.
+// About two blocks per multiprocessor: a block loads its weights once for all of its tiles.
 inline void plan_trunk(TrunkParams& params, TrunkKernel kernel, int multiprocessors) {
     params.tiles = trunk_tiles(params, kernel);
     params.blocks = std::min<int64_t>(params.tiles, int64_t{2} * multiprocessors);
 }
-// Two maps and two sets of weights, of two bytes an element; then three norms' scales and shifts.
+// Two maps and two sets of weights, of two bytes per element; then three norms' scales and shifts.
 constexpr int trunk_affine_offset(TrunkKernel kernel) {
     constexpr int source = (kTrunkGrid + 2) * (kTrunkGrid + 2) * kTrunkFilters,
                   middle = kTrunkGrid * kTrunkGrid * kTrunkFilters;
@@ -75,7 +75,7 @@ constexpr int trunk_shared_bytes(TrunkKernel kernel) {
     return trunk_affine_offset(kernel) + 6 * kTrunkFilters * static_cast<int>(sizeof(float));
 }
 
-// `bfloat16`: the arithmetic, else float16. As launch_resample: any device and stream, returns the cudaError_t.
+// `bfloat16`: bfloat16 arithmetic, else float16. Otherwise as launch_resample.
 int launch_trunk(const TrunkParams& params, TrunkKernel kernel, bool bfloat16, int device, void* stream);
 
 }  // namespace learned_resizer

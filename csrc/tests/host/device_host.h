@@ -32,7 +32,7 @@ inline int64_t block_count() { return host::block_count(); }
 inline unsigned char* dynamic_shared() { return host::dynamic_shared(); }
 inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
 
-// A GPU faults on a misaligned vector access; so do we.
+// A GPU faults on a misaligned vector access, and so does this.
 inline void require_aligned(const void* p, std::size_t bytes) {
     if (reinterpret_cast<uintptr_t>(p) % bytes == 0) return;
     std::fprintf(stderr, "misaligned %zu-byte access to %p\n", bytes, p);

@@ -33,15 +33,15 @@ constexpr int kFinished = -1;  // and of one that has returned
 constexpr int kWarp = 32;
 constexpr std::size_t kExchangeBytes = 64;  // most that a lane publishes
 
-// One of the stacks that take turns. Most of a kernel's time here goes into the switches. swapcontext makes two system
+// One of the stacks that run in turn. Most of a kernel's time here is spent switching. swapcontext makes two system
 // calls for the signal mask, and the sanitizer clears the shadow of the whole stack at each: on x86-64 the registers
-// are switched here instead, four times as fast all in all.
+// are switched here instead, four times as fast overall.
 #if defined(__x86_64__)
 struct Context {
     void* stack_pointer;
 };
 extern "C" void learned_resizer_switch(void** save, void* stack_pointer);
-// The registers that a call must keep; the rest is the caller's. The floating-point modes are nobody's here.
+// The registers that a call must preserve; the others are the caller's. No code here changes the floating-point modes.
 __asm__(
     ".text\n"
     ".type learned_resizer_switch, @function\n"
@@ -152,7 +152,7 @@ void run_warp(int begin, int end) {
 
 void run_block() {
     for (Fiber& fiber : block->fibers) {
-        // What the thread of the block before left on it, it left without returning.
+        // The thread of the block before left its data there without returning.
         ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);
         prepare(fiber.context, fiber.stack.get(), kStackBytes, fiber_main);
         fiber.exchanges = 0;

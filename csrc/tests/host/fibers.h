@@ -1,4 +1,4 @@
-// Runs the threads of one block on the host: each is a fiber, a barrier is a yield, what a warp does together an
+// Runs the threads of one block on the host: each thread is a fiber, a barrier is a yield, a warp's joint operation an
 // exchange.
 #pragma once
 

@@ -13,7 +13,7 @@ namespace learned_resizer {
 
 class DeviceGuard {
   public:
-    // There is one device, and its number is 0.
+    // The only device has number 0.
     explicit DeviceGuard(int device) : error_(device == 0 ? cudaSuccess : cudaErrorInvalidDevice) {}
     cudaError_t error() const { return error_; }
 
@@ -25,7 +25,7 @@ template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, void*,
                    Parameters... parameters) {
     if (blocks <= 0) return cudaSuccess;
-    // What an H100 allows a block: a launch that asks for more fails there too.
+    // An H100's limit for a block: a launch that asks for more fails there too.
     if (shared_bytes > 227 * 1024) return cudaErrorInvalidValue;
     host::run({blocks, threads, static_cast<std::size_t>(shared_bytes), false}, [&] { kernel(parameters...); });
     return cudaSuccess;

@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "resample/resample.cuh"
 #include "resample/resample_plan.h"
-#include "resample/resample_variants.h"
 
 namespace learned_resizer::host {
 

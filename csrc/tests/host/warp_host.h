@@ -1,4 +1,5 @@
-// The vocabulary of csrc/core/common/warp.cuh for a host compiler: what a warp does together is an exchange between fibers.
+// The vocabulary of csrc/core/common/warp.cuh for a host compiler: a warp's joint operation is an exchange between
+// fibers.
 #pragma once
 
 #include <cmath>
@@ -91,7 +92,7 @@ inline void load_matrices(uint32_t (&r)[4], const void* row, int line = __builti
     const int g = thread_index() % 32 / 4, t = thread_index() % 4;
     const auto* rows = static_cast<const void* const*>(host::warp_exchange(&row, sizeof(row), line));
     for (int m = 0; m < 4; ++m) std::memcpy(&r[m], static_cast<const uint16_t*>(rows[8 * m + g]) + 2 * t, 4);
-    // Nobody overwrites what another lane still reads.
+    // No lane overwrites what another still reads.
     warp_barrier(line);
 }
 inline void load_matrices_transposed(uint32_t (&r)[4], const void* row, int line = __builtin_LINE()) {
@@ -104,7 +105,7 @@ inline void load_matrices_transposed(uint32_t (&r)[4], const void* row, int line
         std::memcpy(&high, static_cast<const uint16_t*>(rows[8 * m + 2 * t + 1]) + g, 2);
         r[m] = static_cast<uint32_t>(high) << 16 | low;
     }
-    // Nobody overwrites what another lane still reads.
+    // No lane overwrites what another still reads.
     warp_barrier(line);
 }
 

@@ -1,108 +1,157 @@
-"""How the arms learned: training loss by step, and a test metric by step and by training time."""
+"""Learning curves of the arms: training loss, and the test metric by step, by training time and by epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...train.results import StageResult
-from .style import (
-    LOG_RATIO,
-    MARKERS,
-    arm_colours,
-    draw_range,
-    finish_axes,
-    legend_below,
-    log_steps,
-    metric_label,
-    metric_of,
-    new_figure,
-    over_seeds,
-    save_figure,
-    training_seconds,
-)
+from ...train.results import Metric, Row, StageResult
+from .style import MARKERS, arm_colours, finish_axes, legend_below, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STYLES: tuple[str, ...] = ("-", "--", ":", "-.")
+LOG_RATIO = 3
+"""Arms whose numbers of steps differ by more than this factor are drawn on a log axis of steps."""
+STYLES = ("-", "--", ":", "-.")
 
 
 class Line(NamedTuple):
-    """One line of a figure: the seeds of an arm at an input size."""
+    """A line of a figure: the seeds of an arm at an input size. ``order``: lines of a higher one lie above others."""
 
     label: str
     colour: str
     marker: str
     style: str
+    order: int
     results: list[StageResult]
 
-    def draw(self, axes: Axes, x: np.ndarray, values: np.ndarray, *, markers: bool = True) -> None:
-        """Mean and range over the seeds; ``x`` (points,), ``values`` (seeds, points). Without points: nothing."""
-        if len(x):
-            marker = self.marker if markers else ""
-            draw_range(axes, x, values, self.colour, self.label, marker=marker, style=self.style)
+    def draw(self, axes: Axes, x: np.ndarray, values: np.ndarray, marker: str = "") -> None:
+        """Draw the mean over seeds as a line and their range as a band; ``x`` (points,), ``values`` (seeds, points)."""
+        if not len(x):
+            return
+        axes.plot(
+            x,
+            values.mean(0),
+            label=self.label,
+            color=self.colour,
+            marker=marker,
+            markersize=4.5,
+            linewidth=2,
+            linestyle=self.style,
+            zorder=self.order,
+        )
+        if len(values) > 1:
+            low, high = values.min(0), values.max(0)
+            axes.fill_between(x, low, high, color=self.colour, alpha=0.18, linewidth=0, zorder=self.order)
+
+    def tests(self, metric: Metric) -> np.ndarray:
+        """Values (seeds, points) of a test metric, in the units of its axis.
+
+        Raises:
+            ValueError: the test rows have no such metric.
+        """
+        measured = self.results[0].final.metrics
+        if metric.name not in measured:
+            raise ValueError(f"metric: got {metric.name!r}; expected one of {', '.join(sorted(measured)) or 'none'}")
+        return _over_seeds(self.results, "test", lambda row: metric.factor * row.metrics[metric.name])[1]
 
 
 def lines_of(results: Sequence[StageResult]) -> list[Line]:
-    """One line per arm and input size, in the order they come: coloured by arm, styled by size.
+    """One line per arm and input size, in the order of the results: coloured by arm, styled by size.
 
     Raises:
         ValueError: there are no results.
     """
     if not results:
         raise ValueError("results: got none; expected at least one")
-    sizes = sorted({result.input_size for result in results})
-    colours = arm_colours(result.arm for result in results)
-    lines = []
-    for arm, size in dict.fromkeys((result.arm, result.input_size) for result in results):
-        mine = [result for result in results if (result.arm, result.input_size) == (arm, size)]
-        label = f"{arm}, {size} px" if len(sizes) > 1 else arm
-        marker = MARKERS[list(colours).index(arm) % len(MARKERS)]
-        lines.append(Line(label, colours[arm], marker, STYLES[sizes.index(size) % len(STYLES)], mine))
-    return lines
+    groups: dict[tuple[str, int], list[StageResult]] = {}
+    for result in results:
+        groups.setdefault((result.stage.arm, result.stage.input_size), []).append(result)
+    sizes = sorted({size for _, size in groups})
+    colours = arm_colours(arm for arm, _ in groups)
+    markers = {arm: MARKERS[index % len(MARKERS)] for index, arm in enumerate(colours)}
+    return [
+        Line(
+            f"{arm}, {size} px" if len(sizes) > 1 else arm,
+            colours[arm],
+            markers[arm],
+            STYLES[sizes.index(size) % len(STYLES)],
+            3 if arm in ("learned", "transfer") else 2,  # the figure is about these
+            mine,
+        )
+        for (arm, size), mine in groups.items()
+    ]
 
 
-def save_curves(results: Sequence[StageResult], path: Path, metric: str) -> None:
-    """Draws training loss by step, and a test metric by step and by training time: mean line and range over seeds.
+def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
+    """Draw training loss by step, and a test metric by step and by training time: mean and range over seeds.
 
-    Steps are on a log axis where the arms' lengths differ by more than ``LOG_RATIO``. Training time is CPU time for
-    arms that trained on the CPU, else wall time.
+    Training time is CPU time for arms that trained on the CPU, else wall time.
 
     Args:
         results: of a run, every seed and input size of every arm.
         path: the PNG to write.
-        metric: a name in the test rows' ``metrics``.
+        metric: of the test rows.
 
     Raises:
         ValueError: there are no results, or their test rows have no such metric.
     """
-    lines = lines_of(results)
     figure = new_figure(15, 5)
     loss, by_step, by_time = figure.subplots(1, 3)
-    for line in lines:
-        steps, values = over_seeds(line.results, "train", lambda row, _: row.loss)
-        line.draw(loss, steps, _smooth(values), markers=False)
-        steps, values = over_seeds(line.results, "test", lambda row, _: metric_of(row, metric))
-        line.draw(by_step, steps, values)
-        _, seconds = over_seeds(line.results, "test", lambda row, result: training_seconds(row, result.device))
-        line.draw(by_time, seconds.mean(0), values)
-    label = metric_label(metric)
-    clock = {"CPU" if result.device == "cpu" else "wall" for result in results}
+    for line in lines_of(results):
+        steps, losses = _over_seeds(line.results, "train", lambda row: row.loss)
+        line.draw(loss, steps, _smooth(losses))
+        spent = attrgetter("cpu_seconds" if line.results[0].device == "cpu" else "wall_seconds")
+        steps, seconds = _over_seeds(line.results, "test", spent)
+        line.draw(by_step, steps, line.tests(metric), line.marker)
+        line.draw(by_time, seconds.mean(0), line.tests(metric), line.marker)
+    clocks = sorted({"CPU" if result.device == "cpu" else "wall" for result in results})
     finish_axes(loss, "Training loss", "optimiser step", "loss, running mean")
-    finish_axes(by_step, "Test set, by step", "optimiser step", label)
-    finish_axes(by_time, "Test set, by training time", f"{' or '.join(sorted(clock))} seconds of training", label)
+    finish_axes(by_step, "Test set, by step", "optimiser step", metric.label)
+    finish_axes(by_time, "Test set, by training time", f"{' or '.join(clocks)} seconds of training", metric.label)
     by_time.set_xlim(left=0)
-    lengths = [result.steps for result in results]
+    lengths = [result.stage.steps for result in results]
     if max(lengths) > LOG_RATIO * min(lengths):
         first = min(row.step for result in results for row in result.split("test") if row.step)
-        log_steps(by_step, first, max(lengths))
-        # Before that nothing has been learned, and a log axis would give it half of the width.
-        log_steps(loss, max(1, min(lengths) / 40), max(lengths))
+        _log_steps(by_step, first, max(lengths))
+        # A log axis would give half of its width to the first steps, in which nothing has been learned yet.
+        _log_steps(loss, max(1, min(lengths) / 40), max(lengths))
     legend_below(figure, by_step)
+    save_figure(figure, path)
+
+
+def save_transfer(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
+    """Draw a test metric by epoch, from 0 for arms that were tested before their training.
+
+    Lines are means over the seeds, bands their ranges; the legend gives the means after the last epoch.
+
+    Args:
+        results: every seed and input size of the arms, for instance ``transfer``, ``fresh`` and ``control``.
+        path: the PNG to write.
+        metric: of the test rows.
+
+    Raises:
+        ValueError: there are no results, or their test rows have no such metric.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(8, 5.4)
+    axes = figure.subplots()
+    for line in lines_of(results):
+        _, epochs = _over_seeds(line.results, "test", lambda row: row.epoch)
+        values = line.tests(metric)
+        line = line._replace(label=f"{line.label}: {values[:, -1].mean():.{metric.digits}f}")
+        line.draw(axes, epochs.mean(0), values, line.marker)
+    finish_axes(axes, "A new network behind the resizer", "epoch", metric.label)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(figure, axes)
     save_figure(figure, path)
 
 
@@ -111,3 +160,30 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     window = max(1, values.shape[1] // 20)
     weight = np.convolve(np.ones(values.shape[1]), np.ones(window), "same")
     return np.stack([np.convolve(row, np.ones(window), "same") / weight for row in values])
+
+
+def _over_seeds(
+    results: Sequence[StageResult], split: str, value: Callable[[Row], float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (points,) that all seeds have in common, and values (seeds, points) at them."""
+    found = [{row.step: value(row) for row in result.split(split)} for result in results]
+    steps = sorted(set.intersection(*(set(values) for values in found)))
+    return np.array(steps, dtype=float), np.array([[values[step] for step in steps] for values in found])
+
+
+def _log_steps(axes: Axes, first: float, last: float) -> None:
+    """Make x a log axis of steps from ``first`` to ``last``, with 0 a little to the left of ``first``.
+
+    Arms that start from a trained network have a value at step 0, which a plain log axis cannot show.
+    """
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    axes.set_xscale("symlog", linthresh=first, linscale=0.25)
+    decades = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    ticks = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if first <= tick <= last]
+    if len(ticks) > 6:
+        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
+    axes.xaxis.set_major_locator(FixedLocator([0.0, *ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

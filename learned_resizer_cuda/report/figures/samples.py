@@ -1,4 +1,4 @@
-"""What the resizers make of test images, and what the networks behind them answer."""
+"""Test images before and after each resizer, with the answers of the networks behind them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ...resize import resize
-from ...train.results import PRIMARY, StageResult
+from ...train.config import FIXED
+from ...train.results import METRICS, StageResult
 from ...train.tasks import mean_score
 from .style import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIXED = ("bilinear", "bicubic", "lanczos")
 ROWS = 5
 _LONGEST = 16
 """Letters of a class name that fit below a picture."""
@@ -26,9 +26,14 @@ _LONGEST = 16
 
 @dataclass(frozen=True)
 class Panel:
-    """A column of the figure: ``values`` (rows, C, h, w), and how they become colours.
+    """A column of the figure.
 
-    Grey values run from ``low`` to ``high``; colours are clipped to them.
+    Attributes:
+        title: above it.
+        values: images (rows, C, h, w).
+        low, high: ends of the colour map, or values to which colour images are clipped.
+        signed: values are differences of one channel, with a colour bar.
+        answer: logits (rows, K) of the network behind the resizer.
     """
 
     title: str
@@ -39,18 +44,17 @@ class Panel:
     answer: Tensor | None = None
 
     def show(self, axes: Axes, row: int) -> Any:
-        """Draws one image; returns what a colour bar needs."""
+        """Draw one image and return matplotlib's handle of it."""
         image = self.values[row].float()
-        if self.signed:
-            return axes.imshow(image[0].numpy(), interpolation="nearest", cmap="RdBu_r", vmin=self.low, vmax=self.high)
         if len(image) == 1:
-            return axes.imshow(image[0].numpy(), interpolation="nearest", cmap="gray", vmin=self.low, vmax=self.high)
+            cmap = "RdBu_r" if self.signed else "gray"
+            return axes.imshow(image[0].numpy(), interpolation="nearest", cmap=cmap, vmin=self.low, vmax=self.high)
         scaled = ((image - self.low) / (self.high - self.low)).clamp(0, 1)
         return axes.imshow(scaled.permute(1, 2, 0).numpy(), interpolation="nearest")
 
 
 def pick_images(targets: Tensor, rows: int) -> list[int]:
-    """Indices of at most ``rows`` test images: of different classes, or of mean grades from the lowest to the highest.
+    """Indices of at most ``rows`` test images of different classes, or of mean grades from lowest to highest.
 
     Args:
         targets: classes, int64 (N,), or histograms, float (N, K).
@@ -79,33 +83,33 @@ def save_samples(
     display: Callable[[Tensor], Tensor] | None = None,
     arm: str = "learned",
 ) -> None:
-    """Draws test images as each resizer shows them to its network, and what the network answers.
+    """Draw test images after each resizer, with the answers of the networks.
 
-    Columns: the input, each fixed filter, the learned resizer, and the learned result minus the fixed resize inside
-    it, signed, averaged over the channels. Colours run from 0 to 1 in every column but the learned one, whose values
-    are not bound to it: there they run from its 1st to its 99th percentile over the images shown, and its title says
-    what these are. Networks answer under the columns whose arm was trained: a class with a tick or a cross, or a mean
-    grade with the target's. Without results of ``arm`` the last two columns are left out.
+    Columns are the input, each fixed filter, the learned resizer, and the learned output minus the fixed resize inside
+    the resizer, signed, averaged over the channels. Colours run from 0 to 1, except in the column of the learned
+    resizer, whose output is not bounded: there they run from the 1st to the 99th percentile over the images shown, and
+    the title gives both. Below the arms that were trained stands the answer of their network: a class with a tick or a
+    cross, or a mean grade with its error. Without results of ``arm`` the last two columns are left out.
 
-    Deterministic: the same images are taken for the same targets.
+    Deterministic: the same targets pick the same images.
 
     Args:
-        results: the first one of an arm answers, at the images' input size if there is one.
-        images: float (N, C, H, W), as the resizers get them, C 1 or 3; in [0, 1] after ``display``.
+        results: the first of each arm is used, at the images' input size if there is one.
+        images: float (N, C, H, W) as the resizers get them, C 1 or 3; in [0, 1] after ``display``.
         targets: int64 (N,) classes, or float (N, K) histograms that sum to 1.
         path: the PNG to write.
         interpolation: of the resampling inside the learned resizer.
         size: of the network's input, a side or (height, width).
         labels: names of the K classes or bins.
         task: ``"classification"`` or ``"iqa"``.
-        display: takes images back to [0, 1] where they were normalised; keeps the shape. None: they are in [0, 1].
-        arm: whose resizer is the learned one.
+        display: maps normalised images back to [0, 1] and keeps their shape. None: they are in [0, 1] already.
+        arm: the arm of the learned resizer.
 
     Raises:
-        ValueError: for another task, shape or dtype of the images, or number of targets.
+        ValueError: the task, the images' shape or dtype, or the number of targets is another one.
     """
-    if task not in PRIMARY:
-        raise ValueError(f"task: got {task!r}; expected one of {', '.join(PRIMARY)}")
+    if task not in METRICS:
+        raise ValueError(f"task: got {task!r}; expected one of {', '.join(METRICS)}")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images) or not images.is_floating_point():
         raise ValueError(
             f"images: got {images.dtype} {tuple(images.shape)}; expected floating-point (N, 1 or 3, H, W), N at least 1"
@@ -117,7 +121,7 @@ def save_samples(
     panels = _panels(results, images[index], size, interpolation, display or (lambda values: values), arm)
     truth = targets[index]
     figure = new_figure(2.2 * len(panels) + 0.6, 2.55 * len(index) + 1.0)
-    # The colour bar has a row of its own, so that it takes nothing from the panels above it.
+    # The colour bar has its own row, so that it takes no room from the panels above it.
     grid = figure.subplots(len(index) + 1, len(panels), squeeze=False, height_ratios=[1] * len(index) + [0.06])
     for axes in grid[-1]:
         axes.set_axis_off()
@@ -156,7 +160,7 @@ def _panels(
         return panels
     output = learned.resizer(batch)
     shown, base = display(output), display(resize(batch, tuple(output.shape[-2:]), interpolation=interpolation))
-    # On the values that all pixels have in order: torch.quantile takes no more than 16 million.
+    # By sorting: torch.quantile takes at most 16 million values.
     ordered = shown.flatten().float().sort().values
     low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
     if not low < high:
@@ -174,8 +178,8 @@ def _sides(values: Tensor) -> str:
 
 
 def _result_of(results: Sequence[StageResult], arm: str, input_size: int) -> StageResult | None:
-    mine = [result for result in results if result.arm == arm]
-    return next((result for result in mine if result.input_size == input_size), mine[0] if mine else None)
+    mine = [result for result in results if result.stage.arm == arm]
+    return next((result for result in mine if result.stage.input_size == input_size), mine[0] if mine else None)
 
 
 def _ask(results: Sequence[StageResult], arm: str, batch: Tensor, values: Tensor) -> Tensor | None:
@@ -184,13 +188,13 @@ def _ask(results: Sequence[StageResult], arm: str, batch: Tensor, values: Tensor
 
 
 def _answer(logits: Tensor, truth: Tensor, labels: Sequence[str]) -> tuple[str, str]:
-    """What a network says about one image, and in which colour; logits (K,)."""
+    """A network's answer to one image and its colour; logits (K,)."""
     if truth.dim():
         grade, target = (float(mean_score(row[None])) for row in (logits.float().softmax(0), truth.float()))
         return f"{grade:.2f} ({grade - target:+.2f})".replace("-", "−"), "black"
-    told = int(logits.argmax())
-    right = told == int(truth)
-    return f"{_short(labels[told])} {'✓' if right else '✗'}", "#007A33" if right else "#B00020"
+    predicted = int(logits.argmax())
+    right = predicted == int(truth)
+    return f"{_short(labels[predicted])} {'✓' if right else '✗'}", "#007A33" if right else "#B00020"
 
 
 def _truth(truth: Tensor, labels: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""The power spectrum of images before and after the resizers: which frequencies each one keeps, loses or boosts.
+"""Power spectra of images before and after the resizers: which frequencies each keeps, loses or boosts.
 
-A power density here is power per unit area of the frequency plane, in (cycles per pixel)². White noise of variance v
-has density v at every frequency, however many pixels there are, and the density's integral over the plane, of area 1,
-is the variance.
+A power density is power per unit area of the frequency plane, in (cycles per pixel)². White noise of variance v has
+density v at every frequency, whatever the number of pixels, and the density's integral over the plane, of area 1, is
+the variance.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from .style import arm_colours, finish_axes, legend_below, new_figure, save_figu
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HIGH = (0.25, 0.5)
-"""The upper half of the frequencies that an image can hold, in cycles per pixel."""
+LOW, HIGH = (0.0, 0.25), (0.25, 0.5)
+"""The lower and upper half of the frequencies that an image can hold, in cycles per pixel."""
 _LEAST_SIDE = 4
-# Nearer to 0 than this, in cycles per side, is the window's main lobe around 0, from which the mean is taken out.
+# In cycles per side. Nearer to 0 lies the window's main lobe, from which the mean is removed.
 _LOBE = 1.5
 
 
 def power_density(images: Tensor) -> Tensor:
-    """Power density of images at the frequencies of the discrete Fourier transform, averaged over images and channels.
+    """Power density of images at the discrete Fourier frequencies, averaged over images and channels.
 
-    Each channel has its mean removed and is windowed: ``P(f) = |Σ_x w(x) (u(x) - m) exp(-2πi f·x)|² / Σ_x w(x)²``, w
-    the product of periodic Hann windows of both sides and m the mean under w (Welch 1967, one segment). Without the
-    window the jump from one border to the opposite one would look like high frequencies.
+    The mean of each channel is removed, then the channel is windowed:
+    ``P(f) = |Σ_x w(x) (u(x) - m) exp(-2πi f·x)|² / Σ_x w(x)²``, where w is the product of periodic Hann windows of both
+    sides and m the mean under w (Welch 1967, one segment). Without the window, the jump from one border to the opposite
+    one would look like high frequencies.
 
     Args:
         images: floating-point (N, C, h, w), N and C at least 1, sides of at least 4 pixels, in any value range.
@@ -41,7 +42,7 @@ def power_density(images: Tensor) -> Tensor:
         float64 (h, w) on the CPU, frequencies in the order of ``torch.fft.fft2``.
 
     Raises:
-        ValueError: for another shape or dtype.
+        ValueError: the images have another shape or dtype.
     """
     if (
         images.dim() != 4
@@ -56,7 +57,7 @@ def power_density(images: Tensor) -> Tensor:
     height, width = images.shape[2:]
     window = torch.outer(torch.hann_window(height, dtype=torch.float64), torch.hann_window(width, dtype=torch.float64))
     total = torch.zeros(height, width, dtype=torch.float64)
-    # One at a time: complex128 copies of all the images at once could need gigabytes.
+    # One image at a time: complex128 copies of all could take gigabytes.
     for image in images:
         channels = image.detach().double().cpu()
         mean = (channels * window).sum((1, 2), keepdim=True) / window.sum()
@@ -67,15 +68,15 @@ def power_density(images: Tensor) -> Tensor:
 def radial_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
     """Power density by distance from frequency 0, averaged over rings.
 
-    Rings are as wide as the transform's frequencies lie apart, 1/min(h, w). The first one is around 2/min(h, w): what
-    is nearer to 0 lies in the main lobe of the window, where the removed mean has taken power away. The last one is
-    at or just below 0.5.
+    Rings are as wide as the distance between the transform's frequencies, 1/min(h, w). The first is around
+    2/min(h, w): nearer to 0 lies the main lobe of the window, where removing the mean has removed power. The last is at
+    or just below 0.5.
 
     Args:
         images: as for ``power_density``.
 
     Returns:
-        Frequencies in cycles per pixel (bins,), the rings' centres, and power (bins,); float64. Deterministic.
+        The rings' centres in cycles per pixel (bins,) and power densities (bins,), both float64. Deterministic.
 
     Raises:
         ValueError: as ``power_density``.
@@ -84,7 +85,7 @@ def radial_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def high_frequency_gain(outputs: Mapping[str, Tensor], reference: str = "bilinear") -> dict[str, float]:
-    """Power of each output in ``HIGH`` over that of the reference, in dB. See ``band_gain``."""
+    """Power of each output in ``HIGH`` over that of the reference, in dB, see ``band_gain``."""
     return band_gain(outputs, HIGH, reference)
 
 
@@ -93,13 +94,13 @@ def band_gain(
 ) -> dict[str, float]:
     """Power of each output in a band of frequencies over that of the reference, in dB.
 
-    A learned resizer may scale its output as a whole, which raises every band alike: its boost of high frequencies is
-    the gain in ``HIGH`` minus that in the band below it.
+    A learned resizer may scale its whole output, which raises all bands equally. Its boost of high frequencies is the
+    gain in ``HIGH`` minus the gain in ``LOW``.
 
     Args:
         outputs: images as for ``power_density`` by the resizer's name, all of one size.
-        band: lowest and highest frequency in cycles per pixel; a frequency on the edge is inside. Frequencies in the
-            main lobe of the window are left out, as in ``radial_spectrum``.
+        band: lowest and highest frequency in cycles per pixel, both included. Frequencies in the main lobe of the
+            window are left out, as in ``radial_spectrum``.
         reference: a name in ``outputs``; its gain is 0.
 
     Raises:
@@ -117,17 +118,16 @@ def band_gain(
 
 
 def save_spectrum(images: Tensor, outputs: Mapping[str, Tensor], path: Path, reference: str = "bilinear") -> None:
-    """Draws the radial power spectra of the input and of each resizer's output, and the outputs' gains in dB.
+    """Draw the radial power spectra of the input and of each resizer's output, and the outputs' gains in dB.
 
-    Frequencies are in cycles per output pixel, so that 0.5 is what the output can hold. The input's density is put on
-    that axis, too: with s input pixels per output pixel it is ``P(f / s) / s²``, which an ideal low-pass resize would
-    follow up to 0.5.
+    Frequencies are in cycles per output pixel, so that the output's Nyquist frequency is 0.5. With s input pixels per
+    output pixel, the input's density on that axis is ``P(f / s) / s²``; an ideal low-pass resize follows it up to 0.5.
 
     Args:
         images: the input, floating-point (N, C, H, W).
         outputs: floating-point (N, C, h, w) by the resizer's name, all of one size.
         path: the PNG to write.
-        reference: the output that the gains are taken over.
+        reference: the output that gains are relative to.
 
     Raises:
         ValueError: as ``band_gain``.
@@ -162,7 +162,7 @@ def save_spectrum(images: Tensor, outputs: Mapping[str, Tensor], path: Path, ref
     title = f"Gain over {reference}"
     finish_axes(gain, title, "frequency, cycles per output pixel", "power density, dB")
     gain.legend(title="mean power in the shaded half", fontsize=10, frameon=False, loc="upper left")
-    # Room for the legend, which "best" would lay over the lines.
+    # Room for the legend: "best" would put it over the lines.
     low, high = gain.get_ylim()
     gain.set_ylim(low, high + 0.12 * (len(outputs) / 2 + 1) * (high - low))
     save_figure(figure, path)
@@ -174,7 +174,7 @@ def _mark_nyquist(axes: Axes, right: float) -> None:
     axes.axvline(0.5, color="0.35", linewidth=1)
     if right > 0.55:
         axes.axvspan(0.5, right, color="0.95", zorder=0)
-    # On the right, above the input's falling line; where there is no such side, at the bottom on the left.
+    # On the right, above the input's falling line, or where the axis ends at 0.5, on the left at the bottom.
     x, y, horizontal, vertical = (0.515, 0.97, "left", "top") if right > 0.55 else (0.485, 0.03, "right", "bottom")
     where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": horizontal, "va": vertical}
     axes.text(x, y, "output's Nyquist", color="0.35", **where)
@@ -187,22 +187,22 @@ def _mark_nyquist(axes: Axes, right: float) -> None:
 
 
 def _rings(density: Tensor, step: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Means of a density over rings, both on the axis of a grid that is ``step`` times as coarse."""
+    """Centres of rings and the means of a density over them, on the axis of a grid ``step`` times as coarse."""
     radius = _radius((density.shape[0], density.shape[1]), step)
-    # Both grids see the same area, so their frequencies lie equally far apart on this axis.
+    # Both grids cover the same area, so their frequencies are equally spaced on this axis.
     spacing = max(step[0] / density.shape[0], step[1] / density.shape[1])
     ring = (radius / spacing).round().long()
     sums = torch.zeros(int(ring.max()) + 1, dtype=torch.float64)
     counts = sums.index_add(0, ring.flatten(), torch.ones(ring.numel(), dtype=torch.float64))
     sums.index_add_(0, ring.flatten(), density.flatten())
-    # Beyond the shorter axis's Nyquist frequency a ring is cut off by the square's sides.
+    # Beyond the Nyquist frequency of the coarser axis, the square's sides cut rings off.
     last = int(0.5 * min(step) / spacing + 1e-9)
     rings = torch.arange(math.ceil(_LOBE), last + 1)
     return rings.double() * spacing, sums[rings] / counts[rings] / (step[0] * step[1])
 
 
 def _radius(shape: tuple[int, int], step: tuple[float, float]) -> Tensor:
-    """Distance of the transform's frequencies from 0, (height, width), in cycles per coarse pixel."""
+    """Distance (height, width) of the transform's frequencies from 0, in cycles per coarse pixel."""
     vertical, horizontal = (
         torch.fft.fftfreq(side, dtype=torch.float64) * factor for side, factor in zip(shape, step, strict=True)
     )

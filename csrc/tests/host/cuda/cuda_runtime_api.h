@@ -1,4 +1,4 @@
-// As much of the CUDA runtime as the launchers and bindings use, for machines that have none of it.
+// The part of the CUDA runtime that the launchers and bindings use, for machines without it.
 #pragma once
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidDevice = 101 };

@@ -1,7 +1,0 @@
-add_executable(test_conv test_conv.cpp host/fibers.cpp)
-target_include_directories(test_conv PRIVATE ../core host .)
-target_compile_options(test_conv PRIVATE ${kernel_flags} ${sanitizers})
-target_link_options(test_conv PRIVATE ${sanitizers})
-add_test(NAME conv_forward COMMAND test_conv forward)
-add_test(NAME conv_backward COMMAND test_conv backward)
-set_tests_properties(conv_forward conv_backward PROPERTIES TIMEOUT 300)

@@ -1,7 +1,0 @@
-add_executable(test_head test_head.cpp host/fibers.cpp)
-target_include_directories(test_head PRIVATE ../core host .)
-target_compile_options(test_head PRIVATE ${kernel_flags} ${sanitizers})
-target_link_options(test_head PRIVATE ${sanitizers})
-add_test(NAME head_forward COMMAND test_head forward)
-add_test(NAME head_backward COMMAND test_head backward)
-set_tests_properties(head_forward head_backward PROPERTIES TIMEOUT 300)

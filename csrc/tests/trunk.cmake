@@ -1,7 +1,0 @@
-add_executable(test_trunk test_trunk.cpp host/fibers.cpp)
-target_include_directories(test_trunk PRIVATE ../core host .)
-target_compile_options(test_trunk PRIVATE ${kernel_flags} ${sanitizers})
-target_link_options(test_trunk PRIVATE ${sanitizers})
-add_test(NAME trunk_block COMMAND test_trunk block)
-add_test(NAME trunk_tail COMMAND test_trunk tail)
-set_tests_properties(trunk_block trunk_tail PROPERTIES TIMEOUT 300)

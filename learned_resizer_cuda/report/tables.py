@@ -1,0 +1,136 @@
+"""Tables of a run, for the terminal, the page and summary.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..train.evaluate import Evaluation
+from ..train.results import ACCURACY, METRICS, PRIMARY_METRIC, Metric, StageResult
+from .summary import MeanStd, Summary
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of strings, each as long as the header. ``bold``: indices of the rows that stand out.
+
+    Raises:
+        ValueError: a row's length differs from the header's.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    bold: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.header):
+                raise ValueError(f"rows: got {len(row)} cells in row {number}; expected {len(self.header)}")
+
+
+def run_tables(command: str, summary: Summary, results: Sequence[StageResult]) -> list[Table]:
+    """The tables of a run of ``command``, ``arms_table`` first."""
+    tables = [arms_table(summary)]
+    if command == "ablate":
+        tables.append(ablation_table(summary))
+    if command == "transfer":
+        tables.append(epochs_table(results, PRIMARY_METRIC[summary.task]))
+    return tables
+
+
+def arms_table(summary: Summary) -> Table:
+    """All arms with their metrics and training time, the best by the primary metric in bold."""
+    sizes = len({arm.input_size for arm in summary.arms}) > 1
+    metrics = _metrics_in(summary.arms[0].metrics)
+    accuracy = summary.arms[0].train_accuracy is not None
+    header = (
+        "resizer",
+        *(("input",) if sizes else ()),
+        "steps",
+        *(metric.label for metric in metrics),
+        "train accuracy, %" if accuracy else "train loss",
+        "CPU s",
+        "wall s",
+    )
+    rows = [
+        (
+            arm.arm,
+            *((str(arm.input_size),) if sizes else ()),
+            f"{arm.steps:,}",
+            *(_text(metric, arm.metrics[metric.name]) for metric in metrics),
+            _text(ACCURACY, arm.train_accuracy) if arm.train_accuracy is not None else arm.train_loss.text(4),
+            arm.cpu_seconds.text(0),
+            arm.wall_seconds.text(0),
+        )
+        for arm in summary.arms
+    ]
+    judged = [arm.metrics[PRIMARY_METRIC[summary.task].name].mean for arm in summary.arms]
+    caption = "Same images, same network: only the resizer differs"
+    return Table(header, rows, caption, (judged.index(max(judged)),))
+
+
+def epochs_table(results: Sequence[StageResult], metric: Metric) -> Table:
+    """A metric at step 0 and after each pass over the test images, by arm: how a transferred resizer adapts."""
+    arms = [arm for arm in ("transfer", "fresh", "control") if any(result.stage.arm == arm for result in results)]
+    tests = [row for result in results for row in result.split("test") if row.arm in arms]
+    rows = []
+    for step in sorted({row.step for row in tests}):
+        at_step = [row for row in tests if row.step == step]
+        means = (MeanStd.of([row.metrics[metric.name] for row in at_step if row.arm == arm]) for arm in arms)
+        rows.append((f"{at_step[0].epoch:.1f}".removesuffix(".0"), *(_text(metric, mean) for mean in means)))
+    return Table(("epoch", *arms), rows, f"{metric.label}, by epoch of tuning")
+
+
+def ablation_table(summary: Summary) -> Table:
+    """The primary metric, cost and parameters by r and n."""
+    metric = PRIMARY_METRIC[summary.task]
+    header = ("blocks r, filters n", metric.label, "GFLOP an image", "resizer's parameters")
+    rows = [
+        (
+            arm.arm,
+            _text(metric, arm.metrics[metric.name]),
+            "" if arm.gflop is None else f"{arm.gflop:.4f}",
+            f"{arm.resizer_parameters:,}",
+        )
+        for arm in summary.arms
+    ]
+    return Table(header, rows, "Test metric against cost and parameters")
+
+
+def gain_table(gains: Mapping[str, Mapping[str, float]]) -> Table:
+    """Power of each resizer's output over bilinear's, in dB: ``lower`` and ``upper`` half of the frequencies."""
+    rows = [
+        (name, *(f"{value:+.1f}" for value in (gain["lower"], gain["upper"], gain["upper"] - gain["lower"])))
+        for name, gain in gains.items()
+    ]
+    header = ("resizer", "lower half of frequencies, dB", "upper half, dB", "boost of the upper half, dB")
+    return Table(header, rows, "Power against bilinear")
+
+
+def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Means and deviations over the seeds, by arm and input size."""
+    metrics = _metrics_in(evaluations[0].metrics)
+    groups: dict[tuple[str, int], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault((evaluation.arm, evaluation.input_size), []).append(evaluation)
+    rows = [
+        (
+            arm,
+            str(input_size),
+            str(len(mine)),
+            *(_text(metric, MeanStd.of([one.metrics[metric.name] for one in mine])) for metric in metrics),
+            MeanStd.of([one.loss for one in mine]).text(4),
+        )
+        for (arm, input_size), mine in groups.items()
+    ]
+    header = ("resizer", "input", "seeds", *(metric.label for metric in metrics), "test loss")
+    return Table(header, rows, "On the test images")
+
+
+def _metrics_in(values: Mapping[str, object]) -> list[Metric]:
+    return [metric for metrics in METRICS.values() for metric in metrics if metric.name in values]
+
+
+def _text(metric: Metric, values: MeanStd) -> str:
+    return values.text(metric.digits, metric.factor)

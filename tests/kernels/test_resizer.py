@@ -1,0 +1,49 @@
+"""``FusedResizer`` with every op native, kernels on the host, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from learned_resizer_cuda import FusedResizer
+from learned_resizer_cuda.reference import Resizer
+from tests.helpers.arithmetic import close
+from tests.helpers.native_host import native_ops_on_host
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_the_resizer_trains_on_native_kernels(num_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, every gradient and running statistic of a step, all ops native at once, against float64."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    model = FusedResizer((13, 18), num_blocks=num_blocks)
+    exact = Resizer((13, 18), num_blocks=num_blocks).double()
+    exact.load_state_dict(model.state_dict())
+    image, grad = torch.randn(2, 3, 29, 35), torch.randn(2, 3, 13, 18)
+    x, y = image.clone().requires_grad_(), image.double().requires_grad_()
+    with native_ops_on_host():
+        out = model(x)
+        out.backward(grad)
+    want = exact(y)
+    want.backward(grad.double())
+    assert x.grad is not None and y.grad is not None
+    # float32 through nine layers and their batch normalisations, as the bound on the pure-torch ops.
+    close([out], [want], 1e-5, "out")
+    close([x.grad], [y.grad], 1e-4, "dx")
+    for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        close([p.grad], [q.grad], 1e-4, name)
+    for (name, p), q in zip(model.named_buffers(), exact.buffers(), strict=True):
+        close([p], [q.double()], 1e-5, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_resizer_infers_on_native_kernels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    model = FusedResizer((13, 18), interpolation="bicubic").eval()
+    exact = Resizer((13, 18), interpolation="bicubic").eval().double()
+    exact.load_state_dict(model.state_dict())
+    image = torch.randn(2, 3, 29, 35).to(dtype)
+    with native_ops_on_host(), torch.no_grad():
+        close([model.to(dtype)(image)], [exact(image.double())], 1.5e-2 if dtype == torch.bfloat16 else 1e-5, "out")
