@@ -56,11 +56,10 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     for result in results:
         append_rows(folder / "metrics.csv", result.rows, config.task)
     learned = next((result for result in results if result.stage.front.kind in ("learned", "file")), None)
+    pictures = _draw_curves(config, summary, results, folder)
+    image_pictures, gains = _draw_images(run, results, learned)
     if learned is not None:
         atomic_bytes(folder / RESIZER, (run.stage_folder(learned.stage.key) / RESIZER).read_bytes())
-    pictures = _draw_curves(config, summary, results, folder)
-    more_pictures, gains = _draw_images(run, results, learned)
-    pictures += more_pictures
     where = environment(results[0].device)
     notes = summary.notes
     if len(run.unreadable):
@@ -71,7 +70,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
         [*tables, gain_table(gains)] if gains else tables,
         verdicts=[gap.sentence() for gap in summary.gaps],
         notes=notes,
-        pictures=pictures,
+        pictures=[*pictures, *image_pictures],
         environment=", ".join(f"{name} {value}" for name, value in where.items()),
         configuration="\n".join(f"{name}: {value}" for name, value in config.as_dict().items()),
     )

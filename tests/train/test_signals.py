@@ -88,7 +88,7 @@ CASES: Sequence[Case] = [
     stopped("in a step", Classification, "correct", LATE, signal.SIGHUP),
     stopped("between two stages", run, "build_models", 2, signal.SIGTERM),
     stopped("while a stage is kept", run, "save_resizer", 1, signal.SIGHUP),
-    stopped("in the report", write, "_save_html", 1, signal.SIGINT),
+    stopped("in the report", write, "save_page", 1, signal.SIGINT),
     Case(
         "SIGTERM in a call that raises another error for it",
         _stopped_in_c,
