@@ -1,4 +1,4 @@
-"""Batch normalisation over processes on a CPU: two gloo processes against one with the joint batch."""
+"""Batch norm over processes on a CPU: two gloo processes against one with the joint batch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _joint_model() -> nn.Module:
 
 
 def _data(batch: int) -> tuple[Tensor, Tensor]:
-    """Images and labels; images are told apart by their brightness, so that processes' statistics differ."""
+    """Images and labels; images differ in brightness, so that processes' statistics differ."""
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(batch, 3, 24, 20, generator=generator, dtype=torch.float64)
     return images + torch.arange(batch).view(-1, 1, 1, 1), torch.arange(batch) % 3
@@ -95,7 +95,7 @@ def _norm_steps(norm: nn.Module, shape: tuple[int, ...], own: slice, dtype: torc
     return results
 
 
-def _work(rank: int) -> dict[str, Any]:
+def _train_all_cases(rank: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, batches in BATCHES.items():
         model = synchronise(_joint_model(), CPU)
@@ -115,7 +115,7 @@ def _work(rank: int) -> dict[str, Any]:
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     # One interpreter imports timm for all, and no thread of this one is copied
     multiprocessing.set_forkserver_preload(["timm", "torch.distributed"])
-    return run_processes(_work, tmp_path_factory.mktemp("sync"), WORLD, "forkserver")
+    return run_processes(_train_all_cases, tmp_path_factory.mktemp("sync"), WORLD, "forkserver")
 
 
 @needs_gloo

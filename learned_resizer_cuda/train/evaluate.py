@@ -67,7 +67,7 @@ def evaluate(
         config = replace(config, data=data, scores=None, extra_photographs=None)  # they belong to the run's own data
     stages = [stage for stage in plan(trained, lambda _: 1.0) if (folder / STAGES / stage.key / RESULT).is_file()]
     if not stages:
-        raise FileNotFoundError(f"run: got {folder}; expected at least one stage that has ended")
+        raise FileNotFoundError(f"run: got {folder}; expected at least one finished stage")
     known = list(dict.fromkeys(stage.arm for stage in stages))
     if unknown := [arm for arm in arms if arm not in known]:
         raise ValueError(f"arms: got {', '.join(unknown)}; expected some of {', '.join(known)}")

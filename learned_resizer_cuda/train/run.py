@@ -133,7 +133,7 @@ class Run:
             notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
             arguments = ResizerConfig.of(cast(Resizer, resizer))
             if self.config.normalize:
-                # What the run did to the images outside of the resizer is a part of it for whoever uses the file
+                # The run normalises images before the resizer; users of the file need the resizer to do it
                 arguments = replace(arguments, mean=self.config.mean, std=self.config.std)
             save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
         values = {
@@ -173,12 +173,12 @@ class Run:
         try:
             load_weights(module, path, labels)
         except StateMismatchError:
-            raise DamagedFileError(f"{path} is of another configuration; {remedy(path.parent)}") from None
+            raise DamagedFileError(f"{path} belongs to another configuration; {remedy(path.parent)}") from None
 
     def _batch_sizes(self) -> dict[int, int]:
         if isinstance(self.config.batch_size, int):
             return dict.fromkeys(self.config.input_size, self.config.batch_size)
-        # Found once, and kept: a run that goes on, and the other processes, train with the same batches.
+        # Measured once and kept, so that all processes, and a resumed run, train with the same batches.
         path = self.folder / "batch-sizes.json"
         if self.first and not path.exists():
             from .batch_size import fitted_batch_size
@@ -199,7 +199,7 @@ class Run:
 
 
 def save_weights(module: nn.Module, path: Path, labels: Sequence[str]) -> None:
-    """Writes a state dict as safetensors, whole or not at all, with the names of the outputs."""
+    """Writes a state dict and the names of the outputs as safetensors, atomically."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
@@ -211,14 +211,14 @@ def load_weights(module: nn.Module, path: Path, labels: Sequence[str] | None = N
 
     Raises:
         DamagedFileError: the file cannot be read.
-        ValueError: it is of other outputs than ``labels``.
-        StateMismatchError: it is of another module.
+        ValueError: its outputs are not ``labels``.
+        StateMismatchError: it belongs to another module.
     """
     with reading(path, remedy(path.parent)):
         file = WeightsFile(path)
         trained = list(json.loads(file.notes[LABELS])) if LABELS in file.notes else None
     if labels is not None and trained is not None and trained != list(labels):
-        # As many others would load, and be wrong without a sign of it.
+        # Equally many other names would load, and be silently wrong.
         changed = sorted({*trained} ^ {*labels}) or list(labels)
         raise ValueError(
             f"data: got {len(labels)} classes or bins; expected the {len(trained)} that {path} was trained for; they "

@@ -229,7 +229,7 @@ def test_evaluate_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "expected the folder of a run" in capsys.readouterr().err
     RunConfig.make({}).save(tmp_path / "config.yaml")
     assert command("evaluate", tmp_path) == 2
-    assert "expected at least one stage that has ended" in capsys.readouterr().err
+    assert "expected at least one finished stage" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ from learned_resizer_cuda.shown import shorten
 
 MODULES = (
     *(f"cli.test_resize_{subject}" for subject in ("disks", "shared", "hostile", "stopped")),
-    *("test_weights_failures", "train.test_config_failures", "train.test_failures", "cli.test_output"),
+    *("test_weights_failures", "train.test_config_failures", "train.test_damaged_folders", "train.test_signals"),
+    *("train.test_failures", "cli.test_output"),
 )
 """Test modules with a list ``CASES``, in the order of the table."""
 

@@ -1,4 +1,4 @@
-"""Runs that were finished or interrupted, to damage and to resume; and how the command answers."""
+"""Finished and interrupted runs, for tests that damage or resume them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def interrupted() -> Path:
 
 
 def same_bits(folder: Path) -> str:
-    """What differs from an undisturbed run, in words."""
+    """The difference from an undisturbed run, in words."""
     rows = []
     for path in (finished(), folder):
         with (path / "metrics.csv").open() as file:
@@ -109,7 +109,7 @@ def same_bits(folder: Path) -> str:
 
 
 def again(folder: Path, *arguments: object) -> str:
-    """The same command, and what it comes to."""
+    """Resumes a run by the same command; returns ``same_bits``, or what went wrong."""
     code, printed = train(folder, *arguments)
     if code or "resuming train" not in printed:
         return printed

@@ -57,7 +57,7 @@ def flip(path: Path) -> None:
 
 
 def damaged(name: str, spoil: Callable[[Path], object], start: Callable[[], Path] = interrupted) -> Case:
-    """A row: ``spoil`` gets the file ``name`` of a run that is resumed, or of a finished one that is evaluated."""
+    """A row: ``spoil`` changes the file ``name`` of a run that is resumed, or of a finished one that is evaluated."""
 
     def act(folder: Path) -> Outcome:
         path = folder / "run" / name
@@ -126,7 +126,7 @@ def _read_only(folder: Path) -> Outcome:
 CASES: Sequence[Case] = [
     replace(
         damaged("stages/bilinear-12-seed0/network.safetensors", foreign),
-        answer="FOLDER/run/stages/bilinear-12-seed0/network.safetensors is of another configuration; delete",
+        answer="FOLDER/run/stages/bilinear-12-seed0/network.safetensors belongs to another configuration; delete",
     ),
     damaged(f"{LAST}/last.ckpt", cut),
     damaged(f"{LAST}/last.ckpt", flip),

@@ -37,9 +37,9 @@ def run(folder: Path, data: Path, *arguments: str, start: tuple[str, ...] = MODU
     words = [sys.executable, *start, *SETTINGS, "--data", str(data), *arguments, "--output", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    # The first process alone tells of the run: a line at its start, and one each where a stage starts and ends.
-    told = [line for line in done.stdout.splitlines() if line.startswith("train: ") or ", seed 0: " in line]
-    assert len(told) == len(set(told)) == 1 + 2 * 3, done.stdout
+    # Only the first process prints: a line at the start of the run, and one each where a stage starts and ends.
+    printed = [line for line in done.stdout.splitlines() if line.startswith("train: ") or ", seed 0: " in line]
+    assert len(printed) == len(set(printed)) == 1 + 2 * 3, done.stdout
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
 
@@ -64,7 +64,7 @@ def two_nodes(folder: Path, data: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An odd number of test images, so that two processes test unequally many, and a file that is no image."""
+    """An odd number of test images, so that two processes test unequally many, and a file that is not an image."""
     folder = class_folder(tmp_path_factory.mktemp("images"), train=7, val=3)
     (folder / "train/bee/2.png").write_bytes(b"no image")
     return folder

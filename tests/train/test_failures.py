@@ -103,7 +103,13 @@ def _strange_names(folder: Path) -> Outcome:
 
 
 CASES: Sequence[Case] = [
-    Case("a link planted as the lock", _planted_link, 2, "output: FOLDER/run/.lock is a link; expected a lock", "mine"),
+    Case(
+        "a link planted as the lock",
+        _planted_link,
+        2,
+        "output: FOLDER/run/.lock is a link; expected a lock file",
+        "mine",
+    ),
     Case(
         "a clock set back: the unfinished run goes on",
         _set_back,

@@ -18,13 +18,13 @@ from learned_resizer_cuda.data.source import Batch
 from learned_resizer_cuda.data.unreadable import UnreadableLog
 from learned_resizer_cuda.train.checkpoint import seed_round
 from learned_resizer_cuda.train.config import RunConfig
-from learned_resizer_cuda.train.loop import fit
+from learned_resizer_cuda.train.loop import fit, measure, open_fabric
 from learned_resizer_cuda.train.models import build_kept, build_models
 from learned_resizer_cuda.train.progress import Watcher
 from learned_resizer_cuda.train.protocol import plan, rounds
 from learned_resizer_cuda.train.record import read_rows
 from learned_resizer_cuda.train.run import load_weights, save_weights
-from learned_resizer_cuda.train.tasks import mean_score
+from learned_resizer_cuda.train.tasks import build_task, mean_score
 from learned_resizer_cuda.weights import ResizerConfig, save_resizer
 from tests.helpers.photo_folders import class_folder
 
@@ -73,6 +73,23 @@ def test_resuming_repeats_the_round_that_was_stopped(stop: int, resumed: int, tm
     assert train(None) == list(range(resumed, 7))
     rows = [(row.split, row.step) for row in read_rows(tmp_path / "metrics.csv")]
     assert rows == [("test", 0), *(("train", step) for step in range(1, 8)), ("test", 7)]
+
+
+def test_a_test_leaves_modes_as_they_were_and_skips_empty_batches() -> None:
+    """A frozen norm stays frozen; every image of a batch may have been unreadable."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3).eval(), torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    during: list[bool] = []
+    model[0].register_forward_hook(lambda *_: during.append(model.training or model[2].training))
+    images, targets = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 1, 0])
+    fabric = open_fabric(RunConfig.make({"accelerator": "cpu"}))
+    task = build_task("classification", 2, "softmax", 0.0)
+    loss, metrics = measure(fabric, model, task, [Batch(images, targets), Batch(images[:0], targets[:0])])
+    assert during == [False] and [module.training for module in model] == [False, True, True] and model.training
+    with torch.no_grad():
+        logits = model(images)
+    assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, targets)), rel=1e-6)
+    assert metrics == {"accuracy": float((logits.argmax(1) == targets).float().mean())}
 
 
 def test_mean_scores_keep_their_digits_in_mixed_precision() -> None:

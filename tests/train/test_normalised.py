@@ -68,7 +68,7 @@ def test_a_normalised_run(tmp_path: Path) -> None:
     assert again["transfer"]["gflop"] == again["fresh"]["gflop"] == figures["learned"]["gflop"]
     (transferred / "summary.json").unlink()
     (transferred / "stages/control-16-seed0/result.json").unlink()
-    assert command("transfer", *short, *files)[0] == 0  # goes on with what is kept
+    assert command("transfer", *short, *files)[0] == 0  # uses the files that are kept
     assert command("evaluate", transferred, "--accelerator", "cpu")[0] == 0
 
 

@@ -75,7 +75,7 @@ def test_steps_instead_of_epochs() -> None:
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(1, 100))
 def test_rounds(steps: int, evaluations: int, longest: int) -> None:
     """Each step once and in order; no round too long; as many tests as asked, the last after the last step; equally
-    many rounds between tests, as Lightning counts them."""
+    many rounds between tests."""
     cut = rounds(steps, evaluations, longest)
     assert [step for part in cut for step in part.steps] == list(range(steps))
     assert all(len(part.steps) for part in cut)

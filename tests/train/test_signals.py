@@ -32,7 +32,7 @@ from tests.helpers.interrupted_runs import LATE, SETTINGS, again, before, finish
 
 
 def _everywhere(number: int) -> None:
-    """As a terminal sends it: to this process and to its workers."""
+    """Sends a signal as a terminal does: to this process and to its workers."""
     for worker in multiprocessing.active_children():
         assert worker.pid is not None
         os.kill(worker.pid, number)
@@ -60,7 +60,7 @@ def stopped(what: str, owner: Any, name: str, number: int, sent: signal.Signals,
 
 
 def _swallowed() -> None:
-    """What torch makes of an exception while it asks a sequence for its length."""
+    """Replaces the signal's exception by another, as torch does while it asks a sequence for its length."""
     with contextlib.suppress(BaseException):
         signal.raise_signal(signal.SIGTERM)
     raise ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'")
@@ -122,7 +122,7 @@ def two_processes(output: Path) -> subprocess.Popen[str]:
 
 @cache
 def finished_by_two() -> Path:
-    """What two processes come to that nothing has disturbed."""
+    """An undisturbed run of two processes."""
     process = two_processes(shared() / "two")
     printed = process.communicate(timeout=300)
     assert process.returncode == 0, printed
