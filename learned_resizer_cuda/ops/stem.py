@@ -278,16 +278,8 @@ def _autocast(dtype: torch.dtype, a: Stem) -> tuple[Any, ...]:
     return image, *(cast(dtype, p) for p in a.weights), *a.options, a.image_mean, a.image_std
 
 
-define("stem", Stem, "(Tensor, Tensor, Tensor)", pure_torch=_stem, native="stem", choose=_choose, fake=_fake)
-define(
-    "stem_backward",
-    StemBackward,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
-    pure_torch=_stem_backward,
-    native="stem",
-    choose=_choose,
-    fake=_fake_backward,
-)
+define("stem", Stem, 3, pure_torch=_stem, native="stem", choose=_choose, fake=_fake)
+define("stem_backward", StemBackward, 5, pure_torch=_stem_backward, native="stem", choose=_choose, fake=_fake_backward)
 register_autograd("stem", _autograd, _setup_context)
 register_no_second_derivative("stem_backward")
 register_autocast("stem", _autocast)

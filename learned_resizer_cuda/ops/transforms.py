@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..tracing import constant_while_traced
 
-VMAP = "torch.vmap is at work"
-FUNCTORCH = "a torch.func transform is at work"
+VMAP = "torch.vmap is active"
+FUNCTORCH = "a torch.func transform is active"
 FORWARD_AD = "forward-mode differentiation is on"
-ONNX = "torch.onnx.export is at work"
+ONNX = "torch.onnx.export is active"
 
 
 def transform_reason(tensor: Tensor) -> str | None:
