@@ -1,8 +1,8 @@
-"""Whether the fused kernels compute a resizer exactly, or the composition of its layers has to.
+"""Check whether a resizer can run fused, or must run as the composition of its layers.
 
-The fused kernels know the layers that ``reference.Resizer`` is built of, and read no more of them than parameters and
-settings. A layer of another class, shape or setting, one that is shared, or one with a hook has to run itself.
-``unfused_reason`` looks at everything; ``Check`` remembers what it saw and asks per call only whether that still holds.
+The fused kernels support the layers that ``reference.Resizer`` is built of, and read only their parameters and
+settings. A layer of another class, shape or setting, a shared layer, or one with a hook must run itself.
+``unfused_reason`` inspects everything; ``Check`` caches its answer and only checks per call that nothing has changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONV: _Types = (nn.Conv2d,)
 _ACT: _Types = (nn.LeakyReLU,)
 _NORM: _Types = (nn.BatchNorm2d, nn.SyncBatchNorm, SynchronisedBatchNorm2d)
 _BLOCK: _Types = (Block,)
-# Fake and functional tensors stand for plain ones while torch traces.
+# Fake and functional tensors replace plain ones while torch traces.
 _TENSORS = (nn.Parameter, Tensor, torch._subclasses.FakeTensor, torch._subclasses.functional_tensor.FunctionalTensor)
 _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -40,26 +40,26 @@ _HOOKS = {
     "_backward_hooks": "backward hook",
 }
 _GLOBAL_HOOKS = tuple(cast("Mapping[int, Any]", getattr(nn_module, f"_global{name}")) for name in _HOOKS)
-# What a layer's ``forward`` consists of, which an attribute of the instance would replace.
+# Methods that make up a layer's ``forward``; an instance attribute would override them.
 _METHODS = ("forward", "_conv_forward", "_check_input_dim")
 
 
 class _Layer(NamedTuple):
-    """A layer that the composition calls, with what the fused kernels take in its place."""
+    """A layer of the composition, and what the fused kernels require of it."""
 
     name: str
     module: Any
     types: _Types
-    # Of a convolution.
+    # Convolutions only.
     kernel: int = 0
     bias: bool = False
 
 
 def unfused_reason(module: Resizer) -> str | None:
-    """Why the fused kernels do not compute what this module's layers compute; ``None`` where they do.
+    """Reason why the fused kernels cannot replace this module's layers, or ``None`` if they can.
 
     Returns:
-        A clause without a full stop that begins with the layer's name: ``"norm1 is a GroupNorm; the fused kernels take
+        A clause without a full stop, starting with the layer's name: ``"norm1 is a GroupNorm; the fused kernels take
         BatchNorm2d"``.
     """
     hook = _global_hook()
@@ -96,7 +96,7 @@ def unfused_reason(module: Resizer) -> str | None:
 
 
 def _layers(module: Resizer) -> list[_Layer]:
-    """The layers that the composition calls, by name; what is inside a block of another class is left out."""
+    """The layers that the composition calls; those inside a block of another class are omitted."""
     layers = [
         _Layer("conv1", getattr(module, "conv1", None), _CONV, 7, True),
         _Layer("act", getattr(module, "act", None), _ACT),
@@ -128,8 +128,8 @@ def _a(value: object) -> str:
 
 
 def _global_hook() -> str | None:
-    """The kind of a hook of all modules that could see or change what a layer computes."""
-    # Only watches which module is at work; FlopCounterMode has one.
+    """Kind of a global module hook that could see or change what a layer computes."""
+    # ModuleTracker only records which module is running; FlopCounterMode uses one.
     tracker = sys.modules.get("torch.utils.module_tracker")
     for hooks, kind in zip(_GLOBAL_HOOKS, _HOOKS.values(), strict=True):
         for hook in hooks.values():
@@ -152,7 +152,7 @@ def _layer_reason(layer: _Layer) -> str | None:
 
 
 def _tensor_reason(name: str, tensor: Any, shape: tuple[int, ...], like: Tensor, half: bool = False) -> str | None:
-    """Why a parameter or buffer is not what the kernels take beside the first weight; ``half``: float32 beside half."""
+    """Reason why the kernels do not take a tensor beside ``like``; ``half`` allows float32 beside a half type."""
     if type(tensor) not in _TENSORS:
         return f"{name} is {_a(tensor)}; the fused kernels take plain tensors"
     if tensor.layout != torch.strided or tensor.device != like.device:
@@ -204,18 +204,18 @@ def _norm_reason(name: str, norm: Any, n: int, like: Tensor) -> str | None:
 
 def _act_reason(name: str, act: nn.LeakyReLU) -> str | None:
     slope = act.negative_slope
-    # The kernels' adjoint takes the sign of the input from the output.
+    # The kernels' adjoint reads the input's sign from the output.
     if type(slope) not in (float, int) or not 0 <= slope < math.inf:
         return f"{name} has negative_slope {slope!r}; the fused kernels take a finite number of at least 0"
     return None
 
 
 class Check:
-    """The answer of ``unfused_reason`` for one module, asked again only when something has changed.
+    """Cached answer of ``unfused_reason`` for one module.
 
-    What the kernels take, ``unfused_reason`` has seen in dictionaries of the layers and in a few properties of their
-    parameters. Comparing these with copies takes microseconds, in C. A copy of the module has to have a ``Check`` of
-    its own; one that shares it, as a replica of ``DataParallel`` does, is looked at in full.
+    It depends on dictionaries of the layers and a few properties of their parameters. Comparing these with copies takes
+    microseconds, in C. A copy of the module needs its own ``Check``; a module that shares one, as a replica of
+    ``DataParallel`` does, is inspected in full.
     """
 
     def __init__(self) -> None:
@@ -223,17 +223,17 @@ class Check:
         self._warned: set[str] = set()
 
     def fused(self, module: Resizer, image: Any) -> bool:
-        """Whether the fused kernels compute this call of a module exactly.
+        """Whether a call of the module can run fused.
 
-        Warns once of each reason that lies in the module, naming it. A transform or a traced call is one that passes:
-        nothing is said of it.
+        Warns once of each reason that lies in the module. Transforms and traced calls are temporary reasons, without
+        a warning.
 
         Raises:
-            RuntimeError: under ``use_backend("native")`` where they do not.
+            RuntimeError: under ``use_backend("native")`` if it cannot.
         """
-        passing = _passing_reason(image)
-        if passing is not None:
-            _announce(passing, False)
+        temporary = _temporary_reason(image)
+        if temporary is not None:
+            _announce(temporary, False)
             return False
         snapshot = self._snapshot
         if snapshot is not None and snapshot.holds(module):
@@ -249,16 +249,16 @@ class Check:
 
 
 def fused_while_traced(module: Resizer, image: Tensor) -> bool:
-    """``Check.fused`` without a memory, for torch.compile and torch.export: they guard what it reads."""
-    passing = _passing_reason(image)
-    reason = passing or unfused_reason(module)
+    """``Check.fused`` without the cache, for torch.compile and torch.export, which guard what it reads."""
+    temporary = _temporary_reason(image)
+    reason = temporary or unfused_reason(module)
     if reason is None:
         return True
-    _announce(reason, passing is None)
+    _announce(reason, temporary is None)
     return False
 
 
-def _passing_reason(image: Any) -> str | None:
+def _temporary_reason(image: Any) -> str | None:
     if not isinstance(image, Tensor):
         return f"the image is {_a(image)}"
     return transform_reason(image)
@@ -270,10 +270,10 @@ def _announce(reason: str, lasting: bool) -> None:
         _warn(reason)
 
 
-# A graph is traced once: it warns then.
+# Warns once per graph, while it is traced.
 @constant_while_traced
 def _warn(reason: str) -> None:
-    # At the line that called the module: six frames of ours and of nn.Module lie between.
+    # Attributed to the line that called the module, six frames of ours and of nn.Module above.
     warnings.warn(
         f"FusedResizer runs as the composition of its layers, as reference.Resizer does: {reason}", stacklevel=8
     )
@@ -283,12 +283,12 @@ _dtype, _values = attrgetter("dtype"), dict.values
 
 
 class _Snapshot(NamedTuple):
-    """What ``unfused_reason`` has read of a module whose answer was ``None``."""
+    """Everything that ``unfused_reason`` read in a module that can run fused."""
 
     root: dict[str, Any]
     types: list[type]
     layers: list[nn.Module]
-    # The dictionaries themselves, which are asked for their contents, and copies to compare with.
+    # The live dictionaries, and copies to compare them with.
     attributes: list[dict[str, Any]]
     attribute_copies: list[dict[str, Any]]
     hooks: list[Mapping[int, Any]]
@@ -302,7 +302,7 @@ class _Snapshot(NamedTuple):
     devices: list[int]
 
     def holds(self, module: Resizer) -> bool:
-        """Whether nothing has changed since; where that cannot be told, it has."""
+        """Whether nothing has changed since. In doubt, False."""
         if any(_GLOBAL_HOOKS):
             return False
         try:
@@ -311,10 +311,10 @@ class _Snapshot(NamedTuple):
                 and not any(self.hooks)
                 and [*chain.from_iterable(map(_values, self.children))] == self.child_copies
                 and [*map(type, self.layers)] == self.types
-                # Identical values are equal at once, so that no tensors are compared.
+                # Identical values compare equal by identity, so tensors are never compared by value.
                 and self.attributes == self.attribute_copies
                 and _identical([*chain.from_iterable(map(_values, self.tensors))], self.tensor_copies)
-                # A parameter's ``data`` may be another's now.
+                # A parameter's ``data`` may have been replaced.
                 and [*map(_dtype, self.parameters)] == self.dtypes
                 and [*map(Tensor.numel, self.parameters)] == self.sizes
                 and [*map(Tensor.get_device, self.parameters)] == self.devices
@@ -334,7 +334,7 @@ def _snapshot(module: Resizer) -> _Snapshot | None:
     parameters = [p for m in layers for p in m._parameters.values() if p is not None]
     read = [t for m in layers for t in (getattr(m, "weight", None), getattr(m, "bias", None)) if t is not None]
     if not _identical(parameters, read):
-        # In a replica of DataParallel they are attributes: not where they are looked for.
+        # In a replica of DataParallel the parameters are plain attributes.
         return None
     attributes = [vars(m) for m in (module.blocks, *layers)]
     return _Snapshot(

@@ -1,17 +1,17 @@
-"""Export: the ops of ``learned_resizer`` written out in ATen, for runtimes that know nothing of this package.
+"""Export: decompositions of the ops into ATen, and ONNX models, for runtimes without this package.
 
-``torch.export`` traces ``resize`` and ``FusedResizer`` into programs that hold ``torch.ops.learned_resizer.*``. To run
-such a program without this package those ops have to go::
+``torch.export`` traces ``resize`` and ``FusedResizer`` into programs with ``torch.ops.learned_resizer.*``. Decompose
+these ops to run such a program without this package::
 
     program = torch.export.export(network.eval(), (image,))
     program = program.run_decompositions(decompositions())      # plain ATen: convolutions and matrix products
 
-``torch.onnx.export(network, (image,), dynamo=True)`` of a module needs none of this: while it works, ``resize`` and
-``FusedResizer`` call no ops of their own. ``to_onnx`` writes a model in one call.
+``torch.onnx.export(network, (image,), dynamo=True)`` of a module needs no decomposition: during it, ``resize`` and
+``FusedResizer`` call no ops of this package. ``to_onnx`` writes a model in one call.
 
-The resampling becomes a product with a dense matrix for each axis, computed in the graph from the image's height and
-width. Where these are fixed it is constant, and exporter or runtime folds it; where they are dynamic, one model takes
-images of any size. Feature maps at input resolution exist again; a fused runtime is what this package is for.
+The resampling becomes a product with a dense matrix per axis, computed in the graph from the image's height and width.
+If these are fixed, the matrix is a constant that exporter or runtime folds; if they are dynamic, one model takes images
+of any size. Feature maps at input resolution exist again: only this package fuses them away.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from .ops.trunk import TrunkBlock, TrunkTail
 Decomposition = Callable[..., Any]
 
 _PROTOBUF_LIMIT = 3 << 29
-"""Bytes of weights above which a model may not fit protobuf's 2 GiB; torch's own limit."""
+"""Bytes of weights above which a model may exceed protobuf's 2 GiB; torch's own limit."""
 
 
 def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
-    """The forward ops of this package in plain ATen, for ``ExportedProgram.run_decompositions``.
+    """Forward ops of this package in plain ATen, for ``ExportedProgram.run_decompositions``.
 
     Returns:
-        A new dict from op to function. With it alone every other op stays as it is; to decompose those as well, add
-        it to a table: ``table = torch.export.default_decompositions(); table.update(decompositions())``.
+        A new dict from op to function. Alone it leaves every other op unchanged; to decompose those too, add it to a
+        table: ``table = torch.export.default_decompositions(); table.update(decompositions())``.
 
-    The functions compute what the ops compute, in the same dtypes, for fixed and symbolic sizes; results differ from
-    the ops' by rounding, and where a CPU's float32 ``resample`` takes torch's kernel by what its float32 coordinates
-    cost (``docs/math.md``, 1.6). Backward ops are not in the table: export for inference, in eval mode.
+    The functions compute the same as the ops, in the same dtypes, for fixed and symbolic sizes. Results differ by
+    rounding, and where ``resample`` of float32 on a CPU uses torch's kernel, by that kernel's rounded coordinates
+    (``docs/math.md``, 1.6). There are no backward ops: export for inference, in eval mode.
     """
     ops = torch.ops.learned_resizer
     functions: dict[str, Callable[[Any], Any]] = {
@@ -75,28 +75,26 @@ def to_onnx(
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
 ) -> torch.onnx.ONNXProgram:
-    """Write a network with ``FusedResizer``, ``Resize`` or ``resize`` in it as an ONNX model of standard operators.
+    """Write a network containing ``FusedResizer``, ``Resize`` or ``resize`` as an ONNX model of standard operators.
 
     Args:
         module: in eval mode; called with the image alone.
-        path: of the ``.onnx`` file, which is written whole or not at all. The weights are inside it; above 1.5 GiB
-            torch puts them into a second file beside it.
-        image: ``(B, C, H, W)``, an example in the dtype and on the device that the module takes.
-        dynamic_batch: whether the model takes any number of images, or only B.
-        dynamic_size: whether the model takes images of any height and width, or only of H and W. It then computes its
-            resampling matrices itself, in float32 and int64 (float64 for a float64 image or an explicit
-            ``scale_factor``). What follows the resizer sees one size and needs nothing; a network that reads the image
-            itself has to take any size.
+        path: of the ``.onnx`` file, written atomically. It contains the weights; above 1.5 GiB torch puts them into a
+            second file beside it.
+        image: ``(B, C, H, W)``, an example in the module's dtype and on its device.
+        dynamic_batch: accept any number of images, not only B.
+        dynamic_size: accept images of any height and width, not only H and W. The model then computes its resampling
+            matrices itself, in float32 and int64 (float64 for a float64 image or an explicit ``scale_factor``). Layers
+            after the resizer always see one size; a network that also reads the image itself must accept any size.
 
     Returns:
-        What ``torch.onnx.export`` returns. The model's input is called ``image``, its dynamic axes ``batch``,
-        ``height`` and ``width``.
+        The result of ``torch.onnx.export``. The model's input is ``image``, its dynamic axes are ``batch``, ``height``
+        and ``width``.
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit, naming what was expected.
-        ImportError: where onnx or onnxscript is not installed; both come with the extra ``test``.
-        Exception: what ``torch.export.export`` raises, for instance for a network that fixes an axis that is to be
-            dynamic.
+        TypeError, ValueError: for unsuitable arguments, naming what was expected.
+        ImportError: onnx or onnxscript is not installed; both come with the extra ``test``.
+        Exception: from ``torch.export.export``, for instance if the network fixes an axis declared dynamic.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: got {type(module).__name__}; expected a torch.nn.Module")
@@ -108,10 +106,10 @@ def to_onnx(
     names = {0: "batch"} if dynamic_batch else {}
     if dynamic_size:
         names |= {2: "height", 3: "width"}
-    # torch.export takes a length of 1 for one that never changes.
+    # torch.export treats a length of 1 as constant.
     image = image.repeat([2 if axis in names and length == 1 else 1 for axis, length in enumerate(image.shape)])
     dynamic = (dict.fromkeys(names, torch.export.Dim.DYNAMIC),) if names else None
-    # A program traced without gradients on a GPU would hold the native trunk's ops; either kind decomposes.
+    # Traced without gradients on a GPU, the program contains the trunk's ops, which decompose too.
     with torch.no_grad():
         program = torch.export.export(module, (image,), dynamic_shapes=dynamic).run_decompositions(decompositions())
         onnx = torch.onnx.export(
@@ -127,7 +125,7 @@ def to_onnx(
 
 
 def _laid_out(out: Tensor, like: Tensor) -> Tensor:
-    """``out`` in ``like``'s dtype and memory format, as the op has it: views behind it were traced for that."""
+    """``out`` in ``like``'s dtype and memory format, like the op's result: later views were traced for those."""
     layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
     return out.to(like.dtype).contiguous(memory_format=layout)
 

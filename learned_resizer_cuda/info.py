@@ -1,4 +1,4 @@
-"""What is installed and built here, and which backend each op would take, as a dict and as text."""
+"""Versions, native build and backend of each op on this machine, as a dict and as text."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def info() -> dict[str, Any]:
-    """Versions, what is built and for which GPUs, and the backend each op would take here.
+    """Versions, the native build and its GPUs, and the backend of each op on this machine.
 
     Returns:
         A dict that `json.dumps` takes:
-            versions: of this package, python, torch, the CUDA that torch was built with, triton, numpy, the
-                NVIDIA driver and the newest CUDA it serves; None where absent.
-            devices: one dict a CUDA device that torch sees: name, capability (as "9.0").
-            native: state ("loaded" or one of `NativeUnavailable.state`), reason (None when loaded), and
+            versions: of this package, python, torch, torch's CUDA, triton, numpy, the NVIDIA driver and the newest
+                CUDA it supports; None if absent.
+            devices: a dict for each CUDA device of torch: name, capability (as "9.0").
+            native: state ("loaded" or one of `NativeUnavailable.state`), reason (None if loaded), and
                 record (`kernels.native.build_record`).
-            backend: the one asked for, by `use_backend`.
+            backend: asked for by `use_backend`.
             ops: for each op and each of "cpu", "cuda" and "other" (mps, xpu, any other device of torch): backend
-                ("torch", "native" or None where nothing can run), native_refused (why native cannot run, or None);
+                ("torch", "native" or None if neither can run), native_refused (why native cannot run, or None);
                 for float32 on the current GPU.
     """
     try:
@@ -68,7 +68,7 @@ def info() -> dict[str, Any]:
 
 
 def format_info(found: dict[str, Any]) -> str:
-    """The dict of `info` as lines of text, without a last newline."""
+    """The dict of `info` as text, without a trailing newline."""
     lines = []
     width = max(len(name) for name in found["versions"])
     for name, version in found["versions"].items():
@@ -129,7 +129,7 @@ def _installed(name: str) -> str | None:
 
 
 def _driver() -> tuple[str | None, str | None]:
-    """Version of the NVIDIA driver and the newest CUDA version it serves; makes no CUDA context."""
+    """Versions of the NVIDIA driver and of the newest CUDA it supports. Creates no CUDA context."""
     version = None
     if _DRIVER_FILE.exists():
         found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _DRIVER_FILE.read_text(encoding="utf-8"))

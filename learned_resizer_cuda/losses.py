@@ -15,8 +15,8 @@ class EMDLoss(nn.Module):
 
     ``EMD(p, q) = (1/K · Σ_k |CDF_p(k) - CDF_q(k)|^d)^(1/d)`` (Talebi & Milanfar, ICCV 2021; K ordered bins).
 
-    The gradient is finite everywhere, at zero distance too, where it is 0: there the root's slope is infinite
-    and 0 is the subgradient of least norm.
+    The gradient is finite everywhere. At zero distance, where the root's slope is infinite, it is 0, the subgradient
+    of least norm.
 
     Args:
         d: exponent, a finite number of at least 1; 2 in the paper.
@@ -54,8 +54,8 @@ class EMDLoss(nn.Module):
         gap = (logits.to(dtype).softmax(-1) - target.to(dtype)).cumsum(-1).abs()
         if self.d == 1:
             return gap.mean()
-        # Taking the largest gap out keeps small gaps from underflowing in the power, and the clamp keeps the
-        # root's infinite slope at 0 out of the gradient.
+        # Factoring out the largest gap keeps small gaps from underflowing in the power; the clamp avoids division by
+        # zero, and `where` keeps the root's infinite slope at 0 out of the gradient.
         largest = gap.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
         power = (gap / largest).pow(self.d).mean(-1)
         positive = power > 0
@@ -69,8 +69,8 @@ class EMDLoss(nn.Module):
 class SigmoidCrossEntropyLoss(nn.Module):
     """Cross-entropy of independent sigmoids against smoothed one-hot targets, summed over classes, mean over the batch.
 
-    The target is ``(1 - s)·one_hot + s/K`` for smoothing ``s``, as in ``torch.nn.CrossEntropyLoss``; each class
-    then is a binary problem. This is the article's reading of the paper's loss.
+    The target is ``(1 - s)·one_hot + s/K`` for smoothing ``s``, as in ``torch.nn.CrossEntropyLoss``; each class is then
+    a binary problem. This is our reading of the paper's loss.
 
     Args:
         label_smoothing: ``s``, a number in [0, 1].
@@ -97,7 +97,7 @@ class SigmoidCrossEntropyLoss(nn.Module):
 
         Raises:
             TypeError: if ``logits`` is not floating-point, or class indices are not integers.
-            ValueError: if a shape does not fit, or a class index is out of range.
+            ValueError: if a shape is wrong, or a class index is out of range.
         """
         _check_logits(logits)
         classes = logits.shape[1]
@@ -121,7 +121,7 @@ class SigmoidCrossEntropyLoss(nn.Module):
         if len(target) != len(logits):
             raise ValueError(f"target: got shape {tuple(target.shape)}; expected ({len(logits)},) class indices")
         classes = logits.shape[1]
-        # On a GPU reading the values back would stall the stream; scatter's own assert reports them there.
+        # On a GPU reading the values would stall the stream; scatter's own assertion reports them there.
         if target.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = int(target.min()), int(target.max())
             if low < 0 or high >= classes:

@@ -1,4 +1,4 @@
-"""The learned resizer as a plain torch.nn composition: the oracle that ``FusedResizer`` is held against.
+"""The learned resizer as a plain torch.nn composition: the oracle for ``FusedResizer``.
 
 Talebi & Milanfar, "Learning to Resize Images for Computer Vision Tasks", ICCV 2021 (arXiv 2103.09950)::
 
@@ -58,8 +58,8 @@ class Resizer(nn.Module):
         antialias: widen R's filter when shrinking; ``False`` reproduces the paper.
         negative_slope: of every LeakyReLU, at least 0.
         zero_init: zero the last convolution, so that the module starts as exactly ``resize``.
-        mean, std: of each channel, for uint8 images: they are taken as ``(image / 255 - mean) / std``. Without them
-            uint8 images are refused. Images of other dtypes are not changed.
+        mean, std: of each channel. uint8 images are normalised to ``(image / 255 - mean) / std``; without mean and std
+            they are refused. Images of other dtypes are not changed.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
@@ -99,7 +99,7 @@ class Resizer(nn.Module):
         self.conv3 = nn.Conv2d(n, n, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(n)
         self.conv4 = nn.Conv2d(n, self.in_channels, 7, padding=3)
-        # Not of the state: they belong to the images, not to what was learned.
+        # Not in the state dict: they belong to the images, not to what is learned.
         for name, value in _check_normalisation(mean, std, self.in_channels).items():
             self.register_buffer(f"image_{name}", value, persistent=False)
         if zero_init:
@@ -110,15 +110,15 @@ class Resizer(nn.Module):
         """Resize a batch of images.
 
         Args:
-            image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast; or uint8 where the module
-                was made with ``mean`` and ``std``.
+            image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast; or uint8, if the module
+                has ``mean`` and ``std``.
             size: output size of this call instead of the module's.
 
         Returns:
             ``(B, in_channels, height, width)``.
 
         Raises:
-            TypeError, ValueError: for an image or size that does not fit, naming what was expected.
+            TypeError, ValueError: for an unsuitable image or size, naming what was expected.
         """
         sides = self.check_input(image, size)
         image = self.normalised(image)
@@ -134,7 +134,7 @@ class Resizer(nn.Module):
         return _interpolate(x, sides, self.interpolation, self.antialias)
 
     def normalised(self, image: Tensor) -> Tensor:
-        """A uint8 image as ``(image / 255 - mean) / std`` in the parameters' dtype; any other as it is."""
+        """A uint8 image as ``(image / 255 - mean) / std`` in the parameters' dtype; any other image unchanged."""
         if self.image_mean is None or self.image_std is None:
             return image
         like = self._parameter()
@@ -142,7 +142,7 @@ class Resizer(nn.Module):
         return _normalised(image, self.image_mean, self.image_std, dtype)
 
     def check_input(self, image: Tensor, size: Size | None) -> tuple[int, int]:
-        """Return the output size of a call, or raise what is wrong with its arguments."""
+        """Check a call's arguments and return its output size."""
         if isinstance(image, torch.fx.Proxy):
             return _sides(size, self.size)
         if not isinstance(image, Tensor):
@@ -153,7 +153,7 @@ class Resizer(nn.Module):
                 f"image: got shape {tuple(image.shape)}; expected (B, {channels}, H, W) with sides of at least 1"
             )
         like = self._parameter()
-        # Only a plain convolution is sure to refuse what is not of its weight's device and dtype: others may convert.
+        # Only a plain convolution certainly refuses other devices and dtypes than its weight's: others may convert.
         plain = (
             type(self.conv1) is nn.Conv2d and not self.conv1._forward_pre_hooks and "forward" not in self.conv1.__dict__
         )
@@ -179,9 +179,9 @@ class Resizer(nn.Module):
             )
 
     def _parameter(self) -> Tensor | None:
-        """A parameter to take device and dtype from: conv1's weight where that is one, by a look-up alone.
+        """A parameter whose device and dtype are the module's: conv1's weight if it is one.
 
-        A parametrised weight is computed each time that it is read, and spectral normalisation changes it by that.
+        A dictionary look-up: reading a parametrised weight computes it, and with spectral normalisation changes it.
         """
         conv1 = self._modules.get("conv1")
         weight = None if conv1 is None else conv1._parameters.get("weight")
@@ -195,18 +195,18 @@ class Resizer(nn.Module):
 
 
 def _interpolate(x: Tensor, sides: tuple[int, int], interpolation: str, antialias: bool) -> Tensor:
-    # One node of a graph that FX traces: the values that it branches on are not there yet.
+    # A single node for FX, which has no values yet to branch on.
     if has_torch_function((x, sides)):
         return handle_torch_function(_interpolate, (x, sides), x, sides, interpolation, antialias)
     height, width = sides
-    # torch's own resampling, so that the oracle does not share the tables it is to check; torch has lanczos
-    # on some devices and versions only.
+    # torch's own resampling, so that the oracle does not share the tables under test. torch has lanczos on some devices
+    # and versions only.
     if interpolation == "lanczos":
         return resize(x, (height, width), interpolation="lanczos", antialias=antialias)
     if width == 1 and height > 1:
-        # torch <= 2.15 resamples rows wrongly on a CPU where the output is one pixel wide, not one pixel high.
+        # torch <= 2.15 resamples rows wrongly on a CPU if the output is one pixel wide, not if it is one pixel high.
         return _interpolate(x.mT.contiguous(), (width, height), interpolation, antialias).mT
-    # torch's antialiasing on a CPU knows no half types.
+    # torch's antialiasing on a CPU does not support half types.
     wide = x.float() if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16) else x
     out = F.interpolate(wide, (height, width), mode=interpolation, antialias=antialias)
     return out.to(x.dtype)
@@ -222,8 +222,8 @@ def _normalised(image: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) ->
 
 
 def _sides(size: Size | None, default: tuple[int, int]) -> tuple[int, int]:
-    """The output size of a call."""
-    # FX traces an argument that is left out, too.
+    """Output size of a call."""
+    # FX traces an omitted argument too.
     if isinstance(size, torch.fx.Proxy):
         return handle_torch_function(_sides, (size,), size, default)
     return default if size is None else check_size(size)
@@ -242,7 +242,7 @@ def _check_slope(value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"negative_slope: got {value!r}; {expected}")
     if not (math.isfinite(value) and value >= 0):
-        # A negative slope would hide the input's sign in the output, from which the backward takes it.
+        # The backward reads the input's sign from the output, which a negative slope would hide.
         raise ValueError(f"negative_slope: got {value!r}; {expected}")
     return float(value)
 

@@ -1,4 +1,4 @@
-"""Differentiable bilinear, bicubic and lanczos resampling of images: ``resize`` and ``Resize``."""
+"""Differentiable bilinear, bicubic and Lanczos resampling of images: ``resize`` and ``Resize``."""
 
 from __future__ import annotations
 
@@ -41,28 +41,27 @@ def resize(
         size: output size, an int for both sides or ``(height, width)``.
         scale_factor: output pixels per input pixel, one number or ``(height, width)``. Alone it gives the size
             ``floor(side * scale_factor)``; the coordinates follow the factor itself, as in ``F.interpolate``
-            with ``recompute_scale_factor=False``. With ``size`` too, the factor sets the coordinates only, and
+            with ``recompute_scale_factor=False``. Together with ``size`` the factor sets only the coordinates, and
             outputs beyond the image repeat its border.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
         antialias: widen the filter when shrinking.
 
     Returns:
-        ``(..., C, height, width)`` in the image's dtype. Half types accumulate in float32. uint8 is rounded
-        half up and saturated once, at the end. Deterministic, forward and backward. Autocast leaves the dtype
-        as it is. float32 ``"bilinear"`` and ``"bicubic"`` on a CPU are torch's own, whose coordinates are float32: up
-        to ``3 * 2**-24`` of the value range (4.5 for ``"bicubic"``) per pixel of a side from exact ones. An axis that
-        keeps its size is copied.
+        ``(..., C, height, width)`` in the image's dtype, also under autocast. Half types accumulate in float32. uint8
+        is rounded half up and saturated once, at the end. Deterministic, forward and backward. float32 ``"bilinear"``
+        and ``"bicubic"`` on a CPU are torch's own, whose float32 coordinates cost up to ``3 * 2**-24`` of the value
+        range (4.5 for ``"bicubic"``) per pixel of a side. An axis that keeps its size is copied.
 
-        Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. Under forward
-        mode and those but ``vmap`` it is a product with dense matrices, in the precision that torch's flags give
-        float32 products: slower, and a pixel that is not finite spoils its plane. A ``DTensor`` gives a ``DTensor``,
-        split over batch and channels as the image is.
+        Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. In forward mode
+        and under all transforms but ``vmap`` it multiplies by dense matrices, in the precision that torch's flags give
+        float32 products: slower, and a non-finite pixel spoils its plane. A ``DTensor`` gives a ``DTensor``, split over
+        batch and channels like the image.
 
     Raises:
-        TypeError: if ``image`` is no tensor or has another dtype, or ``size`` is no integer.
+        TypeError: if ``image`` is not a tensor or has another dtype, or ``size`` is not an integer.
         ValueError: for another rank, an empty side, a size or factor that is not positive and finite, an
             unknown ``interpolation``, or neither ``size`` nor ``scale_factor``.
-        RuntimeError: under ``use_backend("native")`` where the native kernel cannot run, under a transform for one.
+        RuntimeError: under ``use_backend("native")`` if the native kernel cannot run, for instance under a transform.
     """
     if has_torch_function_unary(image):
         return handle_torch_function(
@@ -102,7 +101,7 @@ def resize(
     parameters = (height, width, scale_h, scale_w, interpolation, antialias)
     reason = transform_reason(image)
     if reason not in (None, VMAP):
-        # A DTensor, told by an attribute: to import its class takes as long as to import torch.
+        # A DTensor, recognised by an attribute: importing its class takes as long as importing torch.
         if hasattr(image, "placements"):
             return _resize_distributed(image, (height, width), scale_factor, interpolation, antialias)
         return ops.resample.resample_plainly(image, reason, *parameters)
@@ -111,7 +110,7 @@ def resize(
     if image.dim() == 3:
         batched = image.unsqueeze(0)
     elif is_channels_last(image):
-        # Channels last of all, should the flattening copy.
+        # Channels are moved last, in case flattening copies.
         batched = image.movedim(-3, -1).flatten(0, -4).movedim(-1, -3)
     else:
         batched = image.flatten(0, -4)
@@ -122,10 +121,10 @@ def resize(
 def _resize_distributed(
     image: Any, size: tuple[int, int], scale: ScaleFactor | None, interpolation: str, antialias: bool
 ) -> Tensor:
-    """``resize`` of a ``DTensor``: each process resizes the images and channels that it holds."""
+    """``resize`` of a ``DTensor``: each process resizes its own images and channels."""
     from torch.distributed.tensor import DTensor, Replicate
 
-    # Rows and columns are summed over: no process may hold a part of them.
+    # Rows and columns are summed over, so they must not be split.
     batch = [p if p.is_shard() and p.dim < image.dim() - 2 else Replicate() for p in image.placements]
     local = image.redistribute(placements=batch).to_local()
     whole = torch.empty_strided(image.shape, image.stride(), dtype=image.dtype, device="meta")
@@ -168,7 +167,7 @@ def check_size(size: Size) -> tuple[int, int]:
     if len(sides) != 2:
         raise ValueError(f"size: got {size!r}; {expected}")
     for side in sides:
-        # A traced size is a SymInt: an integer that torch.compile keeps symbolic.
+        # torch.compile keeps a traced size symbolic, as a SymInt.
         if isinstance(side, bool) or not isinstance(side, (numbers.Integral, torch.SymInt)):
             raise TypeError(f"size: got {size!r}; {expected}")
         if side < 1:

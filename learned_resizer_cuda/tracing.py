@@ -1,4 +1,4 @@
-"""What ``torch.compile`` and ``torch.export`` call while they trace, and take the answer of for a constant."""
+"""Marks functions that ``torch.compile`` and ``torch.export`` evaluate once, while they trace."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def constant_while_traced(function: _Function) -> _Function:
-    """``torch.compiler.assume_constant_result``, which would import the compiler (a second) to do this."""
+    """``torch.compiler.assume_constant_result`` without importing the compiler, which takes a second."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -196,7 +196,7 @@ def test_native_names_the_transform() -> None:
     with use_backend("native"):
         with pytest.raises(RuntimeError, match="natively: forward-mode differentiation is on"):
             func.jvp(lambda x: resize(x, 4), (x,), (x,))
-        with pytest.raises(RuntimeError, match=r"natively: a torch\.func transform is at work"):
+        with pytest.raises(RuntimeError, match=r"natively: a torch\.func transform is active"):
             func.grad(lambda x: resize(x, 4).sum())(x)
 
 

@@ -97,11 +97,11 @@ def _autograd(ctx: Any, grad_scale: Tensor, grad_shift: Tensor) -> tuple[Tensor 
     return *grads, grad_shift.to(ctx.bias_dtype), None
 
 
-define("affine", Affine, "(Tensor, Tensor)", pure_torch=affine_formula, native="affine", choose=_choose, fake=_fake)
+define("affine", Affine, 2, pure_torch=affine_formula, native="affine", choose=_choose, fake=_fake)
 define(
     "affine_backward",
     AffineBackward,
-    "(Tensor, Tensor, Tensor)",
+    3,
     pure_torch=_affine_backward,
     native="affine",
     choose=_choose,

@@ -1,10 +1,9 @@
-"""Apply band tables to an image with torch's sparse CSR products.
+"""Resampling in pure torch: products of band tables, as sparse CSR matrices, with an image.
 
-This is the pure-torch resampling: each axis is one product of a sparse band matrix with the image seen as a
-matrix, so a pixel outside an output's window never touches it (not even as 0 * inf), a sum always runs in the
-same order, and the adjoint is the same call with transposed tables: a gather, where torch's antialiased kernels
-scatter. ``benchmarks/results`` has the times beside theirs. Devices other than CPU and CUDA may have no sparse CSR:
-there the same matrices are dense, and 0 * inf shows.
+Each axis is one product with the image reshaped to a matrix. A pixel outside an output's window never affects it (not
+even as 0 * inf), sums have a fixed order, and the adjoint is the same call with transposed tables: a gather, where
+torch's antialiased kernels scatter. ``benchmarks/results`` compares their times. Devices other than CPU and CUDA may
+lack sparse CSR: there the matrices are dense, and 0 * inf gives NaN.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from .bands import Bands
 
-# Intermediate rows are kept to what fits a core's L2 cache, and are reused from chunk to chunk: fresh large
-# allocations would cost a page fault per 4 KiB, more than the arithmetic.
+# Intermediate rows fit a core's L2 cache, and their memory is reused from chunk to chunk: fresh large allocations would
+# cost a page fault per 4 KiB, more than the arithmetic.
 _CHUNK_ELEMENTS = 256 * 1024
 
-# Non-zeros of a block-diagonal matrix: enough rows a product to hide its call, small enough to stay cached.
+# Non-zeros of a block-diagonal matrix: enough rows per product to hide its call, few enough to stay cached.
 _BLOCK_WEIGHTS = 64 * 1024
 
 
@@ -30,10 +29,10 @@ _SPARSE_DEVICES = ("cpu", "cuda")
 
 
 def is_channels_last(image: Tensor) -> bool:
-    """Whether the channels of an image ``(…, C, H, W)`` are interleaved in memory, crops and expanded ones included.
+    """Whether the channels of an image ``(…, C, H, W)`` are interleaved in memory; also of crops and expanded images.
 
-    Decides every output's memory format, fake, in pure torch and native. What torch's own kernels go by also asks how
-    the images of a batch lie, even in a batch of one, and takes a decoded image for planes.
+    Determines every output's memory format: fake, pure torch and native. torch's own rule also checks the strides
+    between images, even in a batch of one, and would call a decoded image contiguous planes.
     """
     return image.shape[-3] > 1 and image.stride(-3) == 1 and not image.is_contiguous()
 
@@ -117,7 +116,7 @@ def _horizontal_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inne
 
 
 def accumulate_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int, top: int) -> None:
-    """Add to ``y (h, w*inner)`` what the rows ``top:top+T`` of its input, ``x (T, W*inner)``, contribute to it."""
+    """Add the contribution of the input rows ``top:top+T``, ``x (T, W*inner)``, to ``y (h, w*inner)``."""
     first, matrix = _column_slice(bands_h, top, top + len(x))
     if matrix.shape[0]:
         temp = x.new_empty(matrix.shape[0], x.shape[1])
@@ -172,15 +171,15 @@ def _multiply(matrix: Tensor, dense: Tensor, out: Tensor, accumulate: bool = Fal
         product = matrix @ dense
         out.copy_(out + product if accumulate else product)
         return
-    # With another tensor in the place of `out`, torch first copies that to `out`, beta = 0 or not. MKL then does not
-    # read `out`; of other libraries that is not known, and what memory holds may be NaN.
+    # With another first argument than `out`, torch would copy it to `out`, even for beta = 0. MKL does not read `out`
+    # then; other libraries might, and uninitialised memory may hold NaN.
     if not accumulate and not (_HAS_MKL and out.device.type == "cpu"):
         out.zero_()
     torch.addmm(out, matrix, dense, beta=int(accumulate), out=out)
 
 
 def is_identity(bands: Bands) -> bool:
-    """Whether the table leaves its axis as it is, one weight a row."""
+    """Whether the table leaves its axis unchanged, with one weight per row."""
     if "identity" not in bands.cache:
         one_each = bands.in_size == bands.out_size == len(bands.weight) and bands.max_count == 1
         place = torch.arange(bands.in_size, device=bands.start.device)
@@ -189,7 +188,7 @@ def is_identity(bands: Bands) -> bool:
 
 
 def _block_diagonal(bands: Bands, repeat: int) -> Tensor:
-    """``I_repeat ⊗ R`` as a sparse matrix, so that one product serves ``repeat`` planes or rows."""
+    """``I_repeat ⊗ R`` as a sparse matrix: one product for ``repeat`` planes or rows."""
     key = ("block", repeat)
     if key not in bands.cache:
         count = (bands.offset[1:] - bands.offset[:-1]).repeat(repeat)
@@ -236,7 +235,7 @@ def _columns(start: Tensor, offset: Tensor) -> Tensor:
 
 
 def _matrix(count: Tensor, column: Tensor, weight: Tensor, columns: int) -> Tensor:
-    """A sparse CSR tensor; on devices that may not have them a dense one."""
+    """A sparse CSR tensor, or a dense one on devices that may not support CSR."""
     if weight.device.type not in _SPARSE_DEVICES:
         with torch.inference_mode(False):
             dense = weight.new_zeros(len(count), columns)

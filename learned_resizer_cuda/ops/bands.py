@@ -22,11 +22,11 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 # Support of each filter in input pixels, before antialiasing widens it by max(scale, 1).
 SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
 
-# Weights below this are zeros of the filter that float64 did not hit (sinc at an integer leaves 4e-17).
+# Smaller weights are zeros of the filter with float64 rounding (sinc at an integer leaves 4e-17).
 _ZERO_WEIGHT = 1e-14
 
-# A window whose weights sum to less than this has no usable pixel: it lies beyond the image, or touches it at zeros
-# of the filter only (where rounding leaves about 1e-17).
+# A window whose weights sum to less than this has no usable pixel: it lies beyond the image, or touches it at zeros of
+# the filter only (where rounding leaves about 1e-17).
 EMPTY_WINDOW = 1e-7
 
 _INT32_MAX = 2**31 - 1
@@ -44,7 +44,7 @@ class Bands:
         weight: float32 or float64 ``(nnz,)``. The rows of a forward table sum to 1.
         max_count: the most inputs any row reads.
         max_open: the most rows that read any one input (the transposed table's ``max_count``).
-        cache: what implementations derive from the table and keep with it.
+        cache: data that implementations derive from the table (a matrix format, a launch plan).
     """
 
     in_size: int
@@ -54,7 +54,6 @@ class Bands:
     weight: Tensor
     max_count: int
     max_open: int
-    # Whatever an implementation derives from the table (its own matrix format, a launch plan) and keeps with it.
     cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -66,14 +65,14 @@ class Bands:
         order = np.argsort(column, kind="stable")
         open_rows = np.bincount(column, minlength=self.in_size)
         offset_t = _offsets(open_rows)
-        # An input that no output reads has an empty row; its start only has to keep the order.
+        # The row of an unread input is empty; its start only has to be in order.
         start_t = np.searchsorted(start.astype(np.int64) + count, np.arange(self.in_size), side="right")
         start_t = np.minimum(start_t, self.out_size)
         assert open_rows.sum() == 0 or (row[order][offset_t[:-1][open_rows > 0]] == start_t[open_rows > 0]).all()
         return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device)
 
     def transposed(self) -> Bands:
-        """The adjoint's table, of shape ``(in_size, out_size)``; rows of unread inputs are empty."""
+        """Table of the adjoint, of shape ``(in_size, out_size)``; rows of unread inputs are empty."""
         return self._transposed
 
     def dense(self) -> Tensor:
@@ -127,7 +126,7 @@ def _cached_bands(
     device: str,
 ) -> Bands:
     start, count, weight = _rows(in_size, out_size, factor, interpolation, antialias)
-    # A cache outlives the mode it was filled in: inference tensors would fail in a later training step.
+    # The cache outlives inference mode, whose tensors would fail in a later training step.
     with torch.inference_mode(False):
         return _make(in_size, start, _offsets(count), weight, dtype, torch.device(device))
 
@@ -148,7 +147,7 @@ def _make(
         out_size=len(start),
         start=torch.from_numpy(start.astype(np.int32)).to(device),
         offset=torch.from_numpy(offset.astype(np.int32)).to(device),
-        # The dtype first: not every device has float64.
+        # dtype before device: not every device has float64.
         weight=torch.from_numpy(np.ascontiguousarray(weight)).to(dtype).to(device),
         max_count=int(count.max(initial=0)),
         max_open=int(np.cumsum(edges).max(initial=0)),
@@ -158,9 +157,9 @@ def _make(
 def _rows(
     in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ``start`` and ``count`` of every row and the rows' weights one after another, in float64."""
+    """``start`` and ``count`` of every row, and the concatenated weights of the rows, in float64."""
     if in_size == out_size and factor in (None, 1.0):
-        # One weight a row: with its neighbours' zeros a NaN would reach them.
+        # One weight per row: 0 times a NaN neighbour would be NaN.
         return np.arange(out_size), np.ones(out_size, np.int64), np.ones(out_size)
     scale = in_size / out_size if factor is None else 1.0 / factor
     window = min(in_size, math.ceil(2 * SUPPORT[interpolation] * max(scale, 1.0)) + 1)
@@ -196,7 +195,7 @@ def _plain_rows(
     source = scale * (np.arange(out_size) + 0.5) - 0.5
     if interpolation == "bilinear":
         source = np.maximum(source, 0.0)
-    # From here on all taps fall on the border pixel; also keeps the integers below small.
+    # Beyond this all taps fall on the border pixel; also keeps the integers below small.
     source = np.minimum(source, in_size - 1 + support)
     nearest = np.floor(source)
     fraction = source - nearest
@@ -219,8 +218,8 @@ def _normalise(
     empty = np.abs(total) < EMPTY_WINDOW
     weight = np.where(np.abs(weight) < _ZERO_WEIGHT, 0.0, weight) / np.where(empty, 1.0, total)[row]
     if empty.any():
-        # Only coordinates beyond the last pixel get here (a size larger than the factor covers): repeat it.
-        # The window keeps its extent: a later one may start before the last pixel and hold usable weights again.
+        # Coordinates beyond the last pixel (a size larger than the factor covers): repeat it. The window keeps its
+        # extent, since a later one may start before the last pixel and have usable weights again.
         weight[empty[row]] = 0.0
         weight[_offsets(count)[1:][empty] - 1] = 1.0
     return start, count, weight

@@ -127,16 +127,8 @@ def _autocast(dtype: torch.dtype, a: Conv) -> tuple[Any, ...]:
     return *a.prologue.autocast(dtype), cast(dtype, a.weight), a.statistics
 
 
-define("conv", Conv, "(Tensor, Tensor, Tensor)", pure_torch=_conv, native="conv", choose=_choose, fake=_fake)
-define(
-    "conv_backward",
-    ConvBackward,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    pure_torch=_conv_backward,
-    native="conv",
-    choose=_choose,
-    fake=_fake_backward,
-)
+define("conv", Conv, 3, pure_torch=_conv, native="conv", choose=_choose, fake=_fake)
+define("conv_backward", ConvBackward, 7, pure_torch=_conv_backward, native="conv", choose=_choose, fake=_fake_backward)
 register_autograd("conv", _autograd, _setup_context)
 register_no_second_derivative("conv_backward")
 register_autocast("conv", _autocast)

@@ -1,9 +1,9 @@
-"""Resampling as plain products with dense band matrices, made and applied by torch's own differentiable operations.
+"""Resampling as products with dense band matrices, built by torch's own differentiable operations.
 
-What ``bands.py`` keeps as tables is computed here in the graph, so it works where a registered op cannot: under
-functorch's transforms and forward-mode derivatives, for tensor subclasses, and in exported programs, whose sizes may be
-symbolic. Far slower than the op. The coordinates are exact: between pixel i of N and output o of n they are a ratio of
-integers, ``((2i + 1) n - (2o + 1) N) / 2n`` (``docs/math.md``, part 1).
+The matrices of ``bands.py`` are computed in the graph, which works where a registered op cannot: under functorch's
+transforms and in forward mode, for tensor subclasses, and in exported programs, whose sizes may be symbolic. Far slower
+than the op. Coordinates are exact: between pixel i of N and output o of n they are a ratio of integers,
+``((2i + 1) n - (2o + 1) N) / 2n`` (``docs/math.md``, part 1).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def band_matrix(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """The band matrix of one axis, dense, for the arguments of ``bands.get_bands``.
+    """Dense band matrix of one axis, for the arguments of ``bands.get_bands``.
 
     Args:
         in_size, out_size: ints or SymInts.
@@ -43,36 +43,36 @@ def band_matrix(
     # Distance between pixel and output in input pixels.
     if scale is None:
         distance = ((2 * i + 1) * out_size - (2 * o + 1) * in_size).to(dtype) / (2 * out_size)
-        # A SymInt's max fixes which is larger; torch.compile before torch 2.14 cannot trace sym_max of two ints.
+        # max of SymInts would specialise on which is larger; torch before 2.14 cannot trace sym_max of two ints.
         larger = max if isinstance(in_size, int) and isinstance(out_size, int) else torch.sym_max
         stretch: Any = larger(in_size, out_size) / out_size
     else:
-        # A factor's coordinates are rounded: where a window ends beyond the image, little is left of float32's digits.
+        # With a factor coordinates are rounded; for a window that ends beyond the image float32 loses most digits.
         wide = torch.float64 if has_float64(device) else torch.float32
         distance, stretch = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale, max(1 / scale, 1.0)
     if antialias:
         weight = _filter(interpolation, distance / stretch, -0.5)
     else:
         weight = _repeated_border(distance, i, in_size, interpolation)
-    # Zeros of the filter, which rounding misses (a sinc at an integer).
+    # Exact zeros of the filter that rounding misses (a sinc at an integer).
     weight = torch.where(weight.abs() < 4 * torch.finfo(weight.dtype).eps, 0.0, weight)
     total = weight.sum(1, keepdim=True)
-    # A window without a usable pixel lies beyond the last one, which is repeated.
+    # A window without usable pixels lies beyond the last pixel, which is repeated.
     empty = total.abs() < EMPTY_WINDOW
     last = (i == in_size - 1).to(weight.dtype)
     return torch.where(empty, last, weight / torch.where(empty, 1.0, total)).to(dtype)
 
 
 def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: str) -> Tensor:
-    """Weights without antialiasing: pixel i's own tap, and on the border's pixels all taps beyond them."""
+    """Weights without antialiasing: each pixel's own tap; border pixels also get all taps beyond them."""
     reach = SUPPORT[interpolation]
-    # Coordinates end within the support of the last pixel, beyond which all taps fall on it; and bilinear's at 0.
+    # Clamp coordinates beyond the support of the last pixel, where all taps fall on it; bilinear's also at 0.
     beyond = distance[:, -1:] + reach
     distance = distance - torch.clamp(beyond, max=0.0)
     if interpolation == "bilinear":
         distance = distance - torch.clamp(distance[:, :1], min=0.0)
     weight = _filter(interpolation, distance, -0.75)
-    # Coordinates start half a pixel before the first pixel at most, and end `reach` beyond the last one.
+    # Coordinates start at most half a pixel before the first pixel, and end `reach` beyond the last one.
     step = torch.arange(1, 2 * reach + 1, device=distance.device)
     before = _filter(interpolation, distance[:, :1] - step[:reach], -0.75).sum(1, keepdim=True)
     after = _filter(interpolation, distance[:, -1:] + step, -0.75).sum(1, keepdim=True)
@@ -94,17 +94,17 @@ def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
 
 
 def resample_dense(image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    """What the op ``resample`` computes from the same arguments, for images ``(..., H, W)`` of any rank.
+    """The op ``resample`` with the same arguments, for images ``(..., H, W)`` of any rank.
 
     Returns:
-        ``(..., height, width)`` in the dtype of the image's sums: float32, or float64 for a float64 one.
+        ``(..., height, width)`` in float32, or float64 for a float64 image.
     """
     down, along = _matrices(image, image.shape[-2:], (height, width), *parameters)
     return _multiply(image, down.mT, along.mT)
 
 
 def resample_dense_backward(grad: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    """The adjoint, what the op ``resample_backward`` computes: ``(..., h, w)`` to the image's height and width."""
+    """The adjoint, as the op ``resample_backward``: ``(..., h, w)`` to the image's height and width."""
     down, along = _matrices(grad, (height, width), grad.shape[-2:], *parameters)
     return _multiply(grad, down, along)
 
@@ -118,7 +118,7 @@ def _matrices(
     interpolation: str,
     antialias: bool,
 ) -> list[Tensor]:
-    """Of the rows and of the columns, in the dtype of the sums of ``like``."""
+    """Matrices of both axes, in the accumulation dtype of ``like``."""
     rest = (interpolation, antialias, accumulation_dtype(like.dtype), like.device)
     return [
         band_matrix(n, out, scale, *rest) for n, out, scale in zip(in_size, out_size, (scale_h, scale_w), strict=True)
@@ -126,10 +126,10 @@ def _matrices(
 
 
 def _multiply(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``rowsᵀ image columns`` of each plane, in the matrices' dtype: autocast leaves a resampling alone."""
+    """``rowsᵀ image columns`` of each plane, in the matrices' dtype also under autocast."""
     device = image.device.type
     if autocasts(device):
         with torch.autocast(device, enabled=False):
             return _multiply(image, rows, columns)
-    # The matrix stands to the right in both products: to the left it would be repeated per plane.
+    # The matrix is on the right in both products: on the left matmul would repeat it for each plane.
     return torch.matmul(torch.matmul(image.to(rows.dtype).mT, rows).mT, columns)

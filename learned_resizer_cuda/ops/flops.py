@@ -36,10 +36,9 @@ def _stem(a: Any) -> int:
 
 
 def _stem_backward(a: Any) -> int:
-    image, weights = a.forward.image, a.forward.weights
     # a and c again; then dW1, da and dW0, and dx if wanted.
-    first, second = _conv_flop(image, weights.w0), _conv_flop(image, weights.w1)
-    return _stem(a.forward) + 2 * second + (2 if a.image_grad else 1) * first
+    first, second = _conv_flop(a.image, a.weights.w0), _conv_flop(a.image, a.weights.w1)
+    return _stem(a) + 2 * second + (2 if a.image_grad else 1) * first
 
 
 def _conv(a: Any) -> int:

@@ -183,16 +183,8 @@ def _autocast(dtype: torch.dtype, a: Head) -> tuple[Any, ...]:
     return *a.prologue.autocast(dtype), cast(dtype, a.weight), cast(dtype, a.bias), a.base
 
 
-define("head", Head, "Tensor", pure_torch=_head, native="head", choose=_choose, fake=_fake)
-define(
-    "head_backward",
-    HeadBackward,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    pure_torch=_head_backward,
-    native="head",
-    choose=_choose,
-    fake=_fake_backward,
-)
+define("head", Head, 1, pure_torch=_head, native="head", choose=_choose, fake=_fake)
+define("head_backward", HeadBackward, 8, pure_torch=_head_backward, native="head", choose=_choose, fake=_fake_backward)
 register_autograd("head", _autograd, _setup_context)
 register_no_second_derivative("head_backward")
 register_autocast("head", _autocast)

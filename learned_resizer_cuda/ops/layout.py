@@ -1,7 +1,7 @@
-"""Features as rows of interleaved channels, the form in which the pure-torch ops work on them.
+"""Features as rows of interleaved channels, the memory layout of the pure-torch ops.
 
-A channels_last ``(K, n, H, W)`` is, without a copy, rows ``(K, H, W*n)``. Per-channel vectors are repeated along
-a row: an inner loop over n = 16 channels alone would not vectorise.
+A channels_last ``(K, n, H, W)`` is a view of rows ``(K, H, W*n)``. Per-channel vectors are repeated along a row: an
+inner loop over n = 16 channels alone would not vectorise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def rows(features: Tensor) -> Tensor:
-    """``(K, n, H, W)`` as rows ``(K, H, W*n)``; copies only if it is not channels_last."""
+    """``(K, n, H, W)`` as rows ``(K, H, W*n)``; a view if it is channels_last."""
     return features.permute(0, 2, 3, 1).contiguous().flatten(2)
 
 
@@ -31,7 +31,7 @@ def sum_pixels(rows: Tensor, num_filters: int) -> Tensor:
 
 
 def leaky_relu_backward_(grad: Tensor, output: Tensor, negative_slope: float) -> Tensor:
-    """LeakyReLU's adjoint in place, from its output: with a slope of at least 0 that has its input's sign."""
+    """LeakyReLU's adjoint in place, from its output, which has its input's sign for a slope of at least 0."""
     return torch.ops.aten.leaky_relu_backward.grad_input(grad, output, negative_slope, True, grad_input=grad)
 
 
@@ -40,5 +40,5 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 
 def feature_dtype(image: Tensor, w0: Tensor) -> torch.dtype:
-    """dtype of the features: the image's, or of a uint8 image the weights'."""
+    """Dtype of the features: the image's, or for a uint8 image the weights'."""
     return w0.dtype if image.dtype == torch.uint8 else image.dtype

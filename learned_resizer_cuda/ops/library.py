@@ -43,7 +43,8 @@ class Op(NamedTuple):
     """A defined op."""
 
     arguments: Any  # NamedTuple class
-    native: Callable[[Any], Any]  # takes the arguments' tuple
+    choose: Callable[[str, Any], str]  # of op's name and arguments
+    native: Callable[[Any], Any]  # of the arguments
 
 
 DEFINED: dict[str, Op] = {}
@@ -52,7 +53,7 @@ DEFINED: dict[str, Op] = {}
 def define(
     name: str,
     arguments: Any,
-    results: str,
+    results: int,
     *,
     pure_torch: Callable[[Any], Any],
     native: str | Callable[[Any], Any],
@@ -66,7 +67,7 @@ def define(
         arguments: NamedTuple class. A field that is a NamedTuple itself groups successive arguments; where several
             fields have the same class, their arguments' names start with the field's. The tensors of an optional group
             are optional arguments.
-        results: of the schema, as ``"(Tensor, Tensor)"``.
+        results: number of tensors returned.
         pure_torch: on a CPU, on devices without an implementation of their own (mps, xpu, …), and on CUDA if chosen.
         native: launcher, or the module of ``kernels`` that has one of the op's name.
         choose: backend on CUDA, ``"native"`` or ``"torch"``, from the op's name and its arguments.
@@ -79,8 +80,9 @@ def define(
     def cuda(a: Any) -> Any:
         return launch(a) if choose(name, a) == "native" else pure_torch(a)
 
-    DEFINED[name] = Op(arguments, launch)
-    LIBRARY.define(f"{name}({_schema(arguments)}) -> {results}", tags=(torch.Tag.pt2_compliant_tag,))
+    DEFINED[name] = Op(arguments, choose, launch)
+    returns = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+    LIBRARY.define(f"{name}({_schema(arguments)}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, _without_forward_mode(name, pure_torch), "CompositeExplicitAutograd")
     LIBRARY.impl(name, _without_forward_mode(name, cuda), "CUDA")
     torch.library.register_fake(f"{NAMESPACE}::{name}", packed(name, fake), lib=LIBRARY)
@@ -99,7 +101,7 @@ def packed(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
 @cache
 def _packer(arguments: Any) -> Callable[[Iterator[Any]], Any]:
     """A function that takes the fields of a tuple from an iterator over flat arguments."""
-    packers = [None if field.group is None else _packer(field.group) for field in _fields(arguments)]
+    packers = [None if group is None else _packer(group) for _, _, group in _fields(arguments)]
     make = arguments._make
     if not any(packers):
         return lambda flat: make(islice(flat, len(packers)))
@@ -111,32 +113,22 @@ def _packer(arguments: Any) -> Callable[[Iterator[Any]], Any]:
     return pack
 
 
-class _Field(NamedTuple):
-    name: str
-    type: Any
-    group: Any  # NamedTuple class, or None for a single argument
-    prefix: str  # of the names of a group's arguments
-
-
 @cache
-def _fields(arguments: Any) -> list[_Field]:
-    hints = get_type_hints(arguments)
-    groups = [
-        next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, tuple)), None)
-        for hint in hints.values()
-    ]
+def _fields(arguments: Any) -> list[tuple[str, Any, Any]]:
+    """Name and type of each field, and the NamedTuple class of a group, else None."""
     return [
-        _Field(name, hint, group, f"{name}_" if groups.count(group) > 1 else "")
-        for (name, hint), group in zip(hints.items(), groups, strict=True)
+        (name, hint, next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, tuple)), None))
+        for name, hint in get_type_hints(arguments).items()
     ]
 
 
 def _schema(arguments: Any, prefix: str = "", optional: bool = False) -> str:
     """The arguments' part of a schema."""
     parts = []
-    for name, hint, group, group_prefix in _fields(arguments):
+    groups = [group for _, _, group in _fields(arguments)]
+    for name, hint, group in _fields(arguments):
         if group is not None:
-            parts.append(_schema(group, prefix + group_prefix, hint is not group))
+            parts.append(_schema(group, prefix + (f"{name}_" if groups.count(group) > 1 else ""), hint is not group))
         else:
             kind = _SCHEMA_TYPES[Tensor | None if optional and hint is Tensor else hint]
             parts.append(f"{kind} {prefix}{name}" + ("=None" if name in arguments._field_defaults else ""))

@@ -1,8 +1,8 @@
-"""Work on the images of a batch in parallel: a thread an image, and one thread inside each torch call.
+"""Parallel processing of a batch: one thread per image, and one thread inside each torch call.
 
-torch's own parallelism splits every call over all threads and waits for the last one, thousands of times a step
-here. Where the machine does anything else at the same time, each of those waits can last a scheduler's time
-slice. Giving every thread images of its own leaves one wait at the end, and keeps a tile in one core's cache.
+torch's own parallelism splits every call over all threads and waits for the slowest, here thousands of times per step.
+If the machine runs anything else, each wait can last a scheduler's time slice. With images of its own for every thread
+there is one wait, at the end, and a tile stays in one core's cache.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Result = TypeVar("Result")
 def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
     """``[function(item) for item in items]``, on a CPU with as many threads as torch may use.
 
-    Fewer items than threads run one after the other, with torch's own parallelism inside each. The items must
-    write to disjoint memory. No gradients are recorded.
+    Fewer items than threads run sequentially, with torch's own parallelism inside each. Items must write to disjoint
+    memory. No gradients are recorded.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or len(items) < threads:
@@ -33,11 +33,11 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], devi
     inference = torch.is_inference_mode_enabled()
 
     def run(item: Item) -> Result:
-        # Modes belong to a thread; what the caller made in inference mode can be written in that mode only.
+        # Modes are per thread; tensors created in inference mode can only be written in that mode.
         with torch.inference_mode(inference), torch.no_grad():
             return function(item)
 
-    # The process is part of the key: a forked child inherits the pool but not its threads.
+    # Keyed by process: a forked child inherits the pool but not its threads.
     return list(_pool(threads, os.getpid()).map(run, items))
 
 
@@ -47,12 +47,12 @@ def _pool(threads: int, _process: int) -> ThreadPoolExecutor:
     started = threading.Barrier(threads)
 
     def start(_: int) -> None:
-        # A thread's first question for the number sets it to the process's, over what it was told before.
+        # A thread's first call of get_num_threads resets the number to the process's: make it before setting.
         torch.get_num_threads()
         torch.set_num_threads(1)
         started.wait()
 
     list(pool.map(start, range(threads)))
-    # The call above also set the number that threads of the user's will start with: put it back.
+    # set_num_threads also changed the default of the user's new threads: restore it.
     torch.set_num_threads(threads)
     return pool

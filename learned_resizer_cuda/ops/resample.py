@@ -205,15 +205,9 @@ def _vmap(name: str) -> Any:
     return rule
 
 
-define("resample", Resample, "Tensor", pure_torch=_resample, native=_native, choose=_choose, fake=_fake)
+define("resample", Resample, 1, pure_torch=_resample, native=_native, choose=_choose, fake=_fake)
 define(
-    "resample_backward",
-    ResampleBackward,
-    "Tensor",
-    pure_torch=_resample_backward,
-    native=_native,
-    choose=_choose,
-    fake=_fake,
+    "resample_backward", ResampleBackward, 1, pure_torch=_resample_backward, native=_native, choose=_choose, fake=_fake
 )
 _OPS = torch.ops.learned_resizer
 register_autograd("resample", _adjoint(_OPS.resample_backward, resample_dense_backward), _setup_context)

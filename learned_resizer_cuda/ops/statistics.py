@@ -11,12 +11,12 @@ from .layout import along_row, maps, rows, sum_pixels
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, else float32: the dtype in which sums and statistics are kept."""
+    """Dtype of sums and statistics: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether a device computes in float64; mps does not, and of others each is asked once."""
+    """Whether a device supports float64; mps does not, other devices are tried once each."""
     return device.type in ("cpu", "cuda", "meta") or (device.type != "mps" and _takes_float64(device))
 
 
@@ -43,7 +43,7 @@ class Statistics:
 
     def __init__(self, num_filters: int, dtype: torch.dtype, device: torch.device) -> None:
         self.count = 0
-        # In float64 where the device has it: the vectors are short, and the merges then add no error of their own.
+        # In float64 if the device has it: the vectors are short, and merging then adds no error.
         wide = torch.float64 if has_float64(device) else torch.float32
         self.mean = torch.zeros(num_filters, dtype=wide, device=device)
         self.m2 = torch.zeros(num_filters, dtype=wide, device=device)
@@ -52,8 +52,8 @@ class Statistics:
     def add(self, features: Tensor) -> None:
         """Merge in ``features (K, n, H, W)``, channels_last.
 
-        In two passes, of which the second corrects the mean that it subtracts: torch's own ``batch_norm_update_stats``
-        adds interleaved channels up one by one, which leaves a mean wrong by 1e-4 to 1e-3 standard deviations.
+        In two passes; the second corrects the mean that it subtracts. torch's ``batch_norm_update_stats`` adds
+        interleaved channels one by one, which gives a mean wrong by 1e-4 to 1e-3 standard deviations.
         """
         count = features.numel() // features.shape[1]
         if not count:
@@ -66,7 +66,7 @@ class Statistics:
         self._merge(count, mean.to(left.dtype) + left, m2)
 
     def merge(self, other: Statistics) -> None:
-        """Merge in what another object has seen."""
+        """Merge in the statistics of another object."""
         if other.count:
             self._merge(other.count, other.mean, other.m2)
 
@@ -78,7 +78,7 @@ class Statistics:
         self.count = total
 
     def result(self, wanted: bool = True) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance, both ``(n,)``; two empty tensors where they are not wanted."""
+        """Mean and biased variance, both ``(n,)``; two empty tensors if not wanted."""
         if not wanted:
             empty = self.mean.new_empty(0, dtype=self.dtype)
             return empty, empty.clone()
@@ -94,13 +94,13 @@ def add_statistics_grad(
     pixels: int,
     out: Tensor | None = None,
 ) -> Tensor:
-    """``grad + dmean / M + 2 (features - mean) / M · dvar``: what the statistics add to a feature's gradient.
+    """Gradient of features with that of their statistics: ``grad + dmean / M + 2 (features - mean) / M · dvar``.
 
     Args:
         grad, features: ``(K, n, H, W)``, channels_last.
         mean, grad_mean, grad_var: ``(n,)``.
-        pixels: M, over which the statistics were taken.
-        out: where the result goes, for instance ``grad`` itself; new memory if ``None``.
+        pixels: M, the number of values per channel of the statistics.
+        out: tensor for the result, for instance ``grad`` itself.
     """
     n, width = grad.shape[1], grad.shape[3]
     scale = grad_var * (2 / pixels)

@@ -76,14 +76,25 @@ class Stem(NamedTuple):
 
 
 class StemBackward(NamedTuple):
-    """Arguments of ``stem_backward``: gradients and the mean of the forward call, and its arguments."""
+    """Arguments of ``stem_backward``: gradients of the results, and arguments and mean of the forward call.
+
+    The order is that of earlier versions, which compiled graphs in inductor's caches still call.
+    """
 
     grad_z: Tensor
     grad_mean: Tensor
     grad_var: Tensor
+    image: Tensor
+    weights: StemWeights
     mean: Tensor
+    options: StemOptions
     image_grad: bool
-    forward: Stem
+    image_mean: Tensor | None = None
+    image_std: Tensor | None = None
+
+    @property
+    def forward(self) -> Stem:
+        return Stem(self.image, self.weights, self.options, self.image_mean, self.image_std)
 
 
 class _Tile(NamedTuple):
@@ -180,7 +191,7 @@ def _stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _stem_backward(a: StemBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    forward, image, weights, options = a.forward, a.forward.image, a.forward.weights, a.forward.options
+    forward, image, weights, options = a.forward, a.image, a.weights, a.options
     w0, b0, w1, b1 = weights
     n = len(w0)
     bands_h, bands_w = (table.transposed() for table in _tables(forward))
@@ -252,9 +263,8 @@ def _fake(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fake_backward(a: StemBackward) -> tuple[Tensor, ...]:
-    image, weights = a.forward.image, a.forward.weights
-    dx = torch.empty_like(image) if a.image_grad else image.new_empty(0)
-    return dx, *(torch.empty_like(p, memory_format=torch.contiguous_format) for p in weights)
+    dx = torch.empty_like(a.image) if a.image_grad else a.image.new_empty(0)
+    return dx, *(torch.empty_like(p, memory_format=torch.contiguous_format) for p in a.weights)
 
 
 def _setup_context(ctx: Any, a: Stem, output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -267,7 +277,7 @@ def _autograd(ctx: Any, grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor) -> 
     mean, image, *weights, image_mean, image_std = ctx.saved_tensors
     image_grad = ctx.needs_input_grad[0]
     dx, *grads = torch.ops.learned_resizer.stem_backward(
-        grad_z, grad_mean, grad_var, mean, image_grad, image, *weights, *ctx.options, image_mean, image_std
+        grad_z, grad_mean, grad_var, image, *weights, mean, *ctx.options, image_grad, image_mean, image_std
     )
     return dx if image_grad else None, *grads, *(None for _ in ctx.options), None, None
 
@@ -278,16 +288,8 @@ def _autocast(dtype: torch.dtype, a: Stem) -> tuple[Any, ...]:
     return image, *(cast(dtype, p) for p in a.weights), *a.options, a.image_mean, a.image_std
 
 
-define("stem", Stem, "(Tensor, Tensor, Tensor)", pure_torch=_stem, native="stem", choose=_choose, fake=_fake)
-define(
-    "stem_backward",
-    StemBackward,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
-    pure_torch=_stem_backward,
-    native="stem",
-    choose=_choose,
-    fake=_fake_backward,
-)
+define("stem", Stem, 3, pure_torch=_stem, native="stem", choose=_choose, fake=_fake)
+define("stem_backward", StemBackward, 5, pure_torch=_stem_backward, native="stem", choose=_choose, fake=_fake_backward)
 register_autograd("stem", _autograd, _setup_context)
 register_no_second_derivative("stem_backward")
 register_autocast("stem", _autocast)

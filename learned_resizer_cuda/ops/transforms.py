@@ -1,4 +1,4 @@
-"""Transforms and exports under which a registered op is not right: one question, asked before the first of a call."""
+"""Detection of transforms and exports that a registered op does not support."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..tracing import constant_while_traced
 
-VMAP = "torch.vmap is at work"
-FUNCTORCH = "a torch.func transform is at work"
+VMAP = "torch.vmap is active"
+FUNCTORCH = "a torch.func transform is active"
 FORWARD_AD = "forward-mode differentiation is on"
-ONNX = "torch.onnx.export is at work"
+ONNX = "torch.onnx.export is active"
 
 
 def transform_reason(tensor: Tensor) -> str | None:
-    """Why plain differentiable operations have to compute with this tensor, or ``None`` where ops may.
+    """Reason why a call with this tensor needs plain differentiable operations, or ``None`` if ops can run.
 
-    The autograd of an op of ``torch.library`` knows reverse mode only: forward mode would lose the tangent without a
-    word, so ``library.define`` refuses it. Of functorch's transforms an op takes ``vmap`` alone, where it has a rule.
-    A tensor made of other tensors (``DTensor``) has no rule for an op of ours, and ONNX no operator. (Decompositions in
-    torch's own table would serve ``torch.onnx.export``; but where a variable ``CI`` is set, as most services of
-    continuous integration do, inductor refuses every op that has one there.)
+    An op of ``torch.library`` has reverse-mode autograd only: forward mode would silently drop the tangent, so
+    ``library.define`` refuses it. Of functorch's transforms an op supports only ``vmap``, if it has a rule. A tensor
+    made of other tensors (``DTensor``) has no rule for our ops, and ONNX no operator. (Decompositions in torch's own
+    table would work for ``torch.onnx.export``, but if the variable ``CI`` is set, as most CI services do, inductor
+    refuses every op that has one there.)
 
     Returns:
-        A sentence without a full stop; ``VMAP`` where nothing but vmap, nested or not, is at work.
+        A sentence without a full stop; ``VMAP`` if only vmap, nested or not, is active.
     """
-    # Read here and not below, so that torch.compile guards it.
+    # Read here, not in a function marked constant, so that torch.compile guards it.
     if forward_ad._current_level >= 0:
         return FORWARD_AD
     if torch.compiler.is_exporting() and _onnx():
@@ -35,8 +35,8 @@ def transform_reason(tensor: Tensor) -> str | None:
     return _functorch() or (None if type(tensor) is Tensor else _subclass(tensor))
 
 
-# A tracer cannot step into the stack, but the answer holds as long as its graph: the transforms are part of the graph,
-# and torch.compile refuses a compiled function under a transform outside it.
+# A tracer cannot step into the stack, but the answer is valid for its graph: the transforms are part of the graph, and
+# torch.compile refuses to call a compiled function under a transform outside it.
 @constant_while_traced
 def _functorch() -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is None:

@@ -126,8 +126,8 @@ def _fake_tail(a: TrunkTail) -> Tensor:
     return torch.empty_like(a.base, memory_format=torch.preserve_format)
 
 
-define("trunk_block", TrunkBlock, "Tensor", pure_torch=_block, native="trunk", choose=_choose, fake=_fake_block)
-define("trunk_tail", TrunkTail, "Tensor", pure_torch=_tail, native="trunk", choose=_choose, fake=_fake_tail)
+define("trunk_block", TrunkBlock, 1, pure_torch=_block, native="trunk", choose=_choose, fake=_fake_block)
+define("trunk_tail", TrunkTail, 1, pure_torch=_tail, native="trunk", choose=_choose, fake=_fake_tail)
 for _name in ("trunk_block", "trunk_tail"):
     register_no_derivative(_name, "trunk_block, trunk_tail: inference only; conv and head have gradients")
     register_autocast(_name)

@@ -62,7 +62,7 @@ def test_stem(
         close(got, exact, BOUND[arithmetic], "z mean var")
         close(launch("stem", *args[:-1], False)[:1], exact[:1], BOUND[arithmetic], "z")
         grads = [draw.features(2, n, *out), draw.vector(n), draw.vector(n)]
-        rest = [got[1], True, *args]
+        rest = [image, *weights, got[1], *args[5:], True]
         exact_grads = OPS.stem_backward(*double(grads), *double(rest))
         found = launch("stem_backward", *grads, *rest)
         assert found[0].stride() == image.stride()
@@ -87,9 +87,9 @@ def test_stem_of_uint8_images(arithmetic: str, last: bool) -> None:
         assert got[0].dtype == draw.dtype
         close(got, exact, BOUND[arithmetic], "z mean var")
         grads = [draw.features(2, 16, 7, 9), draw.vector(16), draw.vector(16)]
-        rest = [got[1], False, *args, *normalisation]
-        found = launch("stem_backward", *grads, *rest)
-        exact_grads = OPS.stem_backward(*double(grads), got[1].double(), False, image, *double(rest[3:]))
+        rest = [*weights, got[1], *args[5:], False, *normalisation]
+        found = launch("stem_backward", *grads, image, *rest)
+        exact_grads = OPS.stem_backward(*double(grads), image, *double(rest))
         close(found[1:], exact_grads[1:], BOUND[arithmetic], "dw0 db0 dw1 db1")
 
 
@@ -142,7 +142,7 @@ def test_edges(
         if image.shape[2:].numel() > 1:
             close(got[2:], exact[2:], BOUND[arithmetic], "var")
         grads = [draw.features(1, n, *out), draw.vector(n), draw.vector(n)]
-        rest = [exact[1].float(), True, *args]
+        rest = [image, *args[1:5], exact[1].float(), *args[5:], True]
         close(
             launch("stem_backward", *grads, *rest),
             OPS.stem_backward(*double(grads), *double(rest)),
@@ -171,7 +171,7 @@ def test_gradients_of_both_slopes(arithmetic: str, statistics: bool, image_grad:
     # The launcher makes the gradient channels_last itself.
     grads = [grad_z if last else grad_z.contiguous(), draw.vector(n), draw.vector(n)]
     mean = draw.vector(n) + 16 * sign.flip(0)
-    rest: list[Any] = [mean, image_grad, image, *weights, *out, "bicubic", True, 0.2, statistics]
+    rest: list[Any] = [image, *weights, mean, *out, "bicubic", True, 0.2, statistics, image_grad]
     exact = OPS.stem_backward(*double(grads), *double(rest))
     with native_on_host():
         close(launch("stem_backward", *grads, *rest), exact, BOUND[arithmetic], GRADS)
@@ -184,7 +184,7 @@ def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.Monke
     image = draw.features(9, 3, 8, 9)
     args = [image, *_weights(draw, n, 3), 4, 5, "bilinear", True, 0.2, True]
     grads = [draw.features(9, n, 4, 5), draw.vector(n), draw.vector(n)]
-    rest = [draw.vector(n), True, *args]
+    rest = [*args[:5], draw.vector(n), *args[5:], True]
     found = []
     for multiprocessors in (132, 1):
         monkeypatch.setattr(native_host, "_MULTIPROCESSORS", multiprocessors)
@@ -207,7 +207,7 @@ def test_an_empty_batch_launches_nothing() -> None:
     with native_on_host():
         z, mean, var = launch("stem", *args)
         assert z.shape == (0, 16, 4, 5) and not mean.any() and not var.any()
-        grads = [z, mean, var, mean, True, *args]
+        grads = [z, mean, var, *args[:5], mean, *args[5:], True]
         assert [g.shape for g in launch("stem_backward", *grads)] == [t.shape for t in args[:5]]
 
 
@@ -232,6 +232,6 @@ def test_stem_backward_fits_every_gpu(arithmetic: str, n: int, name: str, monkey
         weights = [draw.weight(n, 3, 7, 7), draw.vector(n), draw.weight(n, n, 1, 1), draw.vector(n)]
         sampling = (1, 65, "bilinear", True, 0.97)
         grads = [draw.features(1, n, 1, 65), draw.vector(0), draw.vector(0)]
-        rest = [draw.vector(0), True, image, *weights, *sampling, False]
+        rest = [image, *weights, draw.vector(0), *sampling, False, True]
         exact = OPS.stem_backward(*double(grads), *double(rest))
         close(launch("stem_backward", *grads, *rest), exact, BOUND[arithmetic], "dx dw0 db0 dw1 db1")
