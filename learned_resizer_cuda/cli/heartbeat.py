@@ -14,7 +14,7 @@ os.register_at_fork(before=_SAYING.acquire, after_in_parent=_SAYING.release, aft
 
 
 class Heartbeat:
-    """Context manager that prints the state of the body at intervals, from a thread.
+    """Context manager that prints a status line at intervals, from a thread.
 
     Args:
         say: prints a line; called in the thread.
