@@ -1,9 +1,10 @@
-"""Atomic writes: every file that this package does not append to is written whole or not at all.
+"""Atomic writes: files are written whole or not at all.
 
-The new content goes to a temporary file in the same folder, and so on the same file system, where a rename is atomic
-(POSIX ``rename``). The file and its folder are flushed to the disk, so that this also holds if the machine crashes. The
-temporary file has a random name and is created exclusively: two writers never share one, whatever their process
-numbers, and a link planted in a shared folder is not followed.
+This holds for every file that this package does not append to. The new content goes to a temporary file in the same
+folder, and so on the same file system, where a rename is atomic (POSIX ``rename``). The file and its folder are flushed
+to the disk, so that this also holds if the machine crashes. The temporary file has a random name and is created
+exclusively: two writers never share one, whatever their process numbers, and a link planted in a shared folder is not
+followed.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def atomic_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> No
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Removes temporary files of killed writers, but not of active ones; never raises OSError."""
+    """Removes temporary files of killed writers; never raises OSError.
+
+    Files of active writers are locked, and stay.
+    """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         found = [entry.path for entry in entries if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX)]
         for path in found:

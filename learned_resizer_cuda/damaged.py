@@ -10,7 +10,10 @@ from .shown import shorten
 
 
 class DamagedFileError(ValueError):
-    """A file is damaged or missing; the message names it and says what to do. No file was changed."""
+    """A file is damaged or missing.
+
+    The message names it and says what to do. No file was changed.
+    """
 
 
 @contextlib.contextmanager

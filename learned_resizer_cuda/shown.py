@@ -1,4 +1,4 @@
-"""Untrusted values in error messages: on one line, short, and harmless to a terminal."""
+"""Untrusted values in error messages: short, and harmless to a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .substitutes import printable
 
 
 def shown(value: object) -> str:
-    """Any value on one line of at most 80 characters, for an error message."""
+    """A value on one line of at most 80 characters."""
     try:
         if not isinstance(value, tuple):
             return shorten(repr(value))
@@ -19,7 +19,7 @@ def shown(value: object) -> str:
 
 
 def shorten(text: str, longest: int = 80) -> str:
-    """A text on one line, without its middle if it is long, for an error message."""
+    """A text on one line, without its middle if it is long."""
     if len(text) > longest:
         text = f"{text[: longest * 2 // 3]}…{text[-longest // 4 :]}"
     return one_line(text)

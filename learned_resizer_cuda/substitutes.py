@@ -1,4 +1,4 @@
-"""Substitutes for characters that the encoding of a terminal, pipe or file lacks."""
+"""Substitutes for characters that an output's encoding lacks."""
 
 from __future__ import annotations
 

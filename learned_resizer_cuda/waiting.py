@@ -31,7 +31,9 @@ def is_command() -> bool:
 
 
 def limit_spinning() -> bool:
-    """Make waiting threads sleep early, unless the environment says otherwise or torch is already loaded.
+    """Make waiting threads sleep early.
+
+    Not if the environment says otherwise, or torch is already loaded.
 
     Returns:
         Whether anything was set.

@@ -14,7 +14,7 @@ os.register_at_fork(before=_WRITING.acquire, after_in_parent=_WRITING.release, a
 
 
 class Heartbeat:
-    """A thread that prints a status line at intervals. A context manager.
+    """Context manager that prints a status line at intervals, from a thread.
 
     Args:
         say: prints a line; called in the thread.

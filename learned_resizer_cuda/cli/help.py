@@ -8,7 +8,7 @@ from typer.core import TyperCommand
 
 
 class GroupedHelp(TyperCommand):
-    """A command whose help has a section for each ``rich_help_panel``, uncut at every width and in every encoding."""
+    """A command with help by ``rich_help_panel``, uncut at every width."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

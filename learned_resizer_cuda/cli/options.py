@@ -19,7 +19,7 @@ _FIELDS = {entry.name: entry for entry in fields(RunConfig)}
 
 
 def with_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator for a training command: a typer command with an option for every field.
+    """Decorator: a typer command with an option for every field.
 
     The command is called as ``command(values, config, output, overwrite)``. ``values`` holds, by field, only the
     options that were given: config.yaml, the settings of the data and the defaults fill in the others.
@@ -60,7 +60,7 @@ def with_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..
 
 
 def configuration(command: str, values: dict[str, Any], config: Path | None) -> RunConfig:
-    """The configuration of a command line: its values, then those of the file, then the defaults.
+    """The configuration of a command line, over its file, over the defaults.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: naming the argument, its value and what was expected.

@@ -1,4 +1,4 @@
-"""Image files to tensors and back, without loss of what resizing does not change.
+"""Image files to tensors and back, without unnecessary loss.
 
 Kept: mode (grey, colour, CMYK, 16-bit grey, float), alpha, ICC profile, EXIF (with the orientation applied and
 its tag removed) and file format. Refused: animations, modes that have no fixed meaning as numbers, and formats that
@@ -79,7 +79,7 @@ def read_picture(path: str | Path) -> Picture:
 
 
 def file_version(file: str | int) -> tuple[int, ...]:
-    """Device, inode, size in bytes and time of the last write in ns, to detect changes; empty if there is no file."""
+    """Device, inode, bytes and write time in ns; empty without a file."""
     try:
         status = os.stat(file)
     except OSError:

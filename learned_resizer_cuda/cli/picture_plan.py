@@ -54,7 +54,7 @@ def plan(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[Unread]]
 
 
 def check_targets(jobs: Sequence[Job], output: Path, overwrite: bool) -> None:
-    """Checks the targets against existing files, and makes the output folder if it is missing.
+    """Checks targets against existing files, and makes the output folder.
 
     Raises:
         FileExistsError: a target is a folder, or a file that may not be replaced.

@@ -1,4 +1,4 @@
-"""`learned-resizer resize`: image files and folders through a fixed filter or a trained resizer."""
+"""`learned-resizer resize`: image files through a fixed or trained resizer."""
 
 from __future__ import annotations
 

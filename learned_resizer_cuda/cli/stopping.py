@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as an exception, so that a command cleans up and reports its progress."""
+"""Ctrl-C, SIGTERM and SIGHUP as an exception, so that commands clean up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ _NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}  # Windo
 
 
 class Stopped(BaseException):
-    """The process was asked to end. Not a KeyboardInterrupt, which libraries catch to exit in their own way.
+    """The process was asked to end.
+
+    Not a KeyboardInterrupt, which libraries catch to exit in their own way.
 
     Attributes:
         name: the signal's, as users know it.
@@ -35,9 +37,10 @@ class _Process:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Raises ``Stopped`` in the body at the first signal; a second one ends the process at once.
+    """Raises ``Stopped`` in the body at the first signal.
 
-    C code may turn the exception into another error, so any error after the signal counts as ``Stopped``.
+    A second one ends the process at once. C code may turn the exception into another error, so any error after the
+    signal counts as ``Stopped``.
 
     An ignored signal stays ignored, as ``nohup`` needs. A terminal sends Ctrl-C and SIGHUP to every process: those that
     are forked in the body ignore them and leave them to this one. Without effect outside the main thread, where Python

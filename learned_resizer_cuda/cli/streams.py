@@ -1,4 +1,4 @@
-"""Standard output and error that never end a command, whatever their encoding, full or closed."""
+"""Standard output and error on which no write ends a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..substitutes import ERRORS
 
 @contextlib.contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Replaces standard output and error in the body by streams on which no write raises.
+    """Replaces standard output and error by streams whose writes never raise.
 
     Characters that the encoding lacks are substituted (``substitutes``). A long training does not end because the
     reader of its progress went away. Output to such a reader, or to a closed stream, is dropped silently; any other

@@ -73,9 +73,10 @@ def ablate(values: dict[str, Any], config: Path | None, output: Path | None, ove
 def run_command(
     command: str, values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool
 ) -> None:
-    """Runs a command in its folder, alone or as one of several processes; exits the program on failure.
+    """Runs a training command, alone or as one of several processes.
 
-    Exit code: 2 for what the user has to change before anything runs, 1 for a training that could not continue.
+    Exits the program on failure. Exit code: 2 for what the user has to change before anything runs, 1 for a training
+    that could not continue.
     """
     from ..train import distributed
     from ..train.limits import check_machine
@@ -182,7 +183,7 @@ def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "
 def train_and_report(
     config: RunConfig, folder: Path, watcher: Watcher | None = None
 ) -> tuple[Summary, list[Table]] | None:
-    """Runs a configuration in its folder, and writes tables, pictures and the report.
+    """Trains a configuration in its folder and writes its report.
 
     Returns:
         The summary and its tables; None in every process but the first.

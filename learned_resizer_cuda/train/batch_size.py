@@ -1,4 +1,4 @@
-"""`--batch-size auto`: the largest batch that fits the memory of a GPU in a run's costliest training."""
+"""`--batch-size auto`: the largest batch that fits a GPU's memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BatchSizeError(RuntimeError):
 
 
 def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, device: torch.device = _CUDA) -> int:
-    """Images in a batch, over all processes, that fit the memory of each process's GPU.
+    """Largest batch, over all processes, that fits each process's GPU.
 
     Tries random images, in the training's own precision, in the stage with the most filters and blocks. The result is
     a power of two times the number of processes: at most ``MOST_IMAGES`` a process, and no more than there are
@@ -74,7 +74,7 @@ def _cost(stage: Stage) -> tuple[bool, int]:
 
 
 def largest_batch_size(step: Callable[[int], None], device: torch.device, limit: int, least: int = 2) -> int:
-    """The largest power of two from ``least`` to ``limit`` for which ``step`` has enough memory on a GPU.
+    """Largest power of two for which ``step`` fits the memory of a GPU.
 
     Sizes are tried in ascending order until one fails or leaves less than a tenth of the memory free. The result
     depends on what else uses the memory meanwhile.

@@ -1,4 +1,4 @@
-"""The configuration of a run: one dataclass for the command line, config.yaml and programs."""
+"""Configuration of a run, for the command line, config.yaml and programs."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "tex
 
 
 def _option(group: str, default: Any, text: str, **bounds: Any) -> Any:
-    """A field with its help on the command line, and the bounds of its value or, for a tuple, of each value.
+    """A field with its help on the command line and its bounds.
 
     Args:
         group: section of the help; ``""`` for a field without an option.
         default: value of the field.
         text: help.
-        bounds: ``choices`` (the allowed values), ``least`` and ``most`` (inclusive), ``above`` and ``below``
-            (exclusive).
+        bounds: of the value, or of each value of a tuple: ``choices`` (the allowed values), ``least`` and ``most``
+            (inclusive), ``above`` and ``below`` (exclusive).
     """
     return field(default=default, metadata={"group": group, "help": text, "bounds": bounds})
 
@@ -54,10 +54,10 @@ _data, _network, _training, _device = (partial(_option, group) for group in ("Da
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: its data, network and resizers, and how they are trained. Defaults are the paper's where it has one.
+    """One run: its data, network and resizers, and their training.
 
-    ``RunConfig.make`` also applies the settings of the built-in data (``presets``). The help texts beside the fields
-    are those of ``learned-resizer train --help``.
+    Defaults are the paper's where it has one. ``RunConfig.make`` also applies the settings of the built-in data
+    (``presets``). The help texts beside the fields are those of ``learned-resizer train --help``.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
@@ -154,7 +154,7 @@ class RunConfig:
         self._check_stages()
 
     def _conflicts(self) -> Iterator[tuple[str, bool, str]]:
-        """Rules between values: the field, whether it breaks the rule, and what was expected."""
+        """Rules between fields: name, whether it is broken, what was expected."""
         for name in ("input_size", "arms", "num_filters", "num_blocks"):
             yield name, len(set(getattr(self, name))) < len(getattr(self, name)), "each once"
         yield "input_size", len(self.input_size) > MOST_INPUT_SIZES, f"at most {MOST_INPUT_SIZES} sizes"
@@ -196,7 +196,7 @@ class RunConfig:
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> RunConfig:
-        """The configuration of ``values``, completed by the settings of its data and by the defaults.
+        """A configuration from ``values``, its data's settings and the defaults.
 
         Args:
             values: by field. Tuples may also be lists, or single values; floats may be text, since YAML 1.1 reads
@@ -261,7 +261,7 @@ _RULES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 def field_type(name: str) -> type:
-    """``int``, ``float``, ``bool`` or ``str``: the type of a field, or of each value of a tuple."""
+    """Type of a field's values: ``int``, ``float``, ``bool`` or ``str``."""
     return (get_args(_HINTS[name]) or (_HINTS[name],))[0]
 
 

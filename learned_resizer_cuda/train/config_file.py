@@ -1,4 +1,4 @@
-"""Reader of YAML configuration files, safe for untrusted files: bounded in time and memory."""
+"""Reader of untrusted YAML configuration files, bounded in time and memory."""
 
 from __future__ import annotations
 

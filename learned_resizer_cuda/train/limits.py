@@ -1,6 +1,7 @@
-"""Checks that this machine can do a run, before a process is started or memory is allocated.
+"""Checks that this machine can do a run.
 
-A run's folder may come from a larger machine. Testing its networks needs less than training, and is checked for less.
+They come before a process is started or memory is allocated. A run's folder may come from a larger machine. Testing its
+networks needs less than training, and is checked for less.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _FLOAT32 = 4
 
 
 def check_machine(config: RunConfig) -> None:
-    """Checks that this machine can train ``config``. Nothing is measured: only the clearly impossible is refused.
+    """Checks that this machine can train ``config``.
+
+    Nothing is measured: only the clearly impossible is refused.
 
     Raises:
         ValueError: it asks for more workers, devices or memory than there are, or for an automatic batch size on a
@@ -57,7 +60,7 @@ def check_machine(config: RunConfig) -> None:
 
 
 def check_batch(config: RunConfig, images: int) -> None:
-    """Checks that memory holds so many colour images of the largest input size in float32.
+    """Checks that memory holds a batch of the largest images in float32.
 
     Raises:
         ValueError: they take more memory than this process may use.
@@ -74,7 +77,7 @@ def check_batch(config: RunConfig, images: int) -> None:
 
 
 def check_weights(config: RunConfig, copies: int) -> None:
-    """Checks that memory holds so many copies of the largest learned resizer's weights.
+    """Checks that memory holds the weights of the largest resizer, ``copies`` times.
 
     Raises:
         ValueError: they take more memory than this process may use.
@@ -91,7 +94,7 @@ def check_weights(config: RunConfig, copies: int) -> None:
 
 
 def check_length(config: RunConfig, steps_per_epoch: Mapping[int, float]) -> None:
-    """Checks that the trainings of ``config`` are not too long to be planned.
+    """Checks that the trainings are not too long to be planned.
 
     Args:
         config: the run.

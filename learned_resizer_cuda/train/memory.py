@@ -1,4 +1,4 @@
-"""Memory of this process: how much it may use, and whether freed memory stays with it."""
+"""Memory of this process: how much it may use, and keeping it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc's malloc keep up to 1 GiB of freed memory instead of returning it at once.
+    """Lets glibc's malloc keep up to 1 GiB of freed memory.
 
-    Otherwise a training on a CPU asks the kernel for the same pages in every step. Page faults took 0.06 of 0.29 CPU
-    seconds in a training step of the learned resizer (64 images of 96×96), and 0.33 of 0.53 in a step of its plain
-    composition. The setting holds for the whole process until it ends, so only the command line calls this.
+    Otherwise it returns it at once, and a training on a CPU asks the kernel for the same pages in every step. Page
+    faults took 0.06 of 0.29 CPU seconds in a training step of the learned resizer (64 images of 96×96), and 0.33 of
+    0.53 in a step of its plain composition. The setting holds for the whole process until it ends, so only the command
+    line calls this.
 
     Returns:
         Whether there is a glibc that took it.
@@ -33,9 +34,10 @@ def keep_freed_memory() -> bool:
 
 
 def usable_memory() -> float:
-    """Bytes that this process may hold in all, with what it holds now; infinite if the system does not tell.
+    """Bytes that this process may hold in all, with what it holds now.
 
-    The least of what the machine and every control group above the process (version 1 or 2) have left.
+    Infinite if the system does not tell. The least of what the machine and every control group above the process
+    (version 1 or 2) have left.
     """
     try:
         available, held = _kilobytes("meminfo", "MemAvailable"), _kilobytes("self/status", "VmRSS")

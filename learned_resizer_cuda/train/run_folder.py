@@ -1,4 +1,4 @@
-"""The folder of a run: made, locked while a process works in it, and found again to resume."""
+"""The folder of a run: made, locked, and found again to resume."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class FolderInUseError(RuntimeError):
 
 
 class RunFolder:
-    """A run's folder, locked until ``close`` or until the process ends in any way. A context manager.
+    """A run's folder, locked. A context manager.
 
-    Keep a reference: the lock of an object that is collected is released.
+    The lock lasts until ``close``, or until the process ends in any way. Keep a reference: the lock of an object that
+    is collected is released.
 
     Args:
         path: the folder; made if missing.
@@ -159,7 +160,7 @@ def _lock(path: Path) -> FileLock:
 
 
 def wait_for_folder(path: Path, config: RunConfig, seconds: float = 300) -> None:
-    """Waits until the first process, on another node, has locked the run's folder.
+    """Waits until the first node's process has locked the run's folder.
 
     Raises:
         FolderInUseError: it has not within ``seconds``, or for another run.
@@ -225,7 +226,7 @@ def _busy(folder: Path) -> bool:
 
 
 def remedy(stage: Path) -> str:
-    """What to do about a damaged file of a finished stage, for an error message.
+    """Remedy for a damaged file of a finished stage, for error messages.
 
     Args:
         stage: the stage's folder.
