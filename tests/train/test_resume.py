@@ -16,7 +16,10 @@ from safetensors.torch import load_file
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
-from learned_resizer_cuda.train.checkpoint import seed_round
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision import MixedPrecision
+
+from learned_resizer_cuda.train.checkpoint import load_checkpoint, save_checkpoint, seed_round
 from learned_resizer_cuda.train.run_folder import CONFIG
 from tests.helpers.photo_folders import class_folder
 
@@ -125,3 +128,35 @@ def test_each_round_has_its_own_random_state() -> None:
 
     assert drawn(1, 2, 0) == drawn(1, 2, 0)
     assert len({drawn(seed, number, rank) for seed in (0, 1) for number in (0, 1, 2) for rank in (0, 1)}) == 12
+
+
+def test_a_checkpoint_holds_the_scale_of_16_mixed(tmp_path: Path) -> None:
+    """A step that overflows halves the scale and is skipped; what is resumed after it ends with the same bits."""
+
+    class Small:
+        def __init__(self) -> None:
+            self.fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu"))
+            self.model = torch.nn.Linear(4, 2)
+            torch.nn.init.ones_(self.model.weight)
+            self.optimiser = self.fabric.setup_optimizers(torch.optim.AdamW(self.model.parameters(), 0.01))
+            self.scaler = self.fabric.strategy.precision
+            self.parts = {"model": self.model, "optimiser": self.optimiser, "precision": self.scaler}
+
+        def step(self, factor: float) -> None:
+            with self.fabric.autocast():
+                loss = factor * self.model(torch.ones(3, 4)).square().sum()
+            self.optimiser.zero_grad()
+            self.fabric.backward(loss)
+            self.optimiser.step()
+
+    whole, resumed = Small(), Small()
+    whole.step(1e-4)
+    before, scale = whole.model.weight.clone(), whole.scaler.state_dict()["scale"]
+    whole.step(1.0)  # gradients of 24 · 65,536 are above the 65,504 of float16
+    assert torch.equal(whole.model.weight, before) and whole.scaler.state_dict()["scale"] == scale / 2
+    save_checkpoint(tmp_path / "last.ckpt", whole.parts)
+    load_checkpoint(tmp_path / "last.ckpt", resumed.parts)
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+    for small in (whole, resumed):
+        small.step(1e-4)
+    assert torch.equal(resumed.model.weight, whole.model.weight) and not torch.equal(whole.model.weight, before)
