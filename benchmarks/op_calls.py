@@ -7,6 +7,7 @@ them to a dtype and moves them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,7 @@ SLOPE = 0.2
 MARGIN = 0.05
 
 # Arguments that stay float32 with half-precision features: statistics and values computed from them.
-_VECTORS = ("scale", "shift", "mean", "var", "gamma", "beta")
+_VECTOR = re.compile("norm|(scale|shift|mean|var)$")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def placed(values: dict[str, Any], dtype: torch.dtype, device: torch.device | st
         if not isinstance(value, Tensor):
             return value
         wide = dtype if dtype == torch.float64 else torch.float32
-        rounded = value.to(wide if name.split("_")[-1] in _VECTORS else dtype)
+        rounded = value.to(wide if _VECTOR.search(name) else dtype)
         if value.ndim == 4 and "weight" not in name and name not in ("w0", "w1"):
             kind = formats.get(name, "NCHW" if layout == "NCHW features" else "channels_last")
             rounded = rounded.contiguous(memory_format=_FORMATS[kind])
@@ -254,24 +255,24 @@ def _head(call: OpCall, random: _Random) -> dict[str, Any]:
 
 def _norm(prefix: str, n: int, random: _Random) -> dict[str, Any]:
     return {
-        f"{prefix}mean": random.uniform(n) * 0.3,
-        f"{prefix}var": random.uniform(n, low=0.5, high=1.5),
-        f"{prefix}gamma": random.signed(n, low=0.5, high=1.5),
-        f"{prefix}beta": random.uniform(n) * 0.3,
-        f"{prefix}eps": 1e-5,
+        f"{prefix}_mean": random.uniform(n) * 0.3,
+        f"{prefix}_var": random.uniform(n, low=0.5, high=1.5),
+        f"{prefix}_weight": random.signed(n, low=0.5, high=1.5),
+        f"{prefix}_bias": random.uniform(n) * 0.3,
+        f"{prefix}_eps": 1e-5,
     }
 
 
 def _trunk(call: OpCall, random: _Random, skip: bool) -> dict[str, Any]:
     n, shape = call.filters, (call.batch, call.filters, *call.sizes[2:])
-    absent = dict.fromkeys([f"skip_{name}" for name in ("mean", "var", "gamma", "beta")]) | {"skip_eps": 0.0}
+    absent = dict.fromkeys([f"skip_norm_{name}" for name in ("mean", "var", "weight", "bias")]) | {"skip_norm_eps": 0.0}
     return {
         "input": random.uniform(*shape),
-        **_norm("", n, random),
+        **_norm("norm", n, random),
         "skip": random.uniform(*shape) if skip else None,
-        **(_norm("skip_", n, random) if skip else absent),
+        **(_norm("skip_norm", n, random) if skip else absent),
         "weight1": random.uniform(n, n, 3, 3) / (9 * n) ** 0.5,
-        **_norm("norm1_", n, random),
+        **_norm("norm1", n, random),
     }
 
 

@@ -34,7 +34,19 @@ from tests.helpers import kernels_host  # noqa: E402
 HOST = {"kernels_host", "native_host", "native_on_host", "native_ops_on_host"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "dist", "no") == "load":  # `pytest -n` without --dist
+        # A file's tests stay in one process, which makes their fixtures once; files run in the order of collection.
+        config.option.dist, config.option.loadscopereorder = "loadfile", False
+
+
+def _runs_kernels(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and bool(HOST & vars(item.module).keys())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Last, as the kernels are compiled while the others run.
+    items.sort(key=_runs_kernels)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs an NVIDIA GPU; torch sees none here")
@@ -44,7 +56,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if not session.config.option.collectonly and any(
-        HOST & vars(item.module).keys() for item in session.items if isinstance(item, pytest.Function)
-    ):
+    if not session.config.option.collectonly and any(map(_runs_kernels, session.items)):
         kernels_host.start()

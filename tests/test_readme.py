@@ -59,4 +59,4 @@ def test_the_two_commands_are_there() -> None:
     """A new user's way in: install and train, install and test."""
     first, second = next(block for block in blocks("bash") if "venv" in block).strip().splitlines()
     assert first.endswith('pip install ".[train]" && learned-resizer train')
-    assert second.endswith('pip install ".[test]" && pytest')
+    assert second.endswith('pip install ".[test]" && pytest -n 2')

@@ -199,7 +199,7 @@ CASES = [
         "conv4.bias: got F8_E4M3 [3], expected floating-point [3]",
     ),
     _refused(
-        "a count that is no integer",
+        "a count that is not an integer",
         lambda path: save(path, tensors(norm1_num_batches_tracked=torch.tensor(1.0))),
         "norm1.num_batches_tracked: got F32 [], expected integers []",
     ),
@@ -241,7 +241,7 @@ CASES = [
         lambda path: path.write_bytes(safetensors.torch.save(tensors(), {"format": "\x1b[31m" + "x" * 10**6})),
         r"FOLDER/weights holds no learned resizer: its format is '\x1b[31mxxx",
     ),
-    _arguments("that is no JSON", "{", DESCRIBES),
+    _arguments("that is not JSON", "{", DESCRIBES),
     _arguments("of 100,000 nested lists", "[" * 100_000, DESCRIBES),
     _arguments("that is a list", "[4, 4]", f"{DESCRIBES}got a JSON list; expected the arguments of FusedResizer"),
     _arguments("without a size", "{}", f"{DESCRIBES}got no 'size'"),

@@ -103,7 +103,7 @@ CASES = [
         IQA,
     ),
     Bad(
-        "a row that is no histogram",
+        "a row that is not a histogram",
         lambda data: _scores(data, *GOOD[:-1], "7.png,1,-2,1,val"),
         errors.ScoreFormatError,
         ("scores.csv", "9"),

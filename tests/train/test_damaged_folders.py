@@ -150,7 +150,7 @@ CASES: Sequence[Case] = [
     full("no space for a checkpoint", "size=500k", f"{STAGE}/last.ckpt"),
     full("no space for a later checkpoint", "size=1700k", f"{LAST}/last.ckpt"),
     full("no inode for a stage", "nr_inodes=5", STAGE),
-    full("no inode for what a stage has come to", "nr_inodes=10", f"{STAGE}/result.json"),
+    full("no inode for the result of a stage", "nr_inodes=10", f"{STAGE}/result.json"),
     full("no inode for a resizer", "nr_inodes=14", f"{LAST}/resizer.safetensors"),
     full("no inode for a picture", "nr_inodes=16", "curves.png"),
     Case(

@@ -111,7 +111,7 @@ CASES: Sequence[Case] = [
         "mine",
     ),
     Case(
-        "a clock set back: the unfinished run goes on",
+        "a clock set back: the unfinished run is resumed",
         _set_back,
         0,
         "in runs/2099-01-01-000000",
