@@ -15,7 +15,7 @@ from tests.helpers import native_host
 from tests.helpers.arithmetic import ARITHMETICS, BOUND, OPS, Draw, close, double, tf32_flag  # noqa: F401
 from tests.helpers.native_host import launch, native_on_host
 
-# The bounds, and why they are these, are those of tests/helpers/arithmetic.py: one rounding of operands and results for the
+# The bounds are those of tests/helpers/arithmetic.py and have its reasons: one rounding of operands and results for the
 # 16-bit types and tf32, a sum of some hundred float32 terms for float32.
 GRADS = "dx dw0 db0 dw1 db1"
 
