@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(data.decode("utf-8"), _PlainLoader)
     except Exception as error:  # malformed values may also raise IndexError or KeyError
-        raise ValueError(f"config: {path} is not YAML of options: {_reason(error)}") from None
+        raise ValueError(f"config: {path} is not a YAML file of options: {_reason(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
