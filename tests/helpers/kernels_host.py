@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+import tempfile
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import pytest
 from filelock import FileLock
@@ -19,30 +20,30 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "host-tests"
 
 
-def _cmake(*arguments: str | Path) -> None:
-    # The tests that run meanwhile come first.
-    command = [*(["nice"] if shutil.which("nice") else []), "cmake", *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}"
-
-
 def build() -> Path:
     """Wait for the host tests and the host library; return the build folder. Skips where there is no compiler."""
-    return start().result()
-
-
-@cache
-def start() -> Future[Path]:
-    """Begin to build in the background."""
-    return ThreadPoolExecutor(1).submit(_build)
-
-
-def _build() -> Path:
     for tool in ("cmake", "ninja"):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool} to compile the kernels for the host")
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         pytest.skip("needs a C++ compiler to compile the kernels for the host")
+    process, log = start()
+    code = process.wait()
+    log.seek(0)
+    assert code == 0, log.read()
+    return BUILD
+
+
+@cache
+def start() -> tuple[subprocess.Popen[str], IO[str]]:
+    """Begin to build, in a process of its own: tests meanwhile may change what this one can do."""
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the build may write)
+    # The tests that run meanwhile come first.
+    nice = ["nice"] if shutil.which("nice") else []
+    return subprocess.Popen([*nice, sys.executable, __file__], stdout=log, stderr=subprocess.STDOUT, text=True), log
+
+
+def _build() -> None:
     options = ["-DLEARNED_RESIZER_NATIVE=OFF", "-DLEARNED_RESIZER_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}"]
     if importlib.util.find_spec("pybind11") is not None:
         import pybind11
@@ -54,7 +55,10 @@ def _build() -> Path:
     with FileLock(BUILD / ".lock"):
         if run is None or not stamp.exists() or stamp.read_text() != run:
             # --fresh: a folder configured by another checkout or compiler is configured anew; objects are kept.
-            _cmake("--fresh", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options)
-            _cmake("--build", BUILD)
+            subprocess.run(["cmake", "--fresh", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options], check=True)
+            subprocess.run(["cmake", "--build", BUILD], check=True)
             stamp.write_text(run or "")
-    return BUILD
+
+
+if __name__ == "__main__":
+    _build()
