@@ -76,7 +76,7 @@ def test_configuration_survives_its_file(tmp_path: Path) -> None:
     assert (part.seeds, part.input_size, part.model) == (2, (96, 128), "small_cnn")
 
 
-@pytest.mark.parametrize(("text", "words"), [("- a\n", "holds a list"), ("a: [", "is not YAML")])
+@pytest.mark.parametrize(("text", "words"), [("- a\n", "holds a list"), ("a: [", "is not a YAML file")])
 def test_bad_file(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=words):
