@@ -1,1 +1,1 @@
-"""Kernel launchers and the lazy loader of the native module `_C`. Not imported with the package."""
+"""Kernel launchers and lazy loader of `_C`; not imported with the package."""

@@ -11,10 +11,10 @@ from .arguments import addresses, dense32
 
 
 def affine(a: Affine) -> tuple[Tensor, Tensor]:
-    """The op ``affine``: one launch. Vectors ``(n,)`` of any dtype but float64, read as float32.
+    """The op ``affine`` in one launch.
 
     Returns:
-        Scale and shift, ``(n,)`` float32.
+        Scale and shift, ``(n,)`` float32, from vectors ``(n,)`` of any dtype but float64, read as float32.
 
     Raises:
         RuntimeError: if the launch fails, naming the CUDA error.

@@ -14,7 +14,7 @@ from . import device, native
 
 
 def arithmetic(dtype: torch.dtype) -> str:
-    """Arithmetic of the products for a dtype: for float32, tf32 if torch's flags allow it for convolutions."""
+    """Arithmetic of products: for float32, tf32 if torch's convolution flags allow it."""
     if dtype == torch.float32:
         return "tf32" if _tf32_allowed() else "float32"
     return dtype_name(dtype)
@@ -32,7 +32,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def dense32(*tensors: Tensor) -> list[Tensor]:
-    """Weights and vectors as the kernels read them: float32 and dense; no copy if they are."""
+    """Weights and vectors as kernels read them: float32, dense, copied if necessary."""
     return [t.float().contiguous() for t in tensors]
 
 
@@ -41,7 +41,10 @@ def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
 
 
 def image(tensor: Tensor, features: torch.dtype) -> tuple[Any, ...]:
-    """Address and strides of an image ``(B, C, h, w)``, and whether it is float32 beside half-precision features."""
+    """Arguments for an image ``(B, C, h, w)`` beside features.
+
+    Its address, its strides, and whether it is float32 beside half-precision features.
+    """
     return tensor.data_ptr(), tensor.stride(), tensor.dtype == torch.float32 and features != torch.float32
 
 
@@ -51,7 +54,7 @@ def image_dtype(dtype: torch.dtype, features: torch.dtype) -> torch.dtype:
 
 
 class PrologueArguments:
-    """The prologue's tensors as the kernels read them, kept alive until after the launch."""
+    """A prologue's tensors as kernels read them, kept alive through the launch."""
 
     def __init__(self, prologue: Prologue) -> None:
         self.input = channels_last(prologue.input)
@@ -95,7 +98,7 @@ def prologue_grads(sums: list[Tensor], prologue: Prologue, grads: tuple[Tensor, 
 
 @cache
 def memory_refusal(op: str, dtype_arithmetic: str, num_filters: int, gpu: torch.device) -> str | None:
-    """Reason why a GPU has too little shared memory for an instance of stem, conv or head, or None if it has enough."""
+    """Why stem, conv or head exceeds a GPU's shared memory, or None."""
     needs = getattr(native.load(), f"{op}_needs")
     args = (dtype_arithmetic, num_filters, 1)
     need = max(needs((1, 1, 1), backward, *args)[1] for backward in (False, True))

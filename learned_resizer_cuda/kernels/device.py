@@ -1,4 +1,4 @@
-"""Queries to torch's CUDA runtime. Tests replace these functions to run kernels on the host."""
+"""Queries to torch's CUDA runtime; replaced to test kernels on the host."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def place(device: torch.device) -> tuple[int, int]:
-    """Last arguments of every launch: the device's index and its current stream (a ``cudaStream_t``)."""
+    """Every launch's last arguments: device index and current stream (a ``cudaStream_t``)."""
     return device.index, torch.cuda.current_stream(device).cuda_stream
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Context in which a device is the current one, as Triton's launches need it."""
+    """Context that makes a device current, as Triton's launches need it."""
     return torch.cuda.device(device)
 
 
@@ -34,5 +34,5 @@ def is_capturing() -> bool:
 
 
 def outlive_launch(tensor: Tensor) -> None:
-    """Keep the memory of a cached tensor from reuse until the work queued on the stream has run."""
+    """Keep a cached tensor's memory until the stream's queued work has run."""
     tensor.record_stream(torch.cuda.current_stream(tensor.device))

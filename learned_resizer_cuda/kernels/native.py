@@ -35,7 +35,7 @@ class NativeUnavailable(RuntimeError):
 
 
 def load() -> ModuleType:
-    """Import `_C` once and check that it belongs to this Python and this package version.
+    """Import `_C` once, checking that it fits this Python and package version.
 
     Returns:
         The module. Loading it creates no CUDA context and needs neither a GPU nor a driver.
@@ -83,10 +83,10 @@ def _load() -> ModuleType:
 
 
 def build_record() -> dict[str, Any] | None:
-    """How `_C` was built, or None if it cannot be loaded. Creates no CUDA context.
+    """How `_C` was built, or None if it cannot be loaded.
 
     Keys: version, cuda, architectures and ptx (lists, as "90"), host_compiler, python, pybind11, ops (the
-    dtype names of each op).
+    dtype names of each op). Creates no CUDA context.
     """
     try:
         return load().build_record()
@@ -95,7 +95,7 @@ def build_record() -> dict[str, Any] | None:
 
 
 def architecture_refusal(record: dict[str, Any], capability: tuple[int, int]) -> str | None:
-    """Reason why a build has no code for a GPU of this compute capability, or None if it has.
+    """Why a build has no code for a compute capability, or None.
 
     Machine code for X.y runs on X.z with z >= y; PTX for X.y is compiled by the driver for every newer
     capability (CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility").
@@ -115,7 +115,7 @@ def architecture_refusal(record: dict[str, Any], capability: tuple[int, int]) ->
 
 
 def driver_refusal(record: dict[str, Any], driver: int) -> str | None:
-    """Reason why a build cannot run on this driver, or None if it can.
+    """Why a build cannot run on this driver, or None.
 
     Args:
         record: `build_record()`.

@@ -1,4 +1,4 @@
-"""Second stage of every reduction, in Triton: sums of the blocks' partial results.
+"""Second stage of every reduction, in Triton: sums of blocks' partial results.
 
 The kernels of csrc/core write one row of partial results per block. One launch sums them in a fixed order, in float64:
 bitwise reproducible for a given number of rows, without adding a rounding error.
@@ -24,9 +24,9 @@ def _merge_statistics(
     n: tl.constexpr,
     rows: tl.constexpr,
 ):
-    """One channel per program: the joint mean, then the deviations from it (Chan, Golub & LeVeque 1983).
+    """One channel per program: the joint mean, then deviations from it.
 
-    ``mean = Σ count_i mean_i / Σ count_i``, ``M2 = Σ M2_i + count_i (mean_i - mean)²``.
+    ``mean = Σ count_i mean_i / Σ count_i``, ``M2 = Σ M2_i + count_i (mean_i - mean)²`` (Chan, Golub & LeVeque 1983).
     """
     channel = tl.program_id(0)
     total = tl.zeros((rows,), tl.float64)
@@ -86,14 +86,17 @@ def merge_statistics(partials: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def take_apart(sums: Tensor, sizes: list[int]) -> list[Tensor]:
-    """Split ``(E,)`` into tensors with memory of their own, as an op's results must have: one launch."""
+    """Split ``(E,)`` into op results, which must own their memory: one launch."""
     parts = [sums.new_empty(size) for size in sizes]
     torch.split_with_sizes_copy(sums, sizes, out=parts)
     return parts
 
 
 def sum_rows(partials: Tensor) -> Tensor:
-    """Sum of the rows of ``(P, E)`` float32, dense: ``(E,)``. One launch, bitwise reproducible for a given P."""
+    """Sum of the rows of ``(P, E)`` float32, dense: ``(E,)``.
+
+    One launch, bitwise reproducible for a given P.
+    """
     count, elements = partials.shape
     total = torch.empty(elements, dtype=torch.float32, device=partials.device)
     grid = (triton.cdiv(elements, _COLUMNS),)

@@ -20,7 +20,7 @@ _captured: set[_DevicePlan] = set()
 
 @dataclass(frozen=True)
 class Layout:
-    """How the kernel reads an image: planes of rows of columns of interleaved channels.
+    """Layout the kernel reads: planes of rows of columns of interleaved channels.
 
     Attributes:
         planes: B·C for NCHW, B for channels_last.
@@ -42,7 +42,7 @@ class _DevicePlan:
 
 
 def layout_of(image: Tensor) -> Layout:
-    """Layout of a 4-D image of any strides; dense channels_last images keep their channels interleaved."""
+    """Layout of a 4-D image of any strides; dense channels_last stays interleaved."""
     batch, channels = image.shape[:2]
     n, c, y, x = image.stride()
     if is_channels_last(image):
@@ -51,7 +51,7 @@ def layout_of(image: Tensor) -> Layout:
 
 
 def axis_arguments(bands: Bands) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """A table as the planner takes it: ``(in_size, start, offset, weight)``, weights in float64 (exact)."""
+    """Table for the planner: ``(in_size, start, offset, weight)`` with exact float64 weights."""
     start, offset, weight = (t.detach().cpu().numpy() for t in (bands.start, bands.offset, bands.weight))
     return bands.in_size, start, offset, weight.astype(np.float64)
 
@@ -87,10 +87,10 @@ def _plan(
 
 
 def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
-    """Resample both axes of a CUDA image with band tables: ``R_h @ image @ R_w.T`` for each plane.
+    """Resample both axes of a CUDA image with band tables.
 
-    One launch on the current stream of the image's device; the adjoint is the same with transposed tables. Bitwise
-    deterministic: every sum has one fixed order, without atomics.
+    ``R_h @ image @ R_w.T`` for each plane, in one launch on the current stream of the image's device; the adjoint is
+    the same with transposed tables. Bitwise deterministic: every sum has one fixed order, without atomics.
 
     Args:
         image: ``(B, C, H, W)`` on a CUDA device, any strides; float64, float32, float16, bfloat16 or uint8.

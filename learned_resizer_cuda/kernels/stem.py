@@ -62,7 +62,7 @@ def _image_arguments(image: Tensor, normalisation: list[Tensor]) -> tuple[Any, .
 
 
 def _normalisation(a: Stem) -> list[Tensor]:
-    """Mean and std as the kernels read them; empty unless the image is uint8."""
+    """Mean and std for the kernels; empty unless the image is uint8."""
     if a.image.dtype != torch.uint8:
         return []
     if a.image_mean is None or a.image_std is None:
@@ -71,7 +71,7 @@ def _normalisation(a: Stem) -> list[Tensor]:
 
 
 def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``stem`` on a CUDA image: one launch, and one more for the statistics.
+    """The op ``stem`` on CUDA: one launch, one more for the statistics.
 
     Args:
         a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place.
@@ -122,7 +122,9 @@ def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def stem_backward(a: StemBackward) -> tuple[Tensor, ...]:
-    """The op ``stem_backward`` on CUDA tensors: one launch, two more for the sums, one for dx if asked for.
+    """The op ``stem_backward`` on CUDA tensors.
+
+    One launch, two more for the sums, one for dx if asked for.
 
     Returns:
         dx like the image (empty if not asked for), and the gradients of w0, b0, w1 and b1 in their own dtypes.

@@ -1,4 +1,4 @@
-"""Launchers of the native trunk (csrc/core/trunk/trunk.cuh) on CUDA tensors: inference, two convolutions a launch."""
+"""Launchers of csrc/core/trunk/trunk.cuh on CUDA tensors: inference, two convolutions a launch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def trunk_block(a: TrunkBlock) -> Tensor:
 
 
 def trunk_tail(a: TrunkTail) -> Tensor:
-    """The op ``trunk_tail``: one launch. As ``trunk_block``; the result has the shape, dtype and layout of ``base``.
+    """The op ``trunk_tail``, as ``trunk_block``: one launch.
+
+    The result has the shape, dtype and layout of ``base``.
 
     Raises:
         RuntimeError: if the launch fails, naming the CUDA error.
@@ -52,7 +54,7 @@ def trunk_tail(a: TrunkTail) -> Tensor:
 
 
 class _Start:
-    """The tensors that both kernels start with, as they read them, kept alive until after the launch."""
+    """Both kernels' first tensors as read, kept alive through the launch."""
 
     def __init__(self, a: TrunkInput) -> None:
         self._input, (self._weight1,) = channels_last(a.input), dense32(a.weight1)

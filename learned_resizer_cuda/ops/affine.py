@@ -1,4 +1,4 @@
-"""``affine``: scale and shift per channel of a batch normalisation with given statistics.
+"""``affine``: a batch normalisation's scale and shift per channel, from given statistics.
 
 Forward::
 

@@ -1,4 +1,4 @@
-"""Resampling in pure torch: products of band tables, as sparse CSR matrices, with an image.
+"""Resampling in pure torch: products of sparse CSR band tables with images.
 
 Each axis is one product with the image reshaped to a matrix. A pixel outside an output's window never affects it (not
 even as 0 * inf), sums have a fixed order, and the adjoint is the same call with transposed tables: a gather, where
@@ -29,23 +29,24 @@ _SPARSE_DEVICES = ("cpu", "cuda")
 
 
 def is_channels_last(image: Tensor) -> bool:
-    """Whether the channels of an image ``(…, C, H, W)`` are interleaved in memory; also of crops and expanded images.
+    """Whether an image ``(…, C, H, W)`` interleaves its channels in memory.
 
-    Determines every output's memory format: fake, pure torch and native. torch's own rule also checks the strides
-    between images, even in a batch of one, and would call a decoded image contiguous planes.
+    Crops and expanded images count, too. Determines every output's memory format: fake, pure torch and native. torch's
+    own rule also checks the strides between images, even in a batch of one, and would call a decoded image contiguous
+    planes.
     """
     return image.shape[-3] > 1 and image.stride(-3) == 1 and not image.is_contiguous()
 
 
 def empty_image(like: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
-    """An uninitialised ``(B, C, height, width)`` on ``like``'s device and in its memory format."""
+    """An uninitialised ``(B, C, height, width)`` with ``like``'s device and memory format."""
     layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
     shape = (like.shape[0], like.shape[1], height, width)
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
 
 
 def apply_bands(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
-    """Resample both axes of an image: ``R_h @ image @ R_w.T`` for each of its planes.
+    """Resample an image's axes: ``R_h @ image @ R_w.T`` for each plane.
 
     Args:
         image: ``(B, C, H, W)``, float32 or float64, any strides.
@@ -74,7 +75,10 @@ def apply_bands(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
 
 
 def resample_planes(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int) -> None:
-    """Write ``R_h @ x @ (R_w ⊗ I_inner).T`` of each plane ``x (P, H, W*inner)`` into ``y (P, h, w*inner)``."""
+    """Resample the planes ``x (P, H, W*inner)`` into ``y (P, h, w*inner)``.
+
+    Each becomes ``R_h @ x @ (R_w ⊗ I_inner).T``.
+    """
     if is_identity(bands_w):
         for p in _plane_chunks(x, y.shape[1] * y.shape[2]):
             _vertical(x[p], y[p], bands_h)
@@ -116,7 +120,7 @@ def _horizontal_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inne
 
 
 def accumulate_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int, top: int) -> None:
-    """Add the contribution of the input rows ``top:top+T``, ``x (T, W*inner)``, to ``y (h, w*inner)``."""
+    """Add input rows ``top:top+T``, ``x (T, W*inner)``, resampled, to ``y (h, w*inner)``."""
     first, matrix = _column_slice(bands_h, top, top + len(x))
     if matrix.shape[0]:
         temp = x.new_empty(matrix.shape[0], x.shape[1])
@@ -125,7 +129,7 @@ def accumulate_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner:
 
 
 def resample_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int, top: int) -> None:
-    """Write the rows ``top:top+T`` of the resampled ``x (H, W*inner)`` into ``y (T, w*inner)``."""
+    """Write rows ``top:top+T`` of resampled ``x (H, W*inner)`` into ``y (T, w*inner)``."""
     first, matrix = _row_slice(bands_h, top, top + len(y))
     temp = x.new_empty(len(y), x.shape[1])
     _multiply(matrix, x[first : first + matrix.shape[1]], temp)
@@ -151,7 +155,10 @@ def _vertical(x: Tensor, y: Tensor, bands: Bands) -> None:
 
 
 def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int, accumulate: bool = False) -> None:
-    """``y (N, w*inner) = x (N, W*inner) @ (R ⊗ I_inner).T``, added to y if ``accumulate``."""
+    """``y (N, w*inner) = x (N, W*inner) @ (R ⊗ I_inner).T``.
+
+    Added to y if ``accumulate``.
+    """
     if inner == 1:
         _multiply(_block_diagonal(bands, 1), x.t(), y.t(), accumulate)
         return
@@ -188,7 +195,7 @@ def is_identity(bands: Bands) -> bool:
 
 
 def _block_diagonal(bands: Bands, repeat: int) -> Tensor:
-    """``I_repeat ⊗ R`` as a sparse matrix: one product for ``repeat`` planes or rows."""
+    """Sparse ``I_repeat ⊗ R``: one product for ``repeat`` planes or rows."""
     key = ("block", repeat)
     if key not in bands.cache:
         count = (bands.offset[1:] - bands.offset[:-1]).repeat(repeat)
@@ -235,7 +242,7 @@ def _columns(start: Tensor, offset: Tensor) -> Tensor:
 
 
 def _matrix(count: Tensor, column: Tensor, weight: Tensor, columns: int) -> Tensor:
-    """A sparse CSR tensor, or a dense one on devices that may not support CSR."""
+    """Sparse CSR tensor, or dense on devices that may not support CSR."""
     if weight.device.type not in _SPARSE_DEVICES:
         with torch.inference_mode(False):
             dense = weight.new_zeros(len(count), columns)

@@ -1,4 +1,4 @@
-"""Band tables: one axis of a resampling as a sparse matrix in CSR form.
+"""Band tables: one axis of a resampling as a sparse CSR matrix.
 
 Output ``o`` of an axis reads the inputs ``start[o] … start[o] + count[o] - 1`` with weights that sum to 1.
 The antialiased filters (triangle, cubic a = -0.5, Lanczos-3) and their windows are those of Pillow and of
@@ -34,7 +34,7 @@ _INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class Bands:
-    """One axis as a band matrix of shape ``(out_size, in_size)``, its rows in CSR form.
+    """One axis as a band matrix ``(out_size, in_size)`` in CSR form.
 
     Attributes:
         in_size: number of columns.
@@ -72,11 +72,11 @@ class Bands:
         return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device)
 
     def transposed(self) -> Bands:
-        """Table of the adjoint, of shape ``(in_size, out_size)``; rows of unread inputs are empty."""
+        """The adjoint's table ``(in_size, out_size)``; rows of unread inputs are empty."""
         return self._transposed
 
     def dense(self) -> Tensor:
-        """The band matrix as a dense tensor ``(out_size, in_size)``, on the table's device and in its dtype."""
+        """Dense band matrix ``(out_size, in_size)``, on the table's device, in its dtype."""
         matrix = torch.zeros(self.out_size, self.in_size, dtype=self.weight.dtype)
         count = np.diff(self.offset.cpu().numpy())
         row = np.repeat(np.arange(self.out_size), count)
@@ -157,7 +157,7 @@ def _make(
 def _rows(
     in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``start`` and ``count`` of every row, and the concatenated weights of the rows, in float64."""
+    """Every row's ``start`` and ``count``, and the rows' concatenated weights in float64."""
     if in_size == out_size and factor in (None, 1.0):
         # One weight per row: 0 times a NaN neighbour would be NaN.
         return np.arange(out_size), np.ones(out_size, np.int64), np.ones(out_size)

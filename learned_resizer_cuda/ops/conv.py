@@ -1,4 +1,4 @@
-"""``conv``: 3×3 convolution without bias, fused with its prologue and the statistics of its output.
+"""``conv``: 3×3 convolution without bias, fused with its prologue and output statistics.
 
 Forward, with the prologue of ``prologue.py``::
 
@@ -37,7 +37,7 @@ class Conv(NamedTuple):
 
 
 class ConvBackward(NamedTuple):
-    """Arguments of ``conv_backward``: gradients and two results of the forward call, and its arguments."""
+    """Arguments of ``conv_backward``: gradients, two results and arguments of the forward call."""
 
     grad_raw: Tensor
     grad_mean: Tensor

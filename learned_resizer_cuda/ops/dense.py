@@ -1,4 +1,4 @@
-"""Resampling as products with dense band matrices, built by torch's own differentiable operations.
+"""Resampling as products with dense band matrices, by torch's own differentiable operations.
 
 The matrices of ``bands.py`` are computed in the graph, which works where a registered op cannot: under functorch's
 transforms and in forward mode, for tensor subclasses, and in exported programs, whose sizes may be symbolic. Far slower
@@ -64,7 +64,7 @@ def band_matrix(
 
 
 def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: str) -> Tensor:
-    """Weights without antialiasing: each pixel's own tap; border pixels also get all taps beyond them."""
+    """Weights without antialiasing: border pixels also get all taps beyond them."""
     reach = SUPPORT[interpolation]
     # Clamp coordinates beyond the support of the last pixel, where all taps fall on it; bilinear's also at 0.
     beyond = distance[:, -1:] + reach
@@ -94,7 +94,7 @@ def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
 
 
 def resample_dense(image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    """The op ``resample`` with the same arguments, for images ``(..., H, W)`` of any rank.
+    """The op ``resample`` with the same arguments, for images ``(..., H, W)``.
 
     Returns:
         ``(..., height, width)`` in float32, or float64 for a float64 image.
@@ -104,7 +104,7 @@ def resample_dense(image: Tensor, height: int, width: int, *parameters: Any) -> 
 
 
 def resample_dense_backward(grad: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    """The adjoint, as the op ``resample_backward``: ``(..., h, w)`` to the image's height and width."""
+    """The op ``resample_backward``: the adjoint, ``(..., h, w)`` to the image's size."""
     down, along = _matrices(grad, (height, width), grad.shape[-2:], *parameters)
     return _multiply(grad, down, along)
 
@@ -126,7 +126,7 @@ def _matrices(
 
 
 def _multiply(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``rowsᵀ image columns`` of each plane, in the matrices' dtype also under autocast."""
+    """``rowsᵀ image columns`` of each plane, in the matrices' dtype despite autocast."""
     device = image.device.type
     if autocasts(device):
         with torch.autocast(device, enabled=False):

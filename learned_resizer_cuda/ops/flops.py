@@ -27,7 +27,10 @@ Shape = Sequence[int]
 
 
 def _conv_flop(image: Shape, weight: Shape) -> int:
-    """Of a convolution ``(F, C, k, k)`` that keeps the height and width of its input ``(B, C, H, W)``."""
+    """FLOPs of a convolution that keeps its input's height and width.
+
+    Input ``(B, C, H, W)``, weight ``(F, C, k, k)``.
+    """
     return 2 * image[0] * prod(image[2:]) * prod(weight)
 
 
@@ -84,10 +87,10 @@ def _of_shapes(formula: Callable[..., int]) -> Callable[..., int]:
 
 
 class _UntilCounterIsImported(types.ModuleType):
-    """Class of ``torch.utils`` until Python binds its submodule ``flop_counter``, which it does after importing it.
+    """Class of ``torch.utils`` until Python binds its submodule ``flop_counter``.
 
-    Python has no hook for "after the import of". This is the least invasive substitute: no other import is affected,
-    and afterwards everything is as before.
+    Python binds it after importing it, and has no hook for "after the import of". This is the least invasive
+    substitute: no other import is affected, and afterwards everything is as before.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -98,7 +101,10 @@ class _UntilCounterIsImported(types.ModuleType):
 
 
 def register() -> None:
-    """Register the formulas with torch's counter, now or when it is imported. Call it once the ops are defined."""
+    """Register the formulas with torch's counter, now or on its import.
+
+    Call it once the ops are defined.
+    """
     if _COUNTER in sys.modules or type(torch.utils) is not types.ModuleType:
         _register()
     else:

@@ -1,4 +1,4 @@
-"""``head``: the last 7×7 convolution with bias, fused with its prologue and the image skip.
+"""``head``: last 7×7 convolution with bias, fused with prologue and image skip.
 
 Forward, with the prologue of ``prologue.py`` and the resized image as ``base``::
 
@@ -46,17 +46,17 @@ class HeadBackward(NamedTuple):
 
 
 def _pixels_per_block(out_channels: int, device: torch.device) -> int:
-    """Neighbouring pixels computed as extra output channels: 3 channels alone leave most vector lanes empty."""
+    """Neighbouring pixels as output channels: 3 alone leave most vector lanes empty."""
     return max(1, min(4, _LANES // out_channels)) if device.type == "cpu" else 1
 
 
 def _has(feature: str) -> bool:
-    """Whether the processor has an instruction set, as far as this torch can tell."""
+    """Whether the processor has an instruction set, as far as torch knows."""
     return bool(getattr(torch.cpu, f"_is_{feature}_supported", bool)())
 
 
 def _form(weight: Tensor) -> tuple[torch.dtype, int]:
-    """Dtype and pixels per block of the forward product: the fastest known to be right (docs/onednn.md)."""
+    """Forward dtype and pixels per block: fastest known to be right (docs/onednn.md)."""
     step = _pixels_per_block(len(weight), weight.device)
     if weight.device.type != "cpu" or weight.dtype not in (torch.bfloat16, torch.float16):
         return weight.dtype, step
@@ -68,9 +68,10 @@ def _form(weight: Tensor) -> tuple[torch.dtype, int]:
 
 
 def _blocks(features: Tensor, step: int) -> Tensor:
-    """``(B, n, h, w)`` as ``(B, step*n, h, ⌈w/step⌉)``: ``step`` neighbouring pixels in one, padded with zeros.
+    """Features as blocks of ``step`` neighbouring pixels, padded with zeros.
 
-    Channels_last, without a copy where the features are and w is a multiple of ``step``.
+    ``(B, n, h, w)`` as ``(B, step*n, h, ⌈w/step⌉)``, channels_last; without a copy where the features are and w is a
+    multiple of ``step``.
     """
     extra = -features.shape[3] % step
     return maps(rows(F.pad(features, (0, extra)) if extra else features), step * features.shape[1])

@@ -1,4 +1,4 @@
-"""Features as rows of interleaved channels, the memory layout of the pure-torch ops.
+"""Features as rows of interleaved channels: the pure-torch ops' memory layout.
 
 A channels_last ``(K, n, H, W)`` is a view of rows ``(K, H, W*n)``. Per-channel vectors are repeated along a row: an
 inner loop over n = 16 channels alone would not vectorise.
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def rows(features: Tensor) -> Tensor:
-    """``(K, n, H, W)`` as rows ``(K, H, W*n)``; a view if it is channels_last."""
+    """Rows ``(K, H, W*n)`` of ``(K, n, H, W)``, viewed if channels_last."""
     return features.permute(0, 2, 3, 1).contiguous().flatten(2)
 
 
 def maps(rows: Tensor, num_filters: int) -> Tensor:
-    """Rows ``(K, H, W*n)`` as channels_last ``(K, n, H, W)``, without a copy."""
+    """Rows ``(K, H, W*n)`` as channels_last ``(K, n, H, W)``, not copied."""
     return rows.unflatten(2, (-1, num_filters)).permute(0, 3, 1, 2)
 
 
@@ -26,12 +26,15 @@ def along_row(vector: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def sum_pixels(rows: Tensor, num_filters: int) -> Tensor:
-    """Per-channel sums ``(n,)`` of rows ``(K, H, W*n)``: down the rows first, which vectorises, then along one."""
+    """Sums ``(n,)`` of rows ``(K, H, W*n)``: down first (vectorised), then along."""
     return rows.sum((0, 1)).view(-1, num_filters).sum(0)
 
 
 def leaky_relu_backward_(grad: Tensor, output: Tensor, negative_slope: float) -> Tensor:
-    """LeakyReLU's adjoint in place, from its output, which has its input's sign for a slope of at least 0."""
+    """LeakyReLU's adjoint in place, from its output.
+
+    The output has its input's sign for a slope of at least 0.
+    """
     return torch.ops.aten.leaky_relu_backward.grad_input(grad, output, negative_slope, True, grad_input=grad)
 
 
@@ -40,5 +43,5 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 
 def feature_dtype(image: Tensor, w0: Tensor) -> torch.dtype:
-    """Dtype of the features: the image's, or for a uint8 image the weights'."""
+    """Feature dtype: the image's, or the weights' for a uint8 image."""
     return w0.dtype if image.dtype == torch.uint8 else image.dtype

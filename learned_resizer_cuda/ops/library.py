@@ -60,7 +60,7 @@ def define(
     choose: Callable[[str, Any], str],
     fake: Callable[[Any], Any],
 ) -> None:
-    """Define an op. Its implementations take one argument, the tuple of the op's arguments.
+    """Define an op, whose implementations take one tuple of its arguments.
 
     Args:
         name: of the op.
@@ -93,14 +93,14 @@ def _launcher(module: str, name: str) -> Callable[[Any], Any]:
 
 
 def packed(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
-    """``function``, which takes the tuple of an op's arguments, as a function of the arguments."""
+    """``function`` of an op's argument tuple as a function of the arguments."""
     pack = _packer(DEFINED[name].arguments)
     return lambda *args: function(pack(iter(args)))
 
 
 @cache
 def _packer(arguments: Any) -> Callable[[Iterator[Any]], Any]:
-    """A function that takes the fields of a tuple from an iterator over flat arguments."""
+    """Function that takes a tuple's fields from an iterator over flat arguments."""
     packers = [None if group is None else _packer(group) for _, _, group in _fields(arguments)]
     make = arguments._make
     if not any(packers):
@@ -115,7 +115,7 @@ def _packer(arguments: Any) -> Callable[[Iterator[Any]], Any]:
 
 @cache
 def _fields(arguments: Any) -> list[tuple[str, Any, Any]]:
-    """Name and type of each field, and the NamedTuple class of a group, else None."""
+    """Each field's name, type, and NamedTuple class if a group, else None."""
     return [
         (name, hint, next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, tuple)), None))
         for name, hint in get_type_hints(arguments).items()
@@ -136,7 +136,7 @@ def _schema(arguments: Any, prefix: str = "", optional: bool = False) -> str:
 
 
 def _without_forward_mode(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
-    """``packed``, refusing forward mode, in which torch would silently drop the op's tangent."""
+    """``packed``, refusing forward mode, where torch would silently drop the op's tangent."""
     pack = _packer(DEFINED[name].arguments)
 
     def kernel(*args: Any) -> Any:
@@ -151,7 +151,7 @@ def _without_forward_mode(name: str, function: Callable[[Any], Any]) -> Callable
 
 
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
-    """Give an op its backward, which runs under the backend of the forward call.
+    """Give an op its backward, run under the forward call's backend.
 
     Autograd runs the backward of CUDA tensors in threads of its own, where the caller's choice is not set.
 
@@ -207,7 +207,7 @@ def _has_autocast(device_type: str) -> bool:
 
 
 def register_autocast(name: str, cast: Callable[[torch.dtype, Any], tuple[Any, ...]] | None = None) -> None:
-    """Give an op its autocast rule: cast the arguments, then run the op with autocast off.
+    """Give an op its autocast rule: cast arguments, then run without autocast.
 
     Without a rule an op's own inner products would be cast: its implementation in Python still runs under autocast.
 

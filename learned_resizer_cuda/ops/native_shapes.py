@@ -1,4 +1,4 @@
-"""Shapes that the native kernels of stem, conv and head are compiled for."""
+"""Shapes that the native stem, conv and head are compiled for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHANNELS = 4
 
 
 def unsupported(op: str, num_filters: int, channels: int | None = None) -> str | None:
-    """Reason why the native kernel of an op does not take these shapes, or None if it does."""
+    """Why an op's native kernel does not take these shapes, or None."""
     if num_filters not in FILTERS:
         return f"the native {op} has kernels for num_filters {' and '.join(map(str, FILTERS))}, not {num_filters}"
     if channels is not None and channels > CHANNELS:
@@ -39,7 +39,10 @@ def choose(op: str, features: Tensor, weight: Tensor) -> str:
 
 
 def too_little_memory(op: str, features: Tensor, num_filters: int) -> str | None:
-    """Reason why a GPU's shared memory is too small for stem, conv or head; None if it is not, or nothing is native."""
+    """Why stem, conv or head exceeds a GPU's shared memory, or None.
+
+    None also if nothing is native.
+    """
     if backend.current() == "torch" or backend.refusal(op, features.device, features.dtype) is not None:
         return None
     kernels = backend.kernel_module("arguments")

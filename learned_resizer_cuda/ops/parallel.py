@@ -1,4 +1,4 @@
-"""Parallel processing of a batch: one thread per image, and one thread inside each torch call.
+"""Parallel batches: one thread per image, and one inside each torch call.
 
 torch's own parallelism splits every call over all threads and waits for the slowest, here thousands of times per step.
 If the machine runs anything else, each wait can last a scheduler's time slice. With images of its own for every thread
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
-    """``[function(item) for item in items]``, on a CPU with as many threads as torch may use.
+    """``list(map(function, items))``, on a CPU with all the threads torch may use.
 
     Fewer items than threads run sequentially, with torch's own parallelism inside each. Items must write to disjoint
     memory. No gradients are recorded.

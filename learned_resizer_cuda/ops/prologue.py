@@ -1,4 +1,4 @@
-"""Prologue of ``conv`` and ``head``: what they apply to their input while loading it, and its adjoint.
+"""Prologue of ``conv`` and ``head``, applied as input loads, and its adjoint.
 
 Forward, for a raw feature t, per-channel scale and shift of the batch normalisation before it, and optionally a
 skip (a second raw feature u with its own scale and shift)::
@@ -71,7 +71,7 @@ class Prologue(NamedTuple):
         return [*grads, empty_features(self.skip), torch.empty_like(vector), torch.empty_like(vector)]
 
     def autograd_result(self, grads: list[Tensor]) -> list[Tensor | None]:
-        """A backward op's gradients as autograd takes them: ``None`` for an absent skip and for the slope."""
+        """A backward op's gradients for autograd: ``None`` for slope and absent skip."""
         input, scale, shift, *skip = grads
         return [input, scale, shift, *(skip if self.skip is not None else [None] * len(skip)), None]
 
@@ -82,7 +82,7 @@ class Prologue(NamedTuple):
 
 
 class PrologueGrads:
-    """Gradients of a prologue's arguments, accumulated over groups of images in any order."""
+    """Gradients of a prologue's arguments, accumulated over image groups in any order."""
 
     def __init__(self, prologue: Prologue) -> None:
         batch, n, height, width = prologue.input.shape
@@ -119,7 +119,7 @@ class PrologueGrads:
         return sums
 
     def result(self, sums: list[Tensor]) -> list[Tensor]:
-        """Gradients of all arguments but the slope, in order; empty tensors for an absent skip.
+        """Argument gradients in order, without the slope's; empty for an absent skip.
 
         Args:
             sums: the results of every ``add``.

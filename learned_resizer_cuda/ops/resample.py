@@ -1,4 +1,4 @@
-"""``resample`` and its adjoint ``resample_backward``: multiplication of both image axes by band matrices.
+"""``resample`` and its adjoint ``resample_backward``: both image axes times band matrices.
 
 Forward ``y = R_h x R_wᵀ``, adjoint ``x̄ = R_hᵀ ȳ R_w``: the same computation with transposed tables, so each op is the
 other's backward and every derivative exists.
@@ -41,7 +41,7 @@ class Resample(NamedTuple):
 
 
 class ResampleBackward(NamedTuple):
-    """Arguments of ``resample_backward``; its output has the size of the image, the scale factors are the forward's."""
+    """Arguments of ``resample_backward``: output size the image's, scale factors the forward's."""
 
     grad: Tensor
     sampling: Sampling
@@ -71,7 +71,7 @@ def _native(a: Resample | ResampleBackward) -> Tensor:
 
 
 def _by_tables(a: Resample | ResampleBackward) -> Tensor:
-    """Pure torch on any device; accumulates in float32 (float64 for float64) and rounds once at the end."""
+    """Pure torch, any device; sums in float32 (float64 for float64), rounded once."""
     image, _ = a
     bands = _tables(a, image.device)
     if image.dtype in (torch.float32, torch.float64):
@@ -87,10 +87,10 @@ def _rounded(out: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def resample_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:
-    """The op's result by plain differentiable operations, for images ``(..., H, W)`` of any rank.
+    """The op's result by plain differentiable operations, for images of any rank.
 
     Args:
-        image: of one of the op's dtypes.
+        image: ``(..., H, W)``, of one of the op's dtypes.
         reason: from ``transforms.transform_reason``.
         parameters: the op's other arguments.
 
@@ -107,7 +107,7 @@ def _check_dtype(dtype: torch.dtype) -> None:
 
 
 def _matches_torch(image: Tensor, height: int, width: int, scale: tuple[float | None, float | None]) -> bool:
-    """Whether torch's own CPU kernel computes this resampling (float32, coordinates within the image)."""
+    """Whether torch's CPU kernel computes this resampling (float32, coordinates within the image)."""
     if image.dtype != torch.float32 or image.numel() == 0 or not image.is_cpu:
         return False
     # torch <= 2.15 resamples the rows wrongly if the output is one pixel wide. An image that keeps its size is copied.
@@ -135,7 +135,10 @@ def _along_one_axis(kernel: Any, image: Tensor, height: int, width: int, *scale:
 
 
 def _is_exact(size: int, out: int, factor: float | None) -> bool:
-    """Whether every coordinate ``scale · (o + 1/2)`` of an axis is a float32: a scale of few binary digits."""
+    """Whether float32 holds an axis's coordinates ``scale · (o + 1/2)`` exactly.
+
+    It does for a scale of few binary digits.
+    """
     scale = size / out if factor is None else 1.0 / factor
     # Of float32's 24 bits, at most 12 are before the binary point and 10 + 1 (for the half pixel) behind it.
     return scale * 2**10 == int(scale * 2**10) and scale < 2**10 and scale * out < 2**12 and out < 2**12

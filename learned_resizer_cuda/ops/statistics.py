@@ -16,7 +16,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether a device supports float64; mps does not, other devices are tried once each."""
+    """Whether a device supports float64; mps does not, others are tried once."""
     return device.type in ("cpu", "cuda", "meta") or (device.type != "mps" and _takes_float64(device))
 
 
@@ -30,10 +30,11 @@ def _takes_float64(device: torch.device) -> bool:
 
 
 class Statistics:
-    """Running (count, mean, M2) of feature maps, M2 being the sum of squared deviations from the mean.
+    """Running (count, mean, M2) of feature maps.
 
-    Two sets merge as ``M2 = M2a + M2b + δ²·na·nb/n`` with ``δ = mean_b - mean_a`` (Chan, Golub & LeVeque 1983);
-    ``Σc² - (Σc)²/n`` would lose the digits that a mean far from zero takes.
+    M2 is the sum of squared deviations from the mean. Two sets merge as ``M2 = M2a + M2b + δ²·na·nb/n`` with
+    ``δ = mean_b - mean_a`` (Chan, Golub & LeVeque 1983); ``Σc² - (Σc)²/n`` would lose the digits that a mean far from
+    zero takes.
 
     Args:
         num_filters: channels.
@@ -94,13 +95,13 @@ def add_statistics_grad(
     pixels: int,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Gradient of features with that of their statistics: ``grad + dmean / M + 2 (features - mean) / M · dvar``.
+    """Gradient of features with that of their statistics.
 
     Args:
         grad, features: ``(K, n, H, W)``, channels_last.
         mean, grad_mean, grad_var: ``(n,)``.
         pixels: M, the number of values per channel of the statistics.
-        out: tensor for the result, for instance ``grad`` itself.
+        out: tensor for the result, ``grad + dmean / M + 2 (features - mean) / M · dvar``; for instance ``grad`` itself.
     """
     n, width = grad.shape[1], grad.shape[3]
     scale = grad_var * (2 / pixels)

@@ -1,4 +1,4 @@
-"""``stem``: everything at input resolution, from the image to the resized feature and its statistics.
+"""``stem``: everything at input resolution, from image to resized feature and statistics.
 
 Forward, for an image x and the resampling R::
 
@@ -71,12 +71,12 @@ class Stem(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the features: the image's, or for a uint8 image the weights'."""
+        """Feature dtype: the image's, or the weights' for a uint8 image."""
         return feature_dtype(self.image, self.weights.w0)
 
 
 class StemBackward(NamedTuple):
-    """Arguments of ``stem_backward``: gradients of the results, and arguments and mean of the forward call.
+    """Arguments of ``stem_backward``: result gradients, and the forward's arguments and mean.
 
     The order is that of earlier versions, which compiled graphs in inductor's caches still call.
     """
@@ -108,7 +108,7 @@ class _Tile(NamedTuple):
 
 
 def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
-    """The batch as groups of tiles: several whole images in one tile, or one image in tiles of rows."""
+    """Groups of tiles: one tile of whole images, or one image's rows."""
     batch, _, height, width = image.shape
     images = _TILE_ELEMENTS // (height * width * num_filters)
     if images:
@@ -124,7 +124,7 @@ def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
 
 
 def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tensor | None) -> Tensor:
-    """A uint8 image as ``(image / 255 - mean) / std`` per channel; any other image unchanged.
+    """``(image/255 - mean) / std`` per channel of uint8 images; others unchanged.
 
     Raises:
         ValueError: for a uint8 image without mean and std.
@@ -139,7 +139,7 @@ def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tens
 
 
 def _halo(a: Stem, tile: _Tile) -> Tensor:
-    """The tile's part of the image with the 3 rows above and below that the 7×7 kernel reads, zero-padded."""
+    """A tile of the image with the 7×7 kernel's 3-row halo, zero-padded."""
     height = a.image.shape[2]
     rows = a.image[tile.first : tile.last, :, max(tile.top - 3, 0) : min(tile.bottom + 3, height)]
     rows = normalised(rows, a.dtype, a.image_mean, a.image_std)
@@ -147,10 +147,11 @@ def _halo(a: Stem, tile: _Tile) -> Tensor:
 
 
 def _features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``a`` and ``c`` of a tile from its rows with halo: ``a (K, n, T, W)`` as planes, ``c`` channels_last.
+    """``a`` and ``c`` of a tile, from its rows with halo.
 
-    oneDNN's 7×7 weight gradient is fastest on planes, the resampling on interleaved channels. The 1×1 convolution, a
-    matrix product over the channels, turns one into the other.
+    ``a (K, n, T, W)`` is in planes, ``c`` channels_last: oneDNN's 7×7 weight gradient is fastest on planes, the
+    resampling on interleaved channels. The 1×1 convolution, a matrix product over the channels, turns one into the
+    other.
     """
     w0, b0, w1, b1 = weights
     a = F.leaky_relu_(F.conv2d(x, w0, b0, padding=(0, 3)), slope).to(dtype).contiguous()

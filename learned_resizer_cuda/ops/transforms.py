@@ -16,7 +16,7 @@ ONNX = "torch.onnx.export is active"
 
 
 def transform_reason(tensor: Tensor) -> str | None:
-    """Reason why a call with this tensor needs plain differentiable operations, or ``None`` if ops can run.
+    """Why a call with this tensor needs plain differentiable operations, or ``None``.
 
     An op of ``torch.library`` has reverse-mode autograd only: forward mode would silently drop the tangent, so
     ``library.define`` refuses it. Of functorch's transforms an op supports only ``vmap``, if it has a rule. A tensor

@@ -1,4 +1,4 @@
-"""The trunk at inference, two convolutions an op: ``trunk_block`` and ``trunk_tail``. No gradients.
+"""The trunk at inference: ``trunk_block`` and ``trunk_tail``, two convolutions each, no gradients.
 
 With running statistics no batch normalisation needs the whole map, so the map between two convolutions can stay on the
 chip. For norm(t) = (t - mean) weight / √(var + eps) + bias::
@@ -45,7 +45,7 @@ class RunningNorm(NamedTuple):
 
 
 class TrunkInput(NamedTuple):
-    """What both ops start with: v, the first convolution and the norm after it."""
+    """Both ops' start: v, the first convolution and the norm after it."""
 
     input: Tensor
     norm: RunningNorm
@@ -104,7 +104,7 @@ def _tail(a: TrunkTail) -> Tensor:
 
 
 def unsupported(input: Tensor, channels: int) -> str | None:
-    """Reason why the native kernels do not take these shapes, or None if they do."""
+    """Why the native kernels do not take these shapes, or None."""
     if input.shape[1] != _NATIVE_FILTERS:
         return f"the native trunk has kernels for num_filters {_NATIVE_FILTERS}, not {input.shape[1]}"
     if channels > _NATIVE_CHANNELS:
