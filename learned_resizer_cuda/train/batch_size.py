@@ -74,7 +74,7 @@ def _cost(stage: Stage) -> tuple[bool, int]:
 
 
 def largest_batch_size(step: Callable[[int], None], device: torch.device, limit: int, least: int = 2) -> int:
-    """Largest power of two for which ``step`` fits the memory of a GPU.
+    """Largest power of two for which ``step`` fits in GPU memory.
 
     Sizes are tried in ascending order until one fails or leaves less than a tenth of the memory free. The result
     depends on what else uses the memory meanwhile.

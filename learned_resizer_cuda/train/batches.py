@@ -1,4 +1,4 @@
-"""A source's batches as floating-point images on the device, shared by the processes of a training."""
+"""Batches of floating-point images on the device, split among a training's processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEST_PIXELS = TEST_BATCH * 256**2
 
 
 class TrainBatches(Dataset[Batch]):
-    """The batches of consecutive steps, by their number: the same whichever worker draws them.
+    """Batches of consecutive steps by number, the same whichever worker draws them.
 
     Args:
         source: the data.
@@ -38,7 +38,7 @@ class TrainBatches(Dataset[Batch]):
 
 
 class TestBatches(Dataset[Batch]):
-    """The test set in batches, every ``world``-th of them starting with number ``rank``.
+    """Every ``world``-th batch of the test set, starting with number ``rank``.
 
     All processes get equally many, since processes that train together must call the model equally often: those
     that would lack one at the end get one without images.
@@ -62,9 +62,9 @@ class TestBatches(Dataset[Batch]):
 
 
 class Batches:
-    """One process's batches of a source, as images in [0, 1], normalised if asked.
+    """One process's batches of a source, in [0, 1] or normalised.
 
-    Batches travel as uint8 and become floating-point on the device. Of W processes, process r trains on the r-th of W
+    Images travel as uint8 and become floating-point on the device. Of W processes, process r trains on the r-th of W
     equal, contiguous parts of each batch: together on the same batches as one process.
 
     Args:
@@ -112,12 +112,15 @@ class Batches:
         return self._load(TrainBatches(self.source, self.seed, self.batch_size, steps, part))
 
     def test(self) -> Iterator[Batch]:
-        """This process's batches of the test set, of which some may hold no image."""
+        """This process's batches of the test set, some possibly without images."""
         size = size_of_test_batch(self.source.input_size)
         return self._load(TestBatches(self.source, size, self.rank, self.world))
 
     def prepare(self, batch: Batch) -> Batch:
-        """A source's batch on the device, its images (b, C, S, S) in ``dtype``: in [0, 1], or normalised."""
+        """A source's batch on the device.
+
+        Its images are (b, C, S, S) in ``dtype``: in [0, 1], or normalised.
+        """
         images, targets = (tensor.to(self.device, non_blocking=True) for tensor in (batch.images, batch.targets))
         images = to_unit(images)
         if self._normalize is not None:
@@ -141,7 +144,7 @@ class Batches:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 images in 0 to 255 as float32 in [0, 1], same shape and layout."""
+    """uint8 images as float32 in [0, 1], same shape and layout."""
     return images.to(torch.float32).div_(255)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: all that a killed training needs to continue as if nothing had happened.
+"""Checkpoints from which a stage's killed training continues as if uninterrupted.
 
 The unit is a round, the steps between two checkpoints. The random state is set from the round's number at its start,
 so dropout needs no saved generator; batches are a function of their step (``data.source``); the checkpoint is replaced

@@ -14,7 +14,7 @@ LARGEST = 64 << 10
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """A safe loader without aliases, a few lines of which can expand to gigabytes."""
+    """Safe loader without aliases, which can turn a few lines into gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or several started by Lightning (``--devices``) or torchrun."""
+"""A run's processes: one, or several started by Lightning (``--devices``) or torchrun."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _launchers: list[Any] = []
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one of the run that writes; known before Lightning starts.
+    """Whether this process is the one that writes; known before Lightning starts.
 
     torchrun sets RANK. Lightning's launcher sets LOCAL_RANK in the processes that it starts, and NODE_RANK.
     """
@@ -39,7 +39,7 @@ def under_torchrun() -> bool:
 
 
 def world_size() -> int:
-    """Number of processes that torchrun, or Lightning's launcher, has started for this run; else 1."""
+    """Number of processes started by torchrun or Lightning's launcher, else 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -73,7 +73,7 @@ def start_others(launcher: Any) -> None:
 
 @contextlib.contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Blocks signals in processes that the body starts, and raises those of this process after it.
+    """Blocks signals in processes the body starts; raises this process's after it.
 
     A body that is interrupted would leave behind a process that nobody knows yet. Blocking does not prevent that,
     since other threads receive the signals.
@@ -97,7 +97,7 @@ def _signals_deferred() -> Iterator[None]:
 
 
 def leave_group() -> None:
-    """Separates a process that ``start_others`` has started from the signals of its terminal.
+    """Separates a process started by ``start_others`` from its terminal's signals.
 
     Discards those it has received and leaves the process group. No effect in other processes.
     """
@@ -109,7 +109,7 @@ def leave_group() -> None:
 
 
 def end_others() -> None:
-    """Kills the processes of ``start_others`` and their workers, which may be waiting for this one."""
+    """Kills ``start_others``' processes and their workers, which may await this one."""
     for launcher in _launchers:
         started = [*launcher.procs]
         # A thread of Lightning's watches this list, and kills this process, too, once one of them was killed
@@ -154,7 +154,7 @@ def sum_over_all(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather(items: list[T]) -> list[T]:
-    """All processes' items, in the order of the processes; every process must call this."""
+    """All processes' items, in process order; every process must call this."""
     if is_alone():
         return items
     lists: list[list[T]] = [[] for _ in range(dist.get_world_size())]

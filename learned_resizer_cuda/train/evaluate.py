@@ -1,4 +1,4 @@
-"""Tests of a run's trained models, on the run's own test images or on other data."""
+"""Tests of trained models on their run's test images or other data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inception-v2, the only one of the paper's four task networks that timm lacks.
+"""Inception-v2, the one of the paper's four task networks that timm lacks.
 
 It is the batch-normalised Inception of Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by
 Reducing Internal Covariate Shift", ICML 2015 (arXiv 1502.03167), with the widths and biases of its published
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 
 class _Widths(NamedTuple):
-    """Output channels of a block's branches; a block without ``conv1`` has stride 2 and a max pool."""
+    """Output channels of a block's branches.
+
+    A block without ``conv1`` has stride 2 and a max pool.
+    """
 
     conv1: int
     reduce3: int

@@ -1,4 +1,4 @@
-"""The training of one stage: rounds of steps, each with a test where one is due and a checkpoint at its end."""
+"""One stage's training in rounds: steps, a test if due, a checkpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHECKPOINT, METRICS_FILE = "last.ckpt", "metrics.csv"
 
 @dataclass(frozen=True)
 class Fitted:
-    """The trained models in float32 on the CPU, and what the training took."""
+    """Trained models in float32 on the CPU, and what the training took."""
 
     resizer: nn.Module
     network: nn.Module
@@ -145,7 +145,7 @@ def fit(
 
 @torch.inference_mode()
 def measure(fabric: Fabric, model: nn.Module, task: Task, batches: Iterable[Batch]) -> tuple[float, dict[str, float]]:
-    """Mean loss and metrics of a model over test batches, in evaluation mode."""
+    """A model's mean loss and metrics over test batches, in evaluation mode."""
     with modes_kept(model), fabric.autocast():
         model.eval()
         for batch in batches:
@@ -181,7 +181,7 @@ def open_fabric(config: RunConfig) -> Fabric:
 
 
 def open_batches(fabric: Fabric, config: RunConfig, source: Source, seed: int, batch_size: int) -> Batches:
-    """The batches of a source on the device, in the precision and normalisation of ``config``."""
+    """A source's batches on the device, in ``config``'s precision and normalisation."""
     return Batches(
         source,
         seed,
@@ -206,7 +206,7 @@ def place(fabric: Fabric, module: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Hides Lightning's notes on devices and processes: the progress bar and the table say it all."""
+    """Hides Lightning's notes on devices and processes: progress bar and table suffice."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("fabric", "pytorch")]  # Fabric logs to either
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -34,7 +34,7 @@ def keep_freed_memory() -> bool:
 
 
 def usable_memory() -> float:
-    """Bytes that this process may hold in all, with what it holds now.
+    """Bytes that this process may hold, including what it holds now.
 
     Infinite if the system does not tell. The least of what the machine and every control group above the process
     (version 1 or 2) have left.

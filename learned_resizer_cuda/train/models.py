@@ -1,4 +1,4 @@
-"""The models of a stage: a resizer or filter in front, and the network behind it."""
+"""A stage's models: a resizer or filter, and the network behind it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .run_folder import remedy
 
 
 class BlindResizer(nn.Module):
-    """A learned resizer that sees no fine detail: the control that separates capacity from information.
+    """Learned resizer blind to fine detail: the control separating capacity from information.
 
     The image is reduced to the output size by a fixed filter and enlarged again before the resizer sees it. So it has
     the learned arm's parameters and cost, but only the information of the fixed filter's arm.
@@ -46,7 +46,7 @@ class BlindResizer(nn.Module):
 
 
 def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
-    """Arguments of a stage's learned resizer: in a transfer, those of the transferred one."""
+    """Arguments of a stage's learned resizer: in a transfer, the transferred one's."""
     if config.command == "transfer":
         return replace(load_resizer(FusedResizer, Path(str(config.resizer)))[1], size=(config.size, config.size))
     return ResizerConfig(
@@ -60,7 +60,9 @@ def resizer_config(config: RunConfig, front: Front, in_channels: int) -> Resizer
 
 
 def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
-    """The module in front of the network: (B, in_channels, H, W) → (B, in_channels, size, size).
+    """The module in front of the network.
+
+    Shapes: (B, in_channels, H, W) → (B, in_channels, size, size).
 
     Raises:
         FileNotFoundError, ValueError: the resizer's file cannot be read, or does not fit the images.
@@ -84,7 +86,7 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
 
 
 def check_normalisation(config: RunConfig, resizer: ResizerConfig) -> None:
-    """Checks that a run normalises images as the training of its transferred resizer did.
+    """Checks that a run normalises images as its transferred resizer's training did.
 
     Args:
         config: of the run.
@@ -151,5 +153,5 @@ def build_kept(
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:
-    """The learned resizer itself, also out of a ``BlindResizer``: the part whose weights are saved."""
+    """The part whose weights are saved: the learned resizer, also a ``BlindResizer``'s."""
     return resizer.resizer if isinstance(resizer, BlindResizer) else resizer

@@ -19,7 +19,7 @@ _PAPER_SPELLINGS = {
 
 
 def build_network(name: str, in_channels: int, num_outputs: int, pretrained: bool = False) -> nn.Module:
-    """A task network by name, on the CPU in float32 and training mode.
+    """A named task network, on the CPU in float32 and training mode.
 
     Initial weights depend only on torch's global random generator: ``torch.manual_seed`` makes them reproducible.
 
@@ -92,10 +92,10 @@ def network_name(name: str) -> str:
 
 
 class SmallCNN(nn.Module):
-    """A small convolutional network: 95,000 parameters, a few milliseconds for a batch of 64 at 16×16.
+    """A small convolutional network with 95,000 parameters.
 
     Three blocks of 3×3 convolution, batch norm and ReLU (32, 64, 128 channels) with a max pool after the first two,
-    then an average pool and a linear layer.
+    then an average pool and a linear layer. A batch of 64 at 16×16 takes a few milliseconds.
 
     Args:
         in_channels: channels of the images.
@@ -114,5 +114,5 @@ class SmallCNN(nn.Module):
         self.head = nn.Linear(in_channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, in_channels, H, W), H and W at least 4 → logits (B, num_classes)."""
+        """(B, in_channels, H ≥ 4, W ≥ 4) → logits (B, num_classes)."""
         return self.head(self.features(images).mean((2, 3)))

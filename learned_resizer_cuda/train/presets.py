@@ -1,4 +1,4 @@
-"""Settings for the built-in data, which the paper's for ImageNet do not suit."""
+"""Settings for built-in data, which the paper's for ImageNet do not suit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS}
 
 
 def preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for the data, task and command of ``given``, without those it has."""
+    """Settings for ``given``'s data, task and command, without those it has."""
     data = given.get("data")
     found = dict(BY_DATA.get(data, {})) if isinstance(data, str) else {}
     if given.get("task") == "iqa":

@@ -7,7 +7,10 @@ from .results import Row, StageResult
 
 
 class Watcher:
-    """Callbacks of a run's progress. These do nothing; those of ``cli.progress`` show bars or print lines."""
+    """Callbacks of a run's progress, which do nothing here.
+
+    Those of ``cli.progress`` show bars or print lines.
+    """
 
     def doing(self, what: str) -> None:
         """Something slow begins between two stages, for instance ``"reading the data"``."""

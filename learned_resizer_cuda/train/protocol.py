@@ -1,4 +1,4 @@
-"""The stages of a run: each trains a resizer and a network, some from another stage's network.
+"""A run's stages: each trains resizer and network, some from another's network.
 
 The article's protocol has a *baseline*, a network trained behind a fixed filter, and *learned*, a resizer from random
 weights trained together with that network. *control* trains the baseline for as many steps more, so that a gain is not
@@ -69,7 +69,10 @@ class Stage:
 
 
 class _Arm(NamedTuple):
-    """The stages of one name. ``tuned``: they start from the baseline's network. ``factor`` multiplies their steps."""
+    """The stages of one name.
+
+    ``tuned``: they start from the baseline's network. ``factor`` multiplies their steps.
+    """
 
     name: str
     front: Front
@@ -78,7 +81,7 @@ class _Arm(NamedTuple):
 
 
 def plan(config: RunConfig, steps_per_epoch: Callable[[int], float]) -> list[Stage]:
-    """The stages of a run in the order they run: input size by input size, seed by seed.
+    """Stages of a run in running order: by input size, then seed.
 
     Args:
         config: of the run.
@@ -109,9 +112,10 @@ def _train(config: RunConfig) -> list[_Arm]:
 
 
 def _transfer(config: RunConfig) -> list[_Arm]:
-    """A resizer trained in front of one network is put in front of another, trained behind a fixed filter.
+    """A resizer trained with one network, put in front of another.
 
-    ``fresh`` starts from a random resizer instead: does it help that the other one was trained?
+    The other network was trained behind a fixed filter. ``fresh`` starts from a random resizer instead: does it help
+    that the other resizer was trained?
     """
     transfer = _Arm("transfer", Front("file", config.interpolation, file=config.resizer))
     return [_baseline(config.baseline), transfer, _Arm("fresh", _learned(config)), _control(config)]
@@ -136,7 +140,7 @@ def _control(config: RunConfig) -> _Arm:
 
 
 def default_evaluations(steps: int, steps_per_epoch: float) -> int:
-    """Number of passes over the test images in a training: one an epoch.
+    """Number of passes over the test images: one an epoch of training.
 
     4.0 epochs are tested 4 times, 6.4 epochs 7 times. The last step may reach into the next epoch.
     """
@@ -145,7 +149,7 @@ def default_evaluations(steps: int, steps_per_epoch: float) -> int:
 
 @dataclass(frozen=True)
 class Round:
-    """The steps between two checkpoints. ``tested``: a pass over the test images follows."""
+    """Steps between checkpoints; if ``tested``, a pass over the test images follows."""
 
     steps: range
     tested: bool

@@ -1,4 +1,4 @@
-"""Batch-norm running statistics recomputed for the present weights, before a network is tested."""
+"""Batch-norm running statistics, recomputed for the present weights before testing a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..batch_norm import Norm
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replaces every batch norm's running statistics by their mean over the given batches.
+    """Replaces every batch norm's running statistics by their mean over ``batches``.
 
     Those of training lag behind the weights, by the momentum's memory. Here each batch passes through the present
     model, in training mode without gradients, by ``torch.optim.swa_utils.update_bn``: afterwards ``running_mean`` is

@@ -1,4 +1,4 @@
-"""The record of a training: loss and metrics by step, and the time they took, in a CSV file."""
+"""A training's loss, metrics and time by step, in a CSV file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NonFiniteLossError(ValueError):
 
 
 class Stopwatch:
-    """CPU seconds of the whole process (all its threads) and wall seconds, running inside ``with``."""
+    """CPU seconds of all the process's threads and wall seconds, inside ``with``."""
 
     def __init__(self) -> None:
         self.spent = (0.0, 0.0)
@@ -57,10 +57,10 @@ class Stopwatch:
 
 
 class Recorder:
-    """Rows of metrics.csv, one for each training batch and test, and the time of the training alone.
+    """Rows of metrics.csv, one per training batch and test, and training time.
 
     Part of a checkpoint, which holds the file's length: rows that a killed run wrote after its last checkpoint are cut
-    off when it resumes, and written again.
+    off when it resumes, and written again. The time is that of the training alone.
 
     Args:
         stage: what the rows are about.
@@ -114,7 +114,7 @@ class Recorder:
             yield batch
 
     def step(self, step: int, loss: Tensor, correct: Tensor | None, images: int, learning_rate: float) -> None:
-        """Records a training step, of which the losses and counts may still be on their way on the device.
+        """Records a training step, whose results the device may still be computing.
 
         Args:
             step: number of finished steps.
@@ -140,7 +140,7 @@ class Recorder:
         self.watcher.tested(row)
 
     def flush(self) -> None:
-        """Turns the steps that wait into rows, with the means over all processes."""
+        """Turns the waiting steps into rows, with the means over all processes."""
         if not self._waiting:
             return
         steps, losses, correct, counts, rates, times = zip(*self._waiting, strict=True)
@@ -191,7 +191,9 @@ class Recorder:
 
 
 def append_rows(path: Path, rows: Sequence[Row], task: str) -> None:
-    """Appends rows to a CSV file, with a header if it is new, and flushes them to the disk.
+    """Appends rows to a CSV file and flushes them to the disk.
+
+    A new file gets a header first.
 
     Raises:
         OSError: the file cannot be written, or only in part.

@@ -1,4 +1,4 @@
-"""Results of a stage: its rows of metrics.csv, its cost and its trained modules; and the metrics of each task."""
+"""A stage's rows of metrics.csv, cost and trained modules; each task's metrics."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PRIMARY_METRIC = {"classification": ACCURACY, "iqa": SRCC}
 
 @dataclass(frozen=True)
 class Row:
-    """A line of metrics.csv: a training batch, or a pass over the test set.
+    """A line of metrics.csv: a training batch, or a test-set pass.
 
     ``step`` counts the finished optimiser steps, and ``epoch`` the passes over the training images up to there.
     ``cpu_seconds`` and ``wall_seconds`` are the training time up to there, without the passes over the test set.

@@ -1,4 +1,4 @@
-"""A run: every stage of a configuration, trained in a folder or resumed in it."""
+"""A run: all its configuration's stages, trained or resumed in a folder."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class Run:
 
 
 def save_weights(module: nn.Module, path: Path, labels: Sequence[str]) -> None:
-    """Writes a state dict and the names of the outputs as safetensors, atomically."""
+    """Writes a state dict and the outputs' names as safetensors, atomically."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}

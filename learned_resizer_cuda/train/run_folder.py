@@ -69,7 +69,7 @@ class RunFolder:
             raise
 
     def _prepare(self, config: RunConfig, overwrite: bool) -> bool:
-        """Whether to resume, once the folder holds the configuration and no other run."""
+        """Whether to resume; the folder then holds the configuration, no other run."""
         remove_leftovers(self.path)
         held = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
         if overwrite and CONFIG not in held and (foreign := sorted({*held} - {*FILES, STAGES})):
@@ -116,7 +116,7 @@ class RunFolder:
             self._lock = None
 
     def _leave(self) -> None:
-        """Releases the lock after an error, and removes the folder if it is empty."""
+        """Releases the lock after an error and removes the folder if empty."""
         self.close()
         with contextlib.suppress(OSError):  # not empty
             self.path.rmdir()

@@ -1,4 +1,4 @@
-"""Tasks: the loss of a training, and the metrics of the test set."""
+"""Tasks: a training's loss and the metrics of the test set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..losses import EMDLoss, SigmoidCrossEntropyLoss
 
 
 class Task(nn.Module):
-    """Loss and metrics; with several processes, metrics over all processes' test images together.
+    """Loss, and metrics over the test images of all processes together.
 
     Args:
         loss: logits (B, K) and targets → scalar.
@@ -38,7 +38,10 @@ class Task(nn.Module):
         return loss, values
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Number of right answers in a batch, a scalar on its device; None for image quality."""
+        """Number of right answers in a batch, a scalar on its device.
+
+        None for image quality.
+        """
         return None
 
     def _update(self, logits: Tensor, targets: Tensor) -> None:
@@ -69,9 +72,10 @@ class Classification(Task):
 
 
 class Quality(Task):
-    """Earth mover's distance between histograms over K bins (d = 2); PLCC and SRCC of the mean scores.
+    """Earth mover's distance between histograms, and PLCC and SRCC of mean scores.
 
-    The score of bin k is k + 1, as AVA's 1 to 10: the mean score of a histogram p is ``Σ_k (k + 1) p_k``.
+    The distance is over K bins, with d = 2. The score of bin k is k + 1, as AVA's 1 to 10: the mean score of a
+    histogram p is ``Σ_k (k + 1) p_k``.
     """
 
     def __init__(self) -> None:
