@@ -19,7 +19,7 @@ def evaluate(
     accelerator: Annotated[str, typer.Option(help="Where to test: auto, cpu or gpu.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Test the resizers and networks of a run, on its own test images or on other data."""
+    """Test a run's resizers and networks on its test images or others."""
     from ..report.tables import evaluation_table
     from ..report.terminal import open_console, print_table
     from ..train.evaluate import evaluate as test

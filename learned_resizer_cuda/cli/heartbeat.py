@@ -1,4 +1,4 @@
-"""Status lines of a long command at intervals, where no progress bar can be shown."""
+"""Status lines at intervals where long commands cannot show a progress bar."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _keyword(name: str, kind: Any, option: Any, default: Any = None) -> inspect.
 
 
 def _parse(name: str, value: Any) -> Any:
-    """The value of an option as ``RunConfig`` takes it; a tuple's are separated by commas."""
+    """An option's value as ``RunConfig`` takes it; commas separate a tuple's."""
     kind = field_type(name)
     if isinstance(_FIELDS[name].default, tuple):
         try:

@@ -61,7 +61,7 @@ class Picture:
 
     @property
     def largest(self) -> float | None:
-        """The value of white, or None if the mode does not fix it."""
+        """The value of white; None if the mode does not fix it."""
         return {"I;16": 65535.0, "I": None, "F": None}.get(self.mode, 255.0)
 
 
@@ -108,7 +108,7 @@ def _decode(image: Image.Image) -> Picture:
 
 
 def _rawmode(image: Image.Image) -> str:
-    """Layout of the pixels in the file by Pillow's first tile; ``""`` if it has none."""
+    """Layout of the file's pixels by Pillow's first tile; ``""`` without one."""
     tile = getattr(image, "tile", None)
     arguments = tile[0][3] if tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -129,7 +129,10 @@ def _convert(image: Image.Image) -> Image.Image:
 
 
 def _planes(image: Image.Image) -> Tensor:
-    """(C, H, W), copied a few rows at a time: numpy's own way makes a second copy of the picture meanwhile."""
+    """Planes (C, H, W), copied a few rows at a time.
+
+    Numpy's own way makes a second copy of the picture meanwhile.
+    """
     width, height = image.size
     rows = max(1, _PIECE // width)
     first = _numbers(image.crop((0, 0, width, 1)))
@@ -178,7 +181,7 @@ def encode_picture(picture: Picture) -> bytes:
 
 
 def _written_size(encoded: BytesIO, file_format: str) -> tuple[int, int] | None:
-    """Width and height in the header; None above Pillow's limit, which is meant for untrusted files."""
+    """Header's width and height; None above Pillow's limit for untrusted files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:

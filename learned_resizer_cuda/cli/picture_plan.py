@@ -14,7 +14,7 @@ from ..shown import shown_path
 
 
 class Job(NamedTuple):
-    """A source file and its target, as text: 100,000 ``Path`` objects would take 100 MB."""
+    """Source file and target, as text: 100,000 ``Path`` objects take 100 MB."""
 
     source: str
     target: str
@@ -105,7 +105,10 @@ def _jobs(inputs: Sequence[Path], output: Path, unread: list[Unread]) -> Iterato
 
 
 def _files_below(folder: str, avoid: os.stat_result | None, unread: list[Unread]) -> Iterator[str]:
-    """Files of a folder, then of its subfolders, with broken links and special files, which are reported later."""
+    """Files of a folder, then of its subfolders.
+
+    Broken links and special files are among them, as they are reported later.
+    """
     waiting = [folder]
     while waiting:
         folder = waiting.pop()
@@ -128,7 +131,7 @@ def _files_below(folder: str, avoid: os.stat_result | None, unread: list[Unread]
 
 
 def _differ_only_in_case(jobs: Sequence[Job]) -> tuple[Job, Job] | None:
-    """Two jobs whose targets differ only in case or in the composition of accents."""
+    """Two jobs whose targets differ only in case or accents' composition."""
     first: dict[str, Job] = {}
     for job in jobs:
         name = job.target if job.target.isascii() else unicodedata.normalize("NFC", job.target)

@@ -51,9 +51,9 @@ class PictureResizer:
 
     @torch.no_grad()
     def __call__(self, picture: Picture) -> Picture:
-        """A new picture of ``size``: uint8 planes from the fixed filter without alpha, otherwise unrounded floats.
+        """A new picture of ``size``.
 
-        Floats are in the mode's range.
+        Planes are uint8 from the fixed filter without alpha, otherwise unrounded floats in the mode's range.
 
         Raises:
             ImageRefused: the learned resizer has no meaning for the picture's mode, or its output is not finite.
@@ -80,9 +80,10 @@ class PictureResizer:
         return torch.cat([colour, alpha]).clamp(0, 1)
 
     def _premultiplied(self, planes: Tensor, white: float) -> Tensor:
-        """Colours times alpha, and alpha, resized by the fixed filter without a float copy of the whole picture.
+        """Colours times alpha, and alpha, resized by the fixed filter.
 
-        The axis that shrinks more comes first, some rows or columns at a time.
+        No float copy of the whole picture is made: the axis that shrinks more comes first, some rows or columns at a
+        time.
         """
         height, width = planes.shape[1:]
         if self.size[0] * width < self.size[1] * height:
@@ -112,7 +113,10 @@ class PictureResizer:
         return self._through(self.learned, planes[None])[0]
 
     def _through(self, learned: Resizer, images: Tensor) -> Tensor:
-        """(B, in_channels, H, W) in [0, 1] → (B, in_channels, height, width) in the same units."""
+        """Images resized by the learned resizer.
+
+        (B, in_channels, H, W) in [0, 1] → (B, in_channels, height, width) in the same units.
+        """
         if learned.image_mean is None or learned.image_std is None:
             resized = learned(images.contiguous(), self.size)
         else:

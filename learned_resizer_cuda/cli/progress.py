@@ -1,4 +1,4 @@
-"""Progress of a run on the screen: a bar on a terminal, lines elsewhere."""
+"""A run's progress on the screen: a bar on terminals, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_BAR, _FAIR_BAR, _WIDEST_BAR, _NAME, _METRIC = 5, 10, 30, 26, 11
 
 
 class ProgressLines(Watcher):
-    """Lines at each stage's start and end, and a status line at intervals. A context manager.
+    """Context manager: lines at stages' starts and ends, status lines at intervals.
 
     Args:
         console: where to print.
@@ -44,7 +44,7 @@ class ProgressLines(Watcher):
         self._heartbeat.__exit__(None, None, None)
 
     def state(self) -> str:
-        """The status line: what is being done, and for how long, of a stage since its start."""
+        """The status line: activity and its duration, a stage's since its start."""
         what = self._what
         if self._name:
             at = f"testing after step {self._step}" if self._testing else f"step {self._step} of {self._steps}"
@@ -81,9 +81,9 @@ class ProgressLines(Watcher):
 
 
 class ProgressBars(Watcher):
-    """A bar with the steps, time and latest test metric of the current stage, below those of complete ones.
+    """Context manager: a bar for the current stage, below complete ones' bars.
 
-    A context manager.
+    A bar has the steps, time and latest test metric of its stage.
 
     Args:
         console: a terminal.
@@ -138,7 +138,10 @@ class ProgressBars(Watcher):
         self._bars.update(self._bars.tasks[0].id, **values)  # type: ignore[arg-type]
 
     def _keep(self) -> None:
-        """Print the current line for good and start a new one: a live line per stage would not fit the screen."""
+        """Print the current line for good and start a new one.
+
+        A live line per stage would not fit the screen.
+        """
         self._bars.stop_task(self._bars.tasks[0].id)
         self._bars.console.print(self._bars.make_tasks_table(self._bars.tasks))
         self._clear()
@@ -155,7 +158,7 @@ def progress(console: Console) -> ProgressBars | ProgressLines:
 
 
 class Bars(Progress):
-    """A line per task that fits any width: the narrower the terminal, the fewer columns."""
+    """A line per task that fits any width by leaving columns out."""
 
     def __init__(self, console: Console) -> None:
         self._widest = 0  # longest name so far, which aligns the columns
@@ -208,7 +211,7 @@ def _grown(now: int, wish: int, room: int) -> tuple[int, int]:
 
 
 def shortened(text: str, width: int, encoding: str = "utf-8") -> str:
-    """``text`` in at most ``width`` columns. A longer one loses its middle, as its end has the seed."""
+    """``text`` within ``width`` columns, cut in its middle: the seed comes last."""
     if len(text) <= width:
         return text
     gap = printable("…", encoding)

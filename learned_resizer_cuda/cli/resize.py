@@ -150,7 +150,7 @@ def _resize_all(
 
 
 class _NoSpaceError(Exception):
-    """Nothing more can be written; ``code`` is the exit code of the command."""
+    """Nothing more can be written; ``code`` is the command's exit code."""
 
     code = 1
 

@@ -29,7 +29,7 @@ class Stopped(BaseException):
 
 
 class _Process:
-    """The signal that this process has received, and whether it must finish something first."""
+    """The signal this process received, and whether it must finish something first."""
 
     asked: Stopped | None = None
     finishing = False
@@ -81,7 +81,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def finishing() -> Iterator[None]:
-    """Puts off ``Stopped`` until the body is done, for steps that belong together."""
+    """Puts off ``Stopped`` until the body's end, for steps that belong together."""
     _Process.finishing = True
     try:
         yield

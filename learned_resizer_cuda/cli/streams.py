@@ -61,7 +61,7 @@ def complain(command: str, error: BaseException | str, code: int = 2) -> int:
 
 
 class _ForgivingFile(io.RawIOBase):
-    """Passes writes on to another file and remembers the error of a failed one."""
+    """Passes writes on to another file and remembers a failed one's error."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -105,7 +105,7 @@ class _ForgivingText(io.TextIOWrapper):
 
     @property
     def buffer(self) -> NoReturn:  # type: ignore[override]
-        """Missing, as in StringIO: typer would write UTF-8 to it even if the encoding is ASCII."""
+        """Missing, as in StringIO: typer would write UTF-8 whatever the encoding is."""
         raise AttributeError("buffer")
 
 
@@ -120,7 +120,7 @@ def _forgiving(stream: TextIO | None) -> TextIO:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Opens closed descriptors 0 to 2: otherwise the next file would get one, with what libraries print."""
+    """Opens closed descriptors 0 to 2, so libraries never print into files."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

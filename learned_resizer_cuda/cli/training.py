@@ -32,7 +32,7 @@ _REMEDIES = {
 
 @with_options("resizer")
 def train(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
-    """Train the learned resizer in front of a network, beside fixed filters, as in the paper.
+    """Train the learned resizer together with a network, as in the paper.
 
     First a baseline is trained behind each fixed filter. The other arms start from the baseline's network: learned
     trains the resizer and the network together; blind does the same with a resizer that sees only the filter's
@@ -51,7 +51,7 @@ def train(values: dict[str, Any], config: Path | None, output: Path | None, over
 
 @with_options("arms", "interpolation", "num_filters", "num_blocks", "zero_init")
 def transfer(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
-    """Put a trained resizer in front of another network and tune both: the paper's test of generality.
+    """Tune a trained resizer with another network: the paper's test of generality.
 
     The network is first trained behind the fixed filter of --baseline. Three arms start from it: transfer, behind
     the resizer of --resizer; fresh, behind the same architecture with random weights; control, still behind the
@@ -62,7 +62,7 @@ def transfer(values: dict[str, Any], config: Path | None, output: Path | None, o
 
 @with_options("arms", "resizer")
 def ablate(values: dict[str, Any], config: Path | None, output: Path | None, overwrite: bool) -> None:
-    """Train the learned resizer with every combination of --num-blocks and --num-filters, from the same baseline.
+    """Train resizers for all combinations of --num-blocks and --num-filters, from one baseline.
 
     Writes a table and a plot of accuracy against GFLOP and parameters, with the baseline and its control, which
     trains for as long.
@@ -140,7 +140,7 @@ def _explain(error: OSError) -> str:
 
 
 def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "here") -> None:
-    """Trains in ``folder``; ``where`` says, after an interruption, from where the same command resumes."""
+    """Trains in ``folder``; after interruptions, the same command resumes from ``where``."""
     from ..data.errors import TooManyUnreadableError
     from ..report.terminal import open_console, print_line, print_summary
     from ..train import distributed

@@ -16,7 +16,7 @@ from ..weights import ResizerConfig
 
 
 class Cost(NamedTuple):
-    """Number of parameters, and 10⁹ operations of the forward pass of one image.
+    """Number of parameters, and 10⁹ operations of one image's forward pass.
 
     A multiply-accumulate counts as 2. As in papers, convolutions and matrix products count; activations, norms, pooling
     and resampling do not.
@@ -27,9 +27,9 @@ class Cost(NamedTuple):
 
 
 def resizer_cost(config: ResizerConfig, input_size: int) -> Cost:
-    """Cost of a learned resizer from ``input_size`` × ``input_size`` pixels to ``config.size``; nothing is computed.
+    """Cost of a learned resizer from ``input_size`` × ``input_size`` pixels to ``config.size``.
 
-    The cost is that of the plain composition, which the fused ops count as too.
+    Nothing is computed. The cost is that of the plain composition, which the fused ops count as too.
 
     Raises:
         TypeError, ValueError: the resizer refuses a value of ``config``, or ``input_size`` is below 1.
@@ -43,9 +43,10 @@ def resizer_cost(config: ResizerConfig, input_size: int) -> Cost:
 
 
 def network_cost(network: nn.Module, in_channels: int, size: tuple[int, int]) -> Cost:
-    """Cost of a network at inference for images of ``size`` (height, width); nothing is computed or allocated.
+    """Cost of a network at inference for images of ``size`` (height, width).
 
-    The network's mode, gradients and buffers and the random generators stay as they were.
+    Nothing is computed or allocated. The network's mode, gradients and buffers and the random generators stay as they
+    were.
 
     Raises:
         ValueError: a side is below 1.

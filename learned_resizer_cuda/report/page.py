@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that holds its pictures and needs nothing else."""
+"""A run's report: one self-contained HTML file that holds its pictures."""
 
 from __future__ import annotations
 

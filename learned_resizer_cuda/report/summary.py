@@ -1,4 +1,4 @@
-"""Summary of a run: means over seeds, gaps between arms, and whether a gap is more than chance."""
+"""A run's means over seeds, and gaps between arms compared with chance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRAIN_WINDOW = 50
 
 @dataclass(frozen=True)
 class MeanStd:
-    """Mean and sample standard deviation (None for one seed) of values over seeds."""
+    """Mean and sample standard deviation (None for one seed) over seeds."""
 
     mean: float
     std: float | None
@@ -37,7 +37,10 @@ class MeanStd:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm at one input size over its seeds. ``gflop``: resizer and network together, for one image."""
+    """One arm at one input size over its seeds.
+
+    ``gflop``: resizer and network together, for one image.
+    """
 
     arm: str
     input_size: int
@@ -56,7 +59,7 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Gap:
-    """Metric of one arm minus that of another at the same input size, seed by seed.
+    """One arm's metric minus another's at equal input size, seed by seed.
 
     ``margin`` is the gap that chance alone may make, at about 95 %: ``2 sqrt(2 v / N + s² / n)`` for N test images and
     n seeds. s is the gap's standard deviation over the seeds, 0 for one seed, where it is unknown. v is the metric's
@@ -184,7 +187,10 @@ def _gap(mine: Sequence[StageResult], other: Sequence[StageResult], metric: Metr
 
 
 def _notes(arms: Sequence[ArmSummary]) -> list[str]:
-    """Whether a control trained for as long as the learned arm: a step costs less behind a fixed filter."""
+    """Whether a control trained for as long as the learned arm.
+
+    A step costs less behind a fixed filter.
+    """
     notes = []
     for mine in arms:
         if mine.arm != "learned":

@@ -12,7 +12,7 @@ from .summary import MeanStd, Summary
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of strings, each as long as the header. ``bold``: indices of the rows that stand out.
+    """Rows of strings; ``bold``: indices of the rows that stand out.
 
     Raises:
         ValueError: a row's length differs from the header's.
@@ -40,7 +40,7 @@ def run_tables(command: str, summary: Summary, results: Sequence[StageResult]) -
 
 
 def arms_table(summary: Summary) -> Table:
-    """All arms with their metrics and training time, the best by the primary metric in bold."""
+    """All arms' metrics and training times, best by primary metric in bold."""
     sizes = len({arm.input_size for arm in summary.arms}) > 1
     metrics = _metrics_in(summary.arms[0].metrics)
     accuracy = summary.arms[0].train_accuracy is not None
@@ -71,7 +71,10 @@ def arms_table(summary: Summary) -> Table:
 
 
 def epochs_table(results: Sequence[StageResult], metric: Metric) -> Table:
-    """A metric at step 0 and after each pass over the test images, by arm: how a transferred resizer adapts."""
+    """A metric by arm and epoch: how a transferred resizer adapts.
+
+    Rows are at step 0 and after each pass over the test images.
+    """
     arms = [arm for arm in ("transfer", "fresh", "control") if any(result.stage.arm == arm for result in results)]
     tests = [row for result in results for row in result.split("test") if row.arm in arms]
     rows = []
@@ -99,7 +102,7 @@ def ablation_table(summary: Summary) -> Table:
 
 
 def gain_table(gains: Mapping[str, Mapping[str, float]]) -> Table:
-    """Power of each resizer's output over bilinear's, in dB: ``lower`` and ``upper`` half of the frequencies."""
+    """Resizers' gains over bilinear in dB: ``lower`` and ``upper`` half of frequencies."""
     rows = [
         (name, *(f"{value:+.1f}" for value in (gain["lower"], gain["upper"], gain["upper"] - gain["lower"])))
         for name, gain in gains.items()

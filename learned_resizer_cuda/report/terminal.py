@@ -17,7 +17,7 @@ from .tables import Table
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console on standard output or error, never interactive in a pipe, whatever FORCE_COLOR says."""
+    """Console on stdout or stderr, never interactive in pipes, whatever FORCE_COLOR says."""
     stream = sys.stderr if stderr else sys.stdout
     # Passed as file: rich 13 does not know the encoding of its default stream.
     return Console(file=stream, force_interactive=None if stream.isatty() else False)
@@ -65,7 +65,7 @@ def print_summary(console: Console, summary: Summary, tables: Sequence[Table]) -
 
 
 def _stacked(header: Sequence[str], row: Sequence[str], width: int) -> Iterator[str]:
-    """A row as lines ``heading: cell``, with the cell below its heading if both do not fit on a line."""
+    """A row as lines ``heading: cell``, broken after headings where too long."""
     for number, (heading, cell) in enumerate(zip(header, row, strict=True)):
         indent = "  " if number else ""
         line = f"{indent}{heading}: {cell}".rstrip()

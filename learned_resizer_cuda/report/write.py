@@ -1,4 +1,4 @@
-"""Files that a complete run leaves: metrics.csv, pictures, the trained resizer, report.html and summary.json."""
+"""Files of a complete run: metrics.csv, pictures, trained resizer, report.html and summary.json."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SPECTRUM_SIZE = 8
 
 
 def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tuple[Summary, list[Table]]:
-    """Write every file, summary.json last, so that a folder that has it is a complete run.
+    """Write every file, summary.json last, so that it marks a complete run.
 
     Args:
         run: the run.
@@ -89,7 +89,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
 
 
 def gflops(run: Run, results: Sequence[StageResult]) -> dict[tuple[int, str], float]:
-    """GFLOP of one image through resizer and network, by input size and arm; a fixed filter counts as 0."""
+    """GFLOP per image by input size and arm: network plus learned resizer."""
     size = run.config.size
     network = network_cost(results[0].network, run.source_of(results[0].stage).in_channels, (size, size)).gflop
     found = {}
@@ -133,7 +133,7 @@ def _draw_curves(config: RunConfig, summary: Summary, results: Sequence[StageRes
 def _draw_images(
     run: Run, results: Sequence[StageResult], learned: StageResult | None
 ) -> tuple[list[Picture], dict[str, dict[str, float]]]:
-    """Draw samples.png and spectrum.png of a learned resizer; also returns the gains over bilinear in dB."""
+    """Draw samples.png and spectrum.png of ``learned``; returns gains over bilinear in dB."""
     config = run.config
     shown = learned or results[-1]
     source = run.source_of(shown.stage)

@@ -1,1 +1,1 @@
-"""Pictures of a run, each drawn by a module and saved as a PNG."""
+"""Pictures of a run, each drawn by a module as a PNG."""

@@ -1,4 +1,4 @@
-"""The test metric against the cost and the parameters of resizers of several sizes."""
+"""The test metric against cost and parameters of resizers of several sizes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def save_ablation(arms: Sequence[ArmSummary], path: Path, metric: Metric) -> None:
-    """Draw the metric against GFLOP and against thousands of parameters, a line over n for each r.
+    """Draw the metric against GFLOP and against thousands of parameters.
 
-    Bars are one standard deviation each way. Axes of cost are logarithmic, as n goes up by doubling. Arms without a
-    learned resizer, for instance ``bilinear`` and ``control``, are dashed lines at their means.
+    There is a line over n for each r. Bars are one standard deviation each way. Axes of cost are logarithmic, as n goes
+    up by doubling. Arms without a learned resizer, for instance ``bilinear`` and ``control``, are dashed lines at their
+    means.
 
     Args:
         arms: at least one with a learned resizer, whose ``gflop`` is known.
@@ -59,7 +60,7 @@ def save_ablation(arms: Sequence[ArmSummary], path: Path, metric: Metric) -> Non
 
 
 def _draw_arms(axes: Axes, arms: Sequence[ArmSummary], x: Sequence[float], metric: Metric) -> None:
-    """Draw the arms at ``x``: a line and a colour for each r, a marker for each n."""
+    """Draw arms at ``x``: line and colour by r, marker by n."""
     from matplotlib import colormaps
 
     blocks = sorted({arm.front.num_blocks for arm in arms})

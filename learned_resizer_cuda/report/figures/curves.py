@@ -1,4 +1,4 @@
-"""Learning curves of the arms: training loss, and the test metric by step, by training time and by epoch."""
+"""Arms' training loss, and test metric by step, training time and epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ STYLES = ("-", "--", ":", "-.")
 
 
 class Line(NamedTuple):
-    """A line of a figure: the seeds of an arm at an input size. ``order``: lines of a higher one lie above others."""
+    """A line of a figure: an arm's seeds at an input size.
+
+    ``order``: lines of a higher one lie above others.
+    """
 
     label: str
     colour: str
@@ -32,7 +35,7 @@ class Line(NamedTuple):
     results: list[StageResult]
 
     def draw(self, axes: Axes, x: np.ndarray, values: np.ndarray, marker: str = "") -> None:
-        """Draw the mean over seeds as a line and their range as a band; ``x`` (points,), ``values`` (seeds, points)."""
+        """Draw mean line and range band of ``values`` (seeds, points); ``x`` (points,)."""
         if not len(x):
             return
         axes.plot(
@@ -51,7 +54,7 @@ class Line(NamedTuple):
             axes.fill_between(x, low, high, color=self.colour, alpha=0.18, linewidth=0, zorder=self.order)
 
     def tests(self, metric: Metric) -> np.ndarray:
-        """Values (seeds, points) of a test metric, in the units of its axis.
+        """A test metric's values (seeds, points) in the units of its axis.
 
         Raises:
             ValueError: the test rows have no such metric.
@@ -63,7 +66,9 @@ class Line(NamedTuple):
 
 
 def lines_of(results: Sequence[StageResult]) -> list[Line]:
-    """One line per arm and input size, in the order of the results: coloured by arm, styled by size.
+    """One line per arm and input size, in the results' order.
+
+    Lines are coloured by arm and styled by size.
 
     Raises:
         ValueError: there are no results.
@@ -90,9 +95,10 @@ def lines_of(results: Sequence[StageResult]) -> list[Line]:
 
 
 def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
-    """Draw training loss by step, and a test metric by step and by training time: mean and range over seeds.
+    """Draw training loss, and a test metric by step and training time.
 
-    Training time is CPU time for arms that trained on the CPU, else wall time.
+    Training loss is by step too. Lines are means over the seeds, bands their ranges. Training time is CPU time for arms
+    that trained on the CPU, else wall time.
 
     Args:
         results: of a run, every seed and input size of every arm.
@@ -127,9 +133,10 @@ def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> N
 
 
 def save_transfer(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
-    """Draw a test metric by epoch, from 0 for arms that were tested before their training.
+    """Draw a test metric by epoch.
 
-    Lines are means over the seeds, bands their ranges; the legend gives the means after the last epoch.
+    Epochs start at 0 for arms that were tested before their training. Lines are means over the seeds, bands their
+    ranges; the legend gives the means after the last epoch.
 
     Args:
         results: every seed and input size of the arms, for instance ``transfer``, ``fresh`` and ``control``.
@@ -156,7 +163,10 @@ def save_transfer(results: Sequence[StageResult], path: Path, metric: Metric) ->
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over a twentieth of the run, shorter at its ends; (seeds, points) → the same shape."""
+    """Running mean over a twentieth of the run, shorter at its ends.
+
+    (seeds, points) → the same shape.
+    """
     window = max(1, values.shape[1] // 20)
     weight = np.convolve(np.ones(values.shape[1]), np.ones(window), "same")
     return np.stack([np.convolve(row, np.ones(window), "same") / weight for row in values])
@@ -165,16 +175,17 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def _over_seeds(
     results: Sequence[StageResult], split: str, value: Callable[[Row], float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (points,) that all seeds have in common, and values (seeds, points) at them."""
+    """Steps (points,) that all seeds share, and values (seeds, points) at them."""
     found = [{row.step: value(row) for row in result.split(split)} for result in results]
     steps = sorted(set.intersection(*(set(values) for values in found)))
     return np.array(steps, dtype=float), np.array([[values[step] for step in steps] for values in found])
 
 
 def _log_steps(axes: Axes, first: float, last: float) -> None:
-    """Make x a log axis of steps from ``first`` to ``last``, with 0 a little to the left of ``first``.
+    """Make x a log axis of steps from ``first`` to ``last``.
 
-    Arms that start from a trained network have a value at step 0, which a plain log axis cannot show.
+    0 is a little to the left of ``first``: arms that start from a trained network have a value at step 0, which a plain
+    log axis cannot show.
     """
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 

@@ -1,4 +1,4 @@
-"""Test images before and after each resizer, with the answers of the networks behind them."""
+"""Test images before and after each resizer, with their networks' answers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Panel:
 
 
 def pick_images(targets: Tensor, rows: int) -> list[int]:
-    """Indices of at most ``rows`` test images of different classes, or of mean grades from lowest to highest.
+    """Indices of at most ``rows`` test images with different targets.
+
+    Their classes differ, or their mean grades go from lowest to highest.
 
     Args:
         targets: classes, int64 (N,), or histograms, float (N, K).

@@ -1,4 +1,4 @@
-"""Power spectra of images before and after the resizers: which frequencies each keeps, loses or boosts.
+"""Image power spectra before and after resizers: frequencies kept, lost or boosted.
 
 A power density is power per unit area of the frequency plane, in (cycles per pixel)². White noise of variance v has
 density v at every frequency, whatever the number of pixels, and the density's integral over the plane, of area 1, is
@@ -28,7 +28,7 @@ _LOBE = 1.5
 
 
 def power_density(images: Tensor) -> Tensor:
-    """Power density of images at the discrete Fourier frequencies, averaged over images and channels.
+    """Power density at the discrete Fourier frequencies, averaged over images and channels.
 
     The mean of each channel is removed, then the channel is windowed:
     ``P(f) = |Σ_x w(x) (u(x) - m) exp(-2πi f·x)|² / Σ_x w(x)²``, where w is the product of periodic Hann windows of both
@@ -85,14 +85,14 @@ def radial_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def high_frequency_gain(outputs: Mapping[str, Tensor], reference: str = "bilinear") -> dict[str, float]:
-    """Power of each output in ``HIGH`` over that of the reference, in dB, see ``band_gain``."""
+    """Each output's power in ``HIGH`` over the reference's, in dB; see ``band_gain``."""
     return band_gain(outputs, HIGH, reference)
 
 
 def band_gain(
     outputs: Mapping[str, Tensor], band: tuple[float, float], reference: str = "bilinear"
 ) -> dict[str, float]:
-    """Power of each output in a band of frequencies over that of the reference, in dB.
+    """Each output's power in a frequency band over the reference's, in dB.
 
     A learned resizer may scale its whole output, which raises all bands equally. Its boost of high frequencies is the
     gain in ``HIGH`` minus the gain in ``LOW``.
@@ -118,7 +118,7 @@ def band_gain(
 
 
 def save_spectrum(images: Tensor, outputs: Mapping[str, Tensor], path: Path, reference: str = "bilinear") -> None:
-    """Draw the radial power spectra of the input and of each resizer's output, and the outputs' gains in dB.
+    """Draw the input's and outputs' radial power spectra, and gains in dB.
 
     Frequencies are in cycles per output pixel, so that the output's Nyquist frequency is 0.5. With s input pixels per
     output pixel, the input's density on that axis is ``P(f / s) / s²``; an ideal low-pass resize follows it up to 0.5.
@@ -187,7 +187,7 @@ def _mark_nyquist(axes: Axes, right: float) -> None:
 
 
 def _rings(density: Tensor, step: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Centres of rings and the means of a density over them, on the axis of a grid ``step`` times as coarse."""
+    """Rings' centres and mean densities, on a ``step`` times coarser grid's axis."""
     radius = _radius((density.shape[0], density.shape[1]), step)
     # Both grids cover the same area, so their frequencies are equally spaced on this axis.
     spacing = max(step[0] / density.shape[0], step[1] / density.shape[1])
@@ -202,7 +202,7 @@ def _rings(density: Tensor, step: tuple[float, float]) -> tuple[Tensor, Tensor]:
 
 
 def _radius(shape: tuple[int, int], step: tuple[float, float]) -> Tensor:
-    """Distance (height, width) of the transform's frequencies from 0, in cycles per coarse pixel."""
+    """FFT frequencies' distance (height, width) from 0, in cycles per coarse pixel."""
     vertical, horizontal = (
         torch.fft.fftfreq(side, dtype=torch.float64) * factor for side, factor in zip(shape, step, strict=True)
     )

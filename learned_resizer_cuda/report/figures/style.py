@@ -1,4 +1,4 @@
-"""Style shared by the figures of a run: canvas, colours, axes and legends."""
+"""Style shared by a run's figures: canvas, colours, axes and legends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MARKERS = "osD^vP*X"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure in inches with its own canvas: safe in any thread, as it does not use pyplot's global state."""
+    """A figure in inches, safe in any thread: without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,7 +44,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def arm_colours(arms: Iterable[str]) -> dict[str, str]:
-    """A different colour for each arm, from ``COLOURS`` or for other names from a colour map."""
+    """A different colour for each arm, from ``COLOURS`` or a colour map."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -56,7 +56,7 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
 
 
 def finish_axes(axes: Axes, title: str, x: str, y: str) -> None:
-    """Set title and axis labels, and draw a light grid behind the data."""
+    """Set title and axis labels; draw a light grid behind the data."""
     axes.set_title(title, fontsize=13)
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
@@ -66,7 +66,7 @@ def finish_axes(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """Draw one legend for the whole figure below it, in as many rows as it needs."""
+    """Draw one legend below the figure, in as many rows as needed."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
