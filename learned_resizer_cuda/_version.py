@@ -1,3 +1,3 @@
-"""The version, in the one place that setup.py, CMakeLists.txt and the native loader all read."""
+"""The one version number, for setup.py, CMakeLists.txt and the native loader."""
 
 __version__ = "0.1.0"

@@ -101,7 +101,7 @@ def is_case_sensitive(folder: str | Path) -> bool:
 
 
 class _Temporary(FileIO):
-    """A new file, locked while it is open so that it is not taken for a leftover.
+    """A new file, locked while open, so never taken for a leftover.
 
     ``failure`` is the first error of a write, which an encoder may hide or replace by an error of its own.
     """
@@ -114,7 +114,7 @@ class _Temporary(FileIO):
             fcntl.flock(self.fileno(), fcntl.LOCK_EX)
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        """Writes all of ``data``, of which the system may write a part at a time."""
+        """Writes all of ``data``, though the system may write it in parts."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
@@ -136,7 +136,7 @@ def _create(folder: Path) -> _Temporary:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Makes an OSError of the body name ``path`` instead of a temporary file or none."""
+    """Makes the body's OSError name ``path``, not a temporary file or none."""
     try:
         yield
     except OSError as error:
@@ -188,7 +188,7 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
 
 
 def _rename_at(temporary: Path, path: Path) -> bool:
-    """Linux's ``renameat2`` with RENAME_NOREPLACE; False if the system or file system lacks it."""
+    """Linux's ``renameat2`` with RENAME_NOREPLACE; False if system or file system lacks it."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # another system, or a C library from before 2018

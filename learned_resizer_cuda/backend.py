@@ -1,4 +1,4 @@
-"""Choice of backend: the predicate `refusal` decides whether an op can run natively, and says why not.
+"""Choice of backend: `refusal` says why an op cannot run natively.
 
 An op has up to two implementations: "native" (CUDA C++, on CUDA tensors) and "torch" (pure PyTorch, on every
 device).
@@ -30,9 +30,9 @@ def current() -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Choose the backend of every op called inside the `with` block, in this thread or task only.
+    """Choose the backend of every op called inside the `with` block.
 
-    An op's backward runs on the backend of its forward call.
+    Applies to this thread or task only. An op's backward runs on the backend of its forward call.
 
     Args:
         name: "auto" runs the native kernel where it can and pure torch elsewhere; "torch" always runs pure torch;
@@ -52,7 +52,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def refuse_native(name: str, reason: str) -> None:
-    """Raise under "native" if a call bypasses its op, in compiled graphs too.
+    """Raise under "native" if a call bypasses its op, even if compiled.
 
     Raises:
         RuntimeError: names ``name`` and the reason.
@@ -67,7 +67,7 @@ if torch.__version__ < "2.14":
 
 
 def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Reason why an op cannot run natively on tensors of this device and dtype, or None if it can.
+    """Reason why an op cannot run natively on such tensors, or None.
 
     Args:
         op: the op's name. A backward needs the same kernels: `resample_backward` counts as `resample`.
@@ -106,7 +106,7 @@ def _cuda_refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | No
 
 
 def kernel_module(name: str) -> ModuleType:
-    """A module of `kernels`, imported on first use. The only import from there by the ops and this module."""
+    """The ops' and this module's only import from `kernels`, on first use."""
     return importlib.import_module(f"{__package__}.kernels.{name}")
 
 

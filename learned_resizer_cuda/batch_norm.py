@@ -27,7 +27,7 @@ class Synchronised:
 
 
 class BatchStatistics(NamedTuple):
-    """Statistics of a batch for the running statistics of a norm; vectors ``(n,)``."""
+    """A batch's statistics for the running statistics of a norm; vectors ``(n,)``."""
 
     norm: Norm
     mean: Tensor
@@ -41,7 +41,7 @@ def is_batch_normed(norm: Norm) -> bool:
 
 
 def sync_group(norm: Norm) -> dist.ProcessGroup | None:
-    """Processes that share a norm's statistics, by ``SyncBatchNorm``'s rule; None for a norm of one process."""
+    """Processes that share a norm's statistics, by ``SyncBatchNorm``'s rule; None for one."""
     if not (isinstance(norm, (nn.SyncBatchNorm, Synchronised)) and norm.training):
         return None
     if not (dist.is_available() and dist.is_initialized()):
@@ -79,7 +79,7 @@ def fold_norm(
 def merge_over_processes(
     mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased and unbiased variance ``(n,)`` of the joint batch of all processes of a group.
+    """Mean, biased and unbiased variance ``(n,)`` of a group's joint batch.
 
     A collective operation, forward and backward: every process of the group must call both equally often, in the same
     order. Differentiable in mean and biased variance; all processes get the same bits.
@@ -93,7 +93,7 @@ def merge_over_processes(
 
 
 class _MergeOverProcesses(torch.autograd.Function):
-    """Mean and biased variance of the joint batch from those of each process.
+    """Mean and biased variance of the joint batch from every process's.
 
     Forward, over processes i with N = Σ count_i (Chan, Golub & LeVeque 1983)::
 
@@ -143,7 +143,7 @@ class _MergeOverProcesses(torch.autograd.Function):
 
 
 def update_running_statistics(batch_statistics: list[BatchStatistics]) -> None:
-    """Update the running statistics of norms, each by its momentum, or by the mean of all batches.
+    """Update norms' running statistics, each by momentum or mean of all batches.
 
     Called once per forward pass, after everything that can fail. On a GPU all norms share each launch, and the host
     does not wait for the device, not even with ``momentum=None``.

@@ -1,4 +1,4 @@
-"""Check whether a resizer can run fused, or must run as the composition of its layers.
+"""Check whether a resizer can run fused or must run its layers.
 
 The fused kernels support the layers that ``reference.Resizer`` is built of, and read only their parameters and
 settings. A layer of another class, shape or setting, a shared layer, or one with a hook must run itself.
@@ -45,7 +45,7 @@ _METHODS = ("forward", "_conv_forward", "_check_input_dim")
 
 
 class _Layer(NamedTuple):
-    """A layer of the composition, and what the fused kernels require of it."""
+    """A layer of the composition and what fused kernels require of it."""
 
     name: str
     module: Any
@@ -56,7 +56,7 @@ class _Layer(NamedTuple):
 
 
 def unfused_reason(module: Resizer) -> str | None:
-    """Reason why the fused kernels cannot replace this module's layers, or ``None`` if they can.
+    """Reason why fused kernels cannot replace this module's layers, or ``None``.
 
     Returns:
         A clause without a full stop, starting with the layer's name: ``"norm1 is a GroupNorm; the fused kernels take
@@ -96,7 +96,7 @@ def unfused_reason(module: Resizer) -> str | None:
 
 
 def _layers(module: Resizer) -> list[_Layer]:
-    """The layers that the composition calls; those inside a block of another class are omitted."""
+    """Layers that the composition calls, except inside blocks of another class."""
     layers = [
         _Layer("conv1", getattr(module, "conv1", None), _CONV, 7, True),
         _Layer("act", getattr(module, "act", None), _ACT),
@@ -128,7 +128,7 @@ def _a(value: object) -> str:
 
 
 def _global_hook() -> str | None:
-    """Kind of a global module hook that could see or change what a layer computes."""
+    """Kind of global module hook that could see or change layers' results."""
     # ModuleTracker only records which module is running; FlopCounterMode uses one.
     tracker = sys.modules.get("torch.utils.module_tracker")
     for hooks, kind in zip(_GLOBAL_HOOKS, _HOOKS.values(), strict=True):
@@ -152,7 +152,10 @@ def _layer_reason(layer: _Layer) -> str | None:
 
 
 def _tensor_reason(name: str, tensor: Any, shape: tuple[int, ...], like: Tensor, half: bool = False) -> str | None:
-    """Reason why the kernels do not take a tensor beside ``like``; ``half`` allows float32 beside a half type."""
+    """Reason why the kernels do not take a tensor beside ``like``.
+
+    ``half`` allows float32 beside a half type.
+    """
     if type(tensor) not in _TENSORS:
         return f"{name} is {_a(tensor)}; the fused kernels take plain tensors"
     if tensor.layout != torch.strided or tensor.device != like.device:
@@ -249,7 +252,7 @@ class Check:
 
 
 def fused_while_traced(module: Resizer, image: Tensor) -> bool:
-    """``Check.fused`` without the cache, for torch.compile and torch.export, which guard what it reads."""
+    """``Check.fused`` without cache, for torch.compile and torch.export, which guard what it reads."""
     temporary = _temporary_reason(image)
     reason = temporary or unfused_reason(module)
     if reason is None:

@@ -1,4 +1,4 @@
-"""Export: decompositions of the ops into ATen, and ONNX models, for runtimes without this package.
+"""Export of decomposed ops and ONNX models to runtimes without this package.
 
 ``torch.export`` traces ``resize`` and ``FusedResizer`` into programs with ``torch.ops.learned_resizer.*``. Decompose
 these ops to run such a program without this package::
@@ -75,10 +75,10 @@ def to_onnx(
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
 ) -> torch.onnx.ONNXProgram:
-    """Write a network containing ``FusedResizer``, ``Resize`` or ``resize`` as an ONNX model of standard operators.
+    """Write a network with resizers as an ONNX model of standard operators.
 
     Args:
-        module: in eval mode; called with the image alone.
+        module: containing ``FusedResizer``, ``Resize`` or ``resize``; in eval mode; called with the image alone.
         path: of the ``.onnx`` file, written atomically. It contains the weights; above 1.5 GiB torch puts them into a
             second file beside it.
         image: ``(B, C, H, W)``, an example in the module's dtype and on its device.
@@ -125,7 +125,10 @@ def to_onnx(
 
 
 def _laid_out(out: Tensor, like: Tensor) -> Tensor:
-    """``out`` in ``like``'s dtype and memory format, like the op's result: later views were traced for those."""
+    """``out`` in ``like``'s dtype and memory format.
+
+    The op's result has these, and later views were traced for them.
+    """
     layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
     return out.to(like.dtype).contiguous(memory_format=layout)
 

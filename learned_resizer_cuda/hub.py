@@ -81,7 +81,7 @@ def from_pretrained(
 
 
 def _file(path_or_repo: str | os.PathLike[str], name: str, download: dict[str, Any]) -> Path:
-    """Path of a file in a folder, or in the cache of a repository, downloaded if need be."""
+    """A file's path in a folder or repository's cache, downloaded if needed."""
     folder = Path(path_or_repo)
     if folder.is_dir():
         if not (folder / name).is_file():
@@ -109,7 +109,7 @@ def _require(name: str) -> Any:
 
 @functools.cache
 def _hub_class() -> Any:
-    """Class of the mixin around a resizer. Defined on first use, which imports the mixin."""
+    """Class of the mixin around a resizer; first use imports the mixin."""
     _require("huggingface_hub")
     _require("safetensors")
     from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin

@@ -1,4 +1,4 @@
-"""Versions, native build and backend of each op on this machine, as a dict and as text."""
+"""Versions, native build and backend of each op, as dict and text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def info() -> dict[str, Any]:
-    """Versions, the native build and its GPUs, and the backend of each op on this machine.
+    """Versions, native build, its GPUs and each op's backend on this machine.
 
     Returns:
         A dict that `json.dumps` takes:
@@ -129,7 +129,7 @@ def _installed(name: str) -> str | None:
 
 
 def _driver() -> tuple[str | None, str | None]:
-    """Versions of the NVIDIA driver and of the newest CUDA it supports. Creates no CUDA context."""
+    """Versions of NVIDIA's driver and newest supported CUDA, without a CUDA context."""
     version = None
     if _DRIVER_FILE.exists():
         found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _DRIVER_FILE.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Losses of the paper: earth mover's distance for quality histograms, sigmoid cross-entropy for classes."""
+"""Losses of the paper: earth mover's distance (quality histograms), sigmoid cross-entropy (classes)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class EMDLoss(nn.Module):
-    """Earth mover's distance between ``softmax(logits)`` and a target histogram, averaged over the batch.
+    """Mean earth mover's distance between ``softmax(logits)`` and a batch's target histograms.
 
     ``EMD(p, q) = (1/K · Σ_k |CDF_p(k) - CDF_q(k)|^d)^(1/d)`` (Talebi & Milanfar, ICCV 2021; K ordered bins).
 
@@ -67,10 +67,10 @@ class EMDLoss(nn.Module):
 
 
 class SigmoidCrossEntropyLoss(nn.Module):
-    """Cross-entropy of independent sigmoids against smoothed one-hot targets, summed over classes, mean over the batch.
+    """Cross-entropy of independent sigmoids against smoothed one-hot targets.
 
-    The target is ``(1 - s)·one_hot + s/K`` for smoothing ``s``, as in ``torch.nn.CrossEntropyLoss``; each class is then
-    a binary problem. This is our reading of the paper's loss.
+    Summed over classes, mean over the batch. The target is ``(1 - s)·one_hot + s/K`` for smoothing ``s``, as in
+    ``torch.nn.CrossEntropyLoss``; each class is then a binary problem. This is our reading of the paper's loss.
 
     Args:
         label_smoothing: ``s``, a number in [0, 1].

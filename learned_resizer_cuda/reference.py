@@ -26,7 +26,7 @@ from .resize import Size, check_antialias, check_interpolation, check_size, resi
 
 
 class Block(nn.Module):
-    """Residual block at output resolution, ``z + BN(Conv3×3(LReLU(BN(Conv3×3(z)))))``; no activation after the add.
+    """Residual block at output resolution, ``z + BN(Conv3×3(LReLU(BN(Conv3×3(z)))))``; no activation afterwards.
 
     Args:
         num_filters: channels in and out.
@@ -134,7 +134,7 @@ class Resizer(nn.Module):
         return _interpolate(x, sides, self.interpolation, self.antialias)
 
     def normalised(self, image: Tensor) -> Tensor:
-        """A uint8 image as ``(image / 255 - mean) / std`` in the parameters' dtype; any other image unchanged."""
+        """uint8 images as ``(image/255 - mean)/std`` in the parameters' dtype; others unchanged."""
         if self.image_mean is None or self.image_std is None:
             return image
         like = self._parameter()
@@ -179,7 +179,7 @@ class Resizer(nn.Module):
             )
 
     def _parameter(self) -> Tensor | None:
-        """A parameter whose device and dtype are the module's: conv1's weight if it is one.
+        """Parameter of the module's device and dtype: conv1's weight, if a parameter.
 
         A dictionary look-up: reading a parametrised weight computes it, and with spectral normalisation changes it.
         """

@@ -17,7 +17,7 @@ from .tracing import constant_while_traced
 
 
 class PendingNorm(NamedTuple):
-    """A raw feature ``(B, n, h, w)`` and its batch normalisation, not yet applied: ``scale·raw + shift``."""
+    """Raw feature ``(B, n, h, w)``, batch normalisation pending: ``scale·raw + shift``."""
 
     raw: Tensor
     scale: Tensor
@@ -37,12 +37,13 @@ _Resizer = TypeVar("_Resizer", bound="FusedResizer")
 
 
 class FusedResizer(reference.Resizer):
-    """Learned image resizer (Talebi & Milanfar, ICCV 2021), to train in front of a vision network.
+    """Learned image resizer to train in front of a vision network.
 
-    The same function, parameters and ``state_dict`` as ``reference.Resizer``, but no tensor with ``num_filters``
-    channels at input resolution is ever kept, forward or backward: every row of a resampling matrix sums to 1, so the
-    first batch normalisation commutes with the resize and is applied after it, and the backward recomputes the
-    features tile by tile (``docs/math.md``). On a CPU, as many images are processed in parallel as torch has threads.
+    After Talebi & Milanfar, ICCV 2021. The same function, parameters and ``state_dict`` as ``reference.Resizer``, but
+    no tensor with ``num_filters`` channels at input resolution is ever kept, forward or backward: every row of a
+    resampling matrix sums to 1, so the first batch normalisation commutes with the resize and is applied after it, and
+    the backward recomputes the features tile by tile (``docs/math.md``). On a CPU, as many images are processed in
+    parallel as torch has threads.
 
     Training mode, running statistics, ``momentum`` and ``eps`` follow each ``BatchNorm2d`` among the submodules.
     ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes their statistics those of the joint batch of all processes, of any
@@ -168,7 +169,7 @@ class FusedResizer(reference.Resizer):
         return from_pretrained(cls, path_or_repo, map_location=map_location, **download, **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, license: str = "apache-2.0") -> None:
-        """Write the module's weights and arguments to a folder. Needs the ``[train]`` extra.
+        """Write the weights and arguments to a folder. Needs the ``[train]`` extra.
 
         ``model.safetensors`` has the weights and running statistics, ``config.json`` the arguments, ``README.md`` a
         model card; an existing card stays. Not saved: training mode, frozen parameters, and ``momentum``, ``eps`` and
@@ -196,7 +197,7 @@ class FusedResizer(reference.Resizer):
         branch: str | None = None,
         create_pr: bool | None = None,
     ) -> str:
-        """Upload what ``save_pretrained`` writes to the Hugging Face Hub, in one commit. Needs the ``[train]`` extra.
+        """Upload what ``save_pretrained`` writes to the Hugging Face Hub, in one commit.
 
         Args:
             repo_id: ``"owner/name"``; created if missing. Its model card is replaced.
@@ -207,7 +208,7 @@ class FusedResizer(reference.Resizer):
             The address of the commit.
 
         Raises:
-            ModuleNotFoundError: ``huggingface_hub`` or ``safetensors`` is not installed.
+            ModuleNotFoundError: ``huggingface_hub`` or ``safetensors``, in the ``[train]`` extra, is not installed.
             Exception: from ``huggingface_hub``.
         """
         from .hub import push_to_hub
@@ -232,7 +233,7 @@ class FusedResizer(reference.Resizer):
         return () if self.image_mean is None or self.image_std is None else (self.image_mean, self.image_std)
 
     def _fused_trunk(self, z: Tensor) -> bool:
-        """Whether the layers after the stem run as two kernels: native inference with one block."""
+        """Whether layers after the stem run as two kernels (one-block native inference)."""
         if torch.is_grad_enabled() or len(self.blocks) != 1 or not z.is_cuda:
             return False
         if any(is_batch_normed(norm) for norm in self.modules() if isinstance(norm, Norm)):
@@ -251,7 +252,7 @@ class FusedResizer(reference.Resizer):
         return ops.trunk_tail(*tail, self.conv4.weight, self.conv4.bias, base)
 
     def _check_counts(self, at_input: int, at_output: int) -> None:
-        """Raise if a batch normalisation would have no variance, before any running statistics change."""
+        """Raise if a batch normalisation would lack variance, before running statistics change."""
         for norm in self.modules():
             count = at_input if norm is self.norm1 else at_output
             if not isinstance(norm, Norm) or count >= 2 or not is_batch_normed(norm):

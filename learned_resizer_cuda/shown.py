@@ -26,7 +26,7 @@ def shorten(text: str, longest: int = 80) -> str:
 
 
 def shown_path(path: str | Path) -> str:
-    """A whole path on one line; bytes that are not UTF-8 as ``\\xff``."""
+    """A whole path on one line; non-UTF-8 bytes as ``\\xff``."""
     return one_line(printable(str(path), "utf-8"))
 
 

@@ -11,7 +11,7 @@ _PLAIN = {"−": "-", "–": "-", "±": "+/-", "×": "x", "→": "->", "…": ".
 
 
 def printable(text: str, encoding: str) -> str:
-    """``text`` as a stream of that encoding shows it, to lay out columns before printing."""
+    """``text`` as a stream of that encoding shows it, to align columns."""
     return text.encode(encoding, ERRORS).decode(encoding)
 
 

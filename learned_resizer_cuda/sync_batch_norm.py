@@ -63,7 +63,7 @@ class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
 
 
 class SynchronisedBatchNormAct2d(SynchronisedBatchNorm2d):
-    """The same for timm's ``BatchNormAct2d``, which applies dropout and an activation after normalising.
+    """The same for timm's ``BatchNormAct2d``, which then applies dropout and an activation.
 
     Created by ``synchronise`` only.
     """

@@ -1,4 +1,4 @@
-"""Trained resizers in safetensors files: the weights, and the arguments that rebuild the module.
+"""Trained resizers in safetensors files: weights, and arguments that rebuild the module.
 
 Files are untrusted. Names, dtypes and shapes are compared with the module's before a tensor is read or the module is
 built, so a file's claims cost no memory. Knows no class of resizer: the caller passes it.
@@ -183,7 +183,7 @@ class WeightsFile:
 
 
 def save_resizer(resizer: nn.Module, config: ResizerConfig, path: Path, notes: dict[str, str] | None = None) -> None:
-    """Write a resizer's weights and running statistics atomically, with ``config`` in the metadata.
+    """Write a resizer's weights and running statistics atomically, with ``config`` as metadata.
 
     Args:
         resizer: a ``FusedResizer`` or ``reference.Resizer`` (their state dicts are the same).
@@ -226,7 +226,7 @@ def load_resizer(cls: type[_Resizer], path: Path) -> tuple[_Resizer, ResizerConf
 
 
 def restore(cls: type[_Resizer], config: ResizerConfig, file: WeightsFile, *, keep_dtype: bool = False) -> _Resizer:
-    """Build a resizer with the weights of a file, in eval mode on the CPU.
+    """Build a resizer with a file's weights, in eval mode, on CPU.
 
     Args:
         cls: ``FusedResizer`` or a subclass.
@@ -262,7 +262,7 @@ def restore(cls: type[_Resizer], config: ResizerConfig, file: WeightsFile, *, ke
 
 @contextlib.contextmanager
 def explaining(what: str) -> Iterator[None]:
-    """Context that turns errors about a file's content into ``ValueError``, with ``what`` before the reason."""
+    """Turns errors about a file's content into ``ValueError``, ``what`` before the reason."""
     try:
         yield
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:

@@ -85,7 +85,7 @@ def load_digits() -> tuple[U8, NDArray[np.int64]]:
 
 
 def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Fixed, class-balanced split: every fifth digit of a class, in file order, is for testing.
+    """Split by class: every fifth digit, in file order, is for testing.
 
     No random generator, so that no release of numpy can change it.
 
@@ -101,7 +101,7 @@ def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 def composite(
     digits: U8, photographs: Sequence[U8], canvas: int, generator: np.random.Generator, part: slice = slice(None)
 ) -> U8:
-    """Put each digit at a random place on a random crop of a random photograph.
+    """Put digits at random places on random crops of random photographs.
 
     ``v += (255 - v) digit / 255``.
 
@@ -135,7 +135,7 @@ def composite(
 
 
 class DigitsOnPhotographs:
-    """``Source`` of digits on photographs: training canvases drawn on the fly, test canvases fixed.
+    """``Source`` of digits on photographs: fresh canvases for training, fixed for testing.
 
     Determinism: a training batch is a function of ``(seed, step, batch_size)`` alone, a test canvas of nothing
     at all; neither depends on the order of the calls, on the number of worker processes, or on the part asked for.
@@ -177,7 +177,9 @@ class DigitsOnPhotographs:
         self.train_size, self.test_size = len(self.train_index), len(self.test_index)
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
-        """Part of a step's batch. Each epoch of 4,000 digits has a new order; no canvas repeats.
+        """Part of a step's batch.
+
+        Each epoch of 4,000 digits has a new order; no canvas repeats.
 
         Args:
             seed, step: at least 0; the batch depends on them and on ``batch_size`` alone.

@@ -24,7 +24,7 @@ F32 = NDArray[np.float32]
 
 @lru_cache(maxsize=64)
 def _blur_matrix(side: int, sigma: float) -> F32:
-    """The 1-D Gaussian filter as a matrix (side, side), cut off at ``REACH`` pixels, each row summing to 1."""
+    """1-D Gaussian cut at ``REACH`` pixels: (side, side), rows sum to 1."""
     offset = np.subtract.outer(np.arange(side), np.arange(side))
     weights = np.where(np.abs(offset) <= REACH, np.exp(-(offset**2) / (2 * sigma**2)), 0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
@@ -39,7 +39,7 @@ def blur(patch: U8, sigma: float, generator: np.random.Generator) -> U8:
 
 
 def noise(patch: U8, sigma: float, generator: np.random.Generator) -> U8:
-    """White Gaussian noise of standard deviation ``sigma`` (of 255), independent in every pixel and channel."""
+    """Gaussian noise, standard deviation ``sigma`` (of 255), independent per pixel and channel."""
     return _quantise(patch + np.float32(sigma) * generator.standard_normal(patch.shape, np.float32))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """The data cannot be used; the message says what is wrong, where, and what was expected."""
+    """Unusable data: says what is wrong, where, and what was expected."""
 
 
 class EmptySplitError(DataError):

@@ -101,7 +101,7 @@ class FileSource:
         return Batch(images, self.train.targets[taken], tuple(unreadable))
 
     def test_batch(self, part: slice) -> Batch:
-        """Test images ``part.start`` to ``part.stop - 1``, in their fixed order, without those that cannot be read."""
+        """Test images of the part, in fixed order, without the unreadable ones."""
         images, taken, unreadable = [], [], []
         for index in range(self.test_size)[part]:
             path = self.test.path(index)
@@ -137,7 +137,7 @@ class FileSource:
 
 
 def check_options(input_size: int, in_channels: int, augment: str, fit: str) -> None:
-    """Raise ValueError for a wrong option of ``FileSource``, before a large folder is listed."""
+    """Raise ValueError for a wrong ``FileSource`` option, before listing a large folder."""
     if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < 1:
         raise ValueError(f"input_size: got {input_size!r}; expected an integer of at least 1")
     if in_channels not in (1, 3):

@@ -1,4 +1,4 @@
-"""Opening of image files: the only place where a file goes to Pillow."""
+"""Opening of image files: only here does a file go to Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding of an image file to one uint8 image of a given size.
+"""Decoding of an image file to a uint8 image of given size.
 
 The image is turned upright, cropped to a ``View`` (a rectangle of whole pixels, perhaps mirrored), and resized to S x S
 by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once.
@@ -45,7 +45,7 @@ _UPRIGHT = {
 
 
 class View(NamedTuple):
-    """A rectangle inside an upright image, in pixels, and whether it is mirrored left to right."""
+    """Rectangle in an upright image, in pixels, perhaps mirrored left to right."""
 
     top: int
     left: int
@@ -124,7 +124,7 @@ def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_chan
 
 
 def _decode(image: Image.Image, choose: Callable[[int, int], View], size: int, mode: str) -> tuple[np.ndarray, bool]:
-    """The pixels of the view, uint8 (h, w) or (h, w, 3), and whether to mirror them."""
+    """Pixels of the view, uint8 (h, w[, 3]), and whether to mirror."""
     from PIL import Image as pillow
 
     draft = image.format in ("JPEG", "MPO")
@@ -153,7 +153,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _scaled(start: int, length: int, side: int, decoded: int) -> tuple[int, int]:
-    """An interval of a side in pixels of the decoded side, at least one long."""
+    """An interval of a side in decoded pixels, at least one long."""
     first = min(round(start * decoded / side), decoded - 1)
     return first, max(first + 1, round((start + length) * decoded / side))
 

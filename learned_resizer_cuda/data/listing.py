@@ -9,18 +9,18 @@ from .image_file import extensions
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is that of an image: a known extension in either case, not hidden."""
+    """Whether a name is an image's: known extension (either case), not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions()
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder, links to folders included, hidden ones left out."""
+    """Sorted names of subfolders, including links to folders, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def images_under(folder: Path) -> list[str]:
-    """Image files anywhere below a folder. Follows links; leaves out hidden files and folders.
+    """Image files at any depth, links followed, hidden files and folders skipped.
 
     Returns:
         Paths relative to ``folder`` with forward slashes, sorted.

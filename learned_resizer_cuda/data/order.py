@@ -1,4 +1,4 @@
-"""The order of the training images, a function of seed and step: nothing to store for a resumed run."""
+"""Order of training images by seed and step; resuming needs no state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Places(NamedTuple):
 
 
 def stream(size: int, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Places:
-    """The images of a step: a fresh order each epoch, and no ragged batch where one epoch ends.
+    """The images of a step: fresh order each epoch, no ragged batches.
 
     The stream is the endless concatenation of one permutation per epoch; step s takes its positions
     ``[s batch_size, (s + 1) batch_size)``, so that a batch may hold the end of one epoch and the start of the next.

@@ -53,7 +53,7 @@ _TRAIN, _TEST = range(2)
 
 
 def grade_histogram(level: int) -> NDArray[np.float32]:
-    """Histogram of a distortion level: a Gaussian sampled at the grades 1 to 10.
+    """Histogram of a distortion level: a Gaussian at grades 1 to 10.
 
     ``p_k = exp(-(k - m)² / (2 s²)) / Σ_j exp(-(j - m)² / (2 s²))`` with ``m = 9 - 7 level / 5`` and ``s = 1.2``.
 
@@ -91,7 +91,7 @@ def read_photograph(path: Path) -> U8:
 
 
 def packaged_photographs() -> dict[str, U8]:
-    """The 17 photographs in the installed wheels, by name; ten are in colour.
+    """The 17 photographs in installed wheels, by name; ten are in colour.
 
     The photographs of ``data.digits``, and the portrait that matplotlib ships.
 
@@ -106,7 +106,7 @@ def packaged_photographs() -> dict[str, U8]:
 
 
 def is_for_testing(path: Path) -> bool:
-    """Whether a photograph of a user's folder is for testing, by its file name.
+    """Whether a user's photograph is for testing, by its file name.
 
     A fifth are, by the CRC-32 of the name: adding or removing other files, or moving the folder, changes nothing.
     """
@@ -160,8 +160,10 @@ class QualityPhotographs:
         self.train_size = len(self.train_photographs) * len(DISTORTIONS) * LEVELS * EPOCH_CROPS
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
-        """Part of the batch of a step: photograph, kind and level drawn evenly, place, mirroring, transposition,
-        order of the channels and darkening at random.
+        """Part of the batch of a step.
+
+        Photograph, kind and level are drawn evenly; place, mirroring, transposition, order of the channels and
+        darkening at random.
 
         Args:
             seed, step: at least 0.
@@ -181,7 +183,7 @@ class QualityPhotographs:
         return _batch(images, levels, self.input_size)
 
     def test_batch(self, part: slice) -> Batch:
-        """Test images ``part.start`` to ``part.stop - 1``: every kind and level ``CROPS`` times.
+        """Test images of the part: every kind and level ``CROPS`` times.
 
         Shapes as in ``train_batch``. The packaged photographs alone come up equally often in each kind and level.
         """
@@ -252,7 +254,10 @@ _HISTOGRAMS = torch.from_numpy(np.stack([grade_histogram(level) for level in ran
 
 
 def _detail(photograph: U8, side: int, tops: NDArray[np.int64], lefts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean difference of green to the right and lower neighbours in each square, on every fourth row and column."""
+    """Sum of the mean vertical and horizontal green differences in each square.
+
+    On every fourth row and column.
+    """
     squares = sliding_window_view(photograph[..., 1], (side, side))
     rows, columns = (part[tops, lefts].astype(np.int16) for part in (squares[..., ::4, :], squares[..., ::4]))
     return np.abs(np.diff(rows)).mean((1, 2)) + np.abs(np.diff(columns, axis=1)).mean((1, 2))

@@ -1,4 +1,4 @@
-"""Images with histograms of human scores, from AVA's score file or a CSV file."""
+"""Images with histograms of human scores, from AVA's or a CSV file."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _histogram(values: list[str], path: Path, line: int) -> list[float]:
 
 
 def _matched(root: Path, path: Path, rows: list[_Row]) -> tuple[list[str], list[_Row], int]:
-    """The files with a row, their rows, and how many rows have no file."""
+    """Files with rows, the rows, and how many rows have no file."""
     listed = images_under(root)
     by_name: dict[str, list[str]] = defaultdict(list)
     for file in listed:

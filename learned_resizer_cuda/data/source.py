@@ -1,4 +1,4 @@
-"""The interface of a data set: whole batches, each a function of its number alone."""
+"""Interface of a data set: whole batches, functions of their number alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unreadable images of a run: listed in a file, counted once each, and limited in number."""
+"""Unreadable images of a run: listed in a file, counted once, limited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN = {escape: plain for plain, escape in _ESCAPES.items()}
 
 
 class UnreadableLog:
-    r"""Distinct unreadable images, appended as they are met to a file of lines ``path<TAB>reason``.
+    r"""Distinct unreadable images, appended to a file as met: lines ``path<TAB>reason``.
 
     In the file, backslashes, tabs and line ends of a path are written ``\\``, ``\t``, ``\n``, ``\r``. If the file
     exists, counting continues from it.
