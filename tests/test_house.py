@@ -1,4 +1,7 @@
-"""Imports run one way: cli → report → train → data → library, without a circle, lazy and typing-only ones included."""
+"""Rules of the house: imports run one way, without a circle; docstrings begin with a short line.
+
+Imports run cli → report → train → data → library. Lazy and typing-only ones count.
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,13 @@ def test_arrows_run_down() -> None:
         if layer(other) > layer(name) and name != "learned_resizer_cuda.__main__"
     ]
     assert up == [] and sum(map(len, GRAPH.values())) > 300
+
+
+def test_docstrings_begin_with_a_short_line() -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    long = []
+    for path in modules().values():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+        first = [(ast.get_docstring(node) or "").partition("\n")[0] for node in nodes]
+        long += [(path.name, line) for line in first if len(line.split()) > 12]
+    assert long == []
