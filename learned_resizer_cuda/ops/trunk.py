@@ -20,11 +20,11 @@ from torch import Tensor
 
 from .. import backend
 from .library import define, register_autocast, register_no_derivative
+from .native_shapes import CHANNELS
 from .statistics import accumulation_dtype
 
-# What the native kernels are compiled for.
 _NATIVE_FILTERS = 16
-_NATIVE_CHANNELS = 4
+"""What the native kernels are compiled for."""
 
 
 class RunningNorm(NamedTuple):
@@ -107,8 +107,8 @@ def unsupported(input: Tensor, channels: int) -> str | None:
     """Why the native kernels do not take these shapes, or None."""
     if input.shape[1] != _NATIVE_FILTERS:
         return f"the native trunk has kernels for num_filters {_NATIVE_FILTERS}, not {input.shape[1]}"
-    if channels > _NATIVE_CHANNELS:
-        return f"the native trunk writes up to {_NATIVE_CHANNELS} channels, not {channels}"
+    if channels > CHANNELS:
+        return f"the native trunk writes up to {CHANNELS} channels, not {channels}"
     return None
 
 

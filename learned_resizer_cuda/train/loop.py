@@ -186,12 +186,12 @@ def open_batches(fabric: Fabric, config: RunConfig, source: Source, seed: int, b
         source,
         seed,
         batch_size,
-        config.num_workers,
-        (config.mean, config.std) if config.normalize else None,
-        fabric.device,
-        torch.float64 if config.precision == "64-true" else torch.float32,
-        fabric.global_rank,
-        fabric.world_size,
+        num_workers=config.num_workers,
+        normalize=(config.mean, config.std) if config.normalize else None,
+        device=fabric.device,
+        dtype=torch.float64 if config.precision == "64-true" else torch.float32,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
     )
 
 
