@@ -72,6 +72,42 @@ inline void parse_strides(const char* argument, const py::tuple& strides, int64_
     for (size_t i = 0; i < 4; ++i) to[i] = strides[i].cast<int64_t>();
 }
 
+// As DType of parameter.h.
+inline DType parse_parameter_dtype(const char* name, int dtype) {
+    if (dtype < 1 || dtype > 3)
+        throw py::value_error(std::string(name) + ": got dtype " + std::to_string(dtype) +
+                              "; expected 1, 2 or 3: float32, float16 or bfloat16");
+    return static_cast<DType>(dtype);
+}
+// (address, dtype)
+inline Vector parse_vector(const char* name, const py::handle& value) {
+    const auto pair = value.cast<py::tuple>();
+    if (pair.size() != 2) throw py::value_error(std::string(name) + ": expected (address, dtype)");
+    const DType dtype = parse_parameter_dtype(name, pair[1].cast<int>());
+    const auto at = pair[0].cast<uintptr_t>();
+    check_address(name, at, dtype == DType::kFloat32 ? 4 : 2);
+    return {address(at), dtype};
+}
+// (address, dtype, strides)
+inline Weight parse_weight(const char* name, const py::handle& value) {
+    const auto triple = value.cast<py::tuple>();
+    if (triple.size() != 3) throw py::value_error(std::string(name) + ": expected (address, dtype, strides)");
+    const DType dtype = parse_parameter_dtype(name, triple[1].cast<int>());
+    const auto at = triple[0].cast<uintptr_t>();
+    check_address(name, at, dtype == DType::kFloat32 ? 4 : 2);
+    Weight weight{address(at), dtype, {}};
+    parse_strides(name, triple[2].cast<py::tuple>(), weight.stride);
+    return weight;
+}
+// (mean, var, gamma, beta, eps), each vector as in parse_vector; or None
+inline Norm parse_norm(const char* name, const py::handle& value) {
+    if (value.is_none()) return {};
+    const auto parts = value.cast<py::tuple>();
+    if (parts.size() != 5) throw py::value_error(std::string(name) + ": expected (mean, var, gamma, beta, eps) or None");
+    return {parse_vector(name, parts[0]), parse_vector(name, parts[1]), parse_vector(name, parts[2]),
+            parse_vector(name, parts[3]), parts[4].cast<float>()};
+}
+
 inline void check_launch(const char* op, int error, int device) {
     if (error != 0)
         throw std::runtime_error(std::string(op) + ": the launch on cuda:" + std::to_string(device) +

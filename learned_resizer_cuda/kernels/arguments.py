@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.layout import channels_last
-from ..ops.prologue import Prologue, empty_features
+from ..ops.prologue import GivenNorm, Prologue, empty_features
 from . import device, native
 
 
@@ -34,6 +34,28 @@ def dtype_name(dtype: torch.dtype) -> str:
 def dense32(*tensors: Tensor) -> list[Tensor]:
     """Weights and vectors as kernels read them: float32, dense, copied if necessary."""
     return [t.float().contiguous() for t in tensors]
+
+
+# As DType of csrc/core/common/parameter.h.
+_PARAMETER_DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+def vector(tensor: Tensor) -> tuple[int, int]:
+    """A parameter or statistics ``(n,)``, dense: address and dtype."""
+    return tensor.data_ptr(), _PARAMETER_DTYPES[tensor.dtype]
+
+
+def weight(tensor: Tensor) -> tuple[int, int, tuple[int, ...]]:
+    """A convolution's weight of any strides: address, dtype and strides."""
+    return tensor.data_ptr(), _PARAMETER_DTYPES[tensor.dtype], tensor.stride()
+
+
+def norm(given: GivenNorm | None) -> tuple[Any, ...] | None:
+    """A normalisation: its vectors and eps."""
+    if given is None:
+        return None
+    mean, var, gamma, beta, eps = given
+    return vector(mean), vector(var), vector(gamma), vector(beta), eps
 
 
 def addresses(tensors: list[Tensor]) -> tuple[int, ...]:

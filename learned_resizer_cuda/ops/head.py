@@ -12,17 +12,15 @@ Adjoint, for dy::
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .layout import channels_last, maps, rows
-from .library import define, register_autocast, register_autograd, register_no_second_derivative
-from .native_shapes import choose
 from .parallel import map_in_order
-from .prologue import Prologue, PrologueGrads, cast
+from .prologue import FeatureGrad, FoldedPrologue, GradAccumulator, Prologue, PrologueGrads
 
 # Vector lanes that the CPU convolution fills with output channels.
 _LANES = 16
@@ -32,17 +30,19 @@ class Head(NamedTuple):
     """Arguments of ``head``."""
 
     prologue: Prologue
-    weight: Tensor  # (C, n, 7, 7)
+    weight: Tensor  # (C, n, 7, 7), of any float dtype and strides, as the bias
     bias: Tensor
-    base: Tensor
+    base: Tensor  # (B, C, h, w), of any float dtype and strides
 
 
 class HeadBackward(NamedTuple):
     """Arguments of ``head_backward``."""
 
-    grad: Tensor
+    grad: Tensor  # (B, C, h, w), of the base's dtype, any strides
     prologue: Prologue
     weight: Tensor
+    bias: Tensor
+    skip_grad: FeatureGrad | None  # as in ConvBackward
 
 
 def _pixels_per_block(out_channels: int, device: torch.device) -> int:
@@ -55,14 +55,14 @@ def _has(feature: str) -> bool:
     return bool(getattr(torch.cpu, f"_is_{feature}_supported", bool)())
 
 
-def _form(weight: Tensor) -> tuple[torch.dtype, int]:
+def _form(dtype: torch.dtype, weight: Tensor) -> tuple[torch.dtype, int]:
     """Forward dtype and pixels per block: fastest known to be right (docs/onednn.md)."""
     step = _pixels_per_block(len(weight), weight.device)
-    if weight.device.type != "cpu" or weight.dtype not in (torch.bfloat16, torch.float16):
-        return weight.dtype, step
-    if weight.dtype == torch.bfloat16 and _has("avx512_bf16"):
+    if weight.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return dtype, step
+    if dtype == torch.bfloat16 and _has("avx512_bf16"):
         # oneDNN's code for AMX has been wrong in bfloat16 for other shapes than the plain one.
-        return weight.dtype, 1 if _has("amx_tile") else step
+        return dtype, 1 if _has("amx_tile") else step
     # Without instructions for it, oneDNN computes a half type in scalar loops: ten times as slow as float32.
     return torch.float32, step
 
@@ -107,10 +107,11 @@ def _fold_blocks(grad: Tensor, weight: Tensor, step: int) -> Tensor:
     return torch.stack([taps[p, ..., first + p : first + p + width] for p in range(step)]).sum(0)
 
 
-def _head(a: Head) -> Tensor:
-    p, base = a.prologue, a.base
-    width, channels = p.input.shape[3], len(a.weight)
-    dtype, step = _form(a.weight)
+def head(a: Head) -> Tensor:
+    """Result ``(B, C, h, w)`` in the dtype and layout of ``base``, in pure torch."""
+    p, base = FoldedPrologue(a.prologue), a.base
+    width, channels = a.prologue.input.shape[3], len(a.weight)
+    dtype, step = _form(a.prologue.input.dtype, a.weight)
     kernel = _block_weight(a.weight.to(dtype), step)
     bias = a.bias.to(dtype).repeat(step)
     padding = (a.weight.shape[2] // 2, _reach(a.weight.shape[3], step))
@@ -120,13 +121,15 @@ def _head(a: Head) -> Tensor:
         y = F.conv2d(_blocks(p.apply(group).to(dtype), step), kernel, bias, padding=padding)
         torch.add(base[group], maps(rows(y), channels)[..., :width], out=out[group])
 
-    map_in_order(per_group, p.groups(), out.device)
+    map_in_order(per_group, a.prologue.groups(), out.device)
     return out
 
 
-def _head_backward(a: HeadBackward) -> tuple[Tensor, ...]:
-    grad, p, weight = a
-    grads = PrologueGrads(p)
+def head_backward(a: HeadBackward) -> tuple[PrologueGrads, Tensor, Tensor]:
+    """The adjoint, in pure torch: the prologue's gradients, the weight's and the bias's."""
+    grad, weight = a.grad, a.weight
+    p = FoldedPrologue(a.prologue)
+    grads = GradAccumulator(p, None, a.skip_grad)
     step = _pixels_per_block(len(weight), weight.device)
     kernel = channels_last(weight.to(p.dtype))
     wide = _block_weight(kernel, step)
@@ -143,50 +146,11 @@ def _head_backward(a: HeadBackward) -> tuple[Tensor, ...]:
         )  # fmt: skip
         return grads.add(group, v, grad_v), grad_wide
 
-    done = map_in_order(per_group, p.groups(), grad.device)
+    done = map_in_order(per_group, a.prologue.groups(), grad.device)
     grad_wide = sum((part for _, part in done), torch.zeros_like(wide))
     grad_bias = grad.to(p.dtype).sum((0, 2, 3))
-    grad_weight = _fold_blocks(grad_wide, weight, step)
     return (
-        *grads.result([part for part, _ in done]),
-        grad_weight.contiguous().to(weight.dtype),
-        grad_bias.to(weight.dtype),
+        grads.result([part for part, _ in done]),
+        torch.empty_like(weight).copy_(_fold_blocks(grad_wide, weight, step)),
+        grad_bias.to(a.bias.dtype),
     )
-
-
-def _choose(op: str, a: Head | HeadBackward) -> str:
-    return choose(op, a.prologue.input, a.weight)
-
-
-def _fake(a: Head) -> Tensor:
-    return torch.empty_like(a.base, memory_format=torch.preserve_format)
-
-
-def _fake_backward(a: HeadBackward) -> tuple[Tensor, ...]:
-    grad_weight = torch.empty_like(a.weight, memory_format=torch.contiguous_format)
-    return *a.prologue.fake_grads(), grad_weight, a.weight.new_empty(a.weight.shape[0])
-
-
-def _setup_context(ctx: Any, a: Head, output: Tensor) -> None:
-    *features, ctx.negative_slope = a.prologue
-    ctx.save_for_backward(*features, a.weight)
-
-
-def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *features, weight = ctx.saved_tensors
-    p = Prologue._make([*features, ctx.negative_slope])
-    *grads, grad_weight, grad_bias = torch.ops.learned_resizer.head_backward(grad, *p, weight)
-    return *p.autograd_result(grads), grad_weight, grad_bias, grad
-
-
-def _autocast(dtype: torch.dtype, a: Head) -> tuple[Any, ...]:
-    # The image skip keeps its precision: the sum is as exact as torch's type promotion makes it.
-    return *a.prologue.autocast(dtype), cast(dtype, a.weight), cast(dtype, a.bias), a.base
-
-
-define("head", Head, 1, pure_torch=_head, native="head", choose=_choose, fake=_fake)
-define("head_backward", HeadBackward, 8, pure_torch=_head_backward, native="head", choose=_choose, fake=_fake_backward)
-register_autograd("head", _autograd, _setup_context)
-register_no_second_derivative("head_backward")
-register_autocast("head", _autocast)
-register_autocast("head_backward")

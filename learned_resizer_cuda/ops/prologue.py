@@ -1,16 +1,18 @@
 """Prologue of ``conv`` and ``head``, applied as input loads, and its adjoint.
 
-Forward, for a raw feature t, per-channel scale and shift of the batch normalisation before it, and optionally a
-skip (a second raw feature u with its own scale and shift)::
+Forward, for a raw feature t with the batch normalisation after it pending, and optionally a skip (a second such feature
+u)::
 
-    v = lrelu(scale · t + shift  [+ skip_scale · u + skip_shift])      (slope 1: no activation)
+    v = lrelu(norm(t) [+ skip_norm(u)])      (slope 1: no activation)
+    norm(t) = scale · t + shift,   r = 1 / √(var + ε),   scale = γ r,   shift = β - mean · scale
 
-Adjoint, for dv: ``g = dv · lrelu'(v)`` and then::
+Adjoint, for dv: ``g = dv · lrelu'(v)`` and then, for t and in the same way for u::
 
-    dt = scale · g,        dscale = Σ g · t,        dshift = Σ g
-    du = skip_scale · g,   dskip_scale = Σ g · u,   dskip_shift = Σ g
+    dt = scale · g,   dβ = Σ g,   dγ = r (Σ g·t - mean Σ g)
+    dmean = -scale Σ g,   dvar = -γ r³ (Σ g·t - mean Σ g) / 2
 
-Only raw convolution outputs are saved for the backward; v is recomputed.
+A feature may be used several times; dt, Σ g and Σ g·t then add up over its uses. Only raw convolution outputs are saved
+for the backward; v is recomputed.
 """
 
 from __future__ import annotations
@@ -28,15 +30,58 @@ from .statistics import accumulation_dtype
 _GROUP_ELEMENTS = 512 * 1024
 
 
+class GivenNorm(NamedTuple):
+    """A batch normalisation with given statistics; vectors ``(n,)``, each of its own dtype."""
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Scale and shift ``(n,)``."""
+        scale = torch.rsqrt(self.var.to(dtype) + self.eps) * self.weight.to(dtype)
+        return scale, torch.addcmul(self.bias.to(dtype), self.mean.to(dtype), scale, value=-1)
+
+
+class NormGrad(NamedTuple):
+    """Gradients of a ``GivenNorm``; ``(n,)``.
+
+    Those of the statistics are float32 (float64 for float64), those of the parameters of the parameters' dtype.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class FeatureGrad(NamedTuple):
+    """Gradient of a raw feature, added up over its uses so far."""
+
+    raw: Tensor  # (B, n, h, w), channels_last, of the feature's dtype: Σ scale g
+    sums: Tensor  # (2, n), float32 (float64 for float64): Σ g, Σ g·t
+
+
+def norm_grad(norm: GivenNorm, sums: Tensor) -> NormGrad:
+    """Gradients of a normalisation from ``FeatureGrad.sums``."""
+    dtype = sums.dtype
+    total, weighted = sums.unbind()
+    r = torch.rsqrt(norm.var.to(dtype) + norm.eps)
+    scale = r * norm.weight.to(dtype)
+    grad_weight = r * torch.addcmul(weighted, norm.mean.to(dtype), total, value=-1)
+    grad_var = (scale * r * grad_weight).mul_(-0.5)
+    return NormGrad(-scale * total, grad_var, grad_weight.to(norm.weight.dtype), total.to(norm.bias.dtype))
+
+
 class Prologue(NamedTuple):
-    """Arguments of a prologue: features ``(B, n, h, w)``, vectors ``(n,)``."""
+    """Arguments of a prologue: raw features ``(B, n, h, w)``, channels_last, and what is pending on them."""
 
     input: Tensor
-    scale: Tensor
-    shift: Tensor
+    norm: GivenNorm | None  # None: the input as it is
     skip: Tensor | None
-    skip_scale: Tensor | None
-    skip_shift: Tensor | None
+    skip_norm: GivenNorm | None
     negative_slope: float
 
     @property
@@ -50,94 +95,117 @@ class Prologue(NamedTuple):
         step = max(1, _GROUP_ELEMENTS // (n * height * width))
         return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
 
-    def apply(self, group: slice) -> Tensor:
-        """v of a group of images, channels_last."""
-        n, width = self.input.shape[1], self.input.shape[3]
-        shift = self.shift if self.skip_shift is None else self.shift + self.skip_shift
-        t = rows(self.input[group]).to(self.dtype)
-        v = torch.addcmul(along_row(shift, width, self.dtype), t, along_row(self.scale, width, self.dtype))
-        if self.skip is not None and self.skip_scale is not None:
-            v.addcmul_(rows(self.skip[group]).to(self.dtype), along_row(self.skip_scale, width, self.dtype))
-        if self.negative_slope != 1:
-            F.leaky_relu_(v, self.negative_slope)
-        return maps(v, n)
 
-    def fake_grads(self) -> list[Tensor]:
-        """Empty tensors like those of ``PrologueGrads.result``."""
-        vector = torch.empty_like(self.scale)
-        grads = [empty_features(self.input), vector, torch.empty_like(vector)]
-        if self.skip is None:
-            return grads + [torch.empty(0, dtype=self.dtype, device=vector.device) for _ in range(3)]
-        return [*grads, empty_features(self.skip), torch.empty_like(vector), torch.empty_like(vector)]
+class PrologueGrads(NamedTuple):
+    """Results of a prologue's adjoint."""
 
-    def autograd_result(self, grads: list[Tensor]) -> list[Tensor | None]:
-        """A backward op's gradients for autograd: ``None`` for slope and absent skip."""
-        input, scale, shift, *skip = grads
-        return [input, scale, shift, *(skip if self.skip is not None else [None] * len(skip)), None]
-
-    def autocast(self, dtype: torch.dtype) -> Prologue:
-        """The arguments under autocast: features in its dtype, vectors unchanged."""
-        skip = None if self.skip is None else cast(dtype, self.skip)
-        return self._replace(input=cast(dtype, self.input), skip=skip)
+    input: Tensor  # like the input: its gradient over all uses, of which this was the last
+    norm: NormGrad | None
+    skip: FeatureGrad | None
 
 
-class PrologueGrads:
-    """Gradients of a prologue's arguments, accumulated over image groups in any order."""
+class FoldedPrologue:
+    """A prologue in pure torch: scale and shift folded once for all groups of images."""
 
     def __init__(self, prologue: Prologue) -> None:
-        batch, n, height, width = prologue.input.shape
-        self._prologue = prologue
-        self._input = prologue.scale.new_empty((batch, height, width * n), dtype=prologue.dtype)
-        self._skip = None if prologue.skip is None else torch.empty_like(self._input)
+        self.p, self.dtype = prologue, prologue.dtype
+        n, width = prologue.input.shape[1], prologue.input.shape[3]
+        self.n = n
+        self.scale = self.skip_scale = self._shift = None
+        shift = None
+        if prologue.norm is not None:
+            scale, shift = prologue.norm.fold(self.dtype)
+            self.scale = along_row(scale, width, self.dtype)
+        if prologue.skip_norm is not None:
+            scale, skip_shift = prologue.skip_norm.fold(self.dtype)
+            self.skip_scale = along_row(scale, width, self.dtype)
+            shift = skip_shift if shift is None else shift + skip_shift
+        if shift is not None:
+            self._shift = along_row(shift, width, self.dtype)
+
+    def apply(self, group: slice) -> Tensor:
+        """v of a group of images, channels_last."""
+        p, t = self.p, rows(self.p.input[group]).to(self.dtype)
+        if self.scale is not None and self._shift is not None:
+            v = torch.addcmul(self._shift, t, self.scale)
+        else:
+            v = t.clone() if self._shift is None else t + self._shift
+        if p.skip is not None and self.skip_scale is not None:
+            v.addcmul_(rows(p.skip[group]).to(self.dtype), self.skip_scale)
+        elif p.skip is not None:
+            v.add_(rows(p.skip[group]).to(self.dtype))
+        if p.negative_slope != 1:
+            F.leaky_relu_(v, p.negative_slope)
+        return maps(v, self.n)
+
+
+class GradAccumulator:
+    """Gradients of a prologue's arguments, accumulated over image groups in any order.
+
+    Args:
+        folded: the prologue.
+        input_grad, skip_grad: of earlier uses of the same features, if any. ``skip_grad`` may be overwritten.
+    """
+
+    def __init__(self, folded: FoldedPrologue, input_grad: FeatureGrad | None, skip_grad: FeatureGrad | None) -> None:
+        p = folded.p
+        batch, n, height, width = p.input.shape
+        self._folded, self._before = folded, (input_grad, skip_grad)
+        self._input = p.input.new_empty((batch, height, width * n), dtype=folded.dtype)
+        self._skip = None if p.skip is None else torch.empty_like(self._input)
 
     def add(self, group: slice, v: Tensor, grad_v: Tensor) -> Tensor:
         """Add a group of images.
 
         Args:
             group: slice of the batch.
-            v: of the group, as returned by ``Prologue.apply``.
+            v: of the group, as returned by ``FoldedPrologue.apply``.
             grad_v: its gradient; overwritten.
 
         Returns:
-            The group's part of dscale, dshift and dskip_scale, ``(3, n)``, for ``result``.
+            The group's Σ g, Σ g·t and Σ g·u, ``(3, n)``, for ``result``.
         """
-        p, (n, width) = self._prologue, (v.shape[1], v.shape[3])
-        sums = torch.zeros(3, n, dtype=p.dtype, device=v.device)
+        f, p, n = self._folded, self._folded.p, v.shape[1]
+        sums = torch.zeros(3, n, dtype=f.dtype, device=v.device)
         g = rows(channels_last(grad_v))
         if p.negative_slope != 1:
             leaky_relu_backward_(g, rows(v), p.negative_slope)
-        sums[1] = sum_pixels(g, n)
-        scratch = self._input[group]
-        torch.mul(g, rows(p.input[group]).to(p.dtype), out=scratch)
-        sums[0] = sum_pixels(scratch, n)
-        torch.mul(g, along_row(p.scale, width, p.dtype), out=scratch)
-        if p.skip is not None and p.skip_scale is not None and self._skip is not None:
-            scratch = self._skip[group]
-            torch.mul(g, rows(p.skip[group]).to(p.dtype), out=scratch)
-            sums[2] = sum_pixels(scratch, n)
-            torch.mul(g, along_row(p.skip_scale, width, p.dtype), out=scratch)
+        sums[0] = sum_pixels(g, n)
+        uses = ((p.input, self._input, f.scale), (p.skip, self._skip, f.skip_scale))
+        for index, ((feature, grad, scale), before) in enumerate(zip(uses, self._before, strict=True)):
+            if feature is None or grad is None:
+                continue
+            scratch = grad[group]
+            if scale is None:
+                scratch.copy_(g)
+            else:
+                torch.mul(g, rows(feature[group]).to(f.dtype), out=scratch)
+                sums[1 + index] = sum_pixels(scratch, n)
+                torch.mul(g, scale, out=scratch)
+            if before is not None:
+                scratch.add_(rows(before.raw[group]))
         return sums
 
-    def result(self, sums: list[Tensor]) -> list[Tensor]:
-        """Argument gradients in order, without the slope's; empty for an absent skip.
+    def result(self, sums: list[Tensor]) -> PrologueGrads:
+        """Gradients of features and normalisations.
 
         Args:
             sums: the results of every ``add``.
         """
-        p, n = self._prologue, self._prologue.input.shape[1]
-        total = torch.zeros(3, n, dtype=p.dtype, device=p.input.device)
+        p, n = self._folded.p, self._folded.n
+        total = torch.zeros(3, n, dtype=self._folded.dtype, device=p.input.device)
         for part in sums:
             total += part
-        scale, shift, skip_scale = total.to(p.scale.dtype).unbind()
-        grads = [maps(self._input, n).to(p.input.dtype), scale.clone(), shift.clone()]
-        if self._skip is None:
-            return grads + [self._input.new_empty(0) for _ in range(3)]
-        return [*grads, maps(self._skip, n).to(p.input.dtype), skip_scale.clone(), shift.clone()]
-
-
-def cast(dtype: torch.dtype, tensor: Tensor) -> Tensor:
-    """A tensor in autocast's dtype; float64 stays, as in torch's own rules."""
-    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+        input_grad, skip_grad = self._before
+        grad_norm = None
+        if p.norm is not None:
+            own = total[:2] if input_grad is None else total[:2] + input_grad.sums
+            grad_norm = norm_grad(p.norm, own)
+        skip = None
+        if self._skip is not None and p.skip is not None:
+            own = total[::2] if skip_grad is None else total[::2] + skip_grad.sums
+            skip = FeatureGrad(maps(self._skip, n).to(p.skip.dtype), own)
+        return PrologueGrads(maps(self._input, n).to(p.input.dtype), grad_norm, skip)
 
 
 def empty_features(like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,17 +39,15 @@ class Statistics:
 
     Args:
         num_filters: channels.
-        dtype: of the maps added and of the result.
-        device: of both.
+        device: of the maps.
     """
 
-    def __init__(self, num_filters: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, num_filters: int, device: torch.device) -> None:
         self.count = 0
         # In float64 if the device has it: the vectors are short, and merging then adds no error.
         wide = torch.float64 if has_float64(device) else torch.float32
         self.mean = torch.zeros(num_filters, dtype=wide, device=device)
         self.m2 = torch.zeros(num_filters, dtype=wide, device=device)
-        self.dtype = dtype
 
     def add(self, features: Tensor) -> None:
         """Merge in ``features (K, n, H, W)``, channels_last.
@@ -78,34 +77,34 @@ class Statistics:
         self.m2 += m2 + delta.square() * (self.count * count / total)
         self.count = total
 
-    def result(self, wanted: bool = True) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance, both ``(n,)``; two empty tensors if not wanted."""
-        if not wanted:
-            empty = self.mean.new_empty(0, dtype=self.dtype)
-            return empty, empty.clone()
-        return self.mean.to(self.dtype), (self.m2 / max(self.count, 1)).to(self.dtype)
+    def write(self, to: Tensor) -> None:
+        """Write mean, biased and unbiased variance to the rows of ``(3, n)``; zeros for no values."""
+        to[0] = self.mean
+        to[1] = self.m2 / max(self.count, 1)
+        # A single value has no variance; only norms in evaluation mode get here with one.
+        to[2] = self.m2 / max(self.count - 1, 1)
 
 
-def add_statistics_grad(
-    grad: Tensor,
-    features: Tensor,
-    mean: Tensor,
-    grad_mean: Tensor,
-    grad_var: Tensor,
-    pixels: int,
-    out: Tensor | None = None,
-) -> Tensor:
+class StatisticsGrad(NamedTuple):
+    """Gradients of features' mean and biased variance; vectors ``(n,)``, float32 (float64 for float64)."""
+
+    mean: Tensor  # of the features
+    grad_mean: Tensor
+    grad_var: Tensor
+    count: int  # M, the number of values per channel of the statistics
+
+
+def add_statistics_grad(grad: Tensor, features: Tensor, a: StatisticsGrad, out: Tensor | None = None) -> Tensor:
     """Gradient of features with that of their statistics.
 
     Args:
         grad, features: ``(K, n, H, W)``, channels_last.
-        mean, grad_mean, grad_var: ``(n,)``.
-        pixels: M, the number of values per channel of the statistics.
+        a: of the statistics.
         out: tensor for the result, ``grad + dmean / M + 2 (features - mean) / M · dvar``; for instance ``grad`` itself.
     """
     n, width = grad.shape[1], grad.shape[3]
-    scale = grad_var * (2 / pixels)
-    shift = grad_mean / pixels - mean * scale
+    scale = a.grad_var * (2 / a.count)
+    shift = a.grad_mean / a.count - a.mean * scale
     into = None if out is None else rows(out)
     total = torch.addcmul(rows(grad), rows(features), along_row(scale, width, grad.dtype), out=into)
     return maps(total.add_(along_row(shift, width, grad.dtype)), n)

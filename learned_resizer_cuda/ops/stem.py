@@ -19,21 +19,17 @@ outlives a tile, whatever the image's size.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import backend
 from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
-from .layout import feature_dtype, leaky_relu_backward_, maps, rows, sum_pixels
-from .library import define, register_autocast, register_autograd, register_no_second_derivative
-from .native_shapes import too_little_memory, unsupported
+from .layout import leaky_relu_backward_, maps, rows, sum_pixels
 from .parallel import map_in_order
-from .prologue import cast
-from .statistics import Statistics, accumulation_dtype, add_statistics_grad
+from .statistics import Statistics, StatisticsGrad, accumulation_dtype, add_statistics_grad
 
 # Elements of a feature map in a tile: a tile's few maps stay in a core's cache, and freed ones are reused.
 _TILE_ELEMENTS = 512 * 1024
@@ -43,7 +39,7 @@ _LEAST_TILE_ROWS = 16
 class StemWeights(NamedTuple):
     """Parameters of both convolutions."""
 
-    w0: Tensor  # (n, C, 7, 7)
+    w0: Tensor  # (n, C, 7, 7); all of any float dtype and strides
     b0: Tensor
     w1: Tensor  # (n, n, 1, 1)
     b1: Tensor
@@ -57,44 +53,27 @@ class StemOptions(NamedTuple):
     interpolation: str
     antialias: bool
     negative_slope: float
-    statistics: bool
 
 
 class Stem(NamedTuple):
     """Arguments of ``stem``."""
 
-    image: Tensor
+    image: Tensor  # (B, C, H, W), any strides; uint8, or a float dtype
     weights: StemWeights
     options: StemOptions
-    image_mean: Tensor | None = None
-    image_std: Tensor | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Feature dtype: the image's, or the weights' for a uint8 image."""
-        return feature_dtype(self.image, self.weights.w0)
+    dtype: torch.dtype  # of the features
+    # (C,), for uint8 images.
+    image_mean: Tensor | None
+    image_std: Tensor | None
 
 
 class StemBackward(NamedTuple):
-    """Arguments of ``stem_backward``: result gradients, and the forward's arguments and mean.
+    """Arguments of ``stem_backward``."""
 
-    The order is that of earlier versions, which compiled graphs in inductor's caches still call.
-    """
-
-    grad_z: Tensor
-    grad_mean: Tensor
-    grad_var: Tensor
-    image: Tensor
-    weights: StemWeights
-    mean: Tensor
-    options: StemOptions
+    grad_z: Tensor  # (B, n, h, w), channels_last, of the features' dtype
+    statistics_grad: StatisticsGrad | None  # None: without statistics
+    forward: Stem
     image_grad: bool
-    image_mean: Tensor | None = None
-    image_std: Tensor | None = None
-
-    @property
-    def forward(self) -> Stem:
-        return Stem(self.image, self.weights, self.options, self.image_mean, self.image_std)
 
 
 class _Tile(NamedTuple):
@@ -142,7 +121,7 @@ def _halo(a: Stem, tile: _Tile) -> Tensor:
     """A tile of the image with the 7×7 kernel's 3-row halo, zero-padded."""
     height = a.image.shape[2]
     rows = a.image[tile.first : tile.last, :, max(tile.top - 3, 0) : min(tile.bottom + 3, height)]
-    rows = normalised(rows, a.dtype, a.image_mean, a.image_std)
+    rows = normalised(rows, a.dtype, a.image_mean, a.image_std).to(a.dtype)
     return F.pad(rows, (0, 0, max(3 - tile.top, 0), max(tile.bottom + 3 - height, 0)))
 
 
@@ -161,45 +140,60 @@ def _features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype)
     return a, maps(c.view(images, height, width * n), n)
 
 
+def _cast(a: Stem) -> StemWeights:
+    """Weights in the features' dtype, dense."""
+    return StemWeights._make(p.to(a.dtype).contiguous() for p in a.weights)
+
+
 def _tables(a: Stem) -> tuple[Bands, Bands]:
     _, _, in_h, in_w = a.image.shape
     rest = (a.options.interpolation, a.options.antialias, accumulation_dtype(a.dtype), a.image.device)
     return get_bands(in_h, a.options.height, None, *rest), get_bands(in_w, a.options.width, None, *rest)
 
 
-def _stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
-    image, options, n = a.image, a.options, len(a.weights.w0)
+def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
+    """The stem in pure torch.
+
+    Args:
+        a: the arguments.
+        z: the result, ``(B, n, height, width)``, channels_last, of the features' dtype.
+        statistics: ``(3, n)``, float32 (float64 for float64), for mean, biased and unbiased variance of c.
+    """
+    image, options, weights, n = a.image, a.options, _cast(a), z.shape[1]
     bands_h, bands_w = _tables(a)
     dtype = bands_h.weight.dtype
-    z = torch.zeros(len(image), options.height, options.width * n, dtype=dtype, device=image.device)
+    out = torch.zeros(len(image), options.height, options.width * n, dtype=dtype, device=image.device)
 
     def per_group(tiles: list[_Tile]) -> Statistics:
-        moments = Statistics(n, dtype, image.device)
+        moments = Statistics(n, image.device)
         for tile in tiles:
-            _, c = _features(_halo(a, tile), a.weights, options.negative_slope, dtype)
-            if options.statistics:
+            _, c = _features(_halo(a, tile), weights, options.negative_slope, dtype)
+            if statistics is not None:
                 moments.add(c)
             if tile.whole:
-                resample_planes(rows(c), z[tile.first : tile.last], bands_h, bands_w, n)
+                resample_planes(rows(c), out[tile.first : tile.last], bands_h, bands_w, n)
             else:
-                accumulate_rows(rows(c)[0], z[tile.first], bands_h, bands_w, n, tile.top)
+                accumulate_rows(rows(c)[0], out[tile.first], bands_h, bands_w, n, tile.top)
         return moments
 
-    total = Statistics(n, dtype, image.device)
+    total = Statistics(n, image.device)
     for moments in map_in_order(per_group, _groups(image, n), image.device):
         total.merge(moments)
-    return maps(z, n).to(a.dtype), *total.result(options.statistics)
+    z.copy_(maps(out, n))
+    if statistics is not None:
+        total.write(statistics)
 
 
-def _stem_backward(a: StemBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    forward, image, weights, options = a.forward, a.image, a.weights, a.options
+def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
+    """The adjoint in pure torch: dx like the image, if asked for, and the weights' gradients in their own dtypes."""
+    forward, image, options = a.forward, a.forward.image, a.forward.options
+    weights = _cast(forward)
     w0, b0, w1, b1 = weights
     n = len(w0)
     bands_h, bands_w = (table.transposed() for table in _tables(forward))
     dtype = bands_h.weight.dtype
     dz = rows(a.grad_z.to(dtype))
-    dx = torch.zeros_like(image, dtype=dtype) if a.image_grad else image.new_empty(0)
-    pixels = image.shape[0] * image.shape[2] * image.shape[3]
+    dx = torch.zeros_like(image, dtype=dtype) if a.image_grad else None
 
     def per_group(tiles: list[_Tile]) -> list[Tensor]:
         dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
@@ -212,8 +206,8 @@ def _stem_backward(a: StemBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
                 resample_planes(dz[tile.first : tile.last], rows(dc), bands_h, bands_w, n)
             else:
                 resample_rows(dz[tile.first], rows(dc)[0], bands_h, bands_w, n, tile.top)
-            if options.statistics:
-                add_statistics_grad(dc, c, a.mean, a.grad_mean, a.grad_var, pixels, out=dc)
+            if a.statistics_grad is not None:
+                add_statistics_grad(dc, c, a.statistics_grad, out=dc)
             leaky_relu_backward_(dc, c, options.negative_slope)
             flat_dc = rows(dc).view(len(dc), -1, n)
             dw1 += torch.bmm(flat_dc.mT, features.flatten(2).mT).sum(0)
@@ -224,29 +218,20 @@ def _stem_backward(a: StemBackward) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
             leaky_relu_backward_(da, features, options.negative_slope)
             db0 += da.sum((0, 2, 3))
             dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
-                da, x.to(dtype).contiguous(), w0.to(dtype).contiguous(), None,
+                da, x.to(dtype).contiguous(), w0.to(dtype), None,
                 [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [a.image_grad, True, False],
             )  # fmt: skip
             dw0 += dw0_tile
-            if a.image_grad:
+            if dx is not None:
                 _add_halo(dx, dx_halo, tile)
         return [dw0, db0, dw1.view_as(w1), db1]
 
-    sums = [torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format) for p in weights]
+    sums = [torch.zeros_like(p, dtype=dtype) for p in weights]
     for grads in map_in_order(per_group, _groups(image, n), image.device):
         for total, grad in zip(sums, grads, strict=True):
             total += grad
-    dw0, db0, dw1, db1 = (g.to(p.dtype) for g, p in zip(sums, weights, strict=True))
-    return dx.to(image.dtype), dw0, db0, dw1, db1
-
-
-def _choose(op: str, a: Stem | StemBackward) -> str:
-    forward = a if isinstance(a, Stem) else a.forward
-    w0, n = forward.weights.w0, len(forward.weights.w0)
-    # The dtype of the features decides.
-    features = w0 if forward.image.dtype == torch.uint8 else forward.image
-    reason = unsupported("stem", n, forward.image.shape[1]) or too_little_memory(op, features, n)
-    return backend.choose(op, features, reason)
+    grads = StemWeights._make(torch.empty_like(p).copy_(g) for g, p in zip(sums, forward.weights, strict=True))
+    return None if dx is None else dx.to(image.dtype), grads
 
 
 def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
@@ -254,44 +239,3 @@ def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
     top, bottom = max(tile.top - 3, 0), min(tile.bottom + 3, height)
     skip = max(3 - tile.top, 0)
     dx[tile.first : tile.last, :, top:bottom] += dx_halo[:, :, skip : skip + bottom - top]
-
-
-def _fake(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
-    n, options, dtype = a.weights.w0.shape[0], a.options, a.dtype
-    z = a.image.new_empty(a.image.shape[0], options.height, options.width, n, dtype=dtype).permute(0, 3, 1, 2)
-    vector = torch.empty(n if options.statistics else 0, dtype=accumulation_dtype(dtype), device=z.device)
-    return z, vector, torch.empty_like(vector)
-
-
-def _fake_backward(a: StemBackward) -> tuple[Tensor, ...]:
-    dx = torch.empty_like(a.image) if a.image_grad else a.image.new_empty(0)
-    return dx, *(torch.empty_like(p, memory_format=torch.contiguous_format) for p in a.weights)
-
-
-def _setup_context(ctx: Any, a: Stem, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, mean, _ = output
-    ctx.save_for_backward(mean, a.image, *a.weights, a.image_mean, a.image_std)
-    ctx.options = a.options
-
-
-def _autograd(ctx: Any, grad_z: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor | None, ...]:
-    mean, image, *weights, image_mean, image_std = ctx.saved_tensors
-    image_grad = ctx.needs_input_grad[0]
-    dx, *grads = torch.ops.learned_resizer.stem_backward(
-        grad_z, grad_mean, grad_var, image, *weights, mean, *ctx.options, image_grad, image_mean, image_std
-    )
-    return dx if image_grad else None, *grads, *(None for _ in ctx.options), None, None
-
-
-def _autocast(dtype: torch.dtype, a: Stem) -> tuple[Any, ...]:
-    # A uint8 image is converted as it loads.
-    image = a.image if a.image.dtype == torch.uint8 else cast(dtype, a.image)
-    return image, *(cast(dtype, p) for p in a.weights), *a.options, a.image_mean, a.image_std
-
-
-define("stem", Stem, 3, pure_torch=_stem, native="stem", choose=_choose, fake=_fake)
-define("stem_backward", StemBackward, 5, pure_torch=_stem_backward, native="stem", choose=_choose, fake=_fake_backward)
-register_autograd("stem", _autograd, _setup_context)
-register_no_second_derivative("stem_backward")
-register_autocast("stem", _autocast)
-register_autocast("stem_backward")

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-namespace learned_resizer {
+#include "common/parameter.h"
 
-enum class DType : int32_t { kFloat64 = 0, kFloat32 = 1, kFloat16 = 2, kBFloat16 = 3, kUInt8 = 4 };
+namespace learned_resizer {
 
 // How the vertical filter keeps its rows in registers (resample.cuh explains both).
 enum class Form : int32_t { kFold = 0, kGather = 1 };

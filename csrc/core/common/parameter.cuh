@@ -1,0 +1,42 @@
+// Access to parameters in their own dtype (parameter.h). They are read once a block: a branch on the dtype costs nothing.
+#pragma once
+
+#include "common/device.cuh"
+#include "common/parameter.h"
+
+namespace learned_resizer {
+
+LR_DEVICE float load_parameter(const void* data, DType dtype, int64_t at) {
+    if (dtype == DType::kFloat32) return load_element(static_cast<const float*>(data) + at);
+    if (dtype == DType::kFloat16) return Decode<Half>::of(load_element(static_cast<const Half*>(data) + at));
+    return Decode<BFloat16>::of(load_element(static_cast<const BFloat16*>(data) + at));
+}
+LR_DEVICE float load_parameter(const Vector& vector, int64_t at) {
+    return load_parameter(vector.data, vector.dtype, at);
+}
+// weight[f][c][y][x]
+LR_DEVICE float load_weight(const Weight& w, int f, int c, int y, int x) {
+    return load_parameter(w.data, w.dtype, f * w.stride[0] + c * w.stride[1] + y * w.stride[2] + x * w.stride[3]);
+}
+
+// Rounds once, on the way into a parameter's gradient.
+LR_DEVICE void store_parameter(void* data, DType dtype, int64_t at, float value) {
+    if (dtype == DType::kFloat32)
+        static_cast<float*>(data)[at] = value;
+    else if (dtype == DType::kFloat16)
+        static_cast<Half*>(data)[at] = Encode<Half>::of(value);
+    else
+        static_cast<BFloat16*>(data)[at] = Encode<BFloat16>::of(value);
+}
+
+// Scale and shift of channel c; 1 and 0 without a norm.
+LR_DEVICE float scale_of(const Norm& norm, int c) {
+    if (norm.mean.data == nullptr) return 1.0f;
+    return load_parameter(norm.gamma, c) * inverse_root(load_parameter(norm.var, c) + norm.eps);
+}
+LR_DEVICE float shift_of(const Norm& norm, int c) {
+    if (norm.mean.data == nullptr) return 0.0f;
+    return fused_multiply_add(-load_parameter(norm.mean, c), scale_of(norm, c), load_parameter(norm.beta, c));
+}
+
+}  // namespace learned_resizer
