@@ -7,12 +7,11 @@ device).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
-from typing import Literal
 
 import torch
 
@@ -110,27 +109,25 @@ def kernel_module(name: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.kernels.{name}")
 
 
-def choose(op: str, tensor: torch.Tensor, unsupported: str | None = None) -> Literal["native", "torch"]:
-    """Backend of a call of `op` under the innermost `use_backend`.
+def runs_native(
+    op: str, device: torch.device, dtype: torch.dtype, refuse: Callable[[], str | None] | None = None
+) -> bool:
+    """Whether a call of `op` runs native kernels under the innermost `use_backend`.
 
     Args:
         op: the op's name.
-        tensor: whose device and dtype count.
-        unsupported: why the native kernel does not take the call's other arguments, or None if it does.
+        device, dtype: of the tensors that count.
+        refuse: returns why the native kernels do not take the call, or None if they do; by default `refusal`.
 
     Raises:
         RuntimeError: "native" is asked for and cannot run; names the op, the tensor's device and dtype, and
             the reason.
     """
     asked = _backend.get()
-    # The usual case on a CPU, called per image: no message is built.
-    if asked == "torch" or (asked == "auto" and not tensor.is_cuda):
-        return "torch"
-    reason = refusal(op, tensor.device, tensor.dtype) or unsupported
-    if reason is None:
-        return "native"
-    if asked == "native":
-        raise RuntimeError(
-            f"use_backend('native'): {op} cannot run natively on a {tensor.dtype} tensor on {tensor.device}: {reason}"
-        )
-    return "torch"
+    # The usual case on a CPU: no message is built.
+    if asked == "torch" or (asked == "auto" and device.type != "cuda"):
+        return False
+    reason = refusal(op, device, dtype) if refuse is None else refuse()
+    if reason is not None and asked == "native":
+        raise RuntimeError(f"use_backend('native'): {op} cannot run natively on a {dtype} tensor on {device}: {reason}")
+    return reason is None

@@ -1,8 +1,7 @@
-"""Batch-norm support: cross-process statistics, folded scale and shift, running statistics.
+"""Batch-norm support: statistics over processes, running statistics.
 
-The ops return each feature's mean and biased variance and take their gradients. This module turns them into the scale
-and shift that the next op applies, merges them over processes for ``SyncBatchNorm`` and other ``Synchronised`` norms,
-and updates the running statistics of all norms at once at the end of a forward pass.
+``SyncBatchNorm`` and other ``Synchronised`` norms share their statistics over processes. The running statistics of all
+norms are updated at once, at the end of a forward pass.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .ops.process_statistics import local_gradients, merge
 
 Norm = nn.modules.batchnorm._BatchNorm  # BatchNorm2d and SyncBatchNorm
 
@@ -31,8 +32,7 @@ class BatchStatistics(NamedTuple):
 
     norm: Norm
     mean: Tensor
-    var: Tensor
-    correction: float  # factor from ``var`` to the unbiased estimate that torch keeps
+    unbiased: Tensor  # variance, as torch keeps it
 
 
 def is_batch_normed(norm: Norm) -> bool:
@@ -50,32 +50,6 @@ def sync_group(norm: Norm) -> dist.ProcessGroup | None:
     return group if dist.get_world_size(group) > 1 else None
 
 
-def fold_norm(
-    norm: Norm, mean: Tensor, var: Tensor, count: int, batch_statistics: list[BatchStatistics]
-) -> tuple[Tensor, Tensor]:
-    """Scale and shift ``(n,)`` of a batch normalisation.
-
-    Args:
-        norm: holds γ, β, ε and the running statistics.
-        mean, var: of this process's batch, var biased; ignored if the norm uses its running statistics.
-        count: values per channel.
-        batch_statistics: in training this batch's are appended, for ``update_running_statistics``.
-    """
-    if is_batch_normed(norm):
-        group = sync_group(norm)
-        if group is None:
-            # A single value has no variance; only norms in evaluation mode get here with one.
-            unbiased, correction = var, count / (count - 1) if norm.training else 1.0
-        else:
-            mean, var, unbiased = merge_over_processes(mean, var, count, group)
-            correction = 1.0
-        if norm.training and norm.track_running_stats and norm.running_mean is not None:
-            batch_statistics.append(BatchStatistics(norm, mean.detach(), unbiased.detach(), correction))
-    else:
-        mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    return torch.ops.learned_resizer.affine(mean, var, norm.weight, norm.bias, norm.eps)
-
-
 def merge_over_processes(
     mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,57 +63,24 @@ def merge_over_processes(
         count: values per channel of this process's batch, at least 0.
         group: of processes.
     """
-    return _MergeOverProcesses.apply(mean, var, count, group)
+    return _MergeOverProcesses.apply(mean, var, count, group.group_name)
 
 
 class _MergeOverProcesses(torch.autograd.Function):
-    """Mean and biased variance of the joint batch from every process's.
-
-    Forward, over processes i with N = Σ count_i (Chan, Golub & LeVeque 1983)::
-
-        mean = Σ count_i mean_i / N,      var = Σ count_i (var_i + (mean_i - mean)²) / N
-
-    Adjoint, where Dmean and Dvar are the sums of all processes' gradients::
-
-        dmean_i = count_i / N · (Dmean + 2 (mean_i - mean) Dvar),      dvar_i = count_i / N · Dvar
-
-    The third result is the unbiased variance, ``var · N / (N - 1)``, without a gradient. Counts stay on the device, so
-    that no process waits for its GPU. Sums are in float64 and in the same order everywhere: all processes get the same
-    bits.
-    """
+    """``process_statistics.merge`` with its adjoint; the unbiased variance has no gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any, mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        n, rank = len(mean), dist.get_rank(group)
-        # A sum of rows that are zero but for one process is a gather in one collective, which every backend has.
-        rows = torch.zeros(dist.get_world_size(group), 2 * n + 1, dtype=torch.float64, device=mean.device)
-        torch.cat([mean.double(), var.double(), rows.new_full((1,), count)], out=rows[rank])
-        dist.all_reduce(rows, group=group)
-        means, variances, counts = rows.split([n, n, 1], 1)
-        # No division by zero for an empty joint batch or a single value.
-        total = counts.sum(0).clamp(min=1)
-        share = counts / total
-        joint = (share * means).sum(0)
-        deviation = means - joint
-        variance = (share * (variances + deviation.square())).sum(0)
-        unbiased = variance * (total / (total - 1).clamp(min=1))
-        ctx.save_for_backward(share[rank], deviation[rank])
+    def forward(ctx: Any, mean: Tensor, var: Tensor, count: int, group: str) -> tuple[Tensor, Tensor, Tensor]:
+        joint = merge(mean, var, count, group)
+        ctx.save_for_backward(mean - joint.mean, joint.share)
         ctx.group = group
-        out = joint.to(mean.dtype), variance.to(mean.dtype), unbiased.to(mean.dtype)
-        ctx.mark_non_differentiable(out[2])
-        return out
+        ctx.mark_non_differentiable(joint.unbiased)
+        return joint[:3]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        share, deviation = ctx.saved_tensors
-        grads = torch.stack([grad_mean, grad_var]).double()
-        dist.all_reduce(grads, group=ctx.group)
-        total_mean, total_var = (grads * share).unbind()
-        local_mean = torch.addcmul(total_mean, deviation, total_var, value=2)
-        return local_mean.to(grad_mean.dtype), total_var.to(grad_var.dtype), None, None
+        return *local_gradients(grad_mean, grad_var, *ctx.saved_tensors, ctx.group), None, None
 
 
 def update_running_statistics(batch_statistics: list[BatchStatistics]) -> None:
@@ -155,17 +96,16 @@ def update_running_statistics(batch_statistics: list[BatchStatistics]) -> None:
     batches = [s.norm.num_batches_tracked for s in batch_statistics if s.norm.num_batches_tracked is not None]
     if batches:
         torch._foreach_add_(batches, 1)
-    unbiased = torch._foreach_mul([s.var for s in batch_statistics], [s.correction for s in batch_statistics])
     by_momentum: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for (norm, mean, _, _), var in zip(batch_statistics, unbiased, strict=True):
+    for norm, *new in batch_statistics:
         running = [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
-        news = [new.to(old.dtype) for new, old in zip((mean, var), running, strict=True)]
+        news = [value.to(old.dtype) for value, old in zip(new, running, strict=True)]
         if norm.momentum is None and norm.num_batches_tracked is not None:
             tracked = norm.num_batches_tracked
             # An integer's reciprocal is a float32, too short for float64 statistics; converting costs a launch.
             weight = (tracked.double() if running[0].dtype == torch.float64 else tracked).reciprocal()
-            for old, new in zip(running, news, strict=True):
-                old.lerp_(new, weight.to(old.dtype))
+            for old, value in zip(running, news, strict=True):
+                old.lerp_(value, weight.to(old.dtype))
         else:
             olds, new_values = by_momentum.setdefault(norm.momentum or 0.0, ([], []))
             olds += running

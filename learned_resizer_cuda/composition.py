@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from . import backend
+from .batch_norm import Norm, Synchronised, is_batch_normed, sync_group
 from .ops.transforms import transform_reason
 from .reference import Block, Resizer
 from .sync_batch_norm import SynchronisedBatchNorm2d
@@ -213,6 +214,64 @@ def _act_reason(name: str, act: nn.LeakyReLU) -> str | None:
     return None
 
 
+class Structure(NamedTuple):
+    """Parameters and settings of a module's layers, as the fused op takes them."""
+
+    parameters: list[Tensor]  # in the module's order
+    norms: list[Norm]
+    running: list[Tensor]  # mean and variance of each norm that uses its running statistics
+    slopes: list[float]
+    eps: list[float]
+    batch_statistics: list[bool]
+    # Norms with running statistics to update, and their places among those with statistics of the batch.
+    tracked: list[tuple[int, Norm]]
+    synchronised: bool  # whether a norm may share its statistics over processes
+
+    def groups(self) -> list[str]:
+        """Name of each norm's process group, "" without one."""
+        if not self.synchronised:
+            return [""] * len(self.norms)
+        groups = [sync_group(norm) for norm in self.norms]
+        return ["" if group is None else group.group_name for group in groups]
+
+
+def structure(module: Resizer) -> Structure:
+    """Structure of a module that can run fused."""
+    norms: list[Norm] = [module.norm1]
+    slopes = [module.act.negative_slope]
+    for block in cast("list[Block]", module.blocks):
+        norms += [block.norm1, block.norm2]
+        slopes.append(block.act.negative_slope)
+    norms.append(module.norm2)
+    convs = [module.conv1, module.conv2]
+    parameters = [t for conv in convs for t in (conv.weight, cast(Tensor, conv.bias))]
+    weights = [conv.weight for block in cast("list[Block]", module.blocks) for conv in (block.conv1, block.conv2)]
+    for norm, weight in zip(norms, [*weights, module.conv3.weight, None], strict=True):
+        parameters += [norm.weight, norm.bias] if weight is None else [norm.weight, norm.bias, weight]
+    parameters += [module.conv4.weight, cast(Tensor, module.conv4.bias)]
+    batch = [is_batch_normed(norm) for norm in norms]
+    batch_normed = [norm for norm, of_batch in zip(norms, batch, strict=True) if of_batch]
+    return Structure(
+        parameters,
+        norms,
+        [
+            cast(Tensor, t)
+            for norm, of_batch in zip(norms, batch, strict=True)
+            if not of_batch
+            for t in (norm.running_mean, norm.running_var)
+        ],
+        [float(slope) for slope in slopes],
+        [float(norm.eps) for norm in norms],
+        batch,
+        [
+            (index, norm)
+            for index, norm in enumerate(batch_normed)
+            if norm.training and norm.track_running_stats and norm.running_mean is not None
+        ],
+        any(isinstance(norm, (nn.SyncBatchNorm, Synchronised)) and norm.training for norm in norms),
+    )
+
+
 class Check:
     """Cached answer of ``unfused_reason`` for one module.
 
@@ -225,8 +284,8 @@ class Check:
         self._snapshot: _Snapshot | None = None
         self._warned: set[str] = set()
 
-    def fused(self, module: Resizer, image: Any) -> bool:
-        """Whether a call of the module can run fused.
+    def fused(self, module: Resizer, image: Any) -> Structure | None:
+        """The module's structure, if a call can run fused.
 
         Warns once of each reason that lies in the module. Transforms and traced calls are temporary reasons, without
         a warning.
@@ -237,28 +296,28 @@ class Check:
         temporary = _temporary_reason(image)
         if temporary is not None:
             _announce(temporary, False)
-            return False
+            return None
         snapshot = self._snapshot
         if snapshot is not None and snapshot.holds(module):
-            return True
+            return snapshot.structure
         reason = unfused_reason(module)
         if reason is None:
             self._snapshot = _snapshot(module)
-            return True
+            return structure(module) if self._snapshot is None else self._snapshot.structure
         self._snapshot = None
         _announce(reason, reason not in self._warned)
         self._warned.add(reason)
-        return False
+        return None
 
 
-def fused_while_traced(module: Resizer, image: Tensor) -> bool:
+def fused_while_traced(module: Resizer, image: Tensor) -> Structure | None:
     """``Check.fused`` without cache, for torch.compile and torch.export, which guard what it reads."""
     temporary = _temporary_reason(image)
     reason = temporary or unfused_reason(module)
     if reason is None:
-        return True
+        return structure(module)
     _announce(reason, temporary is None)
-    return False
+    return None
 
 
 def _temporary_reason(image: Any) -> str | None:
@@ -303,6 +362,7 @@ class _Snapshot(NamedTuple):
     dtypes: list[torch.dtype]
     sizes: list[int]
     devices: list[int]
+    structure: Structure
 
     def holds(self, module: Resizer) -> bool:
         """Whether nothing has changed since. In doubt, False."""
@@ -355,4 +415,5 @@ def _snapshot(module: Resizer) -> _Snapshot | None:
         dtypes=[*map(_dtype, parameters)],
         sizes=[*map(Tensor.numel, parameters)],
         devices=[*map(Tensor.get_device, parameters)],
+        structure=structure(module),
     )

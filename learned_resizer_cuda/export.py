@@ -25,17 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .atomic import atomic_bytes
-from .ops import affine, stem, trunk
 from .ops.band_matmul import is_channels_last
-from .ops.conv import Conv
 from .ops.dense import resample_dense
-from .ops.head import Head
 from .ops.library import packed
-from .ops.prologue import Prologue
+from .ops.prologue import GivenNorm
 from .ops.resample import Resample
+from .ops.resizer import Resizer
 from .ops.statistics import accumulation_dtype
-from .ops.stem import Stem
-from .ops.trunk import TrunkBlock, TrunkTail
+from .ops.stem import normalised
 
 Decomposition = Callable[..., Any]
 
@@ -55,15 +52,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
     (``docs/math.md``, 1.6). There are no backward ops: export for inference, in eval mode.
     """
     ops = torch.ops.learned_resizer
-    functions: dict[str, Callable[[Any], Any]] = {
-        "resample": _resample,
-        "stem": _stem,
-        "affine": affine.affine_formula,
-        "conv": _conv,
-        "head": _head,
-        "trunk_block": _trunk_block,
-        "trunk_tail": _trunk_tail,
-    }
+    functions: dict[str, Callable[[Any], Any]] = {"resample": _resample, "resizer": _resizer}
     return {getattr(ops, name).default: packed(name, function) for name, function in functions.items()}
 
 
@@ -109,7 +98,6 @@ def to_onnx(
     # torch.export treats a length of 1 as constant.
     image = image.repeat([2 if axis in names and length == 1 else 1 for axis, length in enumerate(image.shape)])
     dynamic = (dict.fromkeys(names, torch.export.Dim.DYNAMIC),) if names else None
-    # Traced without gradients on a GPU, the program contains the trunk's ops, which decompose too.
     with torch.no_grad():
         program = torch.export.export(module, (image,), dynamic_shapes=dynamic).run_decompositions(decompositions())
         onnx = torch.onnx.export(
@@ -140,49 +128,46 @@ def _resample(a: Resample) -> Tensor:
     return _laid_out(out, a.image)
 
 
-def _moments(features: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
-    if not wanted:
-        return features.new_zeros(0), features.new_zeros(0)
-    var, mean = torch.var_mean(features, (0, 2, 3), correction=0)
-    return mean, var
+def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
+    layers, dtype = a.layers, accumulation_dtype(a.dtype)
+    parameters, running = layers.parameters, iter(layers.running)
+    statistics: list[Tensor] = []
 
+    def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """In the dtype of the features."""
+        bias = None if bias is None else bias.to(a.dtype)
+        return F.conv2d(x.to(a.dtype), weight.to(a.dtype), bias, padding=weight.shape[2] // 2).to(dtype)
 
-def _stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
-    w0, b0, w1, b1 = a.weights
-    height, width, interpolation, antialias, negative_slope, statistics = a.options
-    image = stem.normalised(a.image, a.dtype, a.image_mean, a.image_std)
-    dtype = accumulation_dtype(a.dtype)
-    first = F.leaky_relu(F.conv2d(image, w0, b0, padding=3), negative_slope).to(dtype)
-    c = F.leaky_relu(F.conv2d(first, w1.to(dtype), b1.to(dtype)), negative_slope)
-    z = resample_dense(c, height, width, None, None, interpolation, antialias)
-    return z.to(a.dtype), *_moments(c, statistics)
+    def folded(index: int, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of a norm, from the features that it follows."""
+        if layers.batch_statistics[index]:
+            var, mean = torch.var_mean(features, (0, 2, 3), correction=0)
+            count = features.numel() // features.shape[1]
+            statistics.append(torch.stack([mean, var, var * (count / max(count - 1, 1))]))
+        else:
+            mean, var = next(running), next(running)
+        vectors = (mean, var, *parameters[4 + 3 * index : 6 + 3 * index])
+        scale, shift = GivenNorm(*vectors, layers.eps[index]).fold(dtype)
+        return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
+    def normed_conv(index: int, x: Tensor) -> Tensor:
+        """3×3 convolution, counted from 1, and its norm."""
+        raw = conv(x, parameters[3 + 3 * index]).to(a.dtype).to(dtype)
+        scale, shift = folded(index, raw)
+        return raw * scale + shift
 
-def _prologue(p: Prologue) -> Tensor:
-    def normed(features: Tensor, scale: Tensor) -> Tensor:
-        return features.to(p.dtype) * scale.to(p.dtype).view(1, -1, 1, 1)
-
-    v = normed(p.input, p.scale) + p.shift.to(p.dtype).view(1, -1, 1, 1)
-    if p.skip is not None and p.skip_scale is not None and p.skip_shift is not None:
-        v = v + normed(p.skip, p.skip_scale) + p.skip_shift.to(p.dtype).view(1, -1, 1, 1)
-    return v if p.negative_slope == 1 else F.leaky_relu(v, p.negative_slope)
-
-
-def _conv(a: Conv) -> tuple[Tensor, Tensor, Tensor]:
-    p, weight, statistics = a
-    raw = F.conv2d(_prologue(p).to(weight.dtype), weight, padding=1)
-    return raw.to(p.input.dtype), *_moments(raw.to(p.dtype), statistics)
-
-
-def _head(a: Head) -> Tensor:
-    p, weight, bias, base = a
-    y = F.conv2d(_prologue(p).to(weight.dtype), weight, bias.to(weight.dtype), padding=3)
-    return _laid_out(base + y, base)
-
-
-def _trunk_block(a: TrunkBlock) -> Tensor:
-    return trunk.block_formula(a).to(a.start.input.dtype)
-
-
-def _trunk_tail(a: TrunkTail) -> Tensor:
-    return _laid_out(trunk.tail_formula(a), a.base)
+    image = normalised(a.image, a.dtype, a.image_mean, a.image_std)
+    w0, b0, w1, b1 = parameters[:4]
+    first = F.leaky_relu(conv(image, w0, b0), layers.slopes[0])
+    c = F.leaky_relu(F.conv2d(first, w1.to(dtype), b1.to(dtype)), layers.slopes[0])
+    # As fused: the norm, whose statistics are those of c, commutes with the resampling.
+    scale, shift = folded(0, c)
+    height, width = a.base.shape[2:]
+    z = resample_dense(c, height, width, None, None, layers.interpolation, layers.antialias)
+    f = y = z.to(a.dtype).to(dtype) * scale + shift
+    for block, slope in enumerate(layers.slopes[1:]):
+        y = y + normed_conv(2 * block + 2, F.leaky_relu(normed_conv(2 * block + 1, y), slope))
+    y = normed_conv(2 * len(layers.slopes) - 1, y) + f
+    out = _laid_out(a.base + conv(y, *parameters[-2:]), a.base)
+    kept = torch.stack(statistics) if statistics else a.image.new_empty((0, 3, len(w0)), dtype=dtype)
+    return out, a.image.new_empty(0, dtype=a.dtype), kept

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import backend, composition, reference
-from .batch_norm import BatchStatistics, Norm, fold_norm, is_batch_normed, sync_group, update_running_statistics
-from .ops import trunk
-from .ops.layout import along_row, maps, rows
+from . import composition, reference
+from .batch_norm import BatchStatistics, sync_group, update_running_statistics
+from .ops.layout import feature_dtype
 from .resize import Size
-from .tracing import constant_while_traced
 
-
-class PendingNorm(NamedTuple):
-    """Raw feature ``(B, n, h, w)``, batch normalisation pending: ``scale·raw + shift``."""
-
-    raw: Tensor
-    scale: Tensor
-    shift: Tensor
-
-    def value(self) -> Tensor:
-        """The normalised feature."""
-        x = rows(self.raw)
-        width = self.raw.shape[3]
-        value = torch.addcmul(along_row(self.shift, width, x.dtype), x, along_row(self.scale, width, x.dtype))
-        return maps(value, self.raw.shape[1])
-
-
-_Skip = PendingNorm | tuple[None, None, None]
-_NO_SKIP = (None, None, None)
 _Resizer = TypeVar("_Resizer", bound="FusedResizer")
 
 
@@ -96,39 +76,23 @@ class FusedResizer(reference.Resizer):
                 if a batch normalisation would get fewer than two values per channel.
             RuntimeError: under ``use_backend("native")`` if the layers have to run themselves; says why.
         """
-        if not self._fused(image):
+        layers = self._fused(image)
+        if layers is None:
             return super().forward(image, size)
         height, width = self.check_input(image, size)
+        _check_counts(layers, image, height * width)
         ops = torch.ops.learned_resizer
-        batch, _, in_h, in_w = image.shape
-        self._check_counts(batch * in_h * in_w, batch * height * width)
-        sampling = (height, width, self.interpolation, self.antialias)
         base = ops.resample(self.normalised(image), height, width, None, None, self.interpolation, self.antialias)
-
-        stem = (self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
-        options = (self.act.negative_slope, is_batch_normed(self.norm1), *self._normalisation())
-        z, mean, var = ops.stem(image, *stem, *sampling, *options)
-        if self._fused_trunk(z):
-            return self._trunk(z, base)
-        batch_statistics: list[BatchStatistics] = []
-        f = PendingNorm(z, *fold_norm(self.norm1, mean, var, batch * in_h * in_w, batch_statistics))
-
-        last: PendingNorm = f
-        skip: _Skip = _NO_SKIP
-        for module in self.blocks:
-            block = cast(reference.Block, module)
-            if isinstance(skip, PendingNorm):
-                # The next convolution adds at most two features while loading, so two of the three are added here.
-                total = last.value() + skip.value()
-                last, skip = PendingNorm(total, torch.ones_like(f.scale), torch.zeros_like(f.shift)), _NO_SKIP
-            middle = self._conv(last, skip, 1.0, block.conv1, block.norm1, batch_statistics)
-            inner = self._conv(middle, _NO_SKIP, block.act.negative_slope, block.conv2, block.norm2, batch_statistics)
-            last, skip = inner, last
-        last = self._conv(last, skip, 1.0, self.conv3, self.norm2, batch_statistics)
-        out = ops.head(*last, *f, 1.0, self.conv4.weight, self.conv4.bias, base)
+        keep = torch.is_grad_enabled() and (image.requires_grad or any(p.requires_grad for p in layers.parameters))
+        dtype = feature_dtype(image, layers.parameters[0])
+        out, _, statistics = ops.resizer(
+            image, base, layers.parameters, layers.running, layers.slopes, layers.eps, layers.batch_statistics,
+            layers.groups(), self.interpolation, self.antialias, dtype, keep, *self._normalisation(),
+        )  # fmt: skip
         # Last, so that a failing call leaves all running statistics unchanged.
-        update_running_statistics(batch_statistics)
-        return out
+        if layers.tracked:
+            update_running_statistics([BatchStatistics(norm, *statistics[i, ::2]) for i, norm in layers.tracked])
+        return cast(Tensor, out)
 
     @classmethod
     def from_pretrained(
@@ -219,8 +183,8 @@ class FusedResizer(reference.Resizer):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_check"}
 
-    def _fused(self, image: Any) -> bool:
-        """Whether this call runs fused; if not, warns or raises."""
+    def _fused(self, image: Any) -> composition.Structure | None:
+        """The layers if this call runs fused; if not, warns or raises."""
         if torch.compiler.is_compiling():
             return composition.fused_while_traced(self, image)
         check = self._check
@@ -229,66 +193,18 @@ class FusedResizer(reference.Resizer):
         return check.fused(self, image)
 
     def _normalisation(self) -> tuple[Tensor, Tensor] | tuple[()]:
-        """Mean and std for the stem, if the module has them."""
+        """Mean and std for uint8 images, if the module has them."""
         return () if self.image_mean is None or self.image_std is None else (self.image_mean, self.image_std)
 
-    def _fused_trunk(self, z: Tensor) -> bool:
-        """Whether layers after the stem run as two kernels (one-block native inference)."""
-        if torch.is_grad_enabled() or len(self.blocks) != 1 or not z.is_cuda:
-            return False
-        if any(is_batch_normed(norm) for norm in self.modules() if isinstance(norm, Norm)):
-            return False
-        return trunk.unsupported(z, self.in_channels) is None and _native_trunk(z.device, z.dtype)
 
-    def _trunk(self, z: Tensor, base: Tensor) -> Tensor:
-        """The layers after the stem with running statistics, two convolutions per op."""
-        ops = torch.ops.learned_resizer
-        block = cast(reference.Block, self.blocks[0])
-        f = (z, *running_norm(self.norm1))
-        no_skip = (None, None, None, None, None, 0.0)
-        inner = running_norm(block.norm1)
-        raw = ops.trunk_block(*f, *no_skip, block.conv1.weight, *inner, block.act.negative_slope, block.conv2.weight)
-        tail = (raw, *running_norm(block.norm2), *f, self.conv3.weight, *running_norm(self.norm2))
-        return ops.trunk_tail(*tail, self.conv4.weight, self.conv4.bias, base)
-
-    def _check_counts(self, at_input: int, at_output: int) -> None:
-        """Raise if a batch normalisation would lack variance, before running statistics change."""
-        for norm in self.modules():
-            count = at_input if norm is self.norm1 else at_output
-            if not isinstance(norm, Norm) or count >= 2 or not is_batch_normed(norm):
-                continue
-            # The joint count is on the device, and a process that raised would leave the others waiting.
-            if sync_group(norm) is None:
-                raise ValueError(
-                    f"image: got {count} values per channel for a batch normalisation in training mode; "
-                    "expected at least 2 (a larger batch or size, or eval mode)"
-                )
-
-    @staticmethod
-    def _conv(
-        last: PendingNorm,
-        skip: _Skip,
-        negative_slope: float,
-        conv: nn.Conv2d,
-        norm: Norm,
-        batch_statistics: list[BatchStatistics],
-    ) -> PendingNorm:
-        raw, mean, var = torch.ops.learned_resizer.conv(
-            *last, *skip, negative_slope, conv.weight, is_batch_normed(norm)
-        )
-        return PendingNorm(
-            raw, *fold_norm(norm, mean, var, raw.shape[0] * raw.shape[2] * raw.shape[3], batch_statistics)
-        )
-
-
-# Loading the native module and querying the driver cannot be traced. Within a process only `use_backend` changes the
-# answer, and a compiled graph respects that: the trunk's ops choose their kernels when they run.
-@constant_while_traced
-def _native_trunk(device: torch.device, dtype: torch.dtype) -> bool:
-    return backend.current() != "torch" and backend.refusal("trunk", device, dtype) is None
-
-
-def running_norm(norm: Norm) -> trunk.RunningNorm:
-    """A batch normalisation with its running statistics."""
-    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    return trunk.RunningNorm(mean, var, norm.weight, norm.bias, norm.eps)
+def _check_counts(layers: composition.Structure, image: Tensor, pixels: int) -> None:
+    """Raise if a batch normalisation would lack variance, before running statistics change."""
+    batch, _, height, width = image.shape
+    for index, (norm, of_batch) in enumerate(zip(layers.norms, layers.batch_statistics, strict=True)):
+        count = batch * (pixels if index else height * width)
+        # A joint count is on the device, and a process that raised would leave the others waiting.
+        if of_batch and count < 2 and sync_group(norm) is None:
+            raise ValueError(
+                f"image: got {count} values per channel for a batch normalisation in training mode; "
+                "expected at least 2 (a larger batch or size, or eval mode)"
+            )

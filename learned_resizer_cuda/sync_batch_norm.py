@@ -54,7 +54,7 @@ class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         if self.track_running_stats and self.running_mean is not None:
-            update_running_statistics([BatchStatistics(self, mean.detach(), unbiased.detach(), 1.0)])
+            update_running_statistics([BatchStatistics(self, mean.detach(), unbiased.detach())])
         return out.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:

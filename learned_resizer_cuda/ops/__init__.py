@@ -1,10 +1,14 @@
-"""The ops behind the modules, registered as ``torch.ops.learned_resizer.*``: one file per op."""
+"""The ops behind the modules, one file each.
 
-from . import affine, conv, flops, head, resample, stem, trunk
+``resample`` and ``resizer`` are registered as ``torch.ops.learned_resizer.*``; ``stem``, ``conv``, ``head`` and
+``trunk`` are the stages of ``resizer``.
+"""
 
-# Families of ops; an op's backward is ``<name>_backward``.
-OPS = ("resample", "stem", "affine", "conv", "head", "trunk")
+from . import conv, flops, head, resample, resizer, stem, trunk
 
-__all__ = ["OPS", "affine", "conv", "flops", "head", "resample", "stem", "trunk"]
+# What has native kernels; the kernels of a backward belong to it.
+KERNELS = ("resample", "stem", "conv", "head", "trunk")
+
+__all__ = ["KERNELS", "conv", "flops", "head", "resample", "resizer", "stem", "trunk"]
 
 flops.register()

@@ -2,7 +2,7 @@
 
 They count as torch does: 2 per multiply-add of a convolution, nothing for its bias. A forward op counts as much as the
 layers of ``reference.Resizer`` that it replaces; resampling, normalisation and activation count 0, as
-``F.interpolate`` does. ``stem_backward`` includes the features that it recomputes.
+``F.interpolate`` does. ``resizer_backward`` includes the features that it recomputes.
 
 ``FlopCounterMode`` copies torch's table when created, and the file with the table imports triton: 0.1 s that
 ``import learned_resizer_cuda`` saves. The formulas are registered when that file is imported.
@@ -34,24 +34,22 @@ def _conv_flop(image: Shape, weight: Shape) -> int:
     return 2 * image[0] * prod(image[2:]) * prod(weight)
 
 
-def _stem(a: Any) -> int:
-    return _conv_flop(a.image, a.weights.w0) + _conv_flop(a.image, a.weights.w1)
+def _sizes(a: Any, out: Shape) -> tuple[int, int, int]:
+    """FLOPs of the stem's two convolutions, and of all at output resolution."""
+    parameters = a.layers.parameters
+    features = (a.image[0], parameters[0][0], *out[2:])
+    convs = [_conv_flop(features, weight) for weight in parameters[6:] if len(weight) == 4]
+    return _conv_flop(a.image, parameters[0]), _conv_flop(a.image, parameters[2]), sum(convs)
 
 
-def _stem_backward(a: Any) -> int:
-    # a and c again; then dW1, da and dW0, and dx if wanted.
-    first, second = _conv_flop(a.image, a.weights.w0), _conv_flop(a.image, a.weights.w1)
-    return _stem(a) + 2 * second + (2 if a.image_grad else 1) * first
+def _resizer(a: Any) -> int:
+    return sum(_sizes(a, a.base))
 
 
-def _conv(a: Any) -> int:
-    """Of ``conv`` or ``head``."""
-    return _conv_flop(a.prologue.input, a.weight)
-
-
-def _trunk(a: Any) -> int:
-    second = a.weight2 if hasattr(a, "weight2") else a.weight
-    return _conv_flop(a.start.input, a.start.weight1) + _conv_flop(a.start.input, second)
+def _resizer_backward(a: Any) -> int:
+    # The stem's features again; then dW1, da and dW0, and dx if wanted.
+    first, second, rest = _sizes(a, a.grad)
+    return first + second + 2 * second + (2 if a.image_grad else 1) * first + 2 * rest
 
 
 def _none(a: Any) -> int:
@@ -62,16 +60,8 @@ def _none(a: Any) -> int:
 FORMULAS: dict[str, Callable[[Any], int]] = {
     "resample": _none,
     "resample_backward": _none,
-    "stem": _stem,
-    "stem_backward": _stem_backward,
-    "affine": _none,
-    "affine_backward": _none,
-    "conv": _conv,
-    "conv_backward": lambda a: 2 * _conv(a.forward),
-    "head": _conv,
-    "head_backward": lambda a: 2 * _conv(a),
-    "trunk_block": _trunk,
-    "trunk_tail": _trunk,
+    "resizer": _resizer,
+    "resizer_backward": _resizer_backward,
 }
 
 

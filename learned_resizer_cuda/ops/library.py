@@ -1,7 +1,7 @@
 """The torch.library namespace ``learned_resizer``: definition and registration of ops.
 
-Each op's file has a NamedTuple of the op's arguments, and from it schema, implementations in pure torch and on CUDA,
-shapes (fake), autograd, autocast and vmap. ``Library.define`` and ``impl`` cost about 4 µs a call, the ``custom_op``
+Each op's file has a NamedTuple of the op's arguments, and from it schema, implementation, shapes (fake), autograd,
+autocast and vmap. ``Library.define`` and ``impl`` cost about 4 µs a call, the ``custom_op``
 decorator about 90; making the tuple costs 0.5 to 1 µs.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from itertools import islice
 from operator import or_
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -36,30 +36,19 @@ _SCHEMA_TYPES: dict[Any, str] = {
     float | None: "float?",
     bool: "bool",
     str: "str",
+    torch.dtype: "ScalarType",
+    list[Tensor]: "Tensor[]",
+    list[float]: "float[]",
+    list[bool]: "bool[]",
+    list[str]: "str[]",
 }
 
 
-class Op(NamedTuple):
-    """A defined op."""
-
-    arguments: Any  # NamedTuple class
-    choose: Callable[[str, Any], str]  # of op's name and arguments
-    native: Callable[[Any], Any]  # of the arguments
+DEFINED: dict[str, Any] = {}
+"""NamedTuple class of each op's arguments."""
 
 
-DEFINED: dict[str, Op] = {}
-
-
-def define(
-    name: str,
-    arguments: Any,
-    results: int,
-    *,
-    pure_torch: Callable[[Any], Any],
-    native: str | Callable[[Any], Any],
-    choose: Callable[[str, Any], str],
-    fake: Callable[[Any], Any],
-) -> None:
+def define(name: str, arguments: Any, returns: str, *, run: Callable[[Any], Any], fake: Callable[[Any], Any]) -> None:
     """Define an op, whose implementations take one tuple of its arguments.
 
     Args:
@@ -67,34 +56,19 @@ def define(
         arguments: NamedTuple class. A field that is a NamedTuple itself groups successive arguments; where several
             fields have the same class, their arguments' names start with the field's. The tensors of an optional group
             are optional arguments.
-        results: number of tensors returned.
-        pure_torch: on a CPU, on devices without an implementation of their own (mps, xpu, …), and on CUDA if chosen.
-        native: launcher, or the module of ``kernels`` that has one of the op's name.
-        choose: backend on CUDA, ``"native"`` or ``"torch"``, from the op's name and its arguments.
+        returns: the schema's result types.
+        run: the op on every device; chooses between native kernels and pure torch.
         fake: shapes, dtypes and strides (the Meta kernel).
     """
-    if isinstance(native, str):
-        native = _launcher(native, name)
-    launch = native
-
-    def cuda(a: Any) -> Any:
-        return launch(a) if choose(name, a) == "native" else pure_torch(a)
-
-    DEFINED[name] = Op(arguments, choose, launch)
-    returns = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+    DEFINED[name] = arguments
     LIBRARY.define(f"{name}({_schema(arguments)}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, _without_forward_mode(name, pure_torch), "CompositeExplicitAutograd")
-    LIBRARY.impl(name, _without_forward_mode(name, cuda), "CUDA")
+    LIBRARY.impl(name, _without_forward_mode(name, run), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", packed(name, fake), lib=LIBRARY)
-
-
-def _launcher(module: str, name: str) -> Callable[[Any], Any]:
-    return lambda a: getattr(backend.kernel_module(module), name)(a)
 
 
 def packed(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
     """``function`` of an op's argument tuple as a function of the arguments."""
-    pack = _packer(DEFINED[name].arguments)
+    pack = _packer(DEFINED[name])
     return lambda *args: function(pack(iter(args)))
 
 
@@ -137,7 +111,7 @@ def _schema(arguments: Any, prefix: str = "", optional: bool = False) -> str:
 
 def _without_forward_mode(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
     """``packed``, refusing forward mode, where torch would silently drop the op's tangent."""
-    pack = _packer(DEFINED[name].arguments)
+    pack = _packer(DEFINED[name])
 
     def kernel(*args: Any) -> Any:
         if forward_ad._current_level >= 0:

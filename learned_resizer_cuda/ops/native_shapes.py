@@ -1,50 +1,37 @@
-"""Shapes that the native stem, conv and head are compiled for."""
+"""Shapes that the native stem, conv, head and trunk are compiled for."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
 
 from .. import backend
 
-FILTERS = (16, 32)
-CHANNELS = 4
+_FILTERS = (16, 32)
+_CHANNELS = 4
+FUSED_TRUNK_FILTERS = 16
+"""Most num_filters of ``trunk_block`` and ``trunk_tail``."""
 
 
-def unsupported(op: str, num_filters: int, channels: int | None = None) -> str | None:
-    """Why an op's native kernel does not take these shapes, or None."""
-    if num_filters not in FILTERS:
-        return f"the native {op} has kernels for num_filters {' and '.join(map(str, FILTERS))}, not {num_filters}"
-    if channels is not None and channels > CHANNELS:
-        return f"the native {op} takes up to {CHANNELS} in_channels, not {channels}"
-    return None
+def map_channels(num_filters: int) -> int:
+    """Channels of a feature map in memory: the kernels' next larger number."""
+    return next((n for n in _FILTERS if num_filters <= n), num_filters)
 
 
-def choose(op: str, features: Tensor, weight: Tensor) -> str:
-    """Backend for a call of conv, head or one of their backwards.
+def refusal(num_filters: int, channels: int, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the native stages do not take these shapes, or None.
 
     Args:
-        op: the op's name.
-        features: ``(B, n, h, w)``.
-        weight: ``(filters, n, k, k)``.
+        num_filters: of the features.
+        channels: of the image.
+        device: of all tensors.
+        dtype: of the features.
     """
-    name = op.removesuffix("_backward")
-    n = features.shape[1]
-    if name == "conv":
-        reason = unsupported(name, n)
-        if reason is None and len(weight) != n:
-            reason = f"the native conv has as many filters as channels, not {len(weight)} of {n}"
-    else:
-        reason = unsupported(name, n, len(weight))
-    return backend.choose(op, features, reason or too_little_memory(op, features, n))
-
-
-def too_little_memory(op: str, features: Tensor, num_filters: int) -> str | None:
-    """Why stem, conv or head exceeds a GPU's shared memory, or None.
-
-    None also if nothing is native.
-    """
-    if backend.current() == "torch" or backend.refusal(op, features.device, features.dtype) is not None:
-        return None
-    kernels = backend.kernel_module("arguments")
-    dtype_arithmetic = kernels.arithmetic(features.dtype)
-    return kernels.memory_refusal(op.removesuffix("_backward"), dtype_arithmetic, num_filters, features.device)
+    for op in ("stem", "conv", "head"):
+        reason = backend.refusal(op, device, dtype)
+        if reason is not None:
+            return reason
+    if num_filters > _FILTERS[-1]:
+        return f"the native kernels take up to {_FILTERS[-1]} num_filters, not {num_filters}"
+    if channels > _CHANNELS:
+        return f"the native kernels take up to {_CHANNELS} in_channels, not {channels}"
+    return backend.kernel_module("arguments").memory_refusal(dtype, num_filters, device)  # type: ignore[no-any-return]

@@ -114,14 +114,20 @@ class FoldedPrologue:
         self.scale = self.skip_scale = self._shift = None
         shift = None
         if prologue.norm is not None:
-            scale, shift = prologue.norm.fold(self.dtype)
+            scale, shift = self._padded(prologue.norm)
             self.scale = along_row(scale, width, self.dtype)
         if prologue.skip_norm is not None:
-            scale, skip_shift = prologue.skip_norm.fold(self.dtype)
+            scale, skip_shift = self._padded(prologue.skip_norm)
             self.skip_scale = along_row(scale, width, self.dtype)
             shift = skip_shift if shift is None else shift + skip_shift
         if shift is not None:
             self._shift = along_row(shift, width, self.dtype)
+
+    def _padded(self, norm: GivenNorm) -> tuple[Tensor, Tensor]:
+        """Scale and shift, with zeros for the channels that native kernels add."""
+        extra = self.n - len(norm.weight)
+        scale, shift = norm.fold(self.dtype)
+        return (F.pad(scale, (0, extra)), F.pad(shift, (0, extra))) if extra else (scale, shift)
 
     def apply(self, group: slice) -> Tensor:
         """v of a group of images, channels_last."""
@@ -196,6 +202,8 @@ class GradAccumulator:
         total = torch.zeros(3, n, dtype=self._folded.dtype, device=p.input.device)
         for part in sums:
             total += part
+        filters = n if p.norm is None and p.skip_norm is None else len((p.norm or p.skip_norm).weight)
+        total = total[:, :filters]
         input_grad, skip_grad = self._before
         grad_norm = None
         if p.norm is not None:
@@ -206,6 +214,20 @@ class GradAccumulator:
             own = total[::2] if skip_grad is None else total[::2] + skip_grad.sums
             skip = FeatureGrad(maps(self._skip, n).to(p.skip.dtype), own)
         return PrologueGrads(maps(self._input, n).to(p.input.dtype), grad_norm, skip)
+
+
+def add(a: Prologue, out: Tensor) -> None:
+    """v itself, without a convolution behind it, in pure torch on any device."""
+    p = FoldedPrologue(a)
+    for group in a.groups():
+        out[group] = p.apply(group)
+
+
+def add_backward(grad_v: Tensor, a: Prologue, skip_grad: FeatureGrad | None) -> PrologueGrads:
+    """The adjoint of ``add``; overwrites ``grad_v``."""
+    p = FoldedPrologue(a)
+    grads = GradAccumulator(p, None, skip_grad)
+    return grads.result([grads.add(group, grad_v[group], grad_v[group].to(p.dtype)) for group in a.groups()])
 
 
 def empty_features(like: Tensor) -> Tensor:

@@ -58,16 +58,21 @@ def _tables(a: Resample | ResampleBackward, device: torch.device) -> tuple[Bands
     )
 
 
-def _choose(op: str, a: Resample | ResampleBackward) -> str:
+def _native(op: str, a: Resample | ResampleBackward) -> Tensor | None:
+    """The result of the native kernel, or None if pure torch has to run.
+
+    Raises:
+        RuntimeError: under ``use_backend("native")`` where the kernel cannot run.
+    """
     image, _ = a
     _check_dtype(image.dtype)
-    return backend.choose(op, image)
-
-
-def _native(a: Resample | ResampleBackward) -> Tensor:
-    image, _ = a
+    if not backend.runs_native(op, image.device, image.dtype):
+        return None
     # The kernel builds its own tables on the device, from tables on the host.
-    return backend.kernel_module("resample").resample(image, *_tables(a, torch.device("cpu")))
+    return backend.kernel_module("resample").resample(image, *_tables(a, _HOST))  # type: ignore[no-any-return]
+
+
+_HOST = torch.device("cpu")
 
 
 def _by_tables(a: Resample | ResampleBackward) -> Tensor:
@@ -146,8 +151,9 @@ def _is_exact(size: int, out: int, factor: float | None) -> bool:
 
 def _resample(a: Resample) -> Tensor:
     image, (height, width, scale_h, scale_w, interpolation, antialias) = a
-    # Raises under use_backend("native").
-    _choose("resample", a)
+    native = _native("resample", a)
+    if native is not None:
+        return native
     # Users know F.interpolate's answer for float32. It rounds coordinates to float32, which moves results away from the
     # exact tables' in proportion to the image's size, by 2e-4 of the range at 4000 pixels (docs/math.md, 1.6); using
     # its kernel keeps the two equal. If no coordinate needs rounding, the two differ by rounding errors alone, and the
@@ -166,8 +172,8 @@ def _resample(a: Resample) -> Tensor:
 
 
 def _resample_backward(a: ResampleBackward) -> Tensor:
-    _choose("resample_backward", a)
-    return _by_tables(a)
+    native = _native("resample_backward", a)
+    return _by_tables(a) if native is None else native
 
 
 _ATEN = {
@@ -208,10 +214,8 @@ def _vmap(name: str) -> Any:
     return rule
 
 
-define("resample", Resample, 1, pure_torch=_resample, native=_native, choose=_choose, fake=_fake)
-define(
-    "resample_backward", ResampleBackward, 1, pure_torch=_resample_backward, native=_native, choose=_choose, fake=_fake
-)
+define("resample", Resample, "Tensor", run=_resample, fake=_fake)
+define("resample_backward", ResampleBackward, "Tensor", run=_resample_backward, fake=_fake)
 _OPS = torch.ops.learned_resizer
 register_autograd("resample", _adjoint(_OPS.resample_backward, resample_dense_backward), _setup_context)
 register_autograd("resample_backward", _adjoint(_OPS.resample, resample_dense), _setup_context)

@@ -1,0 +1,372 @@
+"""``resizer``: the learned resizer between image and result, all of its layers in one op.
+
+Forward, for an image x, its resampling ``base``, and r residual blocks::
+
+    z, f = stem(x), norm(z)                         statistics of f at input resolution (stem.py)
+    y = f;   y = y + norm(conv(lrelu(norm(conv(y)))))        r times (conv.py)
+    out = head(norm(conv(y)) + f) + base            (head.py)
+
+A batch normalisation is pending on the raw feature before it: the next stage applies it as it loads (prologue.py).
+
+Adjoint: the stages' adjoints in reverse order. A feature that several stages read, as z, hands its gradient from one to
+the next, which adds its own. Saved are the raw features and the statistics; nothing at input resolution.
+
+One op, not one per stage: autograd, dispatcher and autocast cost as much per op as a small kernel, and gradients of a
+feature with several uses need no launches of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from . import conv, head, stem
+from .conv import Conv, ConvBackward
+from .head import Head, HeadBackward
+from .library import define, register_autocast, register_autograd, register_no_second_derivative
+from .native_shapes import FUSED_TRUNK_FILTERS, map_channels, refusal
+from .process_statistics import local_gradients, merge
+from .prologue import FeatureGrad, GivenNorm, NormGrad, Prologue, add, add_backward
+from .statistics import StatisticsGrad, accumulation_dtype
+from .stem import Stem, StemBackward, StemOptions, StemWeights
+from .trunk import TrunkBlock, TrunkInput, TrunkTail
+
+
+class Layers(NamedTuple):
+    """Parameters and settings of all layers."""
+
+    # In the module's order: stem; norm1; conv1, norm1, conv2, norm2 of each block; conv3, norm2; conv4. Biases follow
+    # their weights.
+    parameters: list[Tensor]
+    running: list[Tensor]  # running mean and variance of each norm that uses them
+    slopes: list[float]  # of the stem, then of each block
+    eps: list[float]  # of each norm
+    batch_statistics: list[bool]  # of each norm: whether it uses those of the batch
+    groups: list[str]  # of each norm: process group that shares its statistics, or ""
+    interpolation: str
+    antialias: bool
+
+
+class Resizer(NamedTuple):
+    """Arguments of ``resizer``."""
+
+    image: Tensor  # (B, C, H, W), any strides; uint8 or a float dtype
+    base: Tensor  # (B, C, h, w), its resampling
+    layers: Layers
+    dtype: torch.dtype  # of the features
+    keep: bool  # return what the backward needs
+    # (C,), for uint8 images.
+    image_mean: Tensor | None = None
+    image_std: Tensor | None = None
+
+
+class ResizerBackward(NamedTuple):
+    """Arguments of ``resizer_backward``: a gradient, two results and arguments of the forward call."""
+
+    grad: Tensor  # (B, C, h, w)
+    features: Tensor
+    statistics: Tensor
+    image: Tensor
+    layers: Layers
+    dtype: torch.dtype
+    image_grad: bool
+    image_mean: Tensor | None = None
+    image_std: Tensor | None = None
+
+
+class _Step(NamedTuple):
+    """A stage after the stem.
+
+    Features are numbered: 0 is z, i + 1 the result of 3×3 convolution i; after those come the inputs of the second and
+    later blocks, which are sums of two features.
+    """
+
+    stage: str  # "conv", "add" or "head"
+    input: int  # feature
+    skip: int | None  # feature
+    slope: int | None  # index; None: no activation
+    out: int  # feature; -1 for the head
+    unused: tuple[int, ...]  # features that no later step reads
+
+
+@cache
+def _program(num_blocks: int) -> list[_Step]:
+    """Stages after the stem, in order."""
+    steps, convs = [], 2 * num_blocks + 1
+    last, skip = 0, None
+    for block in range(num_blocks):
+        if skip is not None:
+            # A convolution adds at most two features as it loads: two of the three are added here.
+            steps.append(_Step("add", last, skip, None, convs + block, ()))
+            last, skip = convs + block, None
+        steps.append(_Step("conv", last, None, None, 2 * block + 1, ()))
+        steps.append(_Step("conv", 2 * block + 1, None, block + 1, 2 * block + 2, ()))
+        last, skip = 2 * block + 2, last
+    steps.append(_Step("conv", last, skip, None, convs, ()))
+    steps.append(_Step("head", convs, 0, None, -1, ()))
+    later: set[int | None] = set()
+    for index in reversed(range(len(steps))):
+        step = steps[index]
+        steps[index] = step._replace(unused=tuple({step.input, step.skip} - later - {None}))
+        later |= {step.input, step.skip}
+    return steps
+
+
+class _Run:
+    """Common part of forward and backward: shapes, parameters by layer, features, choice of implementation.
+
+    Args:
+        op: name of the op, for errors.
+        a: its arguments.
+        size: height and width of the result.
+        statistics: ``(norms with batch statistics, 3, n)``: mean, biased and unbiased variance; ``(…, 5, n)`` with
+            process groups: then also the mean of this process and its share of all values.
+        features: memory of all feature maps, one after another; None: each is a tensor of its own.
+    """
+
+    def __init__(
+        self, op: str, a: Resizer | ResizerBackward, size: tuple[int, int], statistics: Tensor, features: Tensor | None
+    ) -> None:
+        layers = a.layers
+        self.a, self.layers, self.image, self.size = a, layers, a.image, size
+        self.program = _program(len(layers.slopes) - 1)
+        n = len(layers.parameters[0])
+        # Native kernels run on at least one pixel.
+        self.native = _native(op, a) and a.image.numel() > 0
+        self._features = features
+        channels = map_channels(n) if self.native else n
+        self._shape = (len(a.image), *size, channels)
+        self.norms: list[GivenNorm | None] = []
+        self.statistics: list[Tensor | None] = []
+        batch, running = iter(statistics), iter(layers.running)
+        for index, (eps, from_batch) in enumerate(zip(layers.eps, layers.batch_statistics, strict=True)):
+            own = next(batch) if from_batch else None
+            mean, var = (own[0], own[1]) if own is not None else (next(running), next(running))
+            self.statistics.append(own)
+            self.norms.append(GivenNorm(mean, var, *layers.parameters[4 + 3 * index : 6 + 3 * index], eps))
+        self.norms += [None] * len(self.program)  # sums of features
+
+    def stage(self, module: Any, name: str) -> Callable[..., Any]:
+        """A stage's implementation: native, or the module's in pure torch."""
+        if self.native:
+            module = backend.kernel_module(module.__name__.rpartition(".")[2])
+        return getattr(module, name)  # type: ignore[no-any-return]
+
+    def feature(self, index: int) -> Tensor:
+        """Map ``(B, n, h, w)``, channels_last; native kernels see it padded to ``map_channels``."""
+        if self._features is None:
+            raw = self.image.new_empty(self._shape, dtype=self.a.dtype)
+        else:
+            batch, height, width, channels = self._shape
+            elements = batch * height * width * channels
+            raw = self._features[index * elements : (index + 1) * elements].view(self._shape)
+        return raw.permute(0, 3, 1, 2)
+
+    def weight(self, step: _Step) -> Tensor:
+        return self.layers.parameters[3 + 3 * step.out]
+
+    def prologue(self, step: _Step, features: dict[int, Tensor]) -> Prologue:
+        skip = step.skip
+        return Prologue(
+            features[step.input],
+            self.norms[step.input],
+            None if skip is None else features[skip],
+            None if skip is None else self.norms[skip],
+            1.0 if step.slope is None else self.layers.slopes[step.slope],
+        )
+
+    def stem(self) -> Stem:
+        layers = self.layers
+        options = StemOptions(*self.size, layers.interpolation, layers.antialias, layers.slopes[0])
+        weights = StemWeights._make(layers.parameters[:4])
+        return Stem(self.image, weights, options, self.a.dtype, self.a.image_mean, self.a.image_std)
+
+    def count(self, norm: int) -> int:
+        """Values per channel of a norm's statistics."""
+        height, width = self.image.shape[2:] if norm == 0 else self.size
+        return len(self.image) * height * width
+
+    def merge(self, norm: int) -> None:
+        """Make a norm's statistics those of all processes of its group."""
+        own, groups = self.statistics[norm], self.layers.groups
+        if own is not None and groups[norm]:
+            own[3] = own[0]
+            own[0], own[1], own[2], own[4] = merge(own[3], own[1], self.count(norm), groups[norm])
+
+    def statistics_grad(self, norm: int, grad: NormGrad | None) -> StatisticsGrad | None:
+        """Gradient of this process's statistics from that of a norm; None if it uses running statistics."""
+        own, groups = self.statistics[norm], self.layers.groups
+        if own is None or grad is None:
+            return None
+        if groups[norm]:
+            local = local_gradients(grad.mean, grad.var, own[3] - own[0], own[4], groups[norm])
+            return StatisticsGrad(own[3], *local, self.count(norm))
+        return StatisticsGrad(own[0], grad.mean, grad.var, self.count(norm))
+
+
+def _native(op: str, a: Resizer | ResizerBackward) -> bool:
+    """Whether all stages run native.
+
+    The dtype of the features decides.
+    """
+    image, n = a.image, len(a.layers.parameters[0])
+    refuse = partial(refusal, n, image.shape[1], image.device, a.dtype)
+    return backend.runs_native(op, image.device, a.dtype, refuse)
+
+
+def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
+    memory, statistics = _saved(a)
+    run = _Run("resizer", a, _size(a.base), statistics, memory if a.keep else None)
+    features = {0: run.feature(0)}
+    run.stage(stem, "stem")(run.stem(), features[0], _rows(run.statistics[0]))
+    run.merge(0)
+    if run.native and not a.keep and _fits_trunk(a):
+        return _trunk(run, features[0], a), memory, statistics
+    out = a.base
+    for step in run.program:
+        p = run.prologue(step, features)
+        if step.stage == "head":
+            out = run.stage(head, "head")(Head(p, *a.layers.parameters[-2:], a.base))
+            continue
+        features[step.out] = raw = run.feature(step.out)
+        if step.stage == "conv":
+            run.stage(conv, "conv")(Conv(p, run.weight(step)), raw, _rows(run.statistics[step.out]))
+            run.merge(step.out)
+        else:
+            add(p, raw)
+        for index in step.unused:
+            del features[index]
+    return out, memory, statistics
+
+
+def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
+    run = _Run("resizer_backward", a, _size(a.grad), a.statistics, a.features)
+    features = {index: run.feature(index) for index in range(_count(a.layers))}
+    parameters = a.layers.parameters
+    grads: list[Tensor | None] = [None] * len(parameters)
+    # Of features with uses to come; and of those without, which the stage that made them takes.
+    so_far: dict[int, FeatureGrad] = {}
+    whole: dict[int, tuple[Tensor, NormGrad | None]] = {}
+    for step in reversed(run.program):
+        p = run.prologue(step, features)
+        skip_grad = None if step.skip is None else so_far.pop(step.skip, None)
+        if step.stage == "head":
+            use, *grads[-2:] = run.stage(head, "head_backward")(HeadBackward(a.grad, p, *parameters[-2:], skip_grad))
+        else:
+            grad_raw, grad_norm = whole.pop(step.out)
+            if step.stage == "conv":
+                statistics_grad = run.statistics_grad(step.out, grad_norm)
+                args = Conv(p, run.weight(step)), so_far.pop(step.input, None), skip_grad
+                use, grads[3 + 3 * step.out] = run.stage(conv, "conv_backward")(
+                    ConvBackward(grad_raw, statistics_grad, features[step.out], *args)
+                )
+            else:
+                use = add_backward(grad_raw, p, skip_grad)
+        whole[step.input] = use.input, use.norm
+        if use.norm is not None:
+            grads[4 + 3 * step.input : 6 + 3 * step.input] = use.norm.weight, use.norm.bias
+        if step.skip is not None:
+            so_far[step.skip] = use.skip
+    grad_z, grad_norm = whole.pop(0)
+    args = grad_z, run.statistics_grad(0, grad_norm), run.stem(), a.image_grad
+    dx, grads[:4] = run.stage(stem, "stem_backward")(StemBackward(*args))
+    return a.image.new_empty(0, dtype=a.dtype) if dx is None else dx, grads
+
+
+def _fits_trunk(a: Resizer) -> bool:
+    """Whether the layers after the stem run as two kernels: one-block inference in 16 bits."""
+    return (
+        len(a.layers.slopes) == 2
+        and not any(a.layers.batch_statistics)
+        and len(a.layers.parameters[0]) <= FUSED_TRUNK_FILTERS
+        and backend.refusal("trunk", a.image.device, a.dtype) is None
+    )
+
+
+def _trunk(run: _Run, z: Tensor, a: Resizer) -> Tensor:
+    kernels, p, norms = backend.kernel_module("trunk"), a.layers.parameters, run.norms
+    inner = kernels.trunk_block(
+        TrunkBlock(TrunkInput(z, norms[0], None, None, p[6], norms[1]), a.layers.slopes[1], p[9])
+    )
+    start = TrunkInput(inner, norms[2], z, norms[0], p[12], norms[3])
+    return kernels.trunk_tail(TrunkTail(start, *p[-2:], a.base))  # type: ignore[no-any-return]
+
+
+def _rows(statistics: Tensor | None) -> Tensor | None:
+    """What a stage writes: mean, biased and unbiased variance of this process's batch."""
+    return statistics if statistics is None or len(statistics) == 3 else statistics[:3]
+
+
+def _size(out: Tensor) -> tuple[int, int]:
+    return out.shape[2], out.shape[3]
+
+
+def _count(layers: Layers) -> int:
+    """Feature maps: z, one for each 3×3 convolution, and sums of two for the second and later blocks."""
+    blocks = len(layers.slopes) - 1
+    return 2 * blocks + 2 + max(blocks - 1, 0)
+
+
+def _saved(a: Resizer) -> tuple[Tensor, Tensor]:
+    """Uninitialised memory of features and statistics."""
+    layers, image = a.layers, a.image
+    n = layers.parameters[0].shape[0]
+    rows = 5 if any(layers.groups) else 3
+    dtype = accumulation_dtype(a.dtype)
+    statistics = image.new_empty((sum(layers.batch_statistics), rows, n), dtype=dtype)
+    # On CUDA always padded as native kernels need it: a traced graph may run under another backend.
+    channels = map_channels(n) if image.is_cuda or (a.keep and _native("resizer", a)) else n
+    height, width = _size(a.base)
+    elements = _count(layers) * image.shape[0] * height * width * channels if a.keep else 0
+    return image.new_empty(elements, dtype=a.dtype), statistics
+
+
+def _fake(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(a.base, memory_format=torch.preserve_format), *_saved(a)
+
+
+def _fake_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
+    dx = torch.empty_like(a.image) if a.image_grad else a.image.new_empty(0, dtype=a.dtype)
+    return dx, [torch.empty_like(p) for p in a.layers.parameters]
+
+
+def _setup_context(ctx: Any, a: Resizer, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, features, statistics = output
+    ctx.mark_non_differentiable(features, statistics)
+    # Zeros for them would be as large as they are.
+    ctx.set_materialize_grads(False)
+    layers = a.layers
+    ctx.save_for_backward(features, statistics, a.image, a.image_mean, a.image_std, *layers.parameters, *layers.running)
+    ctx.settings, ctx.count = (layers[2:], a.dtype), len(layers.parameters)
+
+
+def _autograd(ctx: Any, grad: Tensor | None, _features: None, _statistics: None) -> tuple[Any, ...]:
+    features, statistics, image, image_mean, image_std, *rest = ctx.saved_tensors
+    settings, dtype = ctx.settings
+    parameters, running = rest[: ctx.count], rest[ctx.count :]
+    image_grad, base_grad = ctx.needs_input_grad[:2]
+    nothing = (*(None for _ in settings), None, None, None, None)
+    if grad is None:
+        return None, None, [None] * len(parameters), [None] * len(running), *nothing
+    dx, grads = torch.ops.learned_resizer.resizer_backward(
+        grad, features, statistics, image, parameters, running, *settings, dtype, image_grad, image_mean, image_std
+    )
+    return dx if image_grad else None, grad if base_grad else None, grads, [None] * len(running), *nothing
+
+
+def _autocast(dtype: torch.dtype, a: Resizer) -> tuple[Any, ...]:
+    # Every tensor is converted as it is read. The image skip keeps its precision, as torch's type promotion does.
+    return a.image, a.base, *a.layers, a.dtype if a.dtype == torch.float64 else dtype, *a[4:]
+
+
+define("resizer", Resizer, "(Tensor, Tensor, Tensor)", run=_resizer, fake=_fake)
+define("resizer_backward", ResizerBackward, "(Tensor, Tensor[])", run=_resizer_backward, fake=_fake_backward)
+register_autograd("resizer", _autograd, _setup_context)
+register_no_second_derivative("resizer_backward")
+register_autocast("resizer", _autocast)
+register_autocast("resizer_backward")
