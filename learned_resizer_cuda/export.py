@@ -146,8 +146,8 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
             statistics.append(torch.stack([mean, var, var * (count / max(count - 1, 1))]))
         else:
             mean, var = next(running), next(running)
-        vectors = (mean, var, *parameters[4 + 3 * index : 6 + 3 * index])
-        scale, shift = GivenNorm(*vectors, layers.eps[index]).fold(dtype)
+        weight, bias = parameters[4 + 3 * index : 6 + 3 * index]
+        scale, shift = GivenNorm(mean, var, weight, bias, layers.eps[index]).fold(dtype)
         return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
     def normed_conv(index: int, x: Tensor) -> Tensor:

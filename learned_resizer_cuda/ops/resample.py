@@ -190,6 +190,10 @@ def _fake(a: Resample | ResampleBackward) -> Tensor:
     return empty_image(image, sampling.height, sampling.width)
 
 
+def _inputs(a: Resample | ResampleBackward) -> list[Tensor]:
+    return [a[0]]
+
+
 def _setup_context(ctx: Any, a: Resample | ResampleBackward, output: Tensor) -> None:
     image, sampling = a
     height, width = image.shape[2:]
@@ -197,10 +201,10 @@ def _setup_context(ctx: Any, a: Resample | ResampleBackward, output: Tensor) -> 
 
 
 def _adjoint(op: Any, plain: Any) -> Any:
-    def autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def autograd(ctx: Any, grad: Tensor) -> list[Tensor]:
         # A transform may apply to the backward only.
         run = op if transform_reason(grad) in (None, VMAP) else plain
-        return run(grad, *ctx.sampling).to(grad.dtype), *(None for _ in ctx.sampling)
+        return [run(grad, *ctx.sampling).to(grad.dtype)]
 
     return autograd
 
@@ -217,8 +221,8 @@ def _vmap(name: str) -> Any:
 define("resample", Resample, "Tensor", run=_resample, fake=_fake)
 define("resample_backward", ResampleBackward, "Tensor", run=_resample_backward, fake=_fake)
 _OPS = torch.ops.learned_resizer
-register_autograd("resample", _adjoint(_OPS.resample_backward, resample_dense_backward), _setup_context)
-register_autograd("resample_backward", _adjoint(_OPS.resample, resample_dense), _setup_context)
+register_autograd("resample", _inputs, _setup_context, _adjoint(_OPS.resample_backward, resample_dense_backward))
+register_autograd("resample_backward", _inputs, _setup_context, _adjoint(_OPS.resample, resample_dense))
 for _name in ("resample", "resample_backward"):
     register_vmap(_name, _vmap(_name))
     register_autocast(_name)

@@ -141,7 +141,7 @@ class _Run:
         self._features = features
         channels = map_channels(n) if self.native else n
         self._shape = (len(a.image), *size, channels)
-        self.norms: list[GivenNorm | None] = []
+        self.norms: list[Any] = []  # GivenNorm, None for sums of features
         self.statistics: list[Tensor | None] = []
         batch, running = iter(statistics), iter(layers.running)
         for index, (eps, from_batch) in enumerate(zip(layers.eps, layers.batch_statistics, strict=True)):
@@ -149,7 +149,7 @@ class _Run:
             mean, var = (own[0], own[1]) if own is not None else (next(running), next(running))
             self.statistics.append(own)
             self.norms.append(GivenNorm(mean, var, *layers.parameters[4 + 3 * index : 6 + 3 * index], eps))
-        self.norms += [None] * len(self.program)  # sums of features
+        self.norms += [None] * len(self.program)
 
     def stage(self, module: Any, name: str) -> Callable[..., Any]:
         """A stage's implementation: native, or the module's in pure torch."""
@@ -231,7 +231,8 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     for step in run.program:
         p = run.prologue(step, features)
         if step.stage == "head":
-            out = run.stage(head, "head")(Head(p, *a.layers.parameters[-2:], a.base))
+            weight, bias = a.layers.parameters[-2:]
+            out = run.stage(head, "head")(Head(p, weight, bias, a.base))
             continue
         features[step.out] = raw = run.feature(step.out)
         if step.stage == "conv":
@@ -247,8 +248,8 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
 def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
     run = _Run("resizer_backward", a, _size(a.grad), a.statistics, a.features)
     features = {index: run.feature(index) for index in range(_count(a.layers))}
-    parameters = a.layers.parameters
-    grads: list[Tensor | None] = [None] * len(parameters)
+    weight, bias = a.layers.parameters[-2:]
+    grads: list[Any] = [None] * len(a.layers.parameters)
     # Of features with uses to come; and of those without, which the stage that made them takes.
     so_far: dict[int, FeatureGrad] = {}
     whole: dict[int, tuple[Tensor, NormGrad | None]] = {}
@@ -256,25 +257,22 @@ def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
         p = run.prologue(step, features)
         skip_grad = None if step.skip is None else so_far.pop(step.skip, None)
         if step.stage == "head":
-            use, *grads[-2:] = run.stage(head, "head_backward")(HeadBackward(a.grad, p, *parameters[-2:], skip_grad))
-        else:
+            use, *grads[-2:] = run.stage(head, "head_backward")(HeadBackward(a.grad, p, weight, bias, skip_grad))
+        elif step.stage == "conv":
             grad_raw, grad_norm = whole.pop(step.out)
-            if step.stage == "conv":
-                statistics_grad = run.statistics_grad(step.out, grad_norm)
-                args = Conv(p, run.weight(step)), so_far.pop(step.input, None), skip_grad
-                use, grads[3 + 3 * step.out] = run.stage(conv, "conv_backward")(
-                    ConvBackward(grad_raw, statistics_grad, features[step.out], *args)
-                )
-            else:
-                use = add_backward(grad_raw, p, skip_grad)
+            statistics_grad, forward = run.statistics_grad(step.out, grad_norm), Conv(p, run.weight(step))
+            given = statistics_grad, features[step.out], forward, so_far.pop(step.input, None), skip_grad
+            use, grads[3 + 3 * step.out] = run.stage(conv, "conv_backward")(ConvBackward(grad_raw, *given))
+        else:
+            use = add_backward(whole.pop(step.out)[0], p, skip_grad)
         whole[step.input] = use.input, use.norm
         if use.norm is not None:
             grads[4 + 3 * step.input : 6 + 3 * step.input] = use.norm.weight, use.norm.bias
-        if step.skip is not None:
+        if step.skip is not None and use.skip is not None:
             so_far[step.skip] = use.skip
     grad_z, grad_norm = whole.pop(0)
-    args = grad_z, run.statistics_grad(0, grad_norm), run.stem(), a.image_grad
-    dx, grads[:4] = run.stage(stem, "stem_backward")(StemBackward(*args))
+    last = StemBackward(grad_z, run.statistics_grad(0, grad_norm), run.stem(), a.image_grad)
+    dx, grads[:4] = run.stage(stem, "stem_backward")(last)
     return a.image.new_empty(0, dtype=a.dtype) if dx is None else dx, grads
 
 
@@ -289,12 +287,11 @@ def _fits_trunk(a: Resizer) -> bool:
 
 
 def _trunk(run: _Run, z: Tensor, a: Resizer) -> Tensor:
-    kernels, p, norms = backend.kernel_module("trunk"), a.layers.parameters, run.norms
-    inner = kernels.trunk_block(
-        TrunkBlock(TrunkInput(z, norms[0], None, None, p[6], norms[1]), a.layers.slopes[1], p[9])
-    )
-    start = TrunkInput(inner, norms[2], z, norms[0], p[12], norms[3])
-    return kernels.trunk_tail(TrunkTail(start, *p[-2:], a.base))  # type: ignore[no-any-return]
+    """The layers after the stem with running statistics, two convolutions per kernel."""
+    kernels, p = backend.kernel_module("trunk"), a.layers.parameters
+    norm1, inner1, inner2, norm2 = run.norms[:4]
+    raw = kernels.trunk_block(TrunkBlock(TrunkInput(z, norm1, None, None, p[6], inner1), a.layers.slopes[1], p[9]))
+    return kernels.trunk_tail(TrunkTail(TrunkInput(raw, inner2, z, norm1, p[12], norm2), p[-2], p[-1], a.base))
 
 
 def _rows(statistics: Tensor | None) -> Tensor | None:
@@ -335,6 +332,10 @@ def _fake_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
     return dx, [torch.empty_like(p) for p in a.layers.parameters]
 
 
+def _inputs(a: Resizer) -> list[Tensor]:
+    return [a.image, a.base, *a.layers.parameters]
+
+
 def _setup_context(ctx: Any, a: Resizer, output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, features, statistics = output
     ctx.mark_non_differentiable(features, statistics)
@@ -342,21 +343,20 @@ def _setup_context(ctx: Any, a: Resizer, output: tuple[Tensor, Tensor, Tensor]) 
     ctx.set_materialize_grads(False)
     layers = a.layers
     ctx.save_for_backward(features, statistics, a.image, a.image_mean, a.image_std, *layers.parameters, *layers.running)
-    ctx.settings, ctx.count = (layers[2:], a.dtype), len(layers.parameters)
+    ctx.settings, ctx.dtype, ctx.count = layers[2:], a.dtype, len(layers.parameters)
 
 
-def _autograd(ctx: Any, grad: Tensor | None, _features: None, _statistics: None) -> tuple[Any, ...]:
+def _autograd(ctx: Any, grad: Tensor | None, _features: None, _statistics: None) -> list[Tensor | None]:
     features, statistics, image, image_mean, image_std, *rest = ctx.saved_tensors
-    settings, dtype = ctx.settings
     parameters, running = rest[: ctx.count], rest[ctx.count :]
-    image_grad, base_grad = ctx.needs_input_grad[:2]
-    nothing = (*(None for _ in settings), None, None, None, None)
     if grad is None:
-        return None, None, [None] * len(parameters), [None] * len(running), *nothing
+        return [None] * (2 + len(parameters))
+    image_grad, base_grad = ctx.needs_input_grad[4:6]
     dx, grads = torch.ops.learned_resizer.resizer_backward(
-        grad, features, statistics, image, parameters, running, *settings, dtype, image_grad, image_mean, image_std
-    )
-    return dx if image_grad else None, grad if base_grad else None, grads, [None] * len(running), *nothing
+        grad, features, statistics, image, parameters, running, *ctx.settings, ctx.dtype, image_grad,
+        image_mean, image_std,
+    )  # fmt: skip
+    return [dx if image_grad else None, grad if base_grad else None, *grads]
 
 
 def _autocast(dtype: torch.dtype, a: Resizer) -> tuple[Any, ...]:
@@ -366,7 +366,7 @@ def _autocast(dtype: torch.dtype, a: Resizer) -> tuple[Any, ...]:
 
 define("resizer", Resizer, "(Tensor, Tensor, Tensor)", run=_resizer, fake=_fake)
 define("resizer_backward", ResizerBackward, "(Tensor, Tensor[])", run=_resizer_backward, fake=_fake_backward)
-register_autograd("resizer", _autograd, _setup_context)
-register_no_second_derivative("resizer_backward")
+register_autograd("resizer", _inputs, _setup_context, _autograd)
+register_no_second_derivative("resizer_backward", lambda a: [a.grad, a.image, *a.layers.parameters])
 register_autocast("resizer", _autocast)
 register_autocast("resizer_backward")
