@@ -80,7 +80,8 @@ class _MergeOverProcesses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        return *local_gradients(grad_mean, grad_var, *ctx.saved_tensors, ctx.group), None, None
+        deviation, share = ctx.saved_tensors
+        return *local_gradients(grad_mean, grad_var, deviation, share, ctx.group), None, None
 
 
 def update_running_statistics(batch_statistics: list[BatchStatistics]) -> None:

@@ -101,9 +101,9 @@ def format_info(found: dict[str, Any]) -> str:
 
 
 def _ops() -> tuple[str, ...]:
-    from .ops import OPS
+    from .ops import KERNELS
 
-    return OPS
+    return KERNELS
 
 
 def _route(op: str, kind: str) -> dict[str, str | None]:

@@ -31,13 +31,8 @@ class JointStatistics(NamedTuple):
     share: Tensor  # count_i / N of this process
 
 
-def group_name(group: dist.ProcessGroup) -> str:
-    """Name under which the functions here find a group."""
-    return group.group_name
-
-
 def _group(name: str) -> dist.ProcessGroup:
-    return dist.distributed_c10d._resolve_process_group(name)
+    return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
 
 
 def merge(mean: Tensor, var: Tensor, count: int, group: str) -> JointStatistics:

@@ -202,8 +202,9 @@ class GradAccumulator:
         total = torch.zeros(3, n, dtype=self._folded.dtype, device=p.input.device)
         for part in sums:
             total += part
-        filters = n if p.norm is None and p.skip_norm is None else len((p.norm or p.skip_norm).weight)
-        total = total[:, :filters]
+        norm = p.norm or p.skip_norm
+        if norm is not None:
+            total = total[:, : len(norm.weight)]
         input_grad, skip_grad = self._before
         grad_norm = None
         if p.norm is not None:

@@ -109,11 +109,12 @@ def _program(num_blocks: int) -> list[_Step]:
         last, skip = 2 * block + 2, last
     steps.append(_Step("conv", last, skip, None, convs, ()))
     steps.append(_Step("head", convs, 0, None, -1, ()))
-    later: set[int | None] = set()
+    later: set[int] = set()
     for index in reversed(range(len(steps))):
         step = steps[index]
-        steps[index] = step._replace(unused=tuple({step.input, step.skip} - later - {None}))
-        later |= {step.input, step.skip}
+        read = {step.input} if step.skip is None else {step.input, step.skip}
+        steps[index] = step._replace(unused=tuple(read - later))
+        later |= read
     return steps
 
 
@@ -148,7 +149,8 @@ class _Run:
             own = next(batch) if from_batch else None
             mean, var = (own[0], own[1]) if own is not None else (next(running), next(running))
             self.statistics.append(own)
-            self.norms.append(GivenNorm(mean, var, *layers.parameters[4 + 3 * index : 6 + 3 * index], eps))
+            weight, bias = layers.parameters[4 + 3 * index : 6 + 3 * index]
+            self.norms.append(GivenNorm(mean, var, weight, bias, eps))
         self.norms += [None] * len(self.program)
 
     def stage(self, module: Any, name: str) -> Callable[..., Any]:

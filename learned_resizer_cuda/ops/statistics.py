@@ -91,7 +91,7 @@ class StatisticsGrad(NamedTuple):
     mean: Tensor  # of the features
     grad_mean: Tensor
     grad_var: Tensor
-    count: int  # M, the number of values per channel of the statistics
+    pixels: int  # M, the number of values per channel of the statistics
 
 
 def add_statistics_grad(grad: Tensor, features: Tensor, a: StatisticsGrad, out: Tensor | None = None) -> Tensor:
@@ -103,8 +103,8 @@ def add_statistics_grad(grad: Tensor, features: Tensor, a: StatisticsGrad, out: 
         out: tensor for the result, ``grad + dmean / M + 2 (features - mean) / M · dvar``; for instance ``grad`` itself.
     """
     n, width = grad.shape[1], grad.shape[3]
-    scale = a.grad_var * (2 / a.count)
-    shift = a.grad_mean / a.count - a.mean * scale
+    scale = a.grad_var * (2 / a.pixels)
+    shift = a.grad_mean / a.pixels - a.mean * scale
     into = None if out is None else rows(out)
     total = torch.addcmul(rows(grad), rows(features), along_row(scale, width, grad.dtype), out=into)
     return maps(total.add_(along_row(shift, width, grad.dtype)), n)

@@ -230,8 +230,8 @@ def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
     for grads in map_in_order(per_group, _groups(image, n), image.device):
         for total, grad in zip(sums, grads, strict=True):
             total += grad
-    grads = StemWeights._make(torch.empty_like(p).copy_(g) for g, p in zip(sums, forward.weights, strict=True))
-    return None if dx is None else dx.to(image.dtype), grads
+    found = StemWeights._make(torch.empty_like(p).copy_(g) for g, p in zip(sums, forward.weights, strict=True))
+    return None if dx is None else dx.to(image.dtype), found
 
 
 def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
