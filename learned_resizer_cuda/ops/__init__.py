@@ -1,7 +1,7 @@
 """The ops behind the modules, one file each.
 
-``resample``, ``resizer`` and ``update_running`` are registered as ``torch.ops.learned_resizer.*``; ``stem``, ``conv``, ``head`` and
-``trunk`` are the stages of ``resizer``.
+``resample``, ``resizer`` and ``update_running`` are registered as ``torch.ops.learned_resizer.*``; ``stem``, ``conv``,
+``head`` and ``trunk`` are the stages of ``resizer``.
 """
 
 from . import conv, flops, head, resample, resizer, stem, trunk, update_running

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from itertools import islice
 from operator import or_
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
