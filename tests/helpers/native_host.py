@@ -63,8 +63,6 @@ def native_on_host() -> Iterator[None]:
         patch.setattr(device, "current", lambda gpu: contextlib.nullcontext())
         patch.setattr(device, "multiprocessors", lambda gpu: _MULTIPROCESSORS)
         patch.setattr(device, "shared_memory", lambda gpu: _SHARED_MEMORY)
-        patch.setattr(device, "is_capturing", lambda: False)
-        patch.setattr(device, "outlive_launch", lambda tensor: None)
         patch.setattr(reduce, "merge_statistics", _merge_statistics)
         patch.setattr(reduce, "sum_rows", _sum_rows)
         yield
