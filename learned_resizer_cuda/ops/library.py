@@ -39,6 +39,7 @@ _SCHEMA_TYPES: dict[Any, str] = {
     torch.dtype: "ScalarType",
     list[Tensor]: "Tensor[]",
     list[float]: "float[]",
+    list[int]: "int[]",
     list[bool]: "bool[]",
     list[str]: "str[]",
 }
