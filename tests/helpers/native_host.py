@@ -11,10 +11,14 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
+from learned_resizer_cuda import backend
 from learned_resizer_cuda.kernels import device, native
+from learned_resizer_cuda.ops.library import DEFINED, Op, packed
 from tests.helpers import kernels_host
 
 # As on an H100, so that the plans are the ones of a GPU.
@@ -53,7 +57,20 @@ def native_ops_on_host(
     """Within, the ops run natively on CPU tensors, autograd and autocast around them as they are.
 
     Args:
-        around: makes a context for what a launcher does inside an op.
+        around: makes a context for what an op does inside.
     """
-    raise NotImplementedError
-    yield
+    library = torch.library.Library("learned_resizer", "IMPL")
+    try:
+        for name, op in DEFINED.items():
+
+            def run(a: Any, op: Op = op) -> Any:
+                with around():
+                    return op.run(a)
+
+            library.impl(name, packed(name, run), "CPU", allow_override=True)
+        with native_on_host(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "runs_native", lambda *_: backend.current() != "torch")
+            patch.setattr(backend, "refusal", lambda *_: None)
+            yield
+    finally:
+        library._destroy()
