@@ -6,14 +6,16 @@ norms are updated at once, at the end of a forward pass.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from . import backend
 from .ops.process_statistics import local_gradients, merge
+from .ops.update_running import Tracked, UpdateRunning, momentum_number, update
 
 Norm = nn.modules.batchnorm._BatchNorm  # BatchNorm2d and SyncBatchNorm
 
@@ -25,14 +27,6 @@ class Synchronised:
     """
 
     process_group: dist.ProcessGroup | None = None
-
-
-class BatchStatistics(NamedTuple):
-    """A batch's statistics for the running statistics of a norm; vectors ``(n,)``."""
-
-    norm: Norm
-    mean: Tensor
-    unbiased: Tensor  # variance, as torch keeps it
 
 
 def is_batch_normed(norm: Norm) -> bool:
@@ -84,32 +78,42 @@ class _MergeOverProcesses(torch.autograd.Function):
         return *local_gradients(grad_mean, grad_var, deviation, share, ctx.group), None, None
 
 
-def update_running_statistics(batch_statistics: list[BatchStatistics]) -> None:
-    """Update norms' running statistics, each by momentum or mean of all batches.
+def tracked(norms: list[Norm]) -> Tracked:
+    """Running statistics that a forward pass of these norms updates, by torch's rules.
 
-    Called once per forward pass, after everything that can fail. On a GPU all norms share each launch, and the host
-    does not wait for the device, not even with ``momentum=None``.
+    Args:
+        norms: whose statistics are those of the batch, in the order of the rows of ``UpdateRunning.statistics``.
     """
-    # Not under torch.no_grad(): an exported program would keep it as a region that torch.export.load cannot read.
-    # The statistics are detached.
-    if not batch_statistics:
+    found = Tracked([], [], [], [], [])
+    for place, norm in enumerate(norms):
+        if not (norm.training and norm.track_running_stats and norm.running_mean is not None):
+            continue
+        batches, momentum = norm.num_batches_tracked, norm.momentum
+        if batches is None:
+            # Without a counter torch counts nothing, and a mean of all batches never moves.
+            batches, momentum = torch.zeros((), dtype=torch.int64, device=norm.running_mean.device), momentum or 0.0
+        new = norm.running_mean, cast(Tensor, norm.running_var), batches, momentum_number(momentum), place
+        for values, value in zip(found, new, strict=True):
+            cast("list[Any]", values).append(value)
+    return found
+
+
+def update_running_statistics(norms: Tracked, statistics: Tensor) -> None:
+    """Update norms' running statistics at once, each by momentum or mean of all batches.
+
+    Called once per forward pass, after everything that can fail. The host does not wait for a GPU, not even with
+    ``momentum=None``.
+
+    Args:
+        norms: from ``tracked``.
+        statistics: as in ``UpdateRunning``, without gradients.
+    """
+    if not norms.means:
         return
-    batches = [s.norm.num_batches_tracked for s in batch_statistics if s.norm.num_batches_tracked is not None]
-    if batches:
-        torch._foreach_add_(batches, 1)
-    by_momentum: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for norm, *new in batch_statistics:
-        running = [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
-        news = [value.to(old.dtype) for value, old in zip(new, running, strict=True)]
-        if norm.momentum is None and norm.num_batches_tracked is not None:
-            tracked = norm.num_batches_tracked
-            # An integer's reciprocal is a float32, too short for float64 statistics; converting costs a launch.
-            weight = (tracked.double() if running[0].dtype == torch.float64 else tracked).reciprocal()
-            for old, value in zip(running, news, strict=True):
-                old.lerp_(value, weight.to(old.dtype))
-        else:
-            olds, new_values = by_momentum.setdefault(norm.momentum or 0.0, ([], []))
-            olds += running
-            new_values += news
-    for momentum, (olds, new_values) in by_momentum.items():
-        torch._foreach_lerp_(olds, new_values, momentum)
+    running = norms.means[0]
+    # The native kernel takes statistics as the native stages write them.
+    native = not torch.compiler.is_compiling() and statistics.dtype == torch.float32
+    if native and backend.runs_native("stem", running.device, statistics.dtype):
+        torch.ops.learned_resizer.update_running(*norms, statistics)
+    else:
+        update(UpdateRunning(*norms, statistics))

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
 from . import backend
-from .batch_norm import Norm, Synchronised, is_batch_normed, sync_group
+from .batch_norm import Norm, Synchronised, is_batch_normed, sync_group, tracked
 from .ops.transforms import transform_reason
+from .ops.update_running import Tracked
 from .reference import Block, Resizer
 from .sync_batch_norm import SynchronisedBatchNorm2d
 from .tracing import constant_while_traced
@@ -223,8 +224,7 @@ class Structure(NamedTuple):
     slopes: list[float]
     eps: list[float]
     batch_statistics: list[bool]
-    # Norms with running statistics to update, and their places among those with statistics of the batch.
-    tracked: list[tuple[int, Norm]]
+    tracked: Tracked  # running statistics to update
     synchronised: bool  # whether a norm may share its statistics over processes
 
     def groups(self) -> list[str]:
@@ -250,7 +250,6 @@ def structure(module: Resizer) -> Structure:
         parameters += [norm.weight, norm.bias] if weight is None else [norm.weight, norm.bias, weight]
     parameters += [module.conv4.weight, cast(Tensor, module.conv4.bias)]
     batch = [is_batch_normed(norm) for norm in norms]
-    batch_normed = [norm for norm, of_batch in zip(norms, batch, strict=True) if of_batch]
     return Structure(
         parameters,
         norms,
@@ -263,11 +262,7 @@ def structure(module: Resizer) -> Structure:
         [float(slope) for slope in slopes],
         [float(norm.eps) for norm in norms],
         batch,
-        [
-            (index, norm)
-            for index, norm in enumerate(batch_normed)
-            if norm.training and norm.track_running_stats and norm.running_mean is not None
-        ],
+        tracked([norm for norm, of_batch in zip(norms, batch, strict=True) if of_batch]),
         any(isinstance(norm, (nn.SyncBatchNorm, Synchronised)) and norm.training for norm in norms),
     )
 

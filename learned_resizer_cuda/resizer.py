@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import composition, reference
-from .batch_norm import BatchStatistics, sync_group, update_running_statistics
+from .batch_norm import sync_group, update_running_statistics
 from .ops.layout import feature_dtype
 from .resize import Size
 
@@ -90,8 +90,7 @@ class FusedResizer(reference.Resizer):
             layers.groups(), self.interpolation, self.antialias, dtype, keep, *self._normalisation(),
         )  # fmt: skip
         # Last, so that a failing call leaves all running statistics unchanged.
-        if layers.tracked:
-            update_running_statistics([BatchStatistics(norm, *statistics[i, ::2]) for i, norm in layers.tracked])
+        update_running_statistics(layers.tracked, statistics)
         return cast(Tensor, out)
 
     @classmethod

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from .batch_norm import BatchStatistics, Norm, Synchronised, merge_over_processes, sync_group, update_running_statistics
+from .batch_norm import Norm, Synchronised, merge_over_processes, sync_group, tracked
+from .ops.update_running import UpdateRunning, update
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -53,8 +54,7 @@ class SynchronisedBatchNorm2d(Synchronised, nn.BatchNorm2d):
         out = (x - mean.view(shape)) * (var + self.eps).rsqrt().view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
-        if self.track_running_stats and self.running_mean is not None:
-            update_running_statistics([BatchStatistics(self, mean.detach(), unbiased.detach())])
+        update(UpdateRunning(*tracked([self]), torch.stack([mean, var, unbiased]).detach().unsqueeze(0)))
         return out.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -61,8 +61,8 @@ inline int parse_arithmetic(const std::string& name) {
     throw py::value_error("arithmetic: got '" + name + "'; expected bfloat16, float16, tf32 or float32");
 }
 inline int check_filters(int num_filters) {
-    if (num_filters != 16 && num_filters != 32)
-        throw py::value_error("num_filters: got " + std::to_string(num_filters) + "; expected 16 or 32");
+    if (num_filters < 1 || num_filters > 32)
+        throw py::value_error("num_filters: got " + std::to_string(num_filters) + "; expected 1 to 32");
     return num_filters;
 }
 inline void parse_strides(const char* argument, const py::tuple& strides, int64_t (&to)[4]) {
@@ -103,7 +103,8 @@ inline Weight parse_weight(const char* name, const py::handle& value) {
 inline Norm parse_norm(const char* name, const py::handle& value) {
     if (value.is_none()) return {};
     const auto parts = value.cast<py::tuple>();
-    if (parts.size() != 5) throw py::value_error(std::string(name) + ": expected (mean, var, gamma, beta, eps) or None");
+    if (parts.size() != 5)
+        throw py::value_error(std::string(name) + ": expected (mean, var, gamma, beta, eps) or None");
     return {parse_vector(name, parts[0]), parse_vector(name, parts[1]), parse_vector(name, parts[2]),
             parse_vector(name, parts[3]), parts[4].cast<float>()};
 }

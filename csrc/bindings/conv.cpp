@@ -2,7 +2,9 @@
 #include "conv/conv.h"
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 
 #include "prologue_arguments.h"
@@ -17,52 +19,59 @@ using namespace learned_resizer;
 py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
                 int multiprocessors) {
     ConvParams params{};
-    params.prologue = parse_size(size);
+    parse_size(params.prologue, size, num_filters);
     const Needs found = conv_needs(params, backward ? ConvKernel::kBackward : ConvKernel::kForward,
-                                   parse_arithmetic(arithmetic), check_filters(num_filters), multiprocessors);
+                                   parse_arithmetic(arithmetic), multiprocessors);
     return py::make_tuple(found.blocks, found.shared_bytes);
 }
 
-void conv(const py::tuple& size, const py::tuple& prologue, uintptr_t weight, uintptr_t raw, uintptr_t moments,
-          int64_t blocks, const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+ConvParams common(const py::tuple& size, const py::tuple& prologue, const py::tuple& weight, int64_t blocks,
+                  int num_filters) {
     ConvParams params{};
-    params.prologue = parse_prologue(size, prologue);
-    params.weight = vector("weight", weight);
+    parse_size(params.prologue, size, num_filters);
+    parse_prologue(params.prologue, prologue);
+    params.weight = parse_weight("weight", weight);
+    params.blocks = blocks;
+    return params;
+}
+
+void conv(const py::tuple& size, const py::tuple& prologue, const py::tuple& weight, uintptr_t raw, uintptr_t moments,
+          int64_t blocks, const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+    ConvParams params = common(size, prologue, weight, blocks, num_filters);
     check_address("raw", raw, 16);
     params.raw = address(raw);
     params.moments = static_cast<float*>(optional("moments", moments, 4));
-    params.blocks = blocks;
     check_launch("conv",
-                 launch_conv(params, ConvKernel::kForward, parse_arithmetic(arithmetic), check_filters(num_filters),
-                             device, address(stream)),
+                 launch_conv(params, ConvKernel::kForward, parse_arithmetic(arithmetic), device, address(stream)),
                  device);
 }
 
-// statistics: the addresses of mean, grad_mean, grad_var, or zeros
-void conv_backward(const py::tuple& size, const py::tuple& prologue, const py::tuple& grads, uintptr_t weight,
-                   uintptr_t grad_raw, uintptr_t raw, const py::tuple& statistics, uintptr_t partials, int64_t blocks,
-                   const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
-    ConvParams params{};
-    params.prologue = parse_prologue(size, prologue);
+// statistics: the addresses of mean, grad_mean, grad_var, and the count of values; or None
+void conv_backward(const py::tuple& size, const py::tuple& prologue, const py::tuple& grads, const py::tuple& weight,
+                   uintptr_t grad_raw, uintptr_t raw, const std::optional<py::tuple>& statistics, uintptr_t partials,
+                   int64_t blocks, const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+    ConvParams params = common(size, prologue, weight, blocks, num_filters);
     parse_prologue_grads(params.prologue, grads);
-    params.weight = vector("weight", weight);
     check_address("grad_raw", grad_raw, 16);
     check_address("raw", raw, 16);
     params.grad_raw = address(grad_raw);
     params.raw = address(raw);
-    if (statistics.size() != 3)
-        throw py::value_error("statistics: expected the addresses of mean, grad_mean, grad_var, or zeros");
-    params.mean = static_cast<const float*>(optional("mean", statistics[0].cast<uintptr_t>(), 4));
-    if (params.mean != nullptr) {
-        params.grad_mean = vector("grad_mean", statistics[1].cast<uintptr_t>());
-        params.grad_var = vector("grad_var", statistics[2].cast<uintptr_t>());
+    if (statistics.has_value()) {
+        if (statistics->size() != 4)
+            throw py::value_error("statistics: expected (mean, grad_mean, grad_var, count) or None");
+        const char* const names[] = {"mean", "grad_mean", "grad_var"};
+        const float** const vectors[] = {&params.mean, &params.grad_mean, &params.grad_var};
+        for (size_t i = 0; i < 3; ++i) {
+            const auto value = (*statistics)[i].cast<uintptr_t>();
+            check_address(names[i], value, 4);
+            *vectors[i] = static_cast<const float*>(address(value));
+        }
+        params.count = (*statistics)[3].cast<int64_t>();
     }
     check_address("partials", partials, 4);
     params.partials = static_cast<float*>(address(partials));
-    params.blocks = blocks;
     check_launch("conv_backward",
-                 launch_conv(params, ConvKernel::kBackward, parse_arithmetic(arithmetic), check_filters(num_filters),
-                             device, address(stream)),
+                 launch_conv(params, ConvKernel::kBackward, parse_arithmetic(arithmetic), device, address(stream)),
                  device);
 }
 

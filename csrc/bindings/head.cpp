@@ -17,9 +17,9 @@ using namespace learned_resizer;
 py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
                 int multiprocessors) {
     HeadParams params{};
-    params.prologue = parse_size(size);
+    parse_size(params.prologue, size, num_filters);
     const Needs found = head_needs(params, backward ? HeadKernel::kBackward : HeadKernel::kForward,
-                                   parse_arithmetic(arithmetic), check_filters(num_filters), multiprocessors);
+                                   parse_arithmetic(arithmetic), multiprocessors);
     return py::make_tuple(found.blocks, found.shared_bytes);
 }
 
@@ -35,43 +35,43 @@ HeadImage parse_image(const char* name, const py::tuple& image) {
     return result;
 }
 
-HeadParams common(const py::tuple& size, const py::tuple& prologue, int channels, uintptr_t weight, int64_t blocks) {
+HeadParams common(const py::tuple& size, const py::tuple& prologue, int channels, const py::tuple& weight,
+                  int64_t blocks, int num_filters) {
     HeadParams params{};
-    params.prologue = parse_prologue(size, prologue);
+    parse_size(params.prologue, size, num_filters);
+    parse_prologue(params.prologue, prologue);
     if (channels < 1 || channels > kHeadChannels)
         throw py::value_error("channels: got " + std::to_string(channels) + "; expected 1 to 4");
     params.channels = channels;
-    params.weight = vector("weight", weight);
+    params.weight = parse_weight("weight", weight);
     params.blocks = blocks;
     return params;
 }
 
-void head(const py::tuple& size, const py::tuple& prologue, int channels, uintptr_t weight, uintptr_t bias,
-          const py::tuple& base, uintptr_t result, const py::tuple& result_strides, int64_t blocks,
-          const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
-    HeadParams params = common(size, prologue, channels, weight, blocks);
-    params.bias = vector("bias", bias);
+void head(const py::tuple& size, const py::tuple& prologue, int channels, const py::tuple& weight,
+          const py::tuple& bias, const py::tuple& base, uintptr_t result, const py::tuple& result_strides,
+          int64_t blocks, const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+    HeadParams params = common(size, prologue, channels, weight, blocks, num_filters);
+    params.bias = parse_vector("bias", bias);
     params.base = parse_image("base", base);
     check_address("result", result, params.base.wide ? 4 : 2);
     params.result = address(result);
     parse_strides("result", result_strides, params.result_stride);
     check_launch("head",
-                 launch_head(params, HeadKernel::kForward, parse_arithmetic(arithmetic), check_filters(num_filters),
-                             device, address(stream)),
+                 launch_head(params, HeadKernel::kForward, parse_arithmetic(arithmetic), device, address(stream)),
                  device);
 }
 
 void head_backward(const py::tuple& size, const py::tuple& prologue, const py::tuple& grads, int channels,
-                   uintptr_t weight, const py::tuple& grad, uintptr_t partials, int64_t blocks,
+                   const py::tuple& weight, const py::tuple& grad, uintptr_t partials, int64_t blocks,
                    const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
-    HeadParams params = common(size, prologue, channels, weight, blocks);
+    HeadParams params = common(size, prologue, channels, weight, blocks, num_filters);
     parse_prologue_grads(params.prologue, grads);
     params.grad = parse_image("grad", grad);
     check_address("partials", partials, 4);
     params.partials = static_cast<float*>(address(partials));
     check_launch("head_backward",
-                 launch_head(params, HeadKernel::kBackward, parse_arithmetic(arithmetic), check_filters(num_filters),
-                             device, address(stream)),
+                 launch_head(params, HeadKernel::kBackward, parse_arithmetic(arithmetic), device, address(stream)),
                  device);
 }
 

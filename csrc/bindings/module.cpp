@@ -10,11 +10,12 @@
 
 namespace py = pybind11;
 
-void bind_affine(py::module_& module);
 void bind_conv(py::module_& module);
 void bind_head(py::module_& module);
+void bind_reduce(py::module_& module);
 void bind_resample(py::module_& module);
 void bind_stem(py::module_& module);
+void bind_tables(py::module_& module);
 void bind_trunk(py::module_& module);
 
 namespace {
@@ -32,7 +33,6 @@ py::dict build_record() {
     py::dict ops;
     ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
     ops["stem"] = std::vector<std::string>{"float32", "float16", "bfloat16"};
-    ops["affine"] = std::vector<std::string>{"float32"};
     ops["conv"] = ops["stem"];
     ops["head"] = ops["stem"];
     ops["trunk"] = std::vector<std::string>{"float16", "bfloat16"};
@@ -65,10 +65,11 @@ PYBIND11_MODULE(_C, module) {
     module.def("build_record", &build_record, "How this module was built, as a dict. Makes no CUDA context.");
     module.def("driver_version", &driver_version,
                "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
-    bind_affine(module);
     bind_conv(module);
     bind_head(module);
+    bind_reduce(module);
     bind_resample(module);
     bind_stem(module);
+    bind_tables(module);
     bind_trunk(module);
 }

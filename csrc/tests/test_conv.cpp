@@ -3,11 +3,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "conv/conv.cuh"
+#include "parameters.h"
 
 namespace learned_resizer {
 namespace {
@@ -16,8 +16,11 @@ int failures = 0;
 
 struct Case {
     int64_t batch, height, width;
-    bool skip, statistics;
+    bool norm, skip, statistics;
+    bool earlier;  // uses of the features whose gradients are to be added
     float slope;
+    int filters = 0;  // 0: as many as the instance has channels
+    DType dtype = DType::kFloat32;
 };
 
 // Half a spacing of the operands' values near 1; float32: what three tf32 products leave out, and the sums' roundings.
@@ -31,41 +34,52 @@ struct Check {
     using S = typename F::S;
     const Case& k;
     std::mt19937 random;
+    const int filters;
     ConvParams p{};
-    std::vector<S> t, u, raw, grad;
-    std::vector<float> scale, shift, skip_scale, skip_shift, weight, mean, grad_mean, grad_var;
+    std::vector<S> t, u, raw, grad, earlier_input, earlier_skip;
+    test::RandomNorm norm, skip_norm;
+    test::ConvWeight weight;
+    std::vector<float> mean, grad_mean, grad_var;
     std::vector<double> v;  // as the products see it
 
-    float draw(double m, double s) { return static_cast<float>(std::normal_distribution<double>(m, s)(random)); }
-    std::vector<float> draws(size_t count, double m, double s) {
-        std::vector<float> r(count);
-        for (auto& e : r) e = draw(m, s);
+    std::vector<S> features() {
+        std::vector<S> r;
+        for (float x : test::draws(random, k.batch * k.height * k.width * n, 0.2, 1.0))
+            r.push_back(F::encode(static_cast<int>(r.size() % n) < filters ? x : 0.0f));
         return r;
     }
-    std::vector<S> features() {
-        std::vector<S> r(k.batch * k.height * k.width * n);
-        for (auto& e : r) e = F::encode(draw(0.2, 1.0));
-        return r;
+    double scale(int c) const { return k.norm ? norm.scale(c) : 1.0; }
+
+    explicit Check(const Case& given)
+        : k(given),
+          random(static_cast<unsigned>(given.height * 31 + given.width + n)),
+          filters(given.filters == 0 ? n : given.filters) {
+        t = features(), u = features(), raw = features(), grad = features();
+        earlier_input = features(), earlier_skip = features();
+        norm = {random, filters, k.dtype}, skip_norm = {random, filters, k.dtype};
+        weight = {random, filters, filters, 3, k.dtype};
+        mean = test::draws(random, filters, 0.2, 0.1);
+        grad_mean = test::draws(random, filters, 0.0, 3.0), grad_var = test::draws(random, filters, 0.0, 3.0);
+        PrologueParams& q = p.prologue;
+        q.batch = k.batch, q.height = k.height, q.width = k.width, q.filters = filters;
+        q.input = t.data(), q.negative_slope = k.slope;
+        if (k.norm) q.norm = norm.norm();
+        if (k.skip) q.skip = u.data(), q.skip_norm = skip_norm.norm();
+        p.weight = weight.weight();
+        v.resize(t.size());
+        each_channel([&](size_t i, int c) {
+            double x = F::decode(t[i]);
+            if (k.norm) x = norm.apply(c, x);
+            if (k.skip) x += skip_norm.apply(c, F::decode(u[i]));
+            v[i] = F::rounded(static_cast<float>(x > 0 ? x : x * k.slope));
+        });
     }
 
-    explicit Check(const Case& c) : k(c), random(static_cast<unsigned>(c.height * 31 + c.width + n)) {
-        t = features(), u = features(), raw = features(), grad = features();
-        scale = draws(n, 1.0, 0.2), shift = draws(n, 0.1, 0.3);
-        skip_scale = draws(n, 1.0, 0.2), skip_shift = draws(n, 0.1, 0.3);
-        weight = draws(n * n * 9, 0.0, 1.0 / std::sqrt(9.0 * n));
-        mean = draws(n, 0.2, 0.1), grad_mean = draws(n, 0.0, 3.0), grad_var = draws(n, 0.0, 3.0);
-        PrologueParams& q = p.prologue;
-        q.batch = k.batch, q.height = k.height, q.width = k.width;
-        q.input = t.data(), q.scale = scale.data(), q.shift = shift.data();
-        if (k.skip) q.skip = u.data(), q.skip_scale = skip_scale.data(), q.skip_shift = skip_shift.data();
-        q.negative_slope = k.slope, p.weight = weight.data();
-        v.resize(t.size());
-        for (size_t i = 0; i < t.size(); ++i) {
-            const size_t c = i % n;
-            double x = double(scale[c]) * F::decode(t[i]) + shift[c];
-            if (k.skip) x += double(skip_scale[c]) * F::decode(u[i]) + skip_shift[c];
-            v[i] = F::rounded(static_cast<float>(x > 0 ? x : x * k.slope));
-        }
+    // visit(index in a map, channel) for the channels that exist
+    template <class Visit>
+    void each_channel(const Visit& visit) const {
+        for (size_t i = 0; i < t.size(); ++i)
+            if (static_cast<int>(i % n) < filters) visit(i, static_cast<int>(i % n));
     }
 
     int64_t at(int64_t b, int64_t y, int64_t x) const { return ((b * k.height + y) * k.width + x) * n; }
@@ -88,9 +102,10 @@ struct Check {
         }
         const double relative = std::sqrt(error) / std::max(std::sqrt(norm), 1e-30);
         if (relative <= bound) return;
-        std::printf("%s arithmetic %d n=%d %lldx%lldx%lld skip %d statistics %d: relative error %g beyond %g\n", what,
-                    static_cast<int>(M), n, static_cast<long long>(k.batch), static_cast<long long>(k.height),
-                    static_cast<long long>(k.width), k.skip, k.statistics, relative, bound);
+        std::printf(
+            "%s arithmetic %d n=%d filters %d %lldx%lldx%lld skip %d statistics %d: relative error %g beyond %g\n",
+            what, static_cast<int>(M), n, filters, static_cast<long long>(k.batch), static_cast<long long>(k.height),
+            static_cast<long long>(k.width), k.skip, k.statistics, relative, bound);
         ++failures;
     }
     static std::vector<double> decoded(const std::vector<S>& map) {
@@ -106,7 +121,7 @@ struct Check {
     }
     template <class Prepare>
     void run(ConvKernel kernel, int multiprocessors, bool backwards, const Prepare& prepare) {
-        const bool found = with_conv_kernel(kernel, M, n, [&](auto instance, int shared_bytes, int rows) {
+        const bool found = with_conv_kernel(kernel, M, filters, [&](auto instance, int shared_bytes, int rows) {
             p.blocks = conv_blocks(k.batch, k.height, k.width, rows, multiprocessors);
             prepare();
             host::run({p.blocks, kConvThreads, static_cast<size_t>(shared_bytes), backwards}, [&] { instance(p); });
@@ -117,8 +132,9 @@ struct Check {
     void forward() {
         std::vector<double> exact(t.size(), 0.0);
         taps([&](int64_t out, int64_t in, int tap) {
-            for (int f = 0; f < n; ++f)
-                for (int c = 0; c < n; ++c) exact[out + f] += v[in + c] * F::rounded(weight[(f * n + c) * 9 + tap]);
+            for (int f = 0; f < filters; ++f)
+                for (int c = 0; c < filters; ++c)
+                    exact[out + f] += v[in + c] * F::rounded(weight.value[(f * filters + c) * 9 + tap]);
         });
         std::vector<S> out[2];
         std::vector<float> moments;
@@ -126,7 +142,7 @@ struct Check {
             out[turn].assign(t.size(), poison());
             run(ConvKernel::kForward, turn == 0 ? 132 : 1, turn == 1, [&] {
                 p.raw = out[turn].data();
-                moments.assign(p.blocks * 3 * n, std::nanf(""));
+                moments.assign(p.blocks * 3 * filters, std::nanf(""));
                 p.moments = k.statistics ? moments.data() : nullptr;
             });
         }
@@ -139,17 +155,16 @@ struct Check {
         if (!k.statistics) return;
         const auto stored = decoded(out[1]);
         const double pixels = static_cast<double>(stored.size() / n);
-        std::vector<double> mean_exact(n), var_exact(n), mean_got(n), var_got(n);
-        for (size_t i = 0; i < stored.size(); ++i) mean_exact[i % n] += stored[i] / pixels;
-        for (size_t i = 0; i < stored.size(); ++i)
-            var_exact[i % n] += std::pow(stored[i] - mean_exact[i % n], 2) / pixels;
-        for (int c = 0; c < n; ++c) {
+        std::vector<double> mean_exact(filters), var_exact(filters), mean_got(filters), var_got(filters);
+        each_channel([&](size_t i, int c) { mean_exact[c] += stored[i] / pixels; });
+        each_channel([&](size_t i, int c) { var_exact[c] += std::pow(stored[i] - mean_exact[c], 2) / pixels; });
+        for (int c = 0; c < filters; ++c) {
             double count = 0.0, m2 = 0.0;
             for (int64_t block = 0; block < p.blocks; ++block) {
-                const float* of = &moments[block * 3 * n + c];
-                const double total = count + of[0], delta = of[n] - mean_got[c];
+                const float* of = &moments[block * 3 * filters + c];
+                const double total = count + of[0], delta = of[filters] - mean_got[c];
                 if (total == 0.0) continue;
-                m2 += of[2 * n] + delta * delta * count * of[0] / total;
+                m2 += of[2 * filters] + delta * delta * count * of[0] / total;
                 mean_got[c] += delta * of[0] / total;
                 count = total;
             }
@@ -165,34 +180,40 @@ struct Check {
     }
 
     void backward() {
-        const double pixels = static_cast<double>(t.size() / n);
-        std::vector<double> g(t.size()), dv(t.size(), 0.0), dw(n * n * 9, 0.0), dt(t.size()), du(t.size());
-        std::vector<double> sums(3 * n, 0.0);
-        for (size_t i = 0; i < g.size(); ++i) {
-            const size_t c = i % n;
+        // As with a norm that joins the statistics of several GPUs.
+        p.count = 3 * static_cast<int64_t>(t.size() / n);
+        const double count = static_cast<double>(p.count);
+        const int weights = filters * filters * 9, elements = weights + 3 * filters;
+        std::vector<double> g(t.size()), dv(t.size(), 0.0), dw(weights, 0.0), dt(t.size()), du(t.size());
+        std::vector<double> sums(3 * filters, 0.0);
+        each_channel([&](size_t i, int c) {
             g[i] = F::decode(grad[i]);
             if (k.statistics)
-                g[i] += grad_mean[c] / pixels + 2.0 * (F::decode(raw[i]) - double(mean[c])) / pixels * grad_var[c];
-        }
+                g[i] += grad_mean[c] / count + 2.0 * (F::decode(raw[i]) - double(mean[c])) / count * grad_var[c];
+        });
         taps([&](int64_t out, int64_t in, int tap) {
-            for (int f = 0; f < n; ++f)
-                for (int c = 0; c < n; ++c) {
-                    dw[(f * n + c) * 9 + tap] += g[out + f] * v[in + c];
-                    dv[in + c] += F::rounded(weight[(f * n + c) * 9 + tap]) * g[out + f];
+            for (int f = 0; f < filters; ++f)
+                for (int c = 0; c < filters; ++c) {
+                    dw[(f * filters + c) * 9 + tap] += g[out + f] * v[in + c];
+                    dv[in + c] += F::rounded(weight.value[(f * filters + c) * 9 + tap]) * g[out + f];
                 }
         });
-        for (size_t i = 0; i < g.size(); ++i) {
-            const size_t c = i % n;
+        each_channel([&](size_t i, int c) {
             const double d = v[i] > 0 ? dv[i] : dv[i] * k.slope;
-            dt[i] = d * scale[c], du[i] = d * skip_scale[c];
-            sums[c] += d * F::decode(t[i]), sums[n + c] += d;
-            if (k.skip) sums[2 * n + c] += d * F::decode(u[i]);
-        }
+            dt[i] = d * scale(c), du[i] = d * skip_norm.scale(c);
+            if (k.earlier) dt[i] += F::decode(earlier_input[i]), du[i] += F::decode(earlier_skip[i]);
+            sums[c] += d * F::decode(t[i]), sums[filters + c] += d;
+            if (k.skip) sums[2 * filters + c] += d * F::decode(u[i]);
+        });
         std::vector<S> out[2], out_skip[2];
         std::vector<float> partials[2];
-        const int elements = Conv<M, n, ConvKernel::kBackward>::kElements;
         for (int turn = 0; turn < 2; ++turn) {
             out[turn].assign(t.size(), poison()), out_skip[turn].assign(t.size(), poison());
+            if (k.earlier) {
+                // The skip's in place.
+                out_skip[turn] = earlier_skip;
+                p.prologue.earlier_input = earlier_input.data(), p.prologue.earlier_skip = out_skip[turn].data();
+            }
             p.raw = raw.data(), p.grad_raw = grad.data();
             p.mean = k.statistics ? mean.data() : nullptr;
             p.grad_mean = grad_mean.data(), p.grad_var = grad_var.data();
@@ -216,8 +237,8 @@ struct Check {
         const auto part = [&](int from, int count) {
             return std::vector<double>(total.begin() + from, total.begin() + from + count);
         };
-        compare("dW", part(0, n * n * 9), dw, bound);
-        compare("sums", part(n * n * 9, 3 * n), sums, bound);
+        compare("dW", part(0, weights), dw, bound);
+        compare("sums", part(weights, 3 * filters), sums, bound);
     }
 };
 
@@ -235,8 +256,14 @@ void check(const Case& k, bool forward) {
 int main(int argc, char** argv) {
     using namespace learned_resizer;
     const bool forward = argc > 1 && std::string(argv[1]) == "forward";
-    const Case one{1, 1, 1, true, true, 0.2f}, row{2, 1, 37, false, true, 1.0f}, map{1, 19, 45, true, true, 0.2f},
-        plain{2, 5, 6, false, false, 0.0f}, tall{1, 37, 3, true, false, 1.0f};
+    const Case one{1, 1, 1, true, true, true, false, 0.2f}, row{2, 1, 37, true, false, true, true, 1.0f},
+        map{1, 19, 45, true, true, true, true, 0.2f}, plain{2, 5, 6, false, false, false, false, 0.0f},
+        tall{1, 37, 3, true, true, false, false, 1.0f};
+    // Fewer filters than channels in memory; parameters in other dtypes than the features.
+    const Case single{2, 5, 6, true, false, true, false, 0.2f, 1, DType::kFloat16},
+        few{1, 9, 35, false, true, true, true, 0.2f, 5, DType::kBFloat16},
+        many{1, 9, 7, true, true, true, true, 0.2f, 24, DType::kFloat16},
+        most{1, 4, 7, false, false, true, true, 0.2f, 31, DType::kBFloat16};
     for (const Case& k : {one, row, map, plain, tall}) check<Arithmetic::kBFloat16, 16>(k, forward);
     for (const Case& k : {map, plain}) check<Arithmetic::kFloat32, 16>(k, forward);
     check<Arithmetic::kFloat16, 16>(map, forward);
@@ -245,6 +272,11 @@ int main(int argc, char** argv) {
     check<Arithmetic::kFloat16, 32>(plain, forward);
     check<Arithmetic::kTF32, 32>(row, forward);
     check<Arithmetic::kFloat32, 32>(row, forward);
+    check<Arithmetic::kBFloat16, 16>(single, forward);
+    check<Arithmetic::kFloat16, 16>(few, forward);
+    check<Arithmetic::kFloat32, 16>(few, forward);
+    check<Arithmetic::kBFloat16, 32>(many, forward);
+    check<Arithmetic::kTF32, 32>(most, forward);
     if (failures == 0) std::printf("ok\n");
     return failures != 0;
 }

@@ -3,11 +3,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "head/head_backward.cuh"
+#include "parameters.h"
 
 namespace learned_resizer {
 namespace {
@@ -18,7 +18,10 @@ struct Case {
     int64_t batch, height, width;
     int channels;
     bool skip, channels_last, wide;
+    bool earlier;  // uses of the skip whose gradients are to be added
     float slope;
+    int filters = 0;  // 0: as many as the instance has channels
+    DType dtype = DType::kFloat32;
 };
 
 // Half a spacing of the operands' values near 1; float32: what three tf32 products leave out, and the sums' roundings.
@@ -38,50 +41,56 @@ struct Check {
 
     const Case& k;
     std::mt19937 random;
+    const int filters;
     HeadParams p{};
-    std::vector<S> t, u;
-    std::vector<float> scale, shift, skip_scale, skip_shift, weight, bias;
+    std::vector<S> t, u, earlier_skip;
+    test::RandomNorm norm, skip_norm;
+    test::ConvWeight weight;
+    test::Parameter bias;
     std::vector<double> v;        // as the products see it
     std::vector<double> image;    // base, or dy: [batch][height][width][channels]
     std::vector<S> image_narrow;  // in the layout that p names
     std::vector<float> image_wide;
     int64_t stride[4];
 
-    std::vector<float> draws(size_t count, double m, double s) {
-        std::vector<float> r(count);
-        for (auto& e : r) e = static_cast<float>(std::normal_distribution<double>(m, s)(random));
-        return r;
-    }
-
-    explicit Check(const Case& c) : k(c), random(static_cast<unsigned>(c.height * 31 + c.width + n)) {
+    explicit Check(const Case& given)
+        : k(given),
+          random(static_cast<unsigned>(given.height * 31 + given.width + n)),
+          filters(given.filters == 0 ? n : given.filters) {
         const int64_t pixels = k.batch * k.height * k.width;
-        for (auto* map : {&t, &u})
-            for (float x : draws(pixels * n, 0.2, 1.0)) map->push_back(stored(x));
-        scale = draws(n, 1.0, 0.2), shift = draws(n, 0.1, 0.3);
-        skip_scale = draws(n, 1.0, 0.2), skip_shift = draws(n, 0.1, 0.3);
-        weight = draws(k.channels * n * 49, 0.0, 1.0 / std::sqrt(49.0 * n)), bias = draws(k.channels, 0.0, 0.5);
+        for (auto* map : {&t, &u, &earlier_skip})
+            for (float x : test::draws(random, pixels * n, 0.2, 1.0))
+                map->push_back(stored(static_cast<int>(map->size() % n) < filters ? x : 0.0f));
+        norm = {random, filters, k.dtype}, skip_norm = {random, filters, k.dtype};
+        weight = {random, k.channels, filters, 7, k.dtype};
+        bias = {test::draws(random, k.channels, 0.0, 0.5), k.dtype};
         PrologueParams& q = p.prologue;
-        q.batch = k.batch, q.height = k.height, q.width = k.width;
-        q.input = t.data(), q.scale = scale.data(), q.shift = shift.data();
-        if (k.skip) q.skip = u.data(), q.skip_scale = skip_scale.data(), q.skip_shift = skip_shift.data();
-        q.negative_slope = k.slope, p.weight = weight.data(), p.bias = bias.data(), p.channels = k.channels;
+        q.batch = k.batch, q.height = k.height, q.width = k.width, q.filters = filters;
+        q.input = t.data(), q.norm = norm.norm(), q.negative_slope = k.slope;
+        if (k.skip) q.skip = u.data(), q.skip_norm = skip_norm.norm();
+        p.weight = weight.weight(), p.bias = bias.vector(), p.channels = k.channels;
         v.resize(t.size());
-        for (size_t i = 0; i < t.size(); ++i) {
-            const size_t at = i % n;
-            double x = double(scale[at]) * F::decode(t[i]) + shift[at];
-            if (k.skip) x += double(skip_scale[at]) * F::decode(u[i]) + skip_shift[at];
+        each_channel([&](size_t i, int c) {
+            double x = norm.apply(c, F::decode(t[i]));
+            if (k.skip) x += skip_norm.apply(c, F::decode(u[i]));
             v[i] = F::rounded(static_cast<float>(x > 0 ? x : x * k.slope));
-        }
+        });
         const int64_t plane = k.height * k.width;
         const int64_t nchw[4] = {plane * k.channels, plane, k.width, 1};
         const int64_t nhwc[4] = {plane * k.channels, 1, k.width * k.channels, k.channels};
         std::memcpy(stride, k.channels_last ? nhwc : nchw, sizeof stride);
         image.resize(pixels * k.channels), image_wide.resize(image.size()), image_narrow.resize(image.size());
-        const auto values = draws(image.size(), 0.3, 1.0);
+        const auto values = test::draws(random, image.size(), 0.3, 1.0);
         each_value([&](int64_t i, int64_t at) {
             image_wide[at] = values[i], image_narrow[at] = stored(values[i]);
             image[i] = wide() ? values[i] : F::decode(stored(values[i]));
         });
+    }
+    // visit(index in a map, channel) for the channels that exist
+    template <class Visit>
+    void each_channel(const Visit& visit) const {
+        for (size_t i = 0; i < t.size(); ++i)
+            if (static_cast<int>(i % n) < filters) visit(i, static_cast<int>(i % n));
     }
     bool wide() const { return k.wide || !kIs16Bit<M>; }
     HeadImage image_of() const {
@@ -122,14 +131,15 @@ struct Check {
         }
         const double relative = std::sqrt(error) / std::max(std::sqrt(norm), 1e-30);
         if (relative <= bound) return;
-        std::printf("%s arithmetic %d n=%d %lldx%lldx%lld channels %d skip %d: relative error %g beyond %g\n", what,
-                    static_cast<int>(M), n, static_cast<long long>(k.batch), static_cast<long long>(k.height),
-                    static_cast<long long>(k.width), k.channels, k.skip, relative, bound);
+        std::printf(
+            "%s arithmetic %d n=%d filters %d %lldx%lldx%lld channels %d skip %d: relative error %g beyond %g\n", what,
+            static_cast<int>(M), n, filters, static_cast<long long>(k.batch), static_cast<long long>(k.height),
+            static_cast<long long>(k.width), k.channels, k.skip, relative, bound);
         ++failures;
     }
     template <class Prepare>
     void run(HeadKernel kernel, int multiprocessors, bool backwards, const Prepare& prepare) {
-        const bool found = with_head_kernel(kernel, M, n, [&](auto instance, int shared_bytes, int rows) {
+        const bool found = with_head_kernel(kernel, M, filters, [&](auto instance, int shared_bytes, int rows) {
             p.blocks = head_blocks(k.batch, k.height, k.width, rows, multiprocessors);
             prepare();
             host::run({p.blocks, kHeadThreads, static_cast<size_t>(shared_bytes), backwards}, [&] { instance(p); });
@@ -152,11 +162,12 @@ struct Check {
     template <class T>
     void forward_into() {
         std::vector<double> exact = image, got(image.size());
-        for (size_t i = 0; i < exact.size(); ++i) exact[i] += bias[i % k.channels];
+        for (size_t i = 0; i < exact.size(); ++i) exact[i] += bias.value[i % k.channels];
         taps([&](int64_t out, int64_t in, int tap) {
             for (int c = 0; c < k.channels; ++c)
-                for (int f = 0; f < n; ++f)
-                    exact[out * k.channels + c] += v[in * n + f] * F::rounded(weight[(c * n + f) * 49 + tap]);
+                for (int f = 0; f < filters; ++f)
+                    exact[out * k.channels + c] +=
+                        v[in * n + f] * F::rounded(weight.value[(c * filters + f) * 49 + tap]);
         });
         std::vector<T> out[2];
         for (int turn = 0; turn < 2; ++turn) {
@@ -183,28 +194,30 @@ struct Check {
     }
 
     void backward() {
-        std::vector<double> dv(t.size(), 0.0), dw(weight.size(), 0.0), db(k.channels, 0.0), dt(t.size()), du(t.size());
-        std::vector<double> sums(3 * n, 0.0);
+        const int weights = k.channels * filters * 49, elements = weights + k.channels + 3 * filters;
+        std::vector<double> dv(t.size(), 0.0), dw(weights, 0.0), db(k.channels, 0.0), dt(t.size()), du(t.size());
+        std::vector<double> sums(3 * filters, 0.0);
         for (size_t i = 0; i < image.size(); ++i) db[i % k.channels] += image[i];
         taps([&](int64_t out, int64_t in, int tap) {
             for (int c = 0; c < k.channels; ++c)
-                for (int f = 0; f < n; ++f) {
-                    dw[(c * n + f) * 49 + tap] += image[out * k.channels + c] * v[in * n + f];
-                    dv[in * n + f] += F::rounded(weight[(c * n + f) * 49 + tap]) * image[out * k.channels + c];
+                for (int f = 0; f < filters; ++f) {
+                    const int at = (c * filters + f) * 49 + tap;
+                    dw[at] += image[out * k.channels + c] * v[in * n + f];
+                    dv[in * n + f] += F::rounded(weight.value[at]) * image[out * k.channels + c];
                 }
         });
-        for (size_t i = 0; i < t.size(); ++i) {
-            const size_t c = i % n;
+        each_channel([&](size_t i, int c) {
             const double d = v[i] > 0 ? dv[i] : dv[i] * k.slope;
-            dt[i] = d * scale[c], du[i] = d * skip_scale[c];
-            sums[c] += d * F::decode(t[i]), sums[n + c] += d;
-            if (k.skip) sums[2 * n + c] += d * F::decode(u[i]);
-        }
+            dt[i] = d * norm.scale(c), du[i] = d * skip_norm.scale(c);
+            if (k.earlier) du[i] += F::decode(earlier_skip[i]);
+            sums[c] += d * F::decode(t[i]), sums[filters + c] += d;
+            if (k.skip) sums[2 * filters + c] += d * F::decode(u[i]);
+        });
         std::vector<S> out[2], out_skip[2];
         std::vector<float> partials[2];
-        const int weights = k.channels * n * 49, elements = weights + k.channels + 3 * n;
         for (int turn = 0; turn < 2; ++turn) {
             out[turn].assign(t.size(), poison<S>()), out_skip[turn].assign(t.size(), poison<S>());
+            if (k.earlier) out_skip[turn] = earlier_skip, p.prologue.earlier_skip = out_skip[turn].data();
             p.grad = image_of();
             p.prologue.grad_input = out[turn].data(), p.prologue.grad_skip = k.skip ? out_skip[turn].data() : nullptr;
             run(HeadKernel::kBackward, 1, turn == 1, [&] {
@@ -230,7 +243,7 @@ struct Check {
         compare("dW", part(0, weights), dw, bound);
         // dy as it was given: float32 sums of a thousand.
         compare("dbias", part(weights, k.channels), db, 1e-5);
-        compare("sums", part(weights + k.channels, 3 * n), sums, bound);
+        compare("sums", part(weights + k.channels, 3 * filters), sums, bound);
     }
 };
 
@@ -248,9 +261,14 @@ void check(const Case& k, bool forward) {
 int main(int argc, char** argv) {
     using namespace learned_resizer;
     const bool forward = argc > 1 && std::string(argv[1]) == "forward";
-    const Case one{1, 1, 1, 3, true, false, false, 0.2f}, row{2, 1, 37, 1, false, true, true, 1.0f},
-        map{1, 19, 35, 3, true, true, false, 0.2f}, plain{2, 5, 6, 4, false, false, true, 0.0f},
-        tall{1, 35, 3, 3, true, false, true, 1.0f};
+    const Case one{1, 1, 1, 3, true, false, false, false, 0.2f}, row{2, 1, 37, 1, false, true, true, false, 1.0f},
+        map{1, 19, 35, 3, true, true, false, true, 0.2f}, plain{2, 5, 6, 4, false, false, true, false, 0.0f},
+        tall{1, 35, 3, 3, true, false, true, true, 1.0f};
+    // Fewer filters than channels in memory; parameters in other dtypes than the features.
+    const Case single{2, 5, 6, 3, true, false, false, true, 0.2f, 1, DType::kFloat16},
+        few{1, 9, 35, 2, true, true, true, true, 0.2f, 5, DType::kBFloat16},
+        many{1, 9, 7, 3, true, true, false, true, 0.2f, 24, DType::kFloat16},
+        most{1, 4, 7, 4, false, false, false, false, 0.2f, 31, DType::kBFloat16};
     for (const Case& k : {one, row, map, plain, tall}) check<Arithmetic::kBFloat16, 16>(k, forward);
     for (const Case& k : {map, plain}) check<Arithmetic::kFloat32, 16>(k, forward);
     check<Arithmetic::kFloat16, 16>(map, forward);
@@ -259,6 +277,11 @@ int main(int argc, char** argv) {
     check<Arithmetic::kFloat16, 32>(plain, forward);
     check<Arithmetic::kTF32, 32>(row, forward);
     check<Arithmetic::kFloat32, 32>(row, forward);
+    check<Arithmetic::kBFloat16, 16>(single, forward);
+    check<Arithmetic::kFloat16, 16>(few, forward);
+    check<Arithmetic::kFloat32, 16>(few, forward);
+    check<Arithmetic::kBFloat16, 32>(many, forward);
+    check<Arithmetic::kTF32, 32>(most, forward);
     if (failures == 0) std::printf("ok\n");
     return failures != 0;
 }

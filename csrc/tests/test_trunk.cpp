@@ -3,10 +3,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "parameters.h"
 #include "trunk/trunk.cuh"
 
 namespace learned_resizer {
@@ -22,14 +22,8 @@ struct Case {
     bool wide;
     bool planes;  // base and result as planes, not interleaved
     float slope;
-};
-
-struct Norm {
-    std::vector<float> mean, var, gamma, beta;
-    TrunkNorm norm;
-    double apply(int c, double x) const {
-        return (x - mean[c]) * gamma[c] / std::sqrt(double(var[c]) + norm.eps) + beta[c];
-    }
+    int filters = n;
+    DType dtype = DType::kFloat32;
 };
 
 // float64 map of `channels` interleaved channels.
@@ -42,45 +36,31 @@ struct Check {
     std::mt19937 random{11};
     const Case& k;
 
-    float draw(double mean, double sd) {
-        return static_cast<float>(std::normal_distribution<double>(mean, sd)(random));
-    }
-    std::vector<float> draws(size_t count, double mean, double sd) {
-        std::vector<float> v(count);
-        for (auto& x : v) x = draw(mean, sd);
-        return v;
-    }
-    Norm make_norm() {
-        Norm r{draws(n, 0.3, 0.5), draws(n, 1.0, 0.1), draws(n, 1.0, 0.2), draws(n, 0.1, 0.3), {}};
-        r.norm = {r.mean.data(), r.var.data(), r.gamma.data(), r.beta.data(), 1e-5f};
-        return r;
-    }
-    // Weights that the kernel will round.
-    std::vector<float> make_weight(int out, int taps) {
-        return draws(size_t(out) * n * taps, 0.0, 1.0 / std::sqrt(n * taps));
-    }
     std::vector<S> features() {
-        std::vector<S> v(k.batch * k.height * k.width * n);
-        for (auto& x : v) x = F::encode(draw(0.3, 1.0));
+        std::vector<S> v;
+        for (float x : test::draws(random, k.batch * k.height * k.width * n, 0.3, 1.0))
+            v.push_back(F::encode(static_cast<int>(v.size() % n) < k.filters ? x : 0.0f));
         return v;
     }
 
-    // side x side convolution with zero padding; the weights as the arithmetic rounds them.
-    Map convolve(const Map& in, const std::vector<float>& w, int out_channels, int side) const {
+    // Convolution with zero padding to `out_channels` in memory; the weights as the arithmetic rounds them.
+    Map convolve(const Map& in, const test::ConvWeight& w, int out_channels) const {
         Map out(k.batch * k.height * k.width * out_channels);
+        const int side = w.side;
         const int around = side / 2;
         for (int64_t b = 0; b < k.batch; ++b)
             for (int64_t y = 0; y < k.height; ++y)
                 for (int64_t x = 0; x < k.width; ++x)
-                    for (int f = 0; f < out_channels; ++f) {
+                    for (int f = 0; f < w.filters; ++f) {
                         double sum = 0.0;
                         for (int dy = 0; dy < side; ++dy)
                             for (int dx = 0; dx < side; ++dx) {
                                 const int64_t iy = y + dy - around, ix = x + dx - around;
                                 if (iy < 0 || iy >= k.height || ix < 0 || ix >= k.width) continue;
                                 const double* pixel = &in[((b * k.height + iy) * k.width + ix) * n];
-                                for (int c = 0; c < n; ++c)
-                                    sum += pixel[c] * F::rounded(w[((f * n + c) * side + dy) * side + dx]);
+                                for (int c = 0; c < w.channels; ++c)
+                                    sum +=
+                                        pixel[c] * F::rounded(w.value[((f * w.channels + c) * side + dy) * side + dx]);
                             }
                         out[((b * k.height + y) * k.width + x) * out_channels + f] = sum;
                     }
@@ -98,8 +78,8 @@ struct Check {
         // of an element (2^-9 and 2^-12): below 3 units in norm.
         const double bound = 3.0 * (M == Arithmetic::kBFloat16 ? 1.0 / 512 : 1.0 / 4096);
         if (relative <= bound) return;
-        std::printf("%s %s %lldx%lldx%lld channels %d skip %d: relative error %g beyond %g\n", what,
-                    M == Arithmetic::kBFloat16 ? "bfloat16" : "float16", static_cast<long long>(k.batch),
+        std::printf("%s %s filters %d %lldx%lldx%lld channels %d skip %d: relative error %g beyond %g\n", what,
+                    M == Arithmetic::kBFloat16 ? "bfloat16" : "float16", k.filters, static_cast<long long>(k.batch),
                     static_cast<long long>(k.height), static_cast<long long>(k.width), k.channels, k.skip, relative,
                     bound);
         ++failures;
@@ -109,20 +89,23 @@ struct Check {
 
     void run(TrunkKernel which) {
         const bool tail = which == TrunkKernel::kTail;
-        const Norm norm = make_norm(), skip_norm = make_norm(), norm1 = make_norm();
+        const test::RandomNorm norm(random, k.filters, k.dtype), skip_norm(random, k.filters, k.dtype),
+            norm1(random, k.filters, k.dtype);
         const auto t = features(), u = features();
-        const auto weight1 = make_weight(n, 9), weight2 = make_weight(n, 9), weight = make_weight(k.channels, 49);
-        const auto bias = draws(k.channels, 0.0, 0.5);
+        const test::ConvWeight weight1(random, k.filters, k.filters, 3, k.dtype),
+            weight2(random, k.filters, k.filters, 3, k.dtype), weight(random, k.channels, k.filters, 7, k.dtype);
+        const test::Parameter bias(test::draws(random, k.channels, 0.0, 0.5), k.dtype);
         const int64_t pixels = k.batch * k.height * k.width;
-        std::vector<float> base(pixels * k.channels);
-        for (auto& x : base) x = k.wide ? draw(0.0, 1.0) : F::rounded(draw(0.0, 1.0));
+        auto base = test::draws(random, pixels * k.channels, 0.0, 1.0);
+        for (auto& x : base) x = k.wide ? x : F::rounded(x);
 
         TrunkParams p{};
         p.batch = k.batch, p.height = k.height, p.width = k.width;
-        p.input = t.data(), p.norm = norm.norm;
-        p.skip = k.skip || tail ? u.data() : nullptr, p.skip_norm = skip_norm.norm;
-        p.weight1 = weight1.data(), p.norm1 = norm1.norm, p.negative_slope = k.slope, p.weight2 = weight2.data();
-        p.channels = k.channels, p.weight = weight.data(), p.bias = bias.data(), p.wide = k.wide;
+        p.filters = k.filters, p.input = t.data(), p.norm = norm.norm();
+        p.skip = k.skip || tail ? u.data() : nullptr, p.skip_norm = skip_norm.norm();
+        p.weight1 = weight1.weight(), p.norm1 = norm1.norm(), p.negative_slope = k.slope;
+        p.weight2 = weight2.weight();
+        p.channels = k.channels, p.weight = weight.weight(), p.bias = bias.vector(), p.wide = k.wide;
         const int64_t interleaved[4] = {k.height * k.width * k.channels, 1, k.width * k.channels, k.channels};
         const int64_t planar[4] = {k.height * k.width * k.channels, k.height * k.width, k.width, 1};
         const int64_t* stride = k.planes ? planar : interleaved;
@@ -138,11 +121,13 @@ struct Check {
         // The formulas.
         Map v(pixels * n), exact;
         for (int64_t i = 0; i < pixels * n; ++i) {
+            if (i % n >= k.filters) continue;
             v[i] = norm.apply(i % n, F::decode(t[i]));
             if (p.skip != nullptr) v[i] += skip_norm.apply(i % n, F::decode(u[i]));
         }
-        Map middle = convolve(v, weight1, n, 3);
+        Map middle = convolve(v, weight1, n);
         for (int64_t i = 0; i < pixels * n; ++i) {
+            if (i % n >= k.filters) continue;
             middle[i] = norm1.apply(i % n, middle[i]);
             if (tail)
                 middle[i] += skip_norm.apply(i % n, F::decode(u[i]));
@@ -150,16 +135,16 @@ struct Check {
                 middle[i] *= k.slope;
         }
         if (tail) {
-            const Map sum = convolve(middle, weight, k.channels, 7);
+            const Map sum = convolve(middle, weight, k.channels);
             exact.resize(base.size());
             for (int64_t b = 0; b < k.batch; ++b)
                 for (int64_t y = 0; y < k.height; ++y)
                     for (int64_t x = 0; x < k.width; ++x)
                         for (int c = 0; c < k.channels; ++c)
-                            exact[at(b, c, y, x)] = sum[((b * k.height + y) * k.width + x) * k.channels + c] + bias[c] +
-                                                    base[at(b, c, y, x)];
+                            exact[at(b, c, y, x)] = sum[((b * k.height + y) * k.width + x) * k.channels + c] +
+                                                    bias.value[c] + base[at(b, c, y, x)];
         } else {
-            exact = convolve(middle, weight2, n, 3);
+            exact = convolve(middle, weight2, n);
         }
 
         // Twice: with the threads in both orders, and with one block per tile or two blocks in all.
@@ -202,6 +187,8 @@ int main(int argc, char** argv) {
     check(which, {1, 61, 7, 1, true, false, true, 0.0f});
     check(which, {1, 27, 33, 4, false, true, true, 0.1f});
     check(which, {2, 31, 29, 3, true, false, true, 0.2f});
+    check(which, {1, 9, 35, 3, true, false, false, 0.2f, 5, DType::kBFloat16});
+    check(which, {2, 5, 6, 2, false, true, false, 0.2f, 1, DType::kFloat16});
     if (failures == 0) std::printf("ok\n");
     return failures != 0;
 }

@@ -1,104 +1,126 @@
-"""Second stage of every reduction, in Triton: sums of blocks' partial results.
+"""Launchers of the second stage of reductions (csrc/core/reduce/reduce.cuh).
 
-The kernels of csrc/core write one row of partial results per block. One launch sums them in a fixed order, in float64:
-bitwise reproducible for a given number of rows, without adding a rounding error.
+The kernels of csrc/core write one row of partial results per block. One launch sums them in float64 in a fixed order,
+bitwise reproducible for a given number of rows, and writes every result.
 """
 
 from __future__ import annotations
 
-import torch
-import triton
-import triton.language as tl
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from torch import Tensor
 
-_ROWS = 128  # rows of partial results per iteration of a program
-_COLUMNS = 32  # columns per program
+from ..ops.prologue import GivenNorm, NormGrad
+from . import device, native
+from .arguments import norm as norm_arguments
+from .arguments import vector
 
 
-@triton.jit
-def _merge_statistics(
-    partials,  # float32 [count, 3, n]: count, mean, M2
-    mean,  # float32 [n]
-    var,  # float32 [n]
-    count,
-    n: tl.constexpr,
-    rows: tl.constexpr,
-):
-    """One channel per program: the joint mean, then deviations from it.
+class PrologueSums(NamedTuple):
+    """What ``gradients`` makes of a prologue's sums. Vectors of the ``filters`` that there are."""
 
-    ``mean = Σ count_i mean_i / Σ count_i``, ``M2 = Σ M2_i + count_i (mean_i - mean)²`` (Chan, Golub & LeVeque 1983).
-    """
-    channel = tl.program_id(0)
-    total = tl.zeros((rows,), tl.float64)
-    weighted = tl.zeros((rows,), tl.float64)
-    for first in range(0, count, rows):
-        row = first + tl.arange(0, rows)
-        at = partials + row * (3 * n) + channel
-        pixels = tl.load(at, row < count, 0.0).to(tl.float64)
-        total += pixels
-        weighted += pixels * tl.load(at + n, row < count, 0.0).to(tl.float64)
-    pixels_all = tl.maximum(tl.sum(total, 0), 1.0)
-    center = tl.sum(weighted, 0) / pixels_all
-    squares = tl.zeros((rows,), tl.float64)
-    for first in range(0, count, rows):
-        row = first + tl.arange(0, rows)
-        at = partials + row * (3 * n) + channel
-        pixels = tl.load(at, row < count, 0.0).to(tl.float64)
-        delta = tl.load(at + n, row < count, 0.0).to(tl.float64) - center
-        squares += tl.load(at + 2 * n, row < count, 0.0).to(tl.float64) + pixels * delta * delta
-    tl.store(mean + channel, center.to(tl.float32))
-    tl.store(var + channel, (tl.sum(squares, 0) / pixels_all).to(tl.float32))
+    channels: int  # N, of the kernel's instance
+    filters: int
+    # Of the input: its norm, that norm's gradients, to be written, and Σ g, Σ g·t of earlier uses, ``(2, filters)``.
+    norm: GivenNorm | None
+    norm_grad: NormGrad | None
+    input_before: Tensor | None
+    # Of the skip: Σ g, Σ g·u, ``(2, filters)`` float32, to be written, and those of earlier uses, to be added.
+    skip_sums: Tensor | None
+    skip_before: Tensor | None
+
+    def pack(self) -> tuple[object, ...]:
+        """Arguments of the native module."""
+        grads = self.norm_grad
+        return (
+            self.channels,
+            self.filters,
+            norm_arguments(self.norm),
+            grads and (grads.mean.data_ptr(), grads.var.data_ptr(), vector(grads.weight), vector(grads.bias)),
+            *(0 if t is None else t.data_ptr() for t in (self.input_before, self.skip_sums, self.skip_before)),
+        )
 
 
-@triton.jit
-def _sum_rows(
-    partials,  # float32 [count, elements]
-    total,  # float32 [elements]
-    count,
-    elements,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-):
-    column = tl.program_id(0) * columns + tl.arange(0, columns)
-    sums = tl.zeros((rows, columns), tl.float64)
-    for first in range(0, count, rows):
-        row = first + tl.arange(0, rows)
-        inside = (row[:, None] < count) & (column[None, :] < elements)
-        at = partials + row[:, None].to(tl.int64) * elements + column[None, :]
-        sums += tl.load(at, inside, 0.0).to(tl.float64)
-    tl.store(total + column, tl.sum(sums, 0).to(tl.float32), column < elements)
+class RunningNorm(NamedTuple):
+    """Running statistics of a batch normalisation, to be updated."""
+
+    mean: Tensor  # (filters,), dense: float32, float16 or bfloat16
+    var: Tensor
+    num_batches_tracked: Tensor | None  # (), int64
+    momentum: float | None  # None: 1 / num_batches_tracked
 
 
-def merge_statistics(partials: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge the statistics of blocks into their joint mean and biased variance.
+def statistics(partials: Tensor, out: Tensor, place: tuple[int, int] | None = None) -> None:
+    """Merge the statistics of blocks. One launch.
 
     Args:
-        partials: ``(P, 3, n)`` float32, dense: count, mean and M2 of each block; counts may be 0.
-
-    Returns:
-        Mean and biased variance, ``(n,)`` float32 each; zeros if all counts are 0. One launch on the
-        current stream, bitwise reproducible for a given P.
+        partials: ``(P, 3, N)`` float32, dense: count, mean and M2 of each block; counts may be 0.
+        out: ``(3, filters)`` float32, dense, for mean, biased variance and unbiased variance (M2 by the count less
+            one, at least one) of the first ``filters`` channels; zeros if all counts are 0.
+        place: ``device.place`` of the tensors, if at hand.
     """
-    count, _, n = partials.shape
-    mean, var = partials.new_empty(n), partials.new_empty(n)
-    _merge_statistics[(n,)](partials, mean, var, count, n=n, rows=_ROWS, num_warps=4)
-    return mean, var
+    rows, _, channels = partials.shape
+    native.load().reduce_statistics(
+        partials.data_ptr(),
+        rows,
+        channels,
+        out.shape[1],
+        out.data_ptr(),
+        *(place or device.place(partials.device)),
+    )
 
 
-def take_apart(sums: Tensor, sizes: list[int]) -> list[Tensor]:
-    """Split ``(E,)`` into op results, which must own their memory: one launch."""
-    parts = [sums.new_empty(size) for size in sizes]
-    torch.split_with_sizes_copy(sums, sizes, out=parts)
-    return parts
+def gradients(
+    partials: Tensor,
+    tensors: Sequence[Tensor],
+    prologue: PrologueSums | None = None,
+    place: tuple[int, int] | None = None,
+) -> None:
+    """Sum the gradients of blocks. One launch.
 
-
-def sum_rows(partials: Tensor) -> Tensor:
-    """Sum of the rows of ``(P, E)`` float32, dense: ``(E,)``.
-
-    One launch, bitwise reproducible for a given P.
+    Args:
+        partials: ``(P, E)`` float32, dense. The columns are the elements of each tensor, in the order of its own
+            logical index, one tensor after another; then, with a prologue, Σ g·t, Σ g and Σ g·u, N of each.
+        tensors: gradients of parameters to be written, at most 4 tensors of at most 4 dimensions, of any strides;
+            float32, float16 or bfloat16, rounded from the sum's float32.
+        prologue: what to make of its sums.
+        place: ``device.place`` of the tensors, if at hand.
     """
-    count, elements = partials.shape
-    total = torch.empty(elements, dtype=torch.float32, device=partials.device)
-    grid = (triton.cdiv(elements, _COLUMNS),)
-    _sum_rows[grid](partials, total, count, elements, rows=_ROWS, columns=_COLUMNS, num_warps=4)
-    return total
+    rows, pitch = partials.shape
+    native.load().reduce_gradients(
+        partials.data_ptr(),
+        rows,
+        pitch,
+        tuple((*vector(t), t.shape, t.stride()) for t in tensors),
+        None if prologue is None else prologue.pack(),
+        *(place or device.place(partials.device)),
+    )
+
+
+def running_statistics(statistics: Tensor, norms: Sequence[RunningNorm], place: tuple[int, int] | None = None) -> None:
+    """Move running statistics towards those of a batch. One launch for 64 norms.
+
+    Args:
+        statistics: ``(norms, 3, filters)`` float32, with dense rows: mean, biased and unbiased variance of each norm.
+        norms: their running statistics. ``num_batches_tracked`` grows by one, first; then
+            ``old + weight · (new - old)``, weight the momentum, with one fused operation and ``new`` rounded to the
+            running statistics' dtype, as ``Tensor.lerp_`` on a GPU.
+        place: ``device.place`` of the tensors, if at hand.
+    """
+    native.load().running_statistics(
+        statistics.data_ptr(),
+        statistics.stride(0),
+        statistics.stride(1),
+        statistics.shape[2],
+        tuple(
+            (
+                vector(n.mean),
+                vector(n.var),
+                0 if n.num_batches_tracked is None else n.num_batches_tracked.data_ptr(),
+                n.momentum,
+            )
+            for n in norms
+        ),
+        *(place or device.place(statistics.device)),
+    )

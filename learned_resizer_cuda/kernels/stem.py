@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops.bands import Bands, get_bands
+from ..ops.bands import get_bands
 from ..ops.layout import channels_last, maps
 from ..ops.stem import Stem, StemBackward
 from . import device, native, reduce
 from .arguments import addresses, arithmetic, dense32, dtype_name
 from .resample import axis_arguments
-
-# Plans and tables used by a captured CUDA graph: they must live as long as the process.
-_captured: set[_DevicePlan | Bands] = set()
-
-
-@dataclass(frozen=True, eq=False)
-class _DevicePlan:
-    plan: Any  # _C.StemPlan
-    tables: Tensor  # uint8, its tables on the device
+from .tables import on_stream
 
 
 @lru_cache(maxsize=256)
-def _plan(bands_h: Bands, bands_w: Bands, batch: int, gpu: torch.device) -> _DevicePlan:
-    _refuse_capture((bands_h.in_size, bands_w.in_size), (bands_h.out_size, bands_w.out_size), gpu)
-    plan = native.load().plan_stem(
-        batch=batch,
-        multiprocessors=device.multiprocessors(gpu),
-        rows=axis_arguments(bands_h),
-        columns=axis_arguments(bands_w),
-    )
-    # A blocking copy makes the tables visible to every stream.
-    return _DevicePlan(plan, torch.from_numpy(np.array(plan, copy=True)).to(gpu))
+def _plan(batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, gpu: torch.device) -> Any:
+    """The forward's plan, a ``_C.StemPlan``; rest: interpolation and antialias."""
+    rows, columns = (axis_arguments(get_bands(i, o, None, *rest)) for i, o in zip(size, out, strict=True))
+    processors = device.multiprocessors(gpu)
+    return native.load().plan_stem(batch=batch, multiprocessors=processors, rows=rows, columns=columns)
 
 
 @lru_cache(maxsize=256)
-def _transposed(size: int, out: int, interpolation: str, antialias: bool, gpu: torch.device) -> Bands:
-    """The adjoint's table of one axis, on the device."""
-    _refuse_capture(size, out, gpu)
-    return get_bands(size, out, None, interpolation, antialias, torch.float32, gpu).transposed()
-
-
-def _refuse_capture(size: object, out: object, gpu: torch.device) -> None:
-    if device.is_capturing():
-        raise RuntimeError(
-            f"stem {size} -> {out} on {gpu}: its tables are not on the device yet and cannot be put there while a "
-            "CUDA graph is captured; run the same call once before capturing"
-        )
+def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tuple[bytes, list[list[int]]]:
+    """The adjoint's tables of both axes, and where start, offset and weight of each axis begin."""
+    data, begins = bytearray(), []
+    for i, o in zip(size, out, strict=True):
+        bands = get_bands(i, o, None, *rest).transposed()
+        begins.append([])
+        for part in (bands.start, bands.offset, bands.weight):
+            data += bytes(-len(data) % 16)
+            begins[-1].append(len(data))
+            data += part.numpy().tobytes()
+    return bytes(data), begins
 
 
 def _image_arguments(image: Tensor, normalisation: list[Tensor]) -> tuple[Any, ...]:
@@ -71,7 +55,7 @@ def _normalisation(a: Stem) -> list[Tensor]:
 
 
 def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``stem`` on CUDA: one launch, one more for the statistics.
+    """The op ``stem`` on CUDA: one launch, one more for the statistics, one for tables new to the stream.
 
     Args:
         a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place.
@@ -83,8 +67,7 @@ def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
         float32, empty without statistics. Bitwise reproducible on devices of one kind.
 
     Raises:
-        RuntimeError: if a launch fails, naming the CUDA error; or while a CUDA graph is captured if these
-            sizes have not run before.
+        RuntimeError: if a launch fails, naming the CUDA error.
     """
     image, weights, (height, width, interpolation, antialias, negative_slope, statistics), *_ = a
     n, gpu, dtype = len(weights.w0), image.device, a.dtype
@@ -92,20 +75,14 @@ def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
     mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=gpu) for _ in range(2))
     if z.numel() == 0:
         return maps(z, n), mean.zero_(), var.zero_()
-    bands = [
-        get_bands(size, out, None, interpolation, antialias, torch.float32, "cpu")
-        for size, out in zip(image.shape[2:], (height, width), strict=True)
-    ]
-    ready = _plan(*bands, len(image), gpu)
-    if device.is_capturing():
-        _captured.add(ready)
-    # If the cache drops the plan, its memory must not be reused before this launch has finished.
-    device.outlive_launch(ready.tables)
-    partials = torch.empty(ready.plan.blocks, 3, n, dtype=torch.float32, device=gpu) if statistics else None
+    plan = _plan(len(image), tuple(image.shape[2:]), (height, width), interpolation, antialias, gpu=gpu)
+    place = device.place(gpu)
+    tables = on_stream(plan, gpu, *place)
+    partials = torch.empty(plan.blocks, 3, n, dtype=torch.float32, device=gpu) if statistics else None
     dense, normalisation = dense32(*weights), _normalisation(a)
     native.load().stem(
-        ready.plan,
-        ready.tables.data_ptr(),
+        plan,
+        tables.address,
         _image_arguments(image, normalisation),
         addresses(dense),
         negative_slope,
@@ -113,7 +90,7 @@ def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
         n,
         z.data_ptr(),
         0 if partials is None else partials.data_ptr(),
-        *device.place(gpu),
+        *place,
     )
     if partials is not None:
         with device.current(gpu):
@@ -135,15 +112,9 @@ def stem_backward(a: StemBackward) -> tuple[Tensor, ...]:
     dx = torch.empty_like(image) if a.image_grad else image.new_empty(0)
     if image.numel() == 0:
         return dx, *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in weights)
-    tables = [
-        _transposed(size, out, interpolation, antialias, gpu)
-        for size, out in zip(image.shape[2:], (height, width), strict=True)
-    ]
-    for table in tables:
-        if device.is_capturing():
-            _captured.add(table)
-        for part in (table.start, table.offset, table.weight):
-            device.outlive_launch(part)
+    data, begins = _transposed(tuple(image.shape[2:]), (height, width), interpolation, antialias)
+    place = device.place(gpu)
+    tables = on_stream(data, gpu, *place)
     module, processors = native.load(), device.multiprocessors(gpu)
     dense, normalisation = dense32(*weights), _normalisation(a.forward)
     vectors = dense32(a.mean, a.grad_mean, a.grad_var) if statistics else []
@@ -159,7 +130,7 @@ def stem_backward(a: StemBackward) -> tuple[Tensor, ...]:
         negative_slope,
         len(image),
         (height, width),
-        *(addresses([table.start, table.offset, table.weight]) for table in tables),
+        *(tuple(tables.address + begin for begin in axis) for axis in begins),
         dz.data_ptr(),
         addresses(vectors) or (0, 0, 0),
         partials.data_ptr(),
@@ -169,7 +140,7 @@ def stem_backward(a: StemBackward) -> tuple[Tensor, ...]:
         processors,
         most_shared,
         *instance,
-        *device.place(gpu),
+        *place,
     )
     with device.current(gpu):
         sums = reduce.take_apart(reduce.sum_rows(partials), parts)

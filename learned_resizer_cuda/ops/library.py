@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from itertools import islice
 from operator import or_
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -39,13 +39,26 @@ _SCHEMA_TYPES: dict[Any, str] = {
     torch.dtype: "ScalarType",
     list[Tensor]: "Tensor[]",
     list[float]: "float[]",
+    list[int]: "int[]",
     list[bool]: "bool[]",
     list[str]: "str[]",
 }
 
 
-DEFINED: dict[str, Any] = {}
-"""NamedTuple class of each op's arguments."""
+class Written(NamedTuple):
+    """Annotation of a list of tensors that an op writes: its name in the schema."""
+
+    alias: str
+
+
+class Op(NamedTuple):
+    """A defined op."""
+
+    arguments: Any  # NamedTuple class
+    run: Callable[[Any], Any]
+
+
+DEFINED: dict[str, Op] = {}
 
 
 def define(name: str, arguments: Any, returns: str, *, run: Callable[[Any], Any], fake: Callable[[Any], Any]) -> None:
@@ -60,7 +73,7 @@ def define(name: str, arguments: Any, returns: str, *, run: Callable[[Any], Any]
         run: the op on every device; chooses between native kernels and pure torch.
         fake: shapes, dtypes and strides (the Meta kernel).
     """
-    DEFINED[name] = arguments
+    DEFINED[name] = Op(arguments, run)
     LIBRARY.define(f"{name}({_schema(arguments)}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, _without_forward_mode(name, run), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", packed(name, fake), lib=LIBRARY)
@@ -68,7 +81,7 @@ def define(name: str, arguments: Any, returns: str, *, run: Callable[[Any], Any]
 
 def packed(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
     """``function`` of an op's argument tuple as a function of the arguments."""
-    pack = _packer(DEFINED[name])
+    pack = _packer(DEFINED[name].arguments)
     return lambda *args: function(pack(iter(args)))
 
 
@@ -99,19 +112,23 @@ def _fields(arguments: Any) -> list[tuple[str, Any, Any]]:
 def _schema(arguments: Any, prefix: str = "", optional: bool = False) -> str:
     """The arguments' part of a schema."""
     parts = []
+    annotated = get_type_hints(arguments, include_extras=True)
     groups = [group for _, _, group in _fields(arguments)]
     for name, hint, group in _fields(arguments):
         if group is not None:
             parts.append(_schema(group, prefix + (f"{name}_" if groups.count(group) > 1 else ""), hint is not group))
         else:
             kind = _SCHEMA_TYPES[Tensor | None if optional and hint is Tensor else hint]
+            written = getattr(annotated[name], "__metadata__", ())
+            if written:
+                kind = f"Tensor({written[0].alias}!)[]"
             parts.append(f"{kind} {prefix}{name}" + ("=None" if name in arguments._field_defaults else ""))
     return ", ".join(parts)
 
 
 def _without_forward_mode(name: str, function: Callable[[Any], Any]) -> Callable[..., Any]:
     """``packed``, refusing forward mode, where torch would silently drop the op's tangent."""
-    pack = _packer(DEFINED[name])
+    pack = _packer(DEFINED[name].arguments)
 
     def kernel(*args: Any) -> Any:
         if forward_ad._current_level >= 0:
@@ -138,7 +155,7 @@ def register_autograd(
         setup_context: called with ``ctx``, the tuple of the op's arguments and the output.
         backward: from ``ctx`` and the gradients of the results, lists flattened, to one gradient per input.
     """
-    op, pack = getattr(getattr(torch.ops, NAMESPACE), name).default, _packer(DEFINED[name])
+    op, pack = getattr(getattr(torch.ops, NAMESPACE), name).default, _packer(DEFINED[name].arguments)
 
     class Function(torch.autograd.Function):
         @staticmethod

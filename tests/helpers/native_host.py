@@ -1,8 +1,7 @@
 """The native module on a machine without a GPU: the package's launchers drive kernels that run on the host.
 
-Tests with it show that the launchers' bands, plans, strides, dtypes and argument orders, the module's bindings, the
-kernels, and the splitting of their partial results fit together. Only the CUDA runtime (``kernels/device.py``) and the
-Triton reductions are replaced.
+Tests with it show that the launchers' bands, plans, strides, dtypes and argument orders, the module's bindings and the
+kernels fit together. Only the CUDA runtime (``kernels/device.py``) is replaced.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from learned_resizer_cuda.kernels import device, native, reduce
-from learned_resizer_cuda.ops.library import DEFINED, packed
+from learned_resizer_cuda import backend
+from learned_resizer_cuda.kernels import device, native
+from learned_resizer_cuda.ops.library import DEFINED, Op, packed
 from tests.helpers import kernels_host
 
 # As on an H100, so that the plans are the ones of a GPU.
@@ -39,20 +38,6 @@ def _module() -> ModuleType:
     return module
 
 
-def _merge_statistics(partials: Tensor) -> tuple[Tensor, Tensor]:
-    """``reduce.merge_statistics`` from its definition; the Triton kernel is tested against the same elsewhere."""
-    assert not partials.isnan().any(), "a block left partial results unwritten"
-    count, mean, m2 = partials.double().unbind(1)
-    total = count.sum(0)
-    center = (count * mean).sum(0) / total
-    return center.float(), ((m2 + count * (mean - center) ** 2).sum(0) / total).float()
-
-
-def _sum_rows(partials: Tensor) -> Tensor:
-    assert not partials.isnan().any(), "a block left partial results unwritten"
-    return partials.double().sum(0).float()
-
-
 @contextlib.contextmanager
 def native_on_host() -> Iterator[None]:
     """Within, the launchers of ``learned_resizer_cuda.kernels`` take CPU tensors."""
@@ -60,19 +45,9 @@ def native_on_host() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "load", lambda: module)
         patch.setattr(device, "place", lambda gpu: (0, 0))
-        patch.setattr(device, "current", lambda gpu: contextlib.nullcontext())
         patch.setattr(device, "multiprocessors", lambda gpu: _MULTIPROCESSORS)
         patch.setattr(device, "shared_memory", lambda gpu: _SHARED_MEMORY)
-        patch.setattr(device, "is_capturing", lambda: False)
-        patch.setattr(device, "outlive_launch", lambda tensor: None)
-        patch.setattr(reduce, "merge_statistics", _merge_statistics)
-        patch.setattr(reduce, "sum_rows", _sum_rows)
         yield
-
-
-def launch(name: str, *args: Any) -> Any:
-    """Call the native launcher of an op with the op's arguments."""
-    return packed(name, DEFINED[name].native)(*args)
 
 
 @contextlib.contextmanager
@@ -82,18 +57,20 @@ def native_ops_on_host(
     """Within, the ops run natively on CPU tensors, autograd and autocast around them as they are.
 
     Args:
-        around: makes a context for what a launcher does inside an op.
+        around: makes a context for what an op does inside.
     """
     library = torch.library.Library("learned_resizer", "IMPL")
     try:
-        for name in DEFINED:
+        for name, op in DEFINED.items():
 
-            def launcher(*args: Any, name: str = name) -> Any:
+            def run(a: Any, op: Op = op) -> Any:
                 with around():
-                    return launch(name, *args)
+                    return op.run(a)
 
-            library.impl(name, launcher, "CPU", allow_override=True)
-        with native_on_host():
+            library.impl(name, packed(name, run), "CPU", allow_override=True)
+        with native_on_host(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "runs_native", lambda *_: backend.current() != "torch")
+            patch.setattr(backend, "refusal", lambda *_: None)
             yield
     finally:
         library._destroy()

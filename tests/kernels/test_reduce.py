@@ -1,113 +1,140 @@
-"""The Triton reductions: under the interpreter against float64, and compiled for every architecture."""
+"""The second stage of reductions through its launchers, on the host, against float64 from the definitions."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
-from torch.torch_version import TorchVersion
+from torch import Tensor
 
-triton = pytest.importorskip("triton")
+from learned_resizer_cuda.kernels import reduce
+from learned_resizer_cuda.ops.prologue import GivenNorm, NormGrad, norm_grad
+from tests.helpers.native_host import native_on_host
+
+SIZES = [(1, 16, 5), (2, 16, 16), (131, 32, 24), (264, 32, 32)]  # rows, channels, filters
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def _run(code: str, **environment: str) -> str:
-    """Run code in a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=300
+@pytest.fixture(autouse=True)
+def host() -> Iterator[None]:
+    with native_on_host():
+        yield
+
+
+def _draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(dtype)
+
+
+def _near(got: Tensor, exact: Tensor, roundings: float = 1) -> None:
+    """Within roundings to the dtype of ``got``, as torch rounds one."""
+    unit = torch.finfo(got.dtype).eps / 2
+    torch.testing.assert_close(got.double(), exact, rtol=1.001 * roundings * unit, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows, channels, filters", SIZES)
+def test_statistics(rows: int, channels: int, filters: int) -> None:
+    partials = _draw(rows, 3, channels)
+    # Counts whose sum float32 does not hold, some zero; means a million deviations from zero.
+    count = torch.randint(0, 2**20, (rows, 1)) * (torch.arange(rows) % 5 != 3)[:, None]
+    partials[:, 0] = count
+    partials[:, 1] += 1e6
+    partials[:, 2] = count * partials[:, 2].square()
+    out = torch.full((3, filters), torch.nan)
+    reduce.statistics(partials, out)
+    n, mean, m2 = partials[:, :, :filters].double().unbind(1)
+    center = (n * mean).sum(0) / n.sum(0)
+    squares = (m2 + n * (mean - center) ** 2).sum(0)
+    # The mean's last float64 digits are lost to its size.
+    _near(out[0], center)
+    _near(out[1], squares / n.sum(0), 1.1)
+    _near(out[2], squares / (n.sum(0) - 1), 1.1)
+
+
+def test_statistics_of_nothing_are_zero() -> None:
+    out = torch.full((3, 16), torch.nan)
+    reduce.statistics(torch.zeros(5, 3, 16), out)
+    assert not out.any()
+    partials = torch.zeros(5, 3, 16)
+    partials[2, 0], partials[2, 1] = 1, 7
+    reduce.statistics(partials, out)
+    assert out[0].eq(7).all() and not out[1:].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, channels, filters", SIZES)
+def test_gradients(dtype: torch.dtype, rows: int, channels: int, filters: int) -> None:
+    parameters = [
+        _draw(filters, 3, 7, 7, dtype=dtype).contiguous(memory_format=torch.channels_last),
+        _draw(filters),
+        _draw(filters, filters, 1, 1, dtype=dtype),
+        _draw(5, 2, 3, dtype=dtype).transpose(0, 2),
+    ]
+    elements = sum(p.numel() for p in parameters)
+    partials = _draw(rows, elements + 3 * channels)
+    sums = partials.double().sum(0)
+    gradients = [torch.empty_like(p) for p in parameters]
+    assert gradients[0].stride() == parameters[0].stride() and not gradients[3].is_contiguous()
+    reduce.gradients(partials, gradients)
+    for gradient, exact in zip(gradients, sums.split([p.numel() for p in parameters] + [3 * channels]), strict=False):
+        _near(gradient, exact.view(gradient.shape))
+
+    by_input, plain, by_skip = sums[elements:].view(3, channels)[:, :filters]
+    norm = GivenNorm(
+        2 + _draw(filters), _draw(filters, dtype=dtype).abs(), _draw(filters, dtype=dtype), _draw(filters), 1e-3
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    for before in (False, True):
+        earlier = [_draw(2, filters, seed=seed) if before else None for seed in (1, 2)]
+        statistics = torch.empty(2, filters)
+        grads = NormGrad(statistics[0], statistics[1], torch.empty_like(norm.weight), torch.empty_like(norm.bias))
+        skip = torch.empty(2, filters)
+        of_prologue = reduce.PrologueSums(channels, filters, norm, grads, earlier[0], skip, earlier[1])
+        again = [torch.empty_like(p) for p in parameters]
+        reduce.gradients(partials, again, of_prologue)
+        assert all(torch.equal(a, b) for a, b in zip(again, gradients, strict=True))
+        own, others = (
+            torch.stack([plain, by]) + (0 if e is None else e)
+            for by, e in zip((by_input, by_skip), earlier, strict=True)
+        )
+        exact_norm = GivenNorm(
+            norm.mean.double(), norm.var.double(), norm.weight.double(), norm.bias.double(), norm.eps
+        )
+        # eps and r are rounded to float32, and r's cube amplifies that three times.
+        for got, exact in zip(grads, norm_grad(exact_norm, own), strict=True):
+            _near(got, exact, 10 if got.dtype == torch.float32 else 1.1)
+        _near(skip, others)
 
 
-_INTERPRETED = """
-import torch
-from learned_resizer_cuda.kernels import reduce
-
-generator = torch.Generator().manual_seed(0)
-for blocks in (1, 2, 127, 128, 300):
-    for n in (16, 32):
-        partials = torch.empty(blocks, 3, n)
-        # Counts whose sum float32 does not hold, some zero; means a thousand deviations from zero.
-        seen = torch.arange(blocks)[:, None] % 5 > 0
-        partials[:, 0] = torch.randint(0, 2**20, (blocks, 1), generator=generator) * seen
-        partials[:, 1] = 1000 + torch.randn(blocks, n, generator=generator)
-        partials[:, 2] = partials[:, 0] * torch.rand(blocks, n, generator=generator)
-        mean, var = reduce.merge_statistics(partials)
-        count, means, m2 = partials.double().unbind(1)
-        total = count.sum(0).clamp(min=1)
-        exact = (count * means).sum(0) / total
-        exact_var = (m2 + count * (means - exact) ** 2).sum(0) / total
-        # float64 inside, one rounding to float32 at the end.
-        assert ((mean - exact).abs() <= 2**-23 * exact.abs()).all(), (blocks, n)
-        assert ((var - exact_var).abs() <= 2**-22 * exact_var).all(), (blocks, n)
-        again = reduce.merge_statistics(partials)
-        assert torch.equal(again[0], mean) and torch.equal(again[1], var)
-for blocks, elements in ((1, 5), (3, 64), (132, 2640), (200, 33)):
-    partials = torch.randn(blocks, elements, generator=generator)
-    total = reduce.sum_rows(partials)
-    exact = partials.double().sum(0)
-    assert ((total - exact).abs() <= 2**-23 * exact.abs()).all(), (blocks, elements)
-    assert torch.equal(reduce.sum_rows(partials), total)
-print("right")
-"""
+def test_a_prologue_without_norm_or_earlier_uses() -> None:
+    partials = _draw(7, 40 + 48)
+    gradient, skip = torch.empty(40), torch.empty(2, 13)
+    reduce.gradients(partials, [gradient], reduce.PrologueSums(16, 13, None, None, None, skip, None))
+    sums = partials.double().sum(0)
+    _near(gradient, sums[:40])
+    _near(skip, torch.stack([sums[56:69], sums[72:85]]))
 
 
-@pytest.mark.skipif(
-    TorchVersion(triton.__version__) < (3, 8) and TorchVersion(np.__version__) >= (2, 4),
-    reason="the interpreter of Triton before 3.8 reads a loop's bound in a way that NumPy 2.4 and newer refuse",
-)
-def test_reductions_are_right_under_the_interpreter() -> None:
-    assert _run(_INTERPRETED, TRITON_INTERPRET="1").strip() == "right"
+def test_too_few_columns_raise() -> None:
+    with pytest.raises(ValueError, match="rows of 40 elements; expected at least 41"):
+        reduce.gradients(_draw(7, 40), [torch.empty(41)])
 
 
-_COMPILED = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from learned_resizer_cuda.kernels import reduce
-
-kernels = (
-    (reduce._merge_statistics, "partials mean var count", {"n": 16, "rows": reduce._ROWS}),
-    (reduce._merge_statistics, "partials mean var count", {"n": 32, "rows": reduce._ROWS}),
-    (reduce._sum_rows, "partials total count elements", {"rows": reduce._ROWS, "columns": reduce._COLUMNS}),
-)
-for kernel, names, constants in kernels:
-    signature = {name: "i32" if name in ("count", "elements") else "*fp32" for name in names.split()}
-    signature |= dict.fromkeys(constants, "constexpr")
-    for capability in (80, 90, 100, 120):
-        built = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
-        print(kernel.__name__, capability, built.metadata.shared, len(built.asm["cubin"]))
-        open(f"{FOLDER}/{kernel.__name__}_{constants.get('n', 0)}_{capability}.cubin", "wb").write(built.asm["cubin"])
-"""
-
-
-@pytest.mark.skipif(
-    torch.version.cuda is None, reason="this torch was built without CUDA, and its triton without ptxas"
-)
-def test_reductions_compile_for_every_architecture(tmp_path) -> None:
-    out = _run(f"FOLDER = {str(tmp_path)!r}\n{_COMPILED}", TRITON_CACHE_DIR=str(tmp_path / "cache"))
-    lines = [line.split() for line in out.strip().splitlines()]
-    assert len(lines) == 12
-    for name, capability, shared, size in lines:
-        # What fits beside anything else on every GPU.
-        assert int(shared) <= 16 * 1024, (name, capability)
-        assert int(size) > 0
-    for cubin in tmp_path.glob("*.cubin"):
-        usage = _resources(cubin)
-        if usage is not None:
-            assert "STACK:0" in usage and "LOCAL:0" in usage, (cubin.name, usage)
-
-
-def _resources(cubin) -> str | None:
-    """Registers, stack and shared memory that the disassembler reports; None where there is none."""
-    import triton
-
-    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
-    if not os.path.exists(tool):
-        return None
-    done = subprocess.run([tool, "--dump-resource-usage", str(cubin)], capture_output=True, text=True, check=True)
-    return done.stdout
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("momentum", [0.1, 0.7, None])
+def test_running_statistics(dtype: torch.dtype, momentum: float | None) -> None:
+    count, filters = 70, 24  # more than a launch holds
+    statistics = _draw(count, 5, 32)[:, 1:4, :filters]
+    norms, expected = [], []
+    for i in range(count):
+        mean, var = _draw(filters, dtype=dtype, seed=i), _draw(filters, dtype=dtype, seed=i + 1).abs()
+        tracked = None if momentum is not None and i % 2 else torch.tensor(i)
+        weight = momentum if momentum is not None else 1 / (i + 1)
+        norms.append(reduce.RunningNorm(mean.clone(), var.clone(), tracked, momentum))
+        expected.append((mean.lerp_(statistics[i, 0].to(dtype), weight), var.lerp_(statistics[i, 2].to(dtype), weight)))
+    reduce.running_statistics(statistics, norms)
+    for i, (norm, (mean, var)) in enumerate(zip(norms, expected, strict=True)):
+        # torch on a CPU does not fuse: one unit of the largest term apart.
+        unit = torch.finfo(dtype).eps
+        torch.testing.assert_close(norm.mean, mean, rtol=unit, atol=4 * torch.finfo(torch.float32).eps)
+        torch.testing.assert_close(norm.var, var, rtol=unit, atol=4 * torch.finfo(torch.float32).eps)
+        assert norm.num_batches_tracked is None or norm.num_batches_tracked == i + 1

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/fragment.cuh"
+#include "common/parameter.cuh"
 
 namespace learned_resizer {
 
@@ -23,11 +24,11 @@ struct PairColumns {
 };
 
 // Weight of column `column` and tap (dy, dx), dx being counted from the pair's first pixel, 0 ... 7; 0 where a pixel
-// lacks the tap. `weight`: [channels][n][7][7].
-LR_DEVICE float pair_weight(const float* weight, int channels, int n, int column, int from, int dy, int dx) {
+// lacks the tap, and beyond the filters. `weight`: [channels][filters][7][7].
+LR_DEVICE float pair_weight(const Weight& weight, int channels, int filters, int column, int from, int dy, int dx) {
     const int pixel = column >= channels ? 1 : 0, c = column - pixel * channels, x = dx - pixel;
-    if (column >= 2 * channels || x < 0 || x > 6) return 0.0f;
-    return weight[((c * n + from) * 7 + dy) * 7 + x];
+    if (column >= 2 * channels || from >= filters || x < 0 || x > 6) return 0.0f;
+    return load_weight(weight, c, from, dy, x);
 }
 
 }  // namespace learned_resizer

@@ -1,11 +1,12 @@
 // The prologue of conv and head, and its adjoint.
 //
-//   forward   v = lrelu(scale t + shift [+ skip_scale u + skip_shift])
-//   adjoint   g' = dv lrelu'(v),   dt = scale g',   du = skip_scale g'
-//             dscale = sum g' t,   dshift = sum g',   dskip_scale = sum g' u
+//   forward   v = lrelu(scale t + shift [+ skip_scale u + skip_shift]),   scale and shift of a norm: parameter.cuh
+//   adjoint   g' = dv lrelu'(v),   dt = scale g',   du = skip_scale g', each with that of earlier uses
+//             sum g' t,   sum g',   sum g' u, of which the second stage makes the norms' gradients
 #pragma once
 
 #include "common/fragment.cuh"
+#include "common/parameter.cuh"
 #include "common/prologue.h"
 
 namespace learned_resizer {
@@ -17,6 +18,9 @@ struct Prologue {
     static constexpr int kTiles = n / 8;
     static constexpr int kChunk = 16 / static_cast<int>(sizeof(S));  // channels of a 16-byte access
     static constexpr int kChunks = n / kChunk;
+    struct alignas(2 * sizeof(S)) Two {
+        uint32_t word[sizeof(S) / 2];
+    };
 
     const PrologueParams& p;
     float* affine;  // [3][n] in shared memory: scale, shift of both, skip_scale
@@ -25,9 +29,10 @@ struct Prologue {
     LR_DEVICE Prologue(const PrologueParams& params, float* shared) : p(params), affine(shared) {
         const bool skip = p.skip != nullptr;
         for (int c = thread_index(); c < n; c += thread_count()) {
-            affine[c] = p.scale[c];
-            affine[n + c] = p.shift[c] + (skip ? p.skip_shift[c] : 0.0f);
-            affine[2 * n + c] = skip ? p.skip_scale[c] : 0.0f;
+            const bool exists = c < p.filters;
+            affine[c] = exists ? scale_of(p.norm, c) : 0.0f;
+            affine[n + c] = exists ? shift_of(p.norm, c) + (skip ? shift_of(p.skip_norm, c) : 0.0f) : 0.0f;
+            affine[2 * n + c] = exists && skip ? scale_of(p.skip_norm, c) : 0.0f;
         }
     }
 
@@ -54,6 +59,15 @@ struct Prologue {
             *reinterpret_cast<uint32_t*>(static_cast<S*>(map) + at) = F::pack(low, high);
         else
             *reinterpret_cast<Pair<float>*>(static_cast<float*>(map) + at) = Pair<float>{low, high};
+    }
+
+    // Adds what is at `earlier`, if anything: it may be `map`, so it does not go through the read-only cache.
+    LR_DEVICE static void store_total(void* map, const void* earlier, int64_t at, float low, float high) {
+        if (earlier != nullptr) {
+            const auto e = *reinterpret_cast<const Two*>(static_cast<const S*>(earlier) + at);
+            low += element(e.word, 0), high += element(e.word, 1);
+        }
+        store_two(map, at, low, high);
     }
 
     LR_DEVICE int64_t offset(int64_t image, int64_t y, int64_t x) const {
@@ -89,12 +103,12 @@ struct Prologue {
             sums[0][j][i] = fused_multiply_add(d[i], element(t.word, i), sums[0][j][i]);
             sums[1][j][i] += d[i];
         }
-        store_two(p.grad_input, at + c, affine[c] * d[0], affine[c + 1] * d[1]);
+        store_total(p.grad_input, p.earlier_input, at + c, affine[c] * d[0], affine[c + 1] * d[1]);
         if (p.skip == nullptr) return;
         const auto u = load_words<S, 2>(static_cast<const S*>(p.skip) + at + c);
         LR_UNROLL
         for (int i = 0; i < 2; ++i) sums[2][j][i] = fused_multiply_add(d[i], element(u.word, i), sums[2][j][i]);
-        store_two(p.grad_skip, at + c, affine[2 * n + c] * d[0], affine[2 * n + c + 1] * d[1]);
+        store_total(p.grad_skip, p.earlier_skip, at + c, affine[2 * n + c] * d[0], affine[2 * n + c + 1] * d[1]);
     }
 
     // Adds up the lanes of a warp that hold the same channels.
@@ -111,15 +125,18 @@ struct Prologue {
             }
         }
     }
-    // Adds a warp's reduced sums to total [kPrologueSums][n].
-    LR_DEVICE static void add(const float (&sums)[kPrologueSums][kTiles][2], float* total) {
+    // Adds a warp's reduced sums to total [kPrologueSums][filters].
+    LR_DEVICE void add(const float (&sums)[kPrologueSums][kTiles][2], float* total) const {
         if (lane_index() >= 4) return;
         LR_UNROLL
         for (int k = 0; k < kPrologueSums; ++k) {
             LR_UNROLL
             for (int j = 0; j < kTiles; ++j) {
                 LR_UNROLL
-                for (int i = 0; i < 2; ++i) total[k * n + 8 * j + 2 * lane_index() + i] += sums[k][j][i];
+                for (int i = 0; i < 2; ++i) {
+                    const int c = 8 * j + 2 * lane_index() + i;
+                    if (c < p.filters) total[k * p.filters + c] += sums[k][j][i];
+                }
             }
         }
     }

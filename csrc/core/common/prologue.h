@@ -3,22 +3,25 @@
 
 #include <cstdint>
 
+#include "common/parameter.h"
+
 namespace learned_resizer {
 
-// v = lrelu(scale t + shift [+ skip_scale u + skip_shift]). Features are [batch][height][width][n], dense, of the
-// arithmetic's 16-bit type, else float32; vectors are float32.
+// v = lrelu(norm(t) [+ skip_norm(u)]). Features are [batch][height][width][n], dense, of the arithmetic's 16-bit type,
+// else float32. n is 16 or 32; the channels from `filters` on are zero.
 struct PrologueParams {
     int64_t batch, height, width;
-    const void* input;        // t
-    const float* scale;       // [n]
-    const float* shift;       // [n]
-    const void* skip;         // u, or null
-    const float* skip_scale;  // [n]
-    const float* skip_shift;  // [n]
-    float negative_slope;     // 1: no activation
-    // Adjoint.
+    int32_t filters;
+    const void* input;  // t
+    Norm norm;
+    const void* skip;  // u, or null
+    Norm skip_norm;
+    float negative_slope;  // 1: no activation
+    // Adjoint. Of earlier uses of the same features, or null: added to this one's; may be the same memory.
     void* grad_input;  // dt
-    void* grad_skip;   // du; null without a skip
+    const void* earlier_input;
+    void* grad_skip;  // du; null without a skip
+    const void* earlier_skip;
 };
 
 // Launch requirements of a kernel's instance.

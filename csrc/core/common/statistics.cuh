@@ -50,10 +50,10 @@ struct LaneMoments {
     }
 };
 
-// Merges all lanes of all warps of a block into partial[3][4C] (count, mean, M2). `shared`: [warps][3][4C], free. All
-// threads call it; it begins and ends with a barrier.
+// Merges all lanes of all warps of a block into partial[3][filters] (count, mean, M2), filters being at most 4C.
+// `shared`: [warps][3][4C], free. All threads call it; it begins and ends with a barrier.
 template <int C>
-LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial) {
+LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial, int filters = 4 * C) {
     constexpr int n = 4 * C;
     LR_UNROLL
     for (int mask = 4; mask < 32; mask *= 2) {
@@ -82,7 +82,7 @@ LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial
     }
     barrier();
     const int c = thread_index();
-    if (c < n) {
+    if (c < filters) {
         LaneMoments<1> sum;
         for (int w = 0; w < warp_count(); ++w) {
             const float* from = shared + w * 3 * n + c;
@@ -91,8 +91,8 @@ LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial
             sum.count = total;
         }
         partial[c] = sum.count;
-        partial[n + c] = sum.mean[0];
-        partial[2 * n + c] = sum.m2[0];
+        partial[filters + c] = sum.mean[0];
+        partial[2 * filters + c] = sum.m2[0];
     }
     barrier();
 }

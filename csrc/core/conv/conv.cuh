@@ -1,10 +1,9 @@
 // The 3x3 convolution before a batch normalisation, with its prologue and the statistics of its result.
 //
-//   forward   v = lrelu(scale t + shift [+ skip_scale u + skip_shift]),   raw = W * v  (zero padding of v)
+//   forward   v = lrelu(norm(t) [+ skip_norm(u)]),   raw = W * v  (zero padding of v)
 //             mean and var of raw over its M pixels
 //   adjoint   g  = draw + dmean / M + 2 (raw - mean) / M dvar,   dW = sum g * v,   dv = W^T * g
-//             g' = dv lrelu'(v),   dt = scale g',   du = skip_scale g'
-//             dscale = sum g' t,   dshift = sum g',   dskip_scale = sum g' u
+//             then the prologue's adjoint (prologue.cuh)
 //
 // A block takes tiles of 32 columns. The prologue is applied once per pixel, on its way into shared memory, where
 // nine taps then read it. A warp takes 16 pixels of a row and four rows below one another (two where registers are
@@ -37,8 +36,6 @@ struct Conv {
     static constexpr int kChunk = Prologue<M, n>::kChunk, kChunks = Prologue<M, n>::kChunks;
     static constexpr int kUnits = kConvColumns / 16 * (kHeight / kRows);
 
-    static constexpr int kElements = n * n * 9 + kPrologueSums * n;
-
     // Dynamic shared memory, in this order; the prologue's vectors are second.
     float* statistics;  // [2][n]: adjoint: g's constant, and its factor of raw
     Prologue<M, n> prologue;
@@ -54,9 +51,12 @@ struct Conv {
         constexpr int maps = K == ConvKernel::kForward ? 1 : 2;
         constexpr int working = (maps * kPixels * kStride + kWeights) * static_cast<int>(sizeof(S)) + 5 * n * 4;
         // At the end the same memory holds the block's moments or sums.
-        constexpr int last = 4 * (K == ConvKernel::kForward ? 8 * 3 * n : kElements);
+        constexpr int last = 4 * (K == ConvKernel::kForward ? 8 * 3 * n : n * n * 9 + kPrologueSums * n);
         return working > last ? working : last;
     }
+
+    LR_DEVICE int filters() const { return p.prologue.filters; }
+    LR_DEVICE int elements() const { return (filters() * 9 + kPrologueSums) * filters(); }
 
     LR_DEVICE explicit Conv(const ConvParams& params)
         : statistics(reinterpret_cast<float*>(dynamic_shared())),
@@ -65,10 +65,10 @@ struct Conv {
         v = reinterpret_cast<S*>(statistics + 5 * n);
         g = v + kPixels * kStride;
         weights = K == ConvKernel::kForward ? g : g + kPixels * kStride;
-        const float pixels = static_cast<float>(p.prologue.batch * p.prologue.height * p.prologue.width);
+        const float pixels = static_cast<float>(p.count);
         for (int c = thread_index(); c < n; c += thread_count()) {
             float common = 0.0f, each = 0.0f;
-            if (K == ConvKernel::kBackward && p.mean != nullptr) {
+            if (K == ConvKernel::kBackward && p.mean != nullptr && c < filters()) {
                 each = 2.0f * p.grad_var[c] / pixels;
                 common = p.grad_mean[c] / pixels - p.mean[c] * each;
             }
@@ -81,8 +81,11 @@ struct Conv {
             const int tap = i / (128 * kTiles * kSteps);
             const int term = 16 * step + Map::term(lane % 4, i % 4), column = 8 * tile + lane / 4;
             // Adjoint: the sum runs over filters, and the taps in the other direction.
-            weights[i] = F::encode(K == ConvKernel::kForward ? p.weight[(column * n + term) * 9 + tap]
-                                                             : p.weight[(term * n + column) * 9 + 8 - tap]);
+            float w = 0.0f;
+            if (term < filters() && column < filters())
+                w = K == ConvKernel::kForward ? load_weight(p.weight, column, term, tap / 3, tap % 3)
+                                              : load_weight(p.weight, term, column, 2 - tap / 3, 2 - tap % 3);
+            weights[i] = F::encode(w);
         }
     }
 
@@ -241,10 +244,11 @@ struct Conv {
     // The block's sums, warp after warp.
     LR_DEVICE void finish(const float (&dw)[9][2][4], float (&sums)[3][kTiles][2], float* partial) {
         const int lane = lane_index(), row = lane / 4, t = lane % 4;
-        float* total = reinterpret_cast<float*>(dynamic_shared());  // [n][n][9], then [3][n]
+        float* total = reinterpret_cast<float*>(dynamic_shared());  // [filters][filters][9], then [3][filters]
+        const int count = elements();
         Prologue<M, n>::reduce(sums);
         barrier();
-        for (int i = thread_index(); i < kElements; i += thread_count()) total[i] = 0.0f;
+        for (int i = thread_index(); i < count; i += thread_count()) total[i] = 0.0f;
         barrier();
         LR_NO_UNROLL
         for (int w = 0; w < warp_count(); ++w) {
@@ -257,15 +261,16 @@ struct Conv {
                         for (int i = 0; i < 4; ++i) {
                             const int filter = 16 * filter_half() + row + i / 2 * 8;
                             const int channel = 16 * channel_half() + 8 * j + 2 * t + i % 2;
-                            total[(filter * n + channel) * 9 + tap] += dw[tap][j][i];
+                            if (filter < filters() && channel < filters())
+                                total[(filter * filters() + channel) * 9 + tap] += dw[tap][j][i];
                         }
                     }
                 }
-                Prologue<M, n>::add(sums, total + n * n * 9);
+                prologue.add(sums, total + filters() * filters() * 9);
             }
             barrier();
         }
-        for (int i = thread_index(); i < kElements; i += thread_count()) partial[i] = total[i];
+        for (int i = thread_index(); i < count; i += thread_count()) partial[i] = total[i];
     }
 
     LR_DEVICE int64_t tiles() const {
@@ -288,7 +293,8 @@ conv_kernel(const ConvParams p) {
         barrier();  // and free again
     }
     if (p.moments != nullptr)
-        store_moments(moments, reinterpret_cast<float*>(dynamic_shared()), p.moments + block_index() * 3 * n);
+        store_moments(moments, reinterpret_cast<float*>(dynamic_shared()),
+                      p.moments + block_index() * 3 * conv.filters(), conv.filters());
 }
 
 template <Arithmetic M, int n>
@@ -306,13 +312,13 @@ conv_backward_kernel(const ConvParams p) {
         conv.backward_weights(dw);
         barrier();  // and free again
     }
-    conv.finish(dw, sums, p.partials + block_index() * C::kElements);
+    conv.finish(dw, sums, p.partials + block_index() * conv.elements());
 }
 
 // Calls launch(kernel, shared_bytes, rows of a tile) with the instance; false if it does not exist.
 template <class Launch>
-bool with_conv_kernel(ConvKernel kernel, Arithmetic arithmetic, int num_filters, const Launch& launch) {
-    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+bool with_conv_kernel(ConvKernel kernel, Arithmetic arithmetic, int filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, filters, [&](auto M, auto n) {
         using Forward = Conv<M, n, ConvKernel::kForward>;
         using Backward = Conv<M, n, ConvKernel::kBackward>;
         if (kernel == ConvKernel::kForward)

@@ -8,21 +8,22 @@
 
 namespace learned_resizer {
 
-// Maps are as in prologue.h. Weights are float32 and are rounded to the arithmetic as they load.
+// Maps are as in prologue.h. Weights are rounded to the arithmetic as they load.
 struct ConvParams {
     PrologueParams prologue;
-    const float* weight;  // [n][n][3][3]
+    Weight weight;  // [filters][filters][3][3]
 
     // Forward: raw = W * v, zero padding of v.
     void* raw;
-    float* moments;  // [blocks][3][n]: count, mean and M2 of raw; null: no statistics
+    float* moments;  // [blocks][3][filters]: count, mean and M2 of raw; null: no statistics
 
     // Adjoint: g = grad_raw + dmean / M + 2 (raw - mean) / M dvar, raw read from `raw`.
     const void* grad_raw;
-    const float* mean;       // [n]; null: no statistics
-    const float* grad_mean;  // [n]
-    const float* grad_var;   // [n]
-    float* partials;         // [blocks][n n 9 + 3 n]: dW, sum g' t, sum g', sum g' u
+    const float* mean;       // [filters]; null: no statistics
+    const float* grad_mean;  // [filters]
+    const float* grad_var;   // [filters]
+    int64_t count;           // M
+    float* partials;         // [blocks][filters filters 9 + 3 filters]: dW, sum g' t, sum g', sum g' u
 
     int64_t blocks;  // to launch; from conv_blocks
 };
@@ -46,9 +47,9 @@ inline int64_t conv_blocks(int64_t batch, int64_t height, int64_t width, int row
     const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kConvColumns - 1) / kConvColumns);
     return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
 }
-// Of the instance for an arithmetic (Arithmetic of fragment.cuh, as a number) and num_filters.
-Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int multiprocessors);
+// Of the instance for an arithmetic (Arithmetic of fragment.cuh, as a number) and the prologue's size and filters.
+Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, int multiprocessors);
 
-int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int num_filters, int device, void* stream);
+int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int device, void* stream);
 
 }  // namespace learned_resizer

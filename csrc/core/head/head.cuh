@@ -1,10 +1,9 @@
 // The last 7x7 convolution, to the C channels of the image, with its prologue, bias and image skip.
 //
-//   forward   v = lrelu(scale t + shift [+ skip_scale u + skip_shift])
+//   forward   v = lrelu(norm(t) [+ skip_norm(u)])
 //             result = W * v + bias + base                        (7x7, zero padding of v)
 //   adjoint   dW = sum dy * v,   dbias = sum dy,   dbase = dy (the caller's),   dv = W^T * dy
-//             g' = dv lrelu'(v),   dt = scale g',   du = skip_scale g'
-//             dscale = sum g' t,   dshift = sum g',   dskip_scale = sum g' u
+//             then the prologue's adjoint (prologue.cuh)
 //
 // C is 3 or so, and a matrix product has 8 columns and 16 rows to fill:
 //
@@ -89,7 +88,8 @@ struct HeadForward : HeadTraits<M, n> {
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
             const int channel = 16 * step + Map::term(lane % 4, i % 4);
-            weights[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
+            weights[i] =
+                F::encode(pair_weight(p.weight, p.channels, p.prologue.filters, lane / 4, channel, tap / 8, tap % 8));
         }
     }
 
@@ -140,7 +140,7 @@ struct HeadForward : HeadTraits<M, n> {
         LR_UNROLL
         for (int i = 0; i < 2; ++i) {
             const int c = columns.channel[i];
-            bias[i] = p.bias[c];
+            bias[i] = load_parameter(p.bias, c);
             from[i] = tile.image * p.base.stride[0] + c * p.base.stride[1];
             to[i] = tile.image * p.result_stride[0] + c * p.result_stride[1];
         }

@@ -16,21 +16,21 @@ struct HeadImage {
     int32_t wide;  // 1: float32; 0: of the arithmetic's type
 };
 
-// Features are as in prologue.h. Weights are float32 and are rounded to the arithmetic as they load.
+// Features are as in prologue.h. Weights are rounded to the arithmetic as they load.
 struct HeadParams {
     PrologueParams prologue;
-    int32_t channels;     // C, 1 ... 4
-    const float* weight;  // [C][n][7][7]
+    int32_t channels;  // C, 1 ... 4
+    Weight weight;     // [C][filters][7][7]
 
     // Forward: result = W * v + bias + base, zero padding of v; result's type is base's.
-    const float* bias;  // [C]
+    Vector bias;  // [C]
     HeadImage base;
     void* result;
     int64_t result_stride[4];
 
     // Adjoint.
     HeadImage grad;   // dy
-    float* partials;  // [blocks][C n 49 + C + 3 n]: dW, dbias, sum g' t, sum g', sum g' u
+    float* partials;  // [blocks][C filters 49 + C + 3 filters]: dW, dbias, sum g' t, sum g', sum g' u
 
     int64_t blocks;  // to launch; from head_blocks
 };
@@ -50,9 +50,9 @@ inline int64_t head_blocks(int64_t batch, int64_t height, int64_t width, int row
     const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kHeadColumns - 1) / kHeadColumns);
     return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
 }
-// Of the instance for an arithmetic (Arithmetic of fragment.cuh, as a number) and num_filters.
-Needs head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int multiprocessors);
+// Of the instance for an arithmetic (Arithmetic of fragment.cuh, as a number) and the prologue's size and filters.
+Needs head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, int multiprocessors);
 
-int launch_head(const HeadParams& params, HeadKernel kernel, int arithmetic, int num_filters, int device, void* stream);
+int launch_head(const HeadParams& params, HeadKernel kernel, int arithmetic, int device, void* stream);
 
 }  // namespace learned_resizer

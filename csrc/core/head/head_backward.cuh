@@ -33,7 +33,8 @@ struct HeadBackward : HeadTraits<M, n> {
     S* weights;  // [7][2][32 lanes][kTiles][4]
     const HeadParams& p;
 
-    LR_DEVICE int elements() const { return p.channels * n * 49 + p.channels + kPrologueSums * n; }
+    LR_DEVICE int filters() const { return p.prologue.filters; }
+    LR_DEVICE int elements() const { return p.channels * filters() * 49 + p.channels + kPrologueSums * filters(); }
 
     LR_HOST_DEVICE static constexpr int shared_bytes() {
         constexpr int working =
@@ -56,7 +57,7 @@ struct HeadBackward : HeadTraits<M, n> {
             const int term = Map::term(lane % 4, i % 4), column = 8 * tile + lane / 4;
             const int f = step / 2, e = step % 2 * 4 + term / 4, k = term % 4;
             float w = 0.0f;
-            if (e < 7 && k < p.channels) w = p.weight[((k * n + column) * 7 + 6 - f) * 7 + 6 - e];
+            if (e < 7 && k < p.channels && column < filters()) w = load_weight(p.weight, k, column, 6 - f, 6 - e);
             weights[i] = F::encode(w);
         }
     }
@@ -194,8 +195,8 @@ struct HeadBackward : HeadTraits<M, n> {
     LR_DEVICE void finish(const float (&dw)[7][2][4], float (&bias)[kHeadChannels],
                           float (&sums)[kPrologueSums][kTiles][2], float* partial) {
         const int lane = lane_index(), g = lane / 4, t = lane % 4;
-        float* total = reinterpret_cast<float*>(v);  // [C][n][7][7], [C], [3][n]
-        const int count = elements(), biases = p.channels * n * 49;
+        float* total = reinterpret_cast<float*>(v);  // [C][filters][7][7], [C], [3][filters]
+        const int count = elements(), biases = p.channels * filters() * 49;
         Prologue<M, n>::reduce(sums);
         LR_UNROLL
         for (int mask = 1; mask < 32; mask *= 2) {
@@ -216,15 +217,15 @@ struct HeadBackward : HeadTraits<M, n> {
                         for (int i = 0; i < 4; ++i) {
                             const int row = g + i / 2 * 8, e = 4 * tap_half() + row / 4, k = row % 4;
                             const int channel = 16 * channel_half() + 8 * j + 2 * t + i % 2;
-                            if (e < 7 && k < p.channels)
-                                total[((k * n + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][j][i];
+                            if (e < 7 && k < p.channels && channel < filters())
+                                total[((k * filters() + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][j][i];
                         }
                     }
                 }
                 LR_UNROLL
                 for (int k = 0; k < kHeadChannels; ++k)
                     if (lane == 0 && k < p.channels) total[biases + k] += bias[k];
-                Prologue<M, n>::add(sums, total + biases + p.channels);
+                prologue.add(sums, total + biases + p.channels);
             }
             barrier();
         }
@@ -252,8 +253,8 @@ head_backward_kernel(const HeadParams p) {
 
 // Calls launch(kernel, shared_bytes, rows of a tile) with the instance; false if it does not exist.
 template <class Launch>
-bool with_head_kernel(HeadKernel kernel, Arithmetic arithmetic, int num_filters, const Launch& launch) {
-    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+bool with_head_kernel(HeadKernel kernel, Arithmetic arithmetic, int filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, filters, [&](auto M, auto n) {
         if (kernel == HeadKernel::kForward)
             launch(head_kernel<M, n>, HeadForward<M, n>::shared_bytes(), HeadForward<M, n>::kHeight);
         else

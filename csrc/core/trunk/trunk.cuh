@@ -16,6 +16,7 @@
 #include "common/dispatch.h"
 #include "common/feature_map.cuh"
 #include "common/pair_columns.cuh"
+#include "common/parameter.cuh"
 #include "trunk/trunk.h"
 
 namespace learned_resizer {
@@ -54,8 +55,8 @@ struct Trunk {
         affine = reinterpret_cast<float*>(dynamic_shared() + kAffine);
         for (int i = thread_index(); i < 3 * n; i += thread_count()) {
             const int c = i % n, which = i / n;
-            const TrunkNorm& norm = which == 0 ? p.norm : which == 1 ? p.skip_norm : p.norm1;
-            const bool exists = which != 1 || p.skip != nullptr;
+            const Norm& norm = which == 0 ? p.norm : which == 1 ? p.skip_norm : p.norm1;
+            const bool exists = c < p.filters && (which != 1 || p.skip != nullptr);
             affine[2 * which * n + c] = exists ? scale_of(norm, c) : 0.0f;
             affine[(2 * which + 1) * n + c] = exists ? shift_of(norm, c) : 0.0f;
         }
@@ -69,31 +70,25 @@ struct Trunk {
         left = static_cast<int>(within % across) * side;
     }
 
-    LR_DEVICE static float scale_of(const TrunkNorm& norm, int c) {
-        return norm.gamma[c] * inverse_root(norm.var[c] + norm.eps);
-    }
-    LR_DEVICE static float shift_of(const TrunkNorm& norm, int c) {
-        return norm.beta[c] - norm.mean[c] * scale_of(norm, c);
-    }
-
-    // Weights [n][n][3][3] in the order in which the lanes read them.
-    LR_DEVICE static void load_weights(S* to, const float* weight) {
+    // Weights [filters][filters][3][3] in the order in which the lanes read them.
+    LR_DEVICE void load_weights(S* to, const Weight& weight) const {
         LR_NO_UNROLL
         for (int i = thread_index(); i < 9 * 32 * kTiles * 4; i += thread_count()) {
             const int term = i % 4, tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, tap = i / (4 * kTiles * 32);
             const int filter = 8 * tile + lane / 4, channel = Map::term(lane % 4, term);
-            to[i] = F::encode(weight[(filter * n + channel) * 9 + tap]);
+            const bool exists = filter < p.filters && channel < p.filters;
+            to[i] = F::encode(exists ? load_weight(weight, filter, channel, tap / 3, tap % 3) : 0.0f);
         }
     }
-    // Weights [channels][n][7][7] of the head for two neighbouring pixels at once: column 2i + ... of the product is
-    // pixel i of the pair, so that the 3 channels of the image fill 6 of 8 columns. A tap beyond a pixel's own seven
+    // Weights [channels][filters][7][7] of the head for two neighbouring pixels at once: column 2i + ... of the product
+    // is pixel i of the pair, so that the 3 channels of the image fill 6 of 8 columns. A tap beyond a pixel's own seven
     // columns is zero.
     LR_DEVICE void load_head_weights() {
         LR_NO_UNROLL
         for (int i = thread_index(); i < 7 * 8 * 32 * 4; i += thread_count()) {
             const int term = i % 4, lane = i / 4 % 32, tap = i / 128;
             const int channel = Map::term(lane % 4, term);
-            weight2[i] = F::encode(pair_weight(p.weight, p.channels, n, lane / 4, channel, tap / 8, tap % 8));
+            weight2[i] = F::encode(pair_weight(p.weight, p.channels, p.filters, lane / 4, channel, tap / 8, tap % 8));
         }
     }
 
@@ -256,7 +251,7 @@ struct Trunk {
         LR_UNROLL
         for (int i = 0; i < 2; ++i) {
             const int c = columns.channel[i];
-            bias[i] = p.bias[c];
+            bias[i] = load_parameter(p.bias, c);
             from[i] = image * p.base_stride[0] + c * p.base_stride[1];
             to[i] = image * p.result_stride[0] + c * p.result_stride[1];
         }
@@ -309,13 +304,12 @@ LR_KERNEL(kTrunkThreads)
 trunk_kernel(const TrunkParams p) {
     constexpr bool kTail = K == TrunkKernel::kTail;
     constexpr int kAround = kTail ? 3 : 1;  // pixels that the second convolution reads around an output
-    using T = Trunk<M, K>;
-    T trunk(p);
-    T::load_weights(trunk.weight1, p.weight1);
+    Trunk<M, K> trunk(p);
+    trunk.load_weights(trunk.weight1, p.weight1);
     if constexpr (kTail)
         trunk.load_head_weights();
     else
-        T::load_weights(trunk.weight2, p.weight2);
+        trunk.load_weights(trunk.weight2, p.weight2);
     barrier();  // the vectors are there
     for (int64_t tile = block_index(); tile < p.tiles; tile += block_count()) {
         trunk.locate(tile, kTail ? kTrunkTailSide : kTrunkBlockSide);

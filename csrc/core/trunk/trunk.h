@@ -5,38 +5,32 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/parameter.h"
+
 namespace learned_resizer {
 
-// A batch normalisation with given statistics: y = (x - mean) gamma / sqrt(var + eps) + beta. float32, [n] each.
-struct TrunkNorm {
-    const float* mean;
-    const float* var;
-    const float* gamma;
-    const float* beta;
-    float eps;
-};
-
-// Features are [batch][height][width][n], dense, of the arithmetic's 16-bit type; weights are float32 and are rounded
-// to it as they load.
+// Features are [batch][height][width][n], dense, of the arithmetic's 16-bit type; n is 16, and the channels from
+// `filters` on are zero. Weights are rounded to that type as they load.
 struct TrunkParams {
     int64_t batch, height, width;
+    int32_t filters;
     const void* input;  // t
-    TrunkNorm norm;
+    Norm norm;
     const void* skip;  // u, or null; for the tail it is the feature skip too, and required
-    TrunkNorm skip_norm;
+    Norm skip_norm;
     // v = norm(t) [+ skip_norm(u)]
-    const float* weight1;  // [n][n][3][3]
-    TrunkNorm norm1;       // of the first convolution's result
+    Weight weight1;        // [filters][filters][3][3]
+    Norm norm1;            // of the first convolution's result
     float negative_slope;  // block only
 
     // Block: output = W2 * lrelu(norm1(W1 * v)), [batch][height][width][n].
-    const float* weight2;  // [n][n][3][3]
+    Weight weight2;  // [filters][filters][3][3]
     void* output;
 
     // Tail: result = W * (norm1(W1 * v) + skip_norm(u)) + bias + base.
     int32_t channels;        // 1 ... 4
-    const float* weight;     // [channels][n][7][7]
-    const float* bias;       // [channels]
+    Weight weight;           // [channels][filters][7][7]
+    Vector bias;             // [channels]
     const void* base;        // element (b, c, y, x) at b * base_stride[0] + c * [1] + y * [2] + x * [3]
     void* result;            // likewise with result_stride
     int64_t base_stride[4];  // in elements

@@ -217,3 +217,9 @@ const void* warp_exchange(const void* data, std::size_t bytes, int line) {
 }
 
 }  // namespace learned_resizer::host
+
+// For Python, through ctypes: the number of launches so far, and whether further ones run their kernels.
+extern "C" __attribute__((visibility("default"))) int64_t learned_resizer_host_launches(bool stubbed) {
+    learned_resizer::host::launches.stubbed = stubbed;
+    return learned_resizer::host::launches.count;
+}

@@ -17,6 +17,13 @@ struct Launch {
     bool backwards = false;
 };
 
+// For measurements of what is around the kernels.
+struct Launches {
+    int64_t count = 0;     // since the start
+    bool stubbed = false;  // further launches run nothing
+};
+inline Launches launches;
+
 // Runs `kernel` once per thread of every block, block after block. Dynamic shared memory is a heap block of exactly
 // `shared_bytes`, filled with 0xFF (NaN as float or double) before each block. Ends the process with a message if the
 // threads of a block do not all arrive at the same barrier, or those of a warp not at the same exchange.
