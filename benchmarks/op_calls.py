@@ -1,22 +1,31 @@
-"""Calls of every op at any size, dtype and layout, with arguments suited to comparisons.
+"""Calls of ``resample`` and of every stage of ``resizer``, with arguments suited to comparisons.
 
-One builder for the tests, the sanitizer's exerciser and the timing of single kernels, so that all three call the ops
-in the same way: by the names of their schemas. Arguments are made in float64 on the CPU from a seed; `placed` rounds
-them to a dtype and moves them.
+One builder for the tests, the sanitizer's exerciser and the timing of single kernels, so that all three call them in
+the same way. Arguments are made in float64 on the CPU from a seed; `placed` rounds them to a dtype and moves them. A
+call runs native kernels or pure torch as `use_backend` and the device say, as within ``resizer``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import learned_resizer_cuda  # noqa: F401  (registers the ops)
+from learned_resizer_cuda import backend
+from learned_resizer_cuda.ops import conv, head, stem
+from learned_resizer_cuda.ops.conv import Conv, ConvBackward
+from learned_resizer_cuda.ops.head import Head, HeadBackward
+from learned_resizer_cuda.ops.native_shapes import refusal
+from learned_resizer_cuda.ops.prologue import FeatureGrad, GivenNorm, Prologue, PrologueGrads, empty_features, norm_grad
+from learned_resizer_cuda.ops.statistics import StatisticsGrad, accumulation_dtype
+from learned_resizer_cuda.ops.stem import Stem, StemBackward, StemOptions, StemWeights
+from learned_resizer_cuda.ops.trunk import TrunkBlock, TrunkInput, TrunkTail
 
 OPS = ("resample", "stem", "conv", "head", "trunk_block", "trunk_tail")
 # Inference only: without gradients.
@@ -25,8 +34,10 @@ SLOPE = 0.2
 # The least distance of a LeakyReLU's input from its kink under `clear`.
 MARGIN = 0.05
 
-# Arguments that stay float32 with half-precision features: statistics and values computed from them.
-_VECTOR = re.compile("norm|(scale|shift|mean|var)$")
+# Float32 with half-precision features: statistics and sums.
+_VECTOR = re.compile("(mean|var|sums)$")
+_PARAMETER = re.compile("norm\\d?_(weight|bias)$|^(w0|b0|w1|b1|weight\\d?|bias)$")
+_NORM = ("mean", "var", "weight", "bias", "eps")
 
 
 @dataclass(frozen=True)
@@ -37,11 +48,12 @@ class OpCall:
         op: one of `OPS`.
         sizes: (height, width) in and out; ops at output resolution take the second.
         batch, channels, filters: of the image and of the features.
-        layout: of the image, "NCHW" or "channels_last"; features are channels_last, as the resizer makes them, or
-            NCHW under "NCHW features".
+        layout: of the image, "NCHW" or "channels_last"; features are always channels_last.
         interpolation, antialias: of the resampling.
-        statistics: whether the op returns statistics.
-        skip: whether the prologue adds a second feature.
+        statistics: whether the op writes statistics.
+        norm: whether a normalisation is pending on the input.
+        skip, skip_norm: whether the prologue adds a second feature, and whether a normalisation is pending on that.
+        earlier: whether the backward adds to gradients from other uses of its features.
         clear: keep every LeakyReLU's input at least `MARGIN` from zero. An input within rounding of zero has slope 1
             in one implementation and 0.2 in the other; both are right, and a gradient cannot be compared there.
         seed: of the values.
@@ -56,29 +68,22 @@ class OpCall:
     interpolation: str = "bilinear"
     antialias: bool = True
     statistics: bool = True
+    norm: bool = True
     skip: bool = True
+    skip_norm: bool = True
+    earlier: bool = False
     clear: bool = True
     seed: int = 0
 
     def __str__(self) -> str:
         h, w, oh, ow = self.sizes
-        words = [self.op, f"{h}x{w}-{oh}x{ow}", f"c{self.channels}", f"n{self.filters}", self.layout.replace(" ", "-")]
+        words = [self.op, f"{h}x{w}-{oh}x{ow}", f"c{self.channels}", f"n{self.filters}", self.layout]
         words.append(self.interpolation if self.antialias else f"{self.interpolation}-plain")
-        flags = [name for name in ("statistics", "skip", "clear") if not getattr(self, name)]
-        return "-".join(words + [f"no-{name}" for name in flags])
+        flags = [name for name in ("statistics", "norm", "skip", "skip_norm", "clear") if not getattr(self, name)]
+        return "-".join(words + ["earlier"] * self.earlier + [f"no-{name}" for name in flags])
 
     def with_(self, **changes: Any) -> OpCall:
         return replace(self, **changes)
-
-
-def operator(name: str) -> Any:
-    """The registered op, `torch.ops.learned_resizer.<name>.default`."""
-    return getattr(torch.ops.learned_resizer, name).default
-
-
-def names(name: str) -> list[str]:
-    """Names of an op's arguments, from its schema."""
-    return [argument.name for argument in operator(name)._schema.arguments]
 
 
 def arguments(call: OpCall) -> dict[str, Any]:
@@ -92,36 +97,42 @@ def arguments(call: OpCall) -> dict[str, Any]:
         "trunk_block": _trunk_block,
         "trunk_tail": _trunk_tail,
     }[call.op]
-    values = make(call, random)
-    return {name: values[name] for name in names(call.op)}
+    return make(call, random)
 
 
-def placed(values: dict[str, Any], dtype: torch.dtype, device: torch.device | str, layout: str) -> dict[str, Any]:
-    """The arguments rounded to a dtype, on a device, in a layout; statistics in float32 at least."""
-    formats = {"image": layout, "base": layout}
+def placed(
+    values: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    layout: str,
+    parameters: torch.dtype | None = None,
+) -> dict[str, Any]:
+    """The arguments rounded to a dtype, on a device.
+
+    Args:
+        values: of `arguments`.
+        dtype: of images and features; statistics are float32 at least.
+        device: of all tensors.
+        layout: of images.
+        parameters: dtype of weights and biases, if another one, as under autocast.
+    """
 
     def place(name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        wide = dtype if dtype == torch.float64 else torch.float32
-        rounded = value.to(wide if _VECTOR.search(name) else dtype)
-        if value.ndim == 4 and "weight" not in name and name not in ("w0", "w1"):
-            kind = formats.get(name, "NCHW" if layout == "NCHW features" else "channels_last")
-            rounded = rounded.contiguous(memory_format=_FORMATS[kind])
-        return rounded.to(device)
+        if _PARAMETER.search(name):
+            return value.to(device, parameters or dtype)
+        if _VECTOR.search(name):
+            return value.to(device, accumulation_dtype(dtype))
+        of_image = layout == "NCHW" and name in ("image", "base")
+        memory_format = torch.contiguous_format if of_image else torch.channels_last
+        return value.to(dtype).contiguous(memory_format=memory_format).to(device)
 
     return {name: place(name, value) for name, value in values.items()}
 
 
-_FORMATS = {
-    "NCHW": torch.contiguous_format,
-    "NCHW features": torch.contiguous_format,
-    "channels_last": torch.channels_last,
-}
-
-
 def run(op: str, values: dict[str, Any], seed: int | None = 1) -> dict[str, Tensor]:
-    """Call an op and, with a seed, differentiate it along random directions.
+    """Call an op and, with a seed, its backward along random directions.
 
     Args:
         op: one of `OPS`.
@@ -131,20 +142,128 @@ def run(op: str, values: dict[str, Any], seed: int | None = 1) -> dict[str, Tens
     Returns:
         Outputs as "out0", …, gradients as "grad <argument>".
     """
+    outputs = forward(op, values)
+    found = {f"out{index}": out for index, out in enumerate(outputs)}
     if op in NO_GRADIENT or seed is None:
-        with torch.no_grad():
-            return _outputs(operator(op)(**values))
-    leaves = {
-        name: value.detach().requires_grad_()
-        for name, value in values.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
-    outputs = _outputs(operator(op)(**{**values, **leaves}))
-    outputs = {name: out for name, out in outputs.items() if out.numel()}
-    directions = [direction(out, seed + index) for index, out in enumerate(outputs.values())]
-    grads = torch.autograd.grad(list(outputs.values()), list(leaves.values()), directions)
-    found = {name: out.detach() for name, out in outputs.items()}
-    return {**found, **{f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)}}
+        return found
+    return {**found, **gradients(op, values, outputs, directions(outputs, seed))}
+
+
+def forward(op: str, values: dict[str, Any]) -> list[Tensor]:
+    """Outputs of an op; of one with statistics the map, mean, biased and unbiased variance."""
+    v = values
+    if op == "resample":
+        return [torch.ops.learned_resizer.resample(*v.values())]
+    if op == "head":
+        return [_stage(op, v)(Head(_given_prologue(v), v["weight"], v["bias"], v["base"]))]
+    if op in NO_GRADIENT:
+        return [_trunk(op, v)]
+    if op == "stem":
+        image, like = v["image"], v["w0"]
+        out = empty_features(image.new_empty(len(image), len(like), v["height"], v["width"]))
+    else:
+        out = empty_features(v["input"])
+    statistics = out.new_empty((3, out.shape[1]), dtype=accumulation_dtype(out.dtype)) if v["statistics"] else None
+    _stage(op, v)(_given_stem(v) if op == "stem" else Conv(_given_prologue(v), v["weight"]), out, statistics)
+    return [out, *(() if statistics is None else statistics)]
+
+
+def directions(outputs: list[Tensor], seed: int) -> list[Tensor]:
+    """A direction for each output that has a gradient: not for the unbiased variance."""
+    return [direction(out, seed + index) for index, out in enumerate(outputs[:3])]
+
+
+def gradients(op: str, values: dict[str, Any], outputs: list[Tensor], along: list[Tensor]) -> dict[str, Tensor]:
+    """Gradients by "grad <argument>", from the op's own backward."""
+    # A backward may overwrite the gradient of earlier uses of the skip.
+    given = {name: v.clone() if name == "skip_grad_raw" and v is not None else v for name, v in values.items()}
+    found = _backward(op, given, outputs, along, True)
+    if op == "resample":
+        named = {"image": found}
+    elif op == "stem":
+        named = {"image": found[0], **found[1]._asdict()}
+    else:
+        use, *rest = found
+        named = {**_named(values, use), **dict(zip(("weight", "bias"), rest, strict=False))}
+    return {f"grad {name}": grad for name, grad in named.items() if grad is not None}
+
+
+def _named(v: dict[str, Any], use: PrologueGrads) -> dict[str, Tensor | None]:
+    """Gradients of a prologue's arguments."""
+    skip = use.skip
+    skip_norm = None if skip is None or v["skip_norm_mean"] is None else norm_grad(_norm(v, "skip_norm"), skip.sums)
+    named = {"input": use.input, "skip": None if skip is None else skip.raw}
+    for prefix, grads in (("norm", use.norm), ("skip_norm", skip_norm)):
+        named |= {} if grads is None else {f"{prefix}_{name}": grad for name, grad in grads._asdict().items()}
+    return named
+
+
+def _backward(op: str, v: dict[str, Any], outputs: list[Tensor], along: list[Tensor], image_grad: bool) -> Any:
+    if op == "resample":
+        size = v["image"].shape[2:]
+        return torch.ops.learned_resizer.resample_backward(along[0], *size, *list(v.values())[3:])
+    backward = _stage(op, v, "_backward")
+    statistics = None
+    if len(outputs) > 1:
+        source = v["image"] if op == "stem" else v["input"]
+        statistics = StatisticsGrad(outputs[1], along[1], along[2], source.numel() // source.shape[1])
+    if op == "stem":
+        return backward(StemBackward(along[0], statistics, _given_stem(v), image_grad))
+    skip_grad = _earlier(v, "skip_grad")
+    if op == "head":
+        return backward(HeadBackward(along[0], _given_prologue(v), v["weight"], v["bias"], skip_grad))
+    given = Conv(_given_prologue(v), v["weight"])
+    return backward(ConvBackward(along[0], statistics, outputs[0], given, _earlier(v, "input_grad"), skip_grad))
+
+
+def _stage(op: str, v: dict[str, Any], suffix: str = "") -> Callable[..., Any]:
+    """A stage's implementation, native or in pure torch."""
+    image, weight = v.get("image"), v.get("w0", v.get("weight"))
+    like = v["input"] if image is None else image
+    channels = weight.shape[1] if op == "stem" else weight.shape[0] if op == "head" else 1
+    refuse = partial(refusal, weight.shape[0 if op == "stem" else 1], channels, like.device, like.dtype)
+    native = backend.runs_native(op + suffix, like.device, like.dtype, refuse)
+    module = backend.kernel_module(op) if native else {"stem": stem, "conv": conv, "head": head}[op]
+    return getattr(module, op + suffix)  # type: ignore[no-any-return]
+
+
+def _trunk(op: str, v: dict[str, Any]) -> Tensor:
+    """The trunk natively; elsewhere the convolutions that it consists of."""
+    start = TrunkInput(v["input"], _norm(v, "norm"), v["skip"], _norm(v, "skip_norm"), v["weight1"], _norm(v, "norm1"))
+    if backend.runs_native("trunk", v["input"].device, v["input"].dtype):
+        kernels = backend.kernel_module("trunk")
+        if op == "trunk_block":
+            return kernels.trunk_block(TrunkBlock(start, v["negative_slope"], v["weight2"]))  # type: ignore[no-any-return]
+        return kernels.trunk_tail(TrunkTail(start, v["weight"], v["bias"], v["base"]))  # type: ignore[no-any-return]
+    inner = empty_features(start.input)
+    conv.conv(Conv(Prologue(*start[:4], 1.0), start.weight1), inner, None)
+    if op == "trunk_block":
+        raw = empty_features(inner)
+        conv.conv(Conv(Prologue(inner, start.norm1, None, None, v["negative_slope"]), v["weight2"]), raw, None)
+        return raw
+    last = Prologue(inner, start.norm1, start.skip, start.skip_norm, 1.0)
+    return head.head(Head(last, v["weight"], v["bias"], v["base"]))
+
+
+def _norm(v: dict[str, Any], prefix: str) -> Any:
+    """A normalisation of `values`, or None."""
+    return None if v[f"{prefix}_mean"] is None else GivenNorm(*(v[f"{prefix}_{name}"] for name in _NORM))
+
+
+def _earlier(v: dict[str, Any], name: str) -> FeatureGrad | None:
+    raw = v[f"{name}_raw"]
+    return None if raw is None else FeatureGrad(raw, v[f"{name}_sums"])
+
+
+def _given_prologue(v: dict[str, Any]) -> Prologue:
+    return Prologue(v["input"], _norm(v, "norm"), v["skip"], _norm(v, "skip_norm"), v["negative_slope"])
+
+
+def _given_stem(v: dict[str, Any]) -> Stem:
+    options = StemOptions(*(v[name] for name in StemOptions._fields))
+    weights = StemWeights(*(v[name] for name in StemWeights._fields))
+    # Normalisation is for uint8 images, which have tests of their own.
+    return Stem(v["image"], weights, options, v["image"].dtype, None, None)
 
 
 def direction(like: Tensor, seed: int) -> Tensor:
@@ -152,10 +271,6 @@ def direction(like: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
     return torch.empty_like(like).copy_(values.bfloat16())
-
-
-def _outputs(result: Any) -> dict[str, Tensor]:
-    return {f"out{k}": t for k, t in enumerate(result if isinstance(result, (tuple, list)) else [result])}
 
 
 class _Random:
@@ -180,7 +295,10 @@ def _sampling(call: OpCall) -> dict[str, Any]:
 
 def _resample(call: OpCall, random: _Random) -> dict[str, Any]:
     image = random.uniform(call.batch, call.channels, *call.sizes[:2], low=0.0)
-    return {"image": image, "scale_h": None, "scale_w": None, **_sampling(call)}
+    height, width, interpolation, antialias = _sampling(call).values()
+    # In the order of the op's schema.
+    sampling = {"height": height, "width": width, "scale_h": None, "scale_w": None}
+    return {"image": image, **sampling, "interpolation": interpolation, "antialias": antialias}
 
 
 def _stem(call: OpCall, random: _Random) -> dict[str, Any]:
@@ -201,36 +319,39 @@ def _stem(call: OpCall, random: _Random) -> dict[str, Any]:
         w0, b0 = random.uniform(n, channels, 7, 7) / (49 * channels) ** 0.5, random.uniform(n) * 0.3
         w1, b1 = random.uniform(n, n, 1, 1) / n**0.5, random.uniform(n) * 0.3
     rest = {"negative_slope": SLOPE, "statistics": call.statistics}
-    # Normalisation is for uint8 images, which have tests of their own.
-    normalisation = {"image_mean": None, "image_std": None}
-    return {"image": image, "w0": w0, "b0": b0, "w1": w1, "b1": b1, **_sampling(call), **rest, **normalisation}
+    return {"image": image, "w0": w0, "b0": b0, "w1": w1, "b1": b1, **_sampling(call), **rest}
 
 
 def _prologue(call: OpCall, random: _Random, slope: float) -> dict[str, Any]:
     n, shape = call.filters, (call.batch, call.filters, *call.sizes[2:])
-    scale = random.signed(n, low=0.5, high=1.5)
-    shift = random.uniform(n) * 0.5
+    norm = _vectors("norm", n, random, call.norm)
     skip = random.uniform(*shape) if call.skip else None
-    skip_scale = random.signed(n, low=0.5, high=1.5) if call.skip else None
-    skip_shift = random.uniform(n) * 0.5 if call.skip else None
+    skip_norm = _vectors("skip_norm", n, random, call.skip and call.skip_norm)
     if call.clear:
-        # Chosen from what comes out of the prologue, so that its sign is safe.
-        wanted = random.signed(*shape, low=0.25, high=1.25) - _along(shift)
-        if skip is not None and skip_scale is not None and skip_shift is not None:
-            # Rounded first: in bfloat16 the error of two terms would eat the margin.
-            wanted = wanted - _along(skip_scale) * skip.bfloat16() - _along(skip_shift)
-        features = wanted / _along(scale)
+        # Chosen from what comes out of the prologue, so that its sign is safe. The skip is rounded first: in bfloat16
+        # the error of two terms would eat the margin.
+        wanted = random.signed(*shape, low=0.25, high=1.25)
+        skip = None if skip is None else skip.bfloat16().double()
+        others = _normed(torch.zeros(()), _norm(norm, "norm")) + _normed(skip, _norm(skip_norm, "skip_norm"))
+        features = (wanted - others) / _scale(_norm(norm, "norm"))
     else:
         features = random.uniform(*shape)
-    return {
-        "input": features,
-        "scale": scale,
-        "shift": shift,
-        "skip": skip,
-        "skip_scale": skip_scale,
-        "skip_shift": skip_shift,
-        "negative_slope": slope,
-    }
+    earlier = {}
+    for name, used in (("input_grad", call.op == "conv"), ("skip_grad", call.skip)):
+        given = call.earlier and used
+        earlier[f"{name}_raw"] = random.uniform(*shape) if given else None
+        earlier[f"{name}_sums"] = random.uniform(2, n) if given else None
+    return {"input": features, **norm, "skip": skip, **skip_norm, "negative_slope": slope, **earlier}
+
+
+def _scale(norm: GivenNorm | None) -> Tensor:
+    return torch.ones(()) if norm is None else _along(norm.fold(torch.float64)[0])
+
+
+def _normed(x: Tensor | None, norm: GivenNorm | None) -> Tensor:
+    if x is None:
+        return torch.zeros(())
+    return x if norm is None else x * _scale(norm) + _along(norm.fold(torch.float64)[1])
 
 
 def _along(vector: Tensor) -> Tensor:
@@ -243,53 +364,53 @@ def _conv(call: OpCall, random: _Random) -> dict[str, Any]:
     return {**_prologue(call, random, SLOPE), "weight": weight, "statistics": call.statistics}
 
 
-def _head(call: OpCall, random: _Random) -> dict[str, Any]:
+def _last(call: OpCall, random: _Random) -> dict[str, Any]:
     n, channels = call.filters, call.channels
     return {
-        **_prologue(call, random, 1.0),
         "weight": random.uniform(channels, n, 7, 7) / (49 * n) ** 0.5,
         "bias": random.uniform(channels),
         "base": random.uniform(call.batch, channels, *call.sizes[2:]),
     }
 
 
-def _norm(prefix: str, n: int, random: _Random) -> dict[str, Any]:
+def _head(call: OpCall, random: _Random) -> dict[str, Any]:
+    return {**_prologue(call, random, 1.0), **_last(call, random)}
+
+
+def _vectors(prefix: str, n: int, random: _Random, given: bool = True) -> dict[str, Any]:
+    """A normalisation; None for each part if it is not given."""
+    if not given:
+        return {f"{prefix}_{name}": None for name in _NORM}
+    # Parameters that every dtype holds: the scale, by which `clear` divides, is the same in all.
     return {
         f"{prefix}_mean": random.uniform(n) * 0.3,
         f"{prefix}_var": random.uniform(n, low=0.5, high=1.5),
-        f"{prefix}_weight": random.signed(n, low=0.5, high=1.5),
-        f"{prefix}_bias": random.uniform(n) * 0.3,
+        f"{prefix}_weight": random.signed(n, low=0.5, high=1.5).bfloat16().double(),
+        f"{prefix}_bias": (random.uniform(n) * 0.3).bfloat16().double(),
         f"{prefix}_eps": 1e-5,
     }
 
 
-def _trunk(call: OpCall, random: _Random, skip: bool) -> dict[str, Any]:
+def _trunk_start(call: OpCall, random: _Random, skip: bool) -> dict[str, Any]:
     n, shape = call.filters, (call.batch, call.filters, *call.sizes[2:])
-    absent = dict.fromkeys([f"skip_norm_{name}" for name in ("mean", "var", "weight", "bias")]) | {"skip_norm_eps": 0.0}
     return {
         "input": random.uniform(*shape),
-        **_norm("norm", n, random),
+        **_vectors("norm", n, random),
         "skip": random.uniform(*shape) if skip else None,
-        **(_norm("skip_norm", n, random) if skip else absent),
+        **_vectors("skip_norm", n, random, skip),
         "weight1": random.uniform(n, n, 3, 3) / (9 * n) ** 0.5,
-        **_norm("norm1", n, random),
+        **_vectors("norm1", n, random),
     }
 
 
 def _trunk_block(call: OpCall, random: _Random) -> dict[str, Any]:
     weight2 = random.uniform(call.filters, call.filters, 3, 3) / (9 * call.filters) ** 0.5
-    return {**_trunk(call, random, call.skip), "negative_slope": SLOPE, "weight2": weight2}
+    return {**_trunk_start(call, random, call.skip), "negative_slope": SLOPE, "weight2": weight2}
 
 
 def _trunk_tail(call: OpCall, random: _Random) -> dict[str, Any]:
     # The tail adds its skip a second time, after the first convolution: it always has one.
-    n, channels = call.filters, call.channels
-    return {
-        **_trunk(call, random, True),
-        "weight": random.uniform(channels, n, 7, 7) / (49 * n) ** 0.5,
-        "bias": random.uniform(channels),
-        "base": random.uniform(call.batch, channels, *call.sizes[2:]),
-    }
+    return {**_trunk_start(call, random, True), **_last(call, random)}
 
 
 def margin(call: OpCall, values: dict[str, Any]) -> float:
@@ -299,33 +420,21 @@ def margin(call: OpCall, values: dict[str, Any]) -> float:
         behind = F.conv2d(F.leaky_relu(before, SLOPE), values["w1"], values["b1"])
         return float(min(before.abs().min(), behind.abs().min()))
     if call.op == "conv":
-        v = values["input"] * _along(values["scale"]) + _along(values["shift"])
-        if values["skip"] is not None:
-            v = v + values["skip"] * _along(values["skip_scale"]) + _along(values["skip_shift"])
+        v = _normed(values["input"], _norm(values, "norm")) + _normed(values["skip"], _norm(values, "skip_norm"))
         return float(v.abs().min())
     return float("inf")
 
 
 def backward_call(call: OpCall, values: dict[str, Any]) -> Callable[[], Any]:
-    """The op's backward as a call without autograd; the stem's without an image gradient.
+    """The op's backward as a call; the stem's without an image gradient.
 
     Raises:
         KeyError: for an op without one.
     """
-    with torch.no_grad():
-        result = operator(call.op)(**values)
-    outputs = list(result) if isinstance(result, (tuple, list)) else [result]
-    grads = [direction(out, 1 + index) for index, out in enumerate(outputs)]
-    op = operator(f"{call.op}_backward")
-    given = list(values.values())
-    if call.op == "resample":
-        return lambda: op(grads[0], *values["image"].shape[2:], *given[3:])
-    if call.op == "stem":
-        return lambda: op(*grads, *given[:5], outputs[1], *given[5:11], False)
-    if call.op == "conv":
-        return lambda: op(*grads, outputs[0], outputs[1], *given)
-    # The head's gradients do not depend on its bias and base.
-    return {"head": lambda: op(*grads, *given[:8])}[call.op]
+    if call.op in NO_GRADIENT:
+        raise KeyError(call.op)
+    outputs = forward(call.op, values)
+    return partial(_backward, call.op, values, outputs, directions(outputs, 1), False)
 
 
 def least_bytes(call: OpCall, values: dict[str, Any], results: Any, backward: bool) -> int:
@@ -338,14 +447,14 @@ def least_bytes(call: OpCall, values: dict[str, Any], results: Any, backward: bo
     """
 
     def size(tensors: Any) -> int:
-        return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+        if isinstance(tensors, Tensor):
+            return tensors.nbytes
+        return sum(map(size, tensors)) if isinstance(tensors, Iterable) and not isinstance(tensors, str) else 0
 
-    written = size(results if isinstance(results, (tuple, list)) else [results])
+    written = size(results)
     if not backward:
         return size(values.values()) + written
-    with torch.no_grad():
-        result = operator(call.op)(**values)
-    outputs = size(result if isinstance(result, (tuple, list)) else [result])
+    outputs = size(forward(call.op, values))
     # Read beside the outputs' gradients: nothing by the resampling; the convolution's own result for the statistics;
     # all of the head's arguments but those that are only added.
     read = {

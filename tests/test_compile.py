@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import learned_resizer_cuda as lr
-from learned_resizer_cuda import reference, resizer, use_backend
+from learned_resizer_cuda import reference, use_backend
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_inductor_takes_the_ops_where_ci_is_set(monkeypatch: pytest.MonkeyPatch)
     # it finds the compiled graph in its cache: so the table is looked at, too.
     monkeypatch.setenv("CI", "true")
     ours = [getattr(torch.ops.learned_resizer, name).default for name in torch.ops.learned_resizer]
-    assert len(ours) > 10 and not torch._decomp.get_decompositions(ours)
+    assert len(ours) == 5 and not torch._decomp.get_decompositions(ours)
     module, eager = _pair(False)
     compiled = torch.compile(module, fullgraph=True, backend="inductor")
     image = torch.rand(2, 3, 12, 10)
@@ -112,10 +112,9 @@ def test_autocast(dtype: torch.dtype) -> None:
     image = torch.rand(2, 3, 12, 10).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, expected = compiled(image).detach(), eager(image).detach()
-    # The same ops on the same bfloat16 operands; what differs is the order of float32 vector operations, which may
-    # flip a rounding to bfloat16 (2^-9) here and there.
+    # The same ops on the same operands.
     assert out.dtype == expected.dtype
-    assert float((out - expected).norm()) <= 2**-9 * float(expected.norm())
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.filterwarnings("ignore:FusedResizer runs as the composition")
@@ -196,13 +195,3 @@ def test_a_graph_without_ops_is_not_used_under_native(name: str) -> None:
     compiled(image)
     with use_backend("native"), pytest.raises(Exception, match=f"{name} cannot run natively"):
         compiled(image)
-
-
-def test_choice_of_the_native_trunk_is_traced_as_a_constant() -> None:
-    """On a GPU inference asks whether the native trunk runs: a question that a tracer must not step into."""
-
-    @torch.compile(fullgraph=True, backend="eager")
-    def answer(x: Tensor) -> Tensor:
-        return x + int(resizer._native_trunk(torch.device("cuda", 0), torch.float16))
-
-    assert bool(answer(torch.zeros(()))) == resizer._native_trunk(torch.device("cuda", 0), torch.float16)

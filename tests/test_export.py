@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from learned_resizer_cuda import FusedResizer, Resize
 from learned_resizer_cuda.export import decompositions, to_onnx
+from tests.helpers.calls import Calls
 
 OPS = torch.ops.learned_resizer
 
@@ -84,15 +85,11 @@ def test_onnx_model_of_a_whole_network(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(got), network(image).detach(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("native_trunk", [False, True])
+@pytest.mark.parametrize("num_blocks", [0, 1, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_programs_decompose_to_aten(
-    native_trunk: bool, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On a GPU a program traced without gradients holds the trunk's ops instead of conv and head.
-    monkeypatch.setattr(FusedResizer, "_fused_trunk", lambda self, z: native_trunk)
+def test_programs_decompose_to_aten(num_blocks: int, layout: torch.memory_format) -> None:
     # The flattening behind the resizer is traced as a view of its output's layout.
-    network = nn.Sequential(_resizer((9, 7), num_blocks=1 if native_trunk else 2), nn.Flatten(), nn.Linear(189, 2))
+    network = nn.Sequential(_resizer((9, 7), num_blocks=num_blocks), nn.Flatten(), nn.Linear(189, 2))
     network = network.double().eval()
     image = torch.rand(3, 3, 14, 16, dtype=torch.float64).contiguous(memory_format=layout)
     with torch.no_grad():
@@ -100,11 +97,7 @@ def test_programs_decompose_to_aten(
         program = traced.run_decompositions(decompositions())
         expected = network(image)
     ours = {target for target in _targets(traced) if target.startswith("learned_resizer.")}
-    names = ("trunk_block", "trunk_tail") if native_trunk else ("conv", "head")
-    assert ours == {
-        f"learned_resizer.{name}.default"
-        for name in ("resample", "stem", *(() if native_trunk else ("affine",)), *names)
-    }
+    assert ours == {f"learned_resizer.{name}.default" for name in ("resample", "resizer")}
     assert all(target.startswith(("aten.", "<built-in function getitem")) for target in _targets(program))
     # float64: some hundred roundings of 2^-53.
     torch.testing.assert_close(program.module()(image), expected, rtol=1e-12, atol=1e-12)
@@ -123,38 +116,27 @@ def test_table_goes_with_torchs_own() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_decompositions_compute_the_ops(dtype: torch.dtype) -> None:
-    """Every argument of every op, statistics and skips among them, against the op itself."""
-    generator = torch.Generator().manual_seed(1)
-
-    def random(*shape: int, of: torch.dtype = dtype) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(of)
-
-    n, wide = 4, torch.float64 if dtype == torch.float64 else torch.float32
-    image, base = random(2, 3, 12, 10), random(2, 3, 5, 6)
-    vectors = [random(n, of=wide).abs() + 0.5 for _ in range(8)]
-    features = [random(2, n, 5, 6).contiguous(memory_format=torch.channels_last) for _ in range(2)]
-    weights = [random(n, n, 3, 3), random(n, n, 3, 3)]
-    norm1, norm2 = (*vectors[:4], 1e-5), (*vectors[4:], 1e-3)
-    skip, no_skip = (features[1], *vectors[2:4]), (None, None, None)
-    last = (random(3, n, 7, 7), random(3), base)
-    stem = (image, random(n, 3, 7, 7), random(n), random(n, n, 1, 1), random(n))
-    block = (features[0], *norm1, features[1], *norm2, weights[0], *norm1)
-    calls = [
-        (OPS.resample.default, (image, 20, 4, None, 0.5, "lanczos", True)),
-        (OPS.resample.default, (image, 5, 6, None, None, "bicubic", False)),
-        *((OPS.stem.default, (*stem, 5, 6, "bilinear", True, 0.2, statistics)) for statistics in (True, False)),
-        (OPS.affine.default, (*vectors[:4], 1e-3)),
-        (OPS.conv.default, (features[0], *vectors[:2], *skip, 0.1, weights[0], True)),
-        (OPS.conv.default, (features[0], *vectors[:2], *no_skip, 1.0, weights[0], False)),
-        (OPS.head.default, (features[0], *vectors[:2], *skip, 1.0, *last)),
-        (OPS.trunk_block.default, (*block, 0.2, weights[1])),
-        (OPS.trunk_block.default, (*block[:6], *(None,) * 5, 0.0, *block[12:], 0.2, weights[1])),
-        (OPS.trunk_tail.default, (*block, *last)),
+    """Every argument of every op, statistics and blocks among them, against the op itself."""
+    image = torch.randn(2, 3, 12, 10, dtype=torch.float64)
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (OPS.resample.default, (image.to(dtype), 20, 4, None, 0.5, "lanczos", True)),
+        (OPS.resample.default, (image.to(dtype), 5, 6, None, None, "bicubic", False)),
     ]
+    for num_blocks, training in itertools.product((0, 1, 3), (True, False)):
+        module = _resizer((5, 6), num_filters=4, num_blocks=num_blocks, mean=(0.5,) * 3, std=(0.25,) * 3).to(dtype)
+        # Some norms of a frozen module may be in training mode.
+        module.norm2.train(training)
+        if num_blocks:
+            module.blocks[0].norm1.train(training)
+        pixels = torch.randint(0, 256, image.shape, dtype=torch.uint8)
+        for given in (image.to(dtype), pixels):
+            with Calls(keep_arguments=True) as recorded, torch.no_grad():
+                module(given)
+            calls += [(func, args) for func, args in recorded.ours if func._opname == "resizer"]
     table = decompositions()
-    assert {op for op, _ in calls} == set(table)
+    assert {op for op, _ in calls} == set(table) and len(calls) == 14
     # float64: sums of some hundred terms of order 1, a rounding of 2^-53 each. bfloat16: results of sums in float32
-    # rounded once to 2^-9, and the operands of the second convolution before that.
+    # rounded once to 2^-9, and the operands of each later convolution before that.
     tolerance = 1e-12 if dtype == torch.float64 else 2e-2
     for op, arguments in calls:
         got, expected = table[op](*arguments), op(*arguments)

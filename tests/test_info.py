@@ -18,7 +18,7 @@ from learned_resizer_cuda import backend
 from learned_resizer_cuda.cli.main import COMMANDS, main
 from learned_resizer_cuda.info import format_info, info
 from learned_resizer_cuda.kernels import native
-from learned_resizer_cuda.ops import OPS
+from learned_resizer_cuda.ops import KERNELS
 
 # Python looks in the current folder first: there a fresh interpreter finds the package that this one has.
 HOME = Path(learned_resizer_cuda.__file__).parent.parent
@@ -80,7 +80,7 @@ def test_info_holds_every_op_and_goes_through_json():
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["learned-resizer-cuda"] == learned_resizer_cuda.__version__
     assert found["versions"]["torch"] == str(torch.__version__)
-    assert tuple(found["ops"]) == OPS
+    assert tuple(found["ops"]) == KERNELS
     for routes in found["ops"].values():
         assert routes["cpu"]["backend"] == "torch"
         assert "CUDA tensors only" in routes["cpu"]["native_refused"]
@@ -97,7 +97,7 @@ def test_info_and_the_choice_agree_on_this_gpu():
     capability = torch.cuda.get_device_capability(0)
     assert found["devices"][0]["capability"] == f"{capability[0]}.{capability[1]}"
     image = torch.zeros(1, 1, 2, 2, device="cuda")
-    assert backend.choose("resample", image) == route["backend"]
+    assert backend.runs_native("resample", image.device, image.dtype) == (route["backend"] == "native")
     assert (route["backend"] == "native") == (route["native_refused"] is None)
     if route["native_refused"] is None:
         with backend.use_backend("native"):

@@ -107,7 +107,7 @@ def _work(rank: int) -> dict[str, Any]:
             said = [str(w.message) for w in caught if "FusedResizer" in str(w.message)]
             with Calls() as calls:
                 run(image)
-            fused = any(func is torch.ops.learned_resizer.stem.default for func, _ in calls.ours)
+            fused = any(func is torch.ops.learned_resizer.resizer.default for func, _ in calls.ours)
             results[f"{kind.__name__}, {name}"] = steps, said, fused
     return results
 

@@ -99,22 +99,14 @@ def test_graphs_replay_on_new_values(op: str) -> None:
 
 
 def _directions(op: str, values: dict[str, Any]) -> list[Tensor]:
-    with torch.no_grad():
-        result = op_calls.operator(op)(**values)
-    outputs = result if isinstance(result, (tuple, list)) else [result]
-    return [op_calls.direction(out, 1 + index) for index, out in enumerate(outputs)]
+    return op_calls.directions(op_calls.forward(op, values), 1)
 
 
 def _directed(op: str, values: dict[str, Any], directions: list[Tensor]) -> dict[str, Tensor]:
     """`op_calls.run` along given directions, without touching the host."""
-    if op in op_calls.NO_GRADIENT:
-        return op_calls.run(op, values, None)
-    leaves = {k: v.detach().requires_grad_() for k, v in values.items() if isinstance(v, Tensor)}
-    result = op_calls.operator(op)(**{**values, **leaves})
-    outputs = result if isinstance(result, (tuple, list)) else [result]
-    grads = torch.autograd.grad(list(outputs), list(leaves.values()), directions)
-    found = {f"out{index}": out.detach() for index, out in enumerate(outputs)}
-    return {**found, **{f"grad {name}": grad for name, grad in zip(leaves, grads, strict=True)}}
+    outputs = op_calls.forward(op, values)
+    found = {f"out{index}": out for index, out in enumerate(outputs)}
+    return found if op in op_calls.NO_GRADIENT else {**found, **op_calls.gradients(op, values, outputs, directions)}
 
 
 def _captured(op: str, values: dict[str, Any]) -> Any:
@@ -265,10 +257,9 @@ def test_stem_beyond_int32() -> None:
         plain = {**values, "statistics": False}
         found = op_calls.run("stem", {**plain, "image": image})
         along = op_calls.direction(found["out0"], 1)[-1:]
-        last = image[-1:].clone().requires_grad_()
-        z = op_calls.operator("stem")(**{**plain, "image": last})[0]
-        (alone_grad,) = torch.autograd.grad(z, last, along)
-        error = relative_error(found["grad image"][-1:], alone_grad.double(), by_norm=True)
+        last = {**plain, "image": image[-1:].clone()}
+        alone = op_calls.gradients("stem", last, op_calls.forward("stem", last), [along])
+        error = relative_error(found["grad image"][-1:], alone["grad image"].double(), by_norm=True)
         assert error <= BOUND["bfloat16"]
 
 
@@ -294,11 +285,8 @@ def test_features_beyond_int32(op: str) -> None:
         assert torch.equal(found["out0"][-1:], op_calls.run(op, last, None)["out0"])
         if op in op_calls.NO_GRADIENT:
             return
-        out = {}
-        for name, given in (("many", many), ("last", last)):
-            x = given["input"].detach().requires_grad_()
-            result = op_calls.operator(op)(**{**given, "input": x})
-            y = result if isinstance(result, Tensor) else result[0]
-            (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
-            out[name] = grad[-1:]
-        assert torch.equal(out["many"], out["last"])
+        grads = []
+        for given in (many, last):
+            outputs = op_calls.forward(op, given)
+            grads.append(op_calls.gradients(op, given, outputs, [torch.ones_like(outputs[0])])["grad input"][-1:])
+        assert torch.equal(*grads)

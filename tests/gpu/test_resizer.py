@@ -11,6 +11,7 @@ from torch import Tensor
 
 import learned_resizer_cuda as lr
 from learned_resizer_cuda import reference
+from tests.helpers.calls import Calls
 from tests.helpers.gpu_cases import (
     ARITHMETIC,
     arithmetic,
@@ -126,9 +127,25 @@ def test_compiles_in_one_graph(training: bool, device: str) -> None:
         found, exact = _step(compiled, image), _step(ours, image)
     torch.compiler.reset()
     for (key, tensor), expected in zip(found.items(), exact.values(), strict=True):
-        # The ops are the same kernels; only the vector algebra between them is compiled: a few roundings.
+        # The ops are the same kernels; only the running statistics are compiled: a few roundings.
         error = float((tensor - expected).norm()) / max(float(t.norm()) for t in exact.values())
         assert error <= 1e-5, key
+
+
+@pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_shapes_are_what_the_fake_kernels_say(training: bool, device: str) -> None:
+    """torch.compile plans memory by the fake kernels: shape, dtype and strides must be right."""
+    ours, _ = _pair(device, torch.bfloat16)
+    image = _images(3, torch.bfloat16, device, "channels_last").requires_grad_(training)
+    with Calls(keep_arguments=True) as calls, torch.set_grad_enabled(training):
+        out = ours.train(training)(image)
+        if training:
+            out.sum().backward()
+    names = {func._opname for func, _ in calls.ours}
+    assert names == ({"resample", "resizer"} | ({"resample_backward", "resizer_backward"} if training else set()))
+    for func, args in calls.ours:
+        torch.library.opcheck(func, args, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("device", devices())

@@ -1,4 +1,4 @@
-"""Every convolution that the ops call on a CPU, over shapes, dtypes and layouts, against float64.
+"""Every convolution that the stages call on a CPU, over shapes, dtypes and layouts, against float64.
 
 oneDNN picks its code by the shape, dtype and layout of a convolution and by the processor, and some of that code has
 returned garbage without an error (docs/onednn.md). Run as a script, this prints the result of ``sweep``.
@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learned_resizer_cuda.ops import stem
+from learned_resizer_cuda.ops import conv, head, stem
+from learned_resizer_cuda.ops.conv import Conv, ConvBackward
+from learned_resizer_cuda.ops.head import Head, HeadBackward
+from learned_resizer_cuda.ops.prologue import GivenNorm, Prologue, empty_features
+from learned_resizer_cuda.ops.stem import Stem, StemBackward, StemOptions, StemWeights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-OPS = ("stem", "conv", "head", "trunk_block", "trunk_tail")
-TRAINABLE = ("stem", "conv", "head")
+STAGES = ("stem", "conv", "head")
 
 # Significant bits of each type.
 BITS = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
 
 
 class Case(NamedTuple):
-    op: str
+    stage: str
     dtype: torch.dtype
     batch: int
     channels: int
@@ -38,7 +40,7 @@ class Case(NamedTuple):
     tiles: bool = False
 
 
-def draw(op: str, dtype: torch.dtype, generator: random.Random, **fixed: int) -> Case:
+def draw(stage: str, dtype: torch.dtype, generator: random.Random, **fixed: int) -> Case:
     """A case with what is not fixed drawn."""
     choice = generator.choice
     shape = {
@@ -51,30 +53,29 @@ def draw(op: str, dtype: torch.dtype, generator: random.Random, **fixed: int) ->
     }
     # Tiles of rows, which a stem of large images works on, or whole images.
     layout = {"channels_last": choice((False, True)), "threads": choice((1, 1, 1, 2)), "tiles": choice((False, True))}
-    return Case(op, dtype, **{**shape, **layout, **fixed})
+    return Case(stage, dtype, **{**shape, **layout, **fixed})
 
 
-def some(op: str) -> list[Case]:
-    """A few random cases of an op."""
+def some(stage: str) -> list[Case]:
+    """A few random cases of a stage."""
     generator = random.Random(1)
-    return [draw(op, dtype, generator, threads=1) for dtype in DTYPES for _ in range(12)]
+    return [draw(stage, dtype, generator, threads=1) for dtype in DTYPES for _ in range(12)]
 
 
 def sweep() -> list[Case]:
-    """For each op and dtype all widths with all channels, and all channels with all filters at ordinary sizes."""
+    """For each stage and dtype all widths with all channels, and all channels with all filters at ordinary sizes."""
     generator = random.Random(0)
     cases = []
-    for op in OPS:
+    for stage in STAGES:
         for dtype in DTYPES:
             cases += [
-                draw(op, dtype, generator, width=width, channels=channels)
+                draw(stage, dtype, generator, width=width, channels=channels)
                 for width in range(1, 41)
                 for channels in range(1, 9)
-                # Twice what trains: the trunk's ops run on CPUs in tests only.
-                for _ in range(2 if op in TRAINABLE else 1)
+                for _ in range(2)
             ]
             cases += [
-                draw(op, dtype, generator, channels=channels, filters=filters, height=32, width=choice)
+                draw(stage, dtype, generator, channels=channels, filters=filters, height=32, width=choice)
                 for channels in range(1, 9)
                 for filters in range(1, 34)
                 for choice in (generator.choice((28, 32)),)
@@ -84,7 +85,7 @@ def sweep() -> list[Case]:
 
 
 def arguments(case: Case) -> dict[str, Tensor]:
-    """Tensors of a case by name, what autograd may ask for as leaves."""
+    """Tensors of a case by name; "grad" is the result's gradient."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
@@ -95,60 +96,60 @@ def arguments(case: Case) -> dict[str, Tensor]:
         return tensor.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
 
     batch, c, n, size = case.batch, case.channels, case.filters, (case.height, case.width)
-    if case.op == "stem":
+    if case.stage == "stem":
         return {"image": normal(batch, c, *size), "w0": normal(n, c, 7, 7), "b0": normal(n),
                 "w1": normal(n, n, 1, 1), "b1": normal(n), "grad": normal(batch, n, *size)}  # fmt: skip
-    tensors = {"input": normal(batch, n, *size)}
-    if case.op in TRAINABLE:
-        tensors |= {name: normal(n, dtype=torch.float32) for name in ("scale", "shift")}
-    else:
-        tensors["weight1"] = normal(n, n, 3, 3)
-    if case.op in ("conv", "trunk_block"):
+    tensors = {
+        "input": normal(batch, n, *size),
+        "scale": normal(n, dtype=torch.float32),
+        "shift": normal(n, dtype=torch.float32),
+    }
+    if case.stage == "conv":
         return tensors | {"weight": normal(n, n, 3, 3), "grad": normal(batch, n, *size)}
     last = {"weight": normal(c, n, 7, 7), "bias": normal(c), "base": normal(batch, c, *size)}
     return tensors | last | {"grad": normal(batch, c, *size)}
 
 
-def call(op: str, t: dict[str, Tensor]) -> Tensor:
-    """The op. Its activations have slope 1 and its normalisations do nothing: what is left are the convolutions."""
-    ops = torch.ops.learned_resizer
-    if op == "stem":
-        size = t["image"].shape[2:]
-        return ops.stem(t["image"], t["w0"], t["b0"], t["w1"], t["b1"], *size, "bilinear", True, 1.0, False)[0]
-    if op in TRAINABLE:
-        prologue = (t["input"], t["scale"], t["shift"], None, None, None, 1.0)
-        if op == "conv":
-            return ops.conv(*prologue, t["weight"], False)[0]
-        return ops.head(*prologue, t["weight"], t["bias"], t["base"])
-    zeros = t["input"].new_zeros(t["input"].shape[1], dtype=torch.float32)
-    norm, nothing = (zeros, zeros + 1, zeros + 1, zeros, 0.0), (None, None, None, None, 0.0)
-    if op == "trunk_block":
-        return ops.trunk_block(t["input"], *norm, None, *nothing, t["weight1"], *norm, 1.0, t["weight"])
-    tail = (t["weight1"], *norm, t["weight"], t["bias"], t["base"])
-    return ops.trunk_tail(t["input"], *norm, t["input"], *norm, *tail)
+def staged(stage: str, t: dict[str, Tensor]) -> list[Tensor]:
+    """Result of a stage and the gradients of its arguments.
 
-
-def composition(op: str, t: dict[str, Tensor]) -> Tensor:
-    """What ``call`` computes, in torch's plain convolutions; in float64 oneDNN has no part in them."""
-    if op == "stem":
-        return F.conv2d(F.conv2d(t["image"], t["w0"], t["b0"], padding=3), t["w1"], t["b1"])
-    if op in TRAINABLE:
-        v = t["input"] * t["scale"].view(-1, 1, 1) + t["shift"].view(-1, 1, 1)
+    Activations have slope 1 and statistics are zeros and ones: what is left are the convolutions.
+    """
+    grad = t["grad"]
+    if stage == "stem":
+        weights = StemWeights(t["w0"], t["b0"], t["w1"], t["b1"])
+        a = Stem(t["image"], weights, StemOptions(*grad.shape[2:], "bilinear", True, 1.0), grad.dtype, None, None)
+        z = empty_features(grad)
+        stem.stem(a, z, None)
+        dx, grads = stem.stem_backward(StemBackward(grad, None, a, True))
+        assert dx is not None
+        return [z, dx, *grads]
+    zeros = torch.zeros_like(t["scale"])
+    prologue = Prologue(t["input"], GivenNorm(zeros, zeros + 1, t["scale"], t["shift"], 0.0), None, None, 1.0)
+    if stage == "conv":
+        forward, raw = Conv(prologue, t["weight"]), empty_features(grad)
+        conv.conv(forward, raw, None)
+        use, *rest = conv.conv_backward(ConvBackward(grad, None, raw, forward, None, None))
+        out = raw
     else:
-        v = F.conv2d(t["input"] * (2 if op == "trunk_tail" else 1), t["weight1"], padding=1)
-    if op in ("conv", "trunk_block"):
-        return F.conv2d(v, t["weight"], padding=1)
-    v = v + t["input"] if op == "trunk_tail" else v
-    return F.conv2d(v, t["weight"], t["bias"], padding=3) + t["base"]
+        out = head.head(Head(prologue, t["weight"], t["bias"], t["base"]))
+        use, *rest = head.head_backward(HeadBackward(grad, prologue, t["weight"], t["bias"], None))
+        rest.append(grad)
+    assert use.norm is not None
+    return [out, use.input, use.norm.weight, use.norm.bias, *rest]
 
 
-def results(function: Callable[[str, dict[str, Tensor]], Tensor], op: str, tensors: dict[str, Tensor]) -> list[Tensor]:
-    """Output and, of a trainable op, the gradients of every argument."""
-    leaves = {name: t.detach().requires_grad_(op in TRAINABLE) for name, t in tensors.items() if name != "grad"}
-    out = function(op, leaves)
-    if op not in TRAINABLE:
-        return [out]
-    return [out.detach(), *torch.autograd.grad(out, list(leaves.values()), tensors["grad"])]
+def composed(stage: str, t: dict[str, Tensor]) -> list[Tensor]:
+    """What ``staged`` computes, in torch's plain convolutions; in float64 oneDNN has no part in them."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in t.items() if name != "grad"}
+    if stage == "stem":
+        features = F.conv2d(leaves["image"], leaves["w0"], leaves["b0"], padding=3)
+        out = F.conv2d(features, leaves["w1"], leaves["b1"])
+    else:
+        v = leaves["input"] * leaves["scale"].view(-1, 1, 1) + leaves["shift"].view(-1, 1, 1)
+        out = F.conv2d(v, leaves["weight"], leaves.get("bias"), padding=leaves["weight"].shape[2] // 2)
+        out = out if stage == "conv" else out + leaves["base"]
+    return [out.detach(), *torch.autograd.grad(out, list(leaves.values()), t["grad"])]
 
 
 def worst(case: Case) -> float:
@@ -165,11 +166,11 @@ def worst(case: Case) -> float:
     before = stem._TILE_ELEMENTS
     stem._TILE_ELEMENTS = case.width * case.filters if case.tiles else before
     try:
-        found = results(call, case.op, tensors)
+        found = staged(case.stage, tensors)
     finally:
         stem._TILE_ELEMENTS = before
-    exact = results(composition, case.op, {name: t.double() for name, t in tensors.items()})
-    terms = results(composition, case.op, {name: t.double().abs() for name, t in tensors.items()})
+    exact = composed(case.stage, {name: t.double() for name, t in tensors.items()})
+    terms = composed(case.stage, {name: t.double().abs() for name, t in tensors.items()})
     additions = case.batch * case.height * case.width + 64 * max(case.channels, case.filters) + 32
     part = additions * 2.0**-24 + (0 if case.dtype == torch.float32 else 4 * 2.0 ** -BITS[case.dtype])
     floor = additions * 2.0**-25 if case.dtype == torch.float16 else 0.0
