@@ -27,7 +27,7 @@ def _plan(batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, g
 @lru_cache(maxsize=256)
 def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tuple[bytes, list[list[int]]]:
     """The adjoint's tables of both axes, and where start, offset and weight of each axis begin."""
-    data, begins = bytearray(), []
+    data, begins = bytearray(), list[list[int]]()
     for i, o in zip(size, out, strict=True):
         bands = get_bands(i, o, None, *rest).transposed()
         begins.append([])
