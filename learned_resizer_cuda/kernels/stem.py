@@ -27,7 +27,7 @@ def _plan(batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, g
 
 @lru_cache(maxsize=256)
 def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tuple[bytes, list[list[int]]]:
-    """The adjoint's tables of both axes, and where start, offset and weight of each axis begin."""
+    """The adjoint's tables, and where each axis's start, offset, weight begin."""
     data, begins = bytearray(), []
     for i, o in zip(size, out, strict=True):
         bands = get_bands(i, o, None, *rest).transposed()
@@ -55,7 +55,9 @@ def _normalisation(a: Stem) -> list[Tensor]:
 
 
 def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``stem`` on CUDA: one launch, one more for the statistics, one for tables new to the stream.
+    """The op ``stem`` on CUDA: one launch, one more for the statistics.
+
+    One before them where the tables are new to the stream.
 
     Args:
         a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place.
