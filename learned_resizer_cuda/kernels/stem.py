@@ -26,7 +26,7 @@ def _plan(batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, g
 
 @lru_cache(maxsize=256)
 def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tuple[bytes, list[list[int]]]:
-    """The adjoint's tables of both axes, and where start, offset and weight of each axis begin."""
+    """The adjoint's tables, and where each axis's start, offset, weight begin."""
     data, begins = bytearray(), list[list[int]]()
     for i, o in zip(size, out, strict=True):
         bands = get_bands(i, o, None, *rest).transposed()
@@ -40,7 +40,7 @@ def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tupl
 
 @lru_cache(maxsize=256)
 def _backward_blocks(shape: torch.Size, *instance: Any, gpu: torch.device) -> tuple[int, int, int]:
-    """Rows of the weights' partial results, and of the device its multiprocessors and a block's shared memory."""
+    """Rows of partial results, the device's multiprocessors and a block's shared memory."""
     limits = device.multiprocessors(gpu), device.shared_memory(gpu)
     return native.load().stem_backward_blocks(*shape, *limits, *instance), *limits
 
@@ -67,9 +67,9 @@ def _weights(weights: StemWeights) -> tuple[Any, ...]:
 
 
 def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
-    """The stem: one launch, one more for the statistics, one for tables new to the stream.
+    """The stem: one launch, one more for the statistics.
 
-    Bitwise reproducible on devices of one kind.
+    One before them where the tables are new to the stream. Bitwise reproducible on devices of one kind.
 
     Args:
         a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place. Up to
@@ -112,7 +112,9 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
 
 
 def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
-    """The stem's adjoint: one launch, one more for the sums, one for dx if asked for.
+    """The stem's adjoint: one launch, one more for the sums.
+
+    One for dx if asked for, and one before them where the tables are new to the stream.
 
     Returns:
         dx like the image, if asked for, and the gradients of the weights in their own dtypes and strides. Bitwise
