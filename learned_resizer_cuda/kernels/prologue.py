@@ -42,8 +42,8 @@ def empty_grads(
     earlier_skip, skip_sums = skip_grad or (None, None)
     skip = skip_grad
     if skip is None and skip_feature is not None:
-        sums = torch.empty(2, filters, dtype=torch.float32, device=gpu)
-        skip = FeatureGrad(torch.empty_like(skip_feature), sums)
+        empty_sums = torch.empty(2, filters, dtype=torch.float32, device=gpu)
+        skip = FeatureGrad(torch.empty_like(skip_feature), empty_sums)
     grads = PrologueGrads(torch.empty_like(feature), norm_grad, skip)
     raw, sums = skip or (None, None)
     return (

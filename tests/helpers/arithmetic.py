@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -71,11 +72,12 @@ class Draw:
         return GivenNorm(self.vector(n), self.vector(n).exp(), self.parameter(n, 1.0), self.parameter(n), 1e-3)
 
     def prologue(self, shape: tuple[int, int, int, int], skip: bool, slope: float, norm: bool = True) -> Prologue:
-        first = self.features(*shape), self.norm(shape[1]) if norm else None
-        second = (self.features(*shape), self.norm(shape[1])) if skip else (None, None)
-        return Prologue(*first, *second, slope)
+        given, of_input = self.features(*shape), self.norm(shape[1]) if norm else None
+        if not skip:
+            return Prologue(given, of_input, None, None, slope)
+        return Prologue(given, of_input, self.features(*shape), self.norm(shape[1]), slope)
 
-    def feature_grad(self, shape: tuple[int, int, int, int]) -> FeatureGrad:
+    def feature_grad(self, shape: Sequence[int]) -> FeatureGrad:
         return FeatureGrad(self.features(*shape), torch.stack([self.vector(shape[1]), self.vector(shape[1])]))
 
     def statistics_grad(self, n: int, count: int) -> StatisticsGrad:
@@ -92,7 +94,7 @@ def double(value: Any) -> Any:
 
 
 def padded(value: Any) -> Any:
-    """Features, alone or in a ``Prologue`` or ``FeatureGrad``, with 16 or 32 channels in memory, as kernels take them."""
+    """Features, alone or in a ``Prologue`` or ``FeatureGrad``, with 16 or 32 channels in memory, as for kernels."""
     if isinstance(value, Prologue):
         return value._replace(input=padded(value.input), skip=padded(value.skip))
     if isinstance(value, FeatureGrad):

@@ -141,6 +141,7 @@ def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.Monke
         monkeypatch.setattr(native_host, "_MULTIPROCESSORS", multiprocessors)
         with native_on_host():
             raw, statistics = forward(a, True)
+            assert statistics is not None
             found.append({"raw": raw, "statistics": statistics, **backward(of_backward)})
     many, one = found
     for name in ("raw", "dinput", "dskip"):

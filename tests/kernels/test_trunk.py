@@ -19,9 +19,9 @@ from tests.helpers.native_host import native_on_host
 
 
 def draw_start(draw: Draw, shape: tuple[int, int, int, int], skip: bool) -> TrunkInput:
-    n = shape[1]
-    second = (draw.features(*shape), draw.norm(n)) if skip else (None, None)
-    return TrunkInput(draw.features(*shape), draw.norm(n), *second, draw.weight(n, n, 3, 3), draw.norm(n))
+    n, (given, norm, second, second_norm, _) = shape[1], draw.prologue(shape, skip, 1.0)
+    assert norm is not None
+    return TrunkInput(given, norm, second, second_norm, draw.weight(n, n, 3, 3), draw.norm(n))
 
 
 def pad(start: TrunkInput) -> TrunkInput:
