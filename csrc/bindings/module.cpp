@@ -15,6 +15,7 @@ void bind_head(py::module_& module);
 void bind_reduce(py::module_& module);
 void bind_resample(py::module_& module);
 void bind_stem(py::module_& module);
+void bind_tables(py::module_& module);
 void bind_trunk(py::module_& module);
 
 namespace {
@@ -69,5 +70,6 @@ PYBIND11_MODULE(_C, module) {
     bind_reduce(module);
     bind_resample(module);
     bind_stem(module);
+    bind_tables(module);
     bind_trunk(module);
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dense.h"
+#include "parameters.h"
 #include "stem/stem_features.cuh"
 
 namespace learned_resizer::test {
@@ -28,6 +29,8 @@ struct StemCase {
     bool statistics = true;
     float slope = 0.2f;
     int multiprocessors = 132;
+    int filters = 0;  // 0: as many as the maps have channels
+    DType parameters = DType::kFloat32;
 };
 
 inline const char* name_of(Arithmetic m) {
@@ -48,26 +51,30 @@ struct StemData {
     std::vector<float> image32;
     std::vector<uint16_t> image16;
     std::vector<uint8_t> image8;
-    std::vector<float> w0, b0, w1, b1, mean, std;
+    int filters;
+    ConvWeight weight0, weight1;
+    Parameter bias0, bias1, mean, std;
+    std::vector<float> w0, b0, w1, b1;  // [n][channels][7][7], [n], [n][n], [n]: with the zeros beyond the filters
     StemParams params{};
     Dense rows, columns;
     std::vector<double> x;  // [batch][height][width][channels], as the products see it
 
     float draw(double m, double s) { return static_cast<float>(std::normal_distribution<double>(m, s)(random)); }
-    std::vector<float> draws(size_t count, double m, double s) {
-        std::vector<float> v(count);
-        for (auto& e : v) e = draw(m, s);
-        return v;
-    }
+    std::vector<float> draws(size_t count, double m, double s) { return test::draws(random, count, m, s); }
 
     explicit StemData(const StemCase& c)
-        : k(c), random(static_cast<unsigned>(c.height * 31 + c.width * 7 + c.out_width + n)) {
+        : k(c),
+          random(static_cast<unsigned>(c.height * 31 + c.width * 7 + c.out_width + n)),
+          filters(c.filters == 0 ? n : c.filters) {
         const int channels = k.channels;
-        w0 = draws(size_t(n) * channels * 49, 0.0, 1.0 / std::sqrt(49.0 * channels));
-        b0 = draws(n, 0.0, 0.3);
-        w1 = draws(n * n, 0.0, 1.0 / std::sqrt(double(n)));
-        b1 = draws(n, 0.0, 0.3);
-        mean = draws(4, 0.45, 0.05), std = draws(4, 0.25, 0.01);
+        weight0 = ConvWeight(random, filters, channels, 7, k.parameters);
+        bias0 = Parameter(draws(filters, 0.0, 0.3), DType::kFloat32);
+        weight1 = ConvWeight(random, filters, filters, 1, k.parameters);
+        bias1 = Parameter(draws(filters, 0.0, 0.3), k.parameters);
+        mean = Parameter(draws(4, 0.45, 0.05), DType::kFloat32), std = Parameter(draws(4, 0.25, 0.01), k.parameters);
+        w0 = weight0.value, b0 = bias0.value, b1 = bias1.value;
+        w0.resize(size_t(n) * channels * 49), b0.resize(n), b1.resize(n), w1.resize(n * n);
+        for (int i = 0; i < filters * filters; ++i) w1[i / filters * n + i % filters] = weight1.value[i];
         const int64_t pad = k.layout == Layout::kPadded ? 3 : 0;
         int64_t* s = params.image.stride;
         if (k.layout == Layout::kNHWC)
@@ -88,7 +95,7 @@ struct StemData {
                         float value = draw(0.2, 1.0);
                         if (k.image == DType::kUInt8) {
                             image8[at] = static_cast<uint8_t>(random() % 256);
-                            value = (static_cast<float>(image8[at]) / 255.0f - mean[c]) / std[c];
+                            value = (static_cast<float>(image8[at]) / 255.0f - mean.value[c]) / std.value[c];
                         } else if (k.image == DType::kFloat16) {
                             image16[at] = float_to_half(value), value = half_to_float(image16[at]);
                         } else if (k.image == DType::kBFloat16) {
@@ -106,8 +113,8 @@ struct StemData {
                                                        : image16.data();
         params.image.height = k.height, params.image.width = k.width;
         params.image.dtype = k.image, params.image.channels = channels;
-        if (k.image == DType::kUInt8) params.image.mean = mean.data(), params.image.std = std.data();
-        params.weights = {w0.data(), b0.data(), w1.data(), b1.data(), k.slope};
+        if (k.image == DType::kUInt8) params.image.mean = mean.vector(), params.image.std = std.vector();
+        params.weights = {weight0.weight(), bias0.vector(), weight1.weight(), bias1.vector(), k.slope, filters};
         rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias);
         columns = resampling_matrix(k.width, k.out_width, k.filter, k.antialias);
     }
@@ -147,9 +154,10 @@ struct StemData {
     }
 
     std::string name(const char* what) const {
-        char text[200];
-        std::snprintf(text, sizeof(text), "%s %s n=%d C=%d %lldx%lldx%lld -> %lldx%lld filter %d antialias %d image %d",
-                      what, name_of(M), n, k.channels, static_cast<long long>(k.batch),
+        char text[240];
+        std::snprintf(text, sizeof(text),
+                      "%s %s n=%d filters=%d C=%d %lldx%lldx%lld -> %lldx%lld filter %d antialias %d image %d", what,
+                      name_of(M), n, filters, k.channels, static_cast<long long>(k.batch),
                       static_cast<long long>(k.height), static_cast<long long>(k.width),
                       static_cast<long long>(k.out_height), static_cast<long long>(k.out_width),
                       static_cast<int>(k.filter), k.antialias, static_cast<int>(k.image));

@@ -12,6 +12,7 @@ namespace {
 template <Arithmetic M, int n>
 void check_filters(const StemCase& k) {
     StemData<M, n> data(k);
+    const int filters = data.filters;
     const Table rows = table_of(data.rows), columns = table_of(data.columns);
     StemPlanRequest request{};
     request.rows = {rows.in_size, k.out_height, rows.start.data(), rows.offset.data(), rows.weight.data()};
@@ -45,11 +46,11 @@ void check_filters(const StemCase& k) {
         p.plan.blocks = turn == 0 ? plan.shape.items : std::min<int64_t>(plan.shape.items, 2);
         p.tables = plan.tables.data();
         std::vector<uint16_t> z16(exact.size(), 0xFFFF);
-        std::vector<float> partials(p.plan.blocks * 3 * n, std::nanf(""));
+        std::vector<float> partials(p.plan.blocks * 3 * filters, std::nanf(""));
         z[turn].assign(exact.size(), std::nanf(""));
         p.z = kIs16Bit<M> ? static_cast<void*>(z16.data()) : z[turn].data();
         p.partials = k.statistics ? partials.data() : nullptr;
-        with_stem_kernel(p.plan, M, n, [&](auto kernel, int shared_bytes) {
+        with_stem_kernel(p.plan, M, filters, [&](auto kernel, int shared_bytes) {
             host::run({p.plan.blocks, 32 * p.plan.warps, static_cast<size_t>(shared_bytes), turn == 1},
                       [&] { kernel(p); });
         });
@@ -57,13 +58,13 @@ void check_filters(const StemCase& k) {
             for (size_t i = 0; i < z16.size(); ++i) z[turn][i] = Fragments<M>::decode(z16[i]);
         if (!k.statistics) continue;
         mean.assign(n, 0.0), var.assign(n, 0.0);
-        for (int f = 0; f < n; ++f) {
+        for (int f = 0; f < filters; ++f) {
             double count = 0.0, m2 = 0.0;
             for (int64_t block = 0; block < p.plan.blocks; ++block) {
-                const float* of = &partials[block * 3 * n + f];
-                const double total = count + of[0], delta = of[n] - mean[f];
+                const float* of = &partials[block * 3 * filters + f];
+                const double total = count + of[0], delta = of[filters] - mean[f];
                 if (total == 0.0) continue;
-                m2 += of[2 * n] + delta * delta * count * of[0] / total;
+                m2 += of[2 * filters] + delta * delta * count * of[0] / total;
                 mean[f] += delta * of[0] / total;
                 count = total;
             }
@@ -140,6 +141,19 @@ void test_images() {
                 check_filters<Arithmetic::kBFloat16, 16>(k);
                 if (layout == Layout::kNCHW) check_filters<Arithmetic::kFloat32, 16>(k);
             }
+}
+
+// Channels that are only padding, and parameters in other dtypes.
+void test_num_filters() {
+    StemCase k;
+    k.batch = 2, k.height = 12, k.width = 17, k.out_height = 7, k.out_width = 9;
+    for (const int filters : {1, 5, 8, 24, 31}) {
+        k.filters = filters;
+        k.parameters = filters % 2 == 0 ? DType::kFloat16 : DType::kBFloat16;
+        k.image = filters == 8 ? DType::kUInt8 : DType::kFloat32;
+        filters <= 16 ? check_filters<Arithmetic::kBFloat16, 16>(k) : check_filters<Arithmetic::kBFloat16, 32>(k);
+        filters <= 16 ? check_filters<Arithmetic::kFloat32, 16>(k) : check_filters<Arithmetic::kFloat32, 32>(k);
+    }
 }
 
 void test_sizes() {
@@ -249,6 +263,7 @@ int main(int argc, char** argv) {
     const std::string group = argc > 1 ? argv[1] : "";
     if (group == "filters") test_filters();
     if (group == "images") test_images();
+    if (group == "num_filters") test_num_filters();
     if (group == "sizes") test_sizes();
     if (group == "statistics") test_statistics();
     if (group == "refusals") test_refusals();

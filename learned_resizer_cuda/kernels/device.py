@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+
+from . import native
 
 
 def place(device: torch.device) -> tuple[int, int]:
@@ -28,11 +29,7 @@ def shared_memory(device: torch.device) -> int:
     return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin"))  # noqa: B009
 
 
-def is_capturing() -> bool:
-    """Whether the current stream is capturing a CUDA graph."""
-    return torch.cuda.is_current_stream_capturing()
-
-
-def outlive_launch(tensor: Tensor) -> None:
-    """Keep a cached tensor's memory until the stream's queued work has run."""
-    tensor.record_stream(torch.cuda.current_stream(tensor.device))
+def identity(index: int, stream: int) -> int | None:
+    """A number that no other stream has had or will have; None while the stream captures a CUDA graph."""
+    found: int | None = native.load().identify_stream(index, stream)
+    return found

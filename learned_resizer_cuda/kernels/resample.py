@@ -13,9 +13,7 @@ from torch import Tensor
 from ..ops.band_matmul import empty_image, is_channels_last
 from ..ops.bands import Bands
 from . import device, native
-
-# Plans used by a captured CUDA graph: their tables must live as long as the process.
-_captured: set[_DevicePlan] = set()
+from .tables import on_stream
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,6 @@ class Layout:
     planes_per_image: int
     channels: int
     strides: tuple[int, int, int, int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class _DevicePlan:
-    plan: Any  # _C.ResamplePlan
-    tables: Tensor  # uint8, its tables on the device
 
 
 def layout_of(image: Tensor) -> Layout:
@@ -65,14 +57,9 @@ def _plan(
     channels: int,
     vectors: bool,
     gpu: torch.device,
-) -> _DevicePlan:
-    if device.is_capturing():
-        raise RuntimeError(
-            f"resample {bands_h.in_size}x{bands_w.in_size} -> {bands_h.out_size}x{bands_w.out_size} on {gpu}: "
-            "its tables are not on the device yet and cannot be put there while a CUDA graph is captured; "
-            "run the same call once before capturing"
-        )
-    plan = native.load().plan_resample(
+) -> Any:
+    """The kernel's plan, a ``_C.ResamplePlan``."""
+    return native.load().plan_resample(
         dtype=str(dtype).removeprefix("torch."),
         planes=planes,
         channels=channels,
@@ -81,16 +68,14 @@ def _plan(
         rows=axis_arguments(bands_h),
         columns=axis_arguments(bands_w),
     )
-    # A blocking copy makes the tables visible to every stream.
-    tables = torch.from_numpy(np.array(plan, copy=True)).to(gpu)
-    return _DevicePlan(plan, tables)
 
 
 def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     """Resample both axes of a CUDA image with band tables.
 
-    ``R_h @ image @ R_w.T`` for each plane, in one launch on the current stream of the image's device; the adjoint is
-    the same with transposed tables. Bitwise deterministic: every sum has one fixed order, without atomics.
+    ``R_h @ image @ R_w.T`` for each plane, in one launch on the current stream of the image's device, and one before it
+    where the tables are new to the stream; the adjoint is the same with transposed tables. Never waits for the device.
+    Bitwise deterministic: every sum has one fixed order, without atomics.
 
     Args:
         image: ``(B, C, H, W)`` on a CUDA device, any strides; float64, float32, float16, bfloat16 or uint8.
@@ -105,8 +90,7 @@ def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
 
     Raises:
         ValueError: if a table's input size is not the image's.
-        RuntimeError: if the launch fails, naming the CUDA error; or if a CUDA graph is being captured and this
-            combination of tables and layout has not run before.
+        RuntimeError: if a launch fails, naming the CUDA error.
     """
     if image.ndim != 4 or image.shape[2] != bands_h.in_size or image.shape[3] != bands_w.in_size:
         raise ValueError(
@@ -120,18 +104,16 @@ def resample(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
     layout = layout_of(image)
     dtype = str(image.dtype).removeprefix("torch.")
     vectors = module.resample_vectors(dtype, image.data_ptr(), bands_w.in_size, layout.channels, layout.strides)
-    ready = _plan(bands_h, bands_w, image.dtype, layout.planes, layout.channels, vectors, image.device)
-    if device.is_capturing():
-        _captured.add(ready)
-    # If the cache drops the plan, its memory must not be reused before this launch has finished.
-    device.outlive_launch(ready.tables)
+    plan = _plan(bands_h, bands_w, image.dtype, layout.planes, layout.channels, vectors, image.device)
+    place = device.place(image.device)
+    tables = on_stream(plan, image.device, *place)
     module.resample(
-        ready.plan,
-        ready.tables.data_ptr(),
+        plan,
+        tables.address,
         image.data_ptr(),
         layout.planes_per_image,
         layout.strides,
         out.data_ptr(),
-        *device.place(image.device),
+        *place,
     )
     return out

@@ -43,8 +43,6 @@ def native_on_host() -> Iterator[None]:
         patch.setattr(device, "place", lambda gpu: (0, 0))
         patch.setattr(device, "multiprocessors", lambda gpu: _MULTIPROCESSORS)
         patch.setattr(device, "shared_memory", lambda gpu: _SHARED_MEMORY)
-        patch.setattr(device, "is_capturing", lambda: False)
-        patch.setattr(device, "outlive_launch", lambda tensor: None)
         yield
 
 

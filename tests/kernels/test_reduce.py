@@ -84,19 +84,21 @@ def test_gradients(dtype: torch.dtype, rows: int, channels: int, filters: int) -
         2 + _draw(filters), _draw(filters, dtype=dtype).abs(), _draw(filters, dtype=dtype), _draw(filters), 1e-3
     )
     for before in (False, True):
-        earlier = [_draw(2, filters, seed=s) for s in (1, 2)] if before else [None, None]
-        grads = NormGrad(
-            *(torch.empty(filters) for _ in range(2)), torch.empty_like(norm.weight), torch.empty_like(norm.bias)
-        )
+        earlier = [_draw(2, filters, seed=seed) if before else None for seed in (1, 2)]
+        statistics = torch.empty(2, filters)
+        grads = NormGrad(statistics[0], statistics[1], torch.empty_like(norm.weight), torch.empty_like(norm.bias))
         skip = torch.empty(2, filters)
         of_prologue = reduce.PrologueSums(channels, filters, norm, grads, earlier[0], skip, earlier[1])
         again = [torch.empty_like(p) for p in parameters]
         reduce.gradients(partials, again, of_prologue)
         assert all(torch.equal(a, b) for a, b in zip(again, gradients, strict=True))
-        own, others = torch.stack([plain, by_input]), torch.stack([plain, by_skip])
-        if before:
-            own, others = own + earlier[0], others + earlier[1]
-        exact_norm = GivenNorm(*(v.double() for v in norm[:4]), norm.eps)
+        own, others = (
+            torch.stack([plain, by]) + (0 if e is None else e)
+            for by, e in zip((by_input, by_skip), earlier, strict=True)
+        )
+        exact_norm = GivenNorm(
+            norm.mean.double(), norm.var.double(), norm.weight.double(), norm.bias.double(), norm.eps
+        )
         # eps and r are rounded to float32, and r's cube amplifies that three times.
         for got, exact in zip(grads, norm_grad(exact_norm, own), strict=True):
             _near(got, exact, 10 if got.dtype == torch.float32 else 1.1)

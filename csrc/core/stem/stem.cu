@@ -3,7 +3,7 @@
 
 namespace learned_resizer {
 
-int stem_shared_bytes(int arithmetic, int num_filters) {
+int stem_shared_bytes(int arithmetic, int filters) {
     StemPlanShape plan{};
     plan.warps = kStemMaxWarps;
     plan.slots = kStemSlots;
@@ -13,18 +13,19 @@ int stem_shared_bytes(int arithmetic, int num_filters) {
     plan.strip_outputs = 8;
     plan.pieces = 2;
     int result = 0;
-    with_stem_kernel(plan, static_cast<Arithmetic>(arithmetic), num_filters,
+    with_stem_kernel(plan, static_cast<Arithmetic>(arithmetic), filters,
                      [&](auto, int shared_bytes) { result = shared_bytes; });
     return result;
 }
 
-int launch_stem(const StemParams& params, int arithmetic, int num_filters, int device, void* stream) {
+int launch_stem(const StemParams& params, int arithmetic, int device, void* stream) {
     const DeviceGuard guard(device);
     if (guard.error() != cudaSuccess) return guard.error();
     cudaError_t error = cudaErrorInvalidValue;
-    with_stem_kernel(params.plan, static_cast<Arithmetic>(arithmetic), num_filters, [&](auto kernel, int shared_bytes) {
-        error = launch(kernel, params.plan.blocks, 32 * params.plan.warps, shared_bytes, stream, params);
-    });
+    with_stem_kernel(
+        params.plan, static_cast<Arithmetic>(arithmetic), params.weights.filters, [&](auto kernel, int shared_bytes) {
+            error = launch(kernel, params.plan.blocks, 32 * params.plan.warps, shared_bytes, stream, params);
+        });
     return error;
 }
 

@@ -242,13 +242,14 @@ stem_kernel(const StemParams p) {
     Stem<M, n, K> stem(p);
     LaneMoments<n / 4> moments;
     for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item, moments);
-    if (p.partials != nullptr) store_moments(moments, stem.rows, p.partials + block_index() * 3 * n);
+    if (p.partials != nullptr)
+        store_moments(moments, stem.rows, p.partials + block_index() * 3 * p.weights.filters, p.weights.filters);
 }
 
 // Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.
 template <class Launch>
-bool with_stem_kernel(const StemPlanShape& plan, Arithmetic arithmetic, int num_filters, const Launch& launch) {
-    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+bool with_stem_kernel(const StemPlanShape& plan, Arithmetic arithmetic, int filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, filters, [&](auto M, auto n) {
         if (plan.slots == 2)
             launch(stem_kernel<M, n, 2>, Stem<M, n, 2>::shared_bytes(plan));
         else

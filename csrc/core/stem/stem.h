@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/parameter.h"
 #include "resample/resample.h"
 
 namespace learned_resizer {
@@ -64,19 +65,19 @@ struct StemImage {
     const void* data;
     int64_t stride[4];  // in elements
     int64_t height, width;
-    DType dtype;        // not float64
-    int32_t channels;   // 1 ... 4
-    const float* mean;  // [channels], or null: x = (data / 255 - mean) / std
-    const float* std;   // [channels]
+    DType dtype;       // not float64
+    int32_t channels;  // 1 ... 4
+    Vector mean, std;  // [channels], for uint8: x = (data / 255 - mean) / std
 };
 
-// float32, dense; rounded to the arithmetic as they load.
+// Rounded to the arithmetic as they load. n of the maps is 16 or 32; the channels from `filters` on are zero.
 struct StemWeights {
-    const float* w0;  // [n][channels][7][7]
-    const float* b0;  // [n]
-    const float* w1;  // [n][n]
-    const float* b1;  // [n]
+    Weight w0;  // [filters][channels][7][7]
+    Vector b0;  // [filters]
+    Weight w1;  // [filters][filters][1][1]
+    Vector b1;  // [filters]
     float negative_slope;
+    int32_t filters;
 };
 
 struct StemParams {
@@ -85,13 +86,13 @@ struct StemParams {
     StemImage image;
     StemWeights weights;
     void* z;          // [batch][out_height][out_width][n], of the arithmetic's 16-bit type, else float32
-    float* partials;  // [blocks][3][n]: count, mean and M2 of c; null: no statistics
+    float* partials;  // [blocks][3][filters]: count, mean and M2 of c; null: no statistics
 };
 
 // `arithmetic`: Arithmetic of fragment.cuh, as a number. Otherwise as launch_resample.
 // Shared memory of a block, the most that any plan needs.
-int stem_shared_bytes(int arithmetic, int num_filters);
+int stem_shared_bytes(int arithmetic, int filters);
 
-int launch_stem(const StemParams& params, int arithmetic, int num_filters, int device, void* stream);
+int launch_stem(const StemParams& params, int arithmetic, int device, void* stream);
 
 }  // namespace learned_resizer

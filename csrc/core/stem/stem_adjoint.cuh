@@ -32,8 +32,8 @@ struct StemAdjoint {
         w1 = reinterpret_cast<S*>(statistics + 2 * n);
         for (int c = thread_index(); c < n; c += thread_count()) {
             float common = 0.0f, each = 0.0f;
-            if (p.mean != nullptr) {
-                const float pixels = static_cast<float>(p.batch * p.image.height * p.image.width);
+            if (p.mean != nullptr && c < p.weights.filters) {
+                const float pixels = static_cast<float>(p.count);
                 each = 2.0f * p.grad_var[c] / pixels;
                 common = p.grad_mean[c] / pixels - p.mean[c] * each;
             }
@@ -44,7 +44,8 @@ struct StemAdjoint {
         for (int i = thread_index(); i < kW1; i += thread_count()) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
             const int from = 16 * step + chained_term(lane % 4, i % 4), to = 8 * tile + lane / 4;
-            w1[i] = F::encode(p.weights.w1[from * n + to]);
+            const bool exists = from < p.weights.filters && to < p.weights.filters;
+            w1[i] = F::encode(exists ? load_weight(p.weights.w1, from, to, 0, 0) : 0.0f);
         }
     }
 

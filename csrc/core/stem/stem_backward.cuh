@@ -45,7 +45,8 @@ struct StemWeightGradients {
     static int shared_bytes(const StemBackwardParams& params) {
         const int working = stage_offset(params.warps) + params.warps * kStage * static_cast<int>(sizeof(S));
         // At the end the same memory holds the block's sums.
-        return std::max(working, 4 * static_cast<int>(stem_gradient_elements(n, params.image.channels)));
+        return std::max(working,
+                        4 * static_cast<int>(stem_gradient_elements(params.weights.filters, params.image.channels)));
     }
 
     LR_DEVICE explicit StemWeightGradients(const StemBackwardParams& params)
@@ -153,12 +154,13 @@ struct StemWeightGradients {
 
     // The block's sums, warp after warp, in the order of the weights themselves.
     LR_DEVICE void finish(float* partial) {
-        const int channels = p.image.channels, lane = lane_index(), g = lane / 4, t = lane % 4;
-        const int elements = static_cast<int>(stem_gradient_elements(n, channels));
-        float* sum0 = reinterpret_cast<float*>(dynamic_shared());  // [n][channels][7][7]
-        float* bias0 = sum0 + n * channels * 49;                   // [n]
-        float* sum1 = bias0 + n;                                   // [n][n]
-        float* bias1 = sum1 + n * n;                               // [n]
+        const int channels = p.image.channels, filters = p.weights.filters;
+        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+        const int elements = static_cast<int>(stem_gradient_elements(filters, channels));
+        float* sum0 = reinterpret_cast<float*>(dynamic_shared());  // [filters][channels][7][7]
+        float* bias0 = sum0 + filters * channels * 49;             // [filters]
+        float* sum1 = bias0 + filters;                             // [filters][filters]
+        float* bias1 = sum1 + filters * filters;                   // [filters]
         LR_UNROLL
         for (int mask = 1; mask < 4; mask *= 2) {
             LR_UNROLL
@@ -177,6 +179,7 @@ struct StemWeightGradients {
                 LR_UNROLL
                 for (int i = 0; i < 4; ++i) {
                     const int f = filter + i / 2 * 8;
+                    if (f >= filters) continue;
                     LR_UNROLL
                     for (int dy = 0; dy < 7; ++dy) {
                         LR_UNROLL
@@ -186,11 +189,15 @@ struct StemWeightGradients {
                         }
                     }
                     LR_UNROLL
-                    for (int j = 0; j < kTiles; ++j) sum1[f * n + 8 * j + 2 * t + i % 2] += dw1[j][i];
+                    for (int j = 0; j < kTiles; ++j) {
+                        const int from = 8 * j + 2 * t + i % 2;
+                        if (from < filters) sum1[f * filters + from] += dw1[j][i];
+                    }
                 }
                 if (t == 0) {
                     LR_UNROLL
                     for (int i = 0; i < 2; ++i) {
+                        if (filter + 8 * i >= filters) continue;
                         bias0[filter + 8 * i] += db0[i];
                         bias1[filter + 8 * i] += db1[i];
                     }
@@ -207,14 +214,14 @@ LR_KERNEL(32 * kStemMaxWarps)
 stem_weights_kernel(const StemBackwardParams p) {
     StemWeightGradients<M, n> gradients(p);
     for (int64_t item = block_index(); item < p.items; item += block_count()) gradients.run_item(item);
-    gradients.finish(p.partials + block_index() * stem_gradient_elements(n, p.image.channels));
+    gradients.finish(p.partials + block_index() * stem_gradient_elements(p.weights.filters, p.image.channels));
 }
 
 // Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.
 template <class Launch>
 bool with_stem_backward_kernel(const StemBackwardParams& params, StemGradient gradient, Arithmetic arithmetic,
-                               int num_filters, const Launch& launch) {
-    return dispatch_tensor(arithmetic, num_filters, [&](auto M, auto n) {
+                               const Launch& launch) {
+    return dispatch_tensor(arithmetic, params.weights.filters, [&](auto M, auto n) {
         if (gradient == StemGradient::kWeights)
             launch(stem_weights_kernel<M, n>, StemWeightGradients<M, n>::shared_bytes(params));
         else

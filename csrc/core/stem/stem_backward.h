@@ -28,15 +28,16 @@ struct StemBackwardParams {
     int64_t batch, out_height, out_width;
     StemBands rows, columns;
     const void* dz;          // [batch][out_height][out_width][n], of the arithmetic's 16-bit type, else float32
-    const float* mean;       // [n]; null: no statistics
-    const float* grad_mean;  // [n]
-    const float* grad_var;   // [n]
+    const float* mean;       // [filters]; null: no statistics
+    const float* grad_mean;  // [filters]
+    const float* grad_var;   // [filters]
+    int64_t count;           // M, of the statistics
 
     // How the image is divided among blocks; from plan_stem_backward.
     int32_t warps, tiles, strips, strip_rows;
     int64_t items, blocks;
 
-    float* partials;       // weights: [blocks][n C 49 + n + n n + n]: dW0, db0, dW1, db1 of each block
+    float* partials;       // weights: [blocks][f C 49 + f + f f + f], f = filters: dW0, db0, dW1, db1 of each block
     void* dx;              // image: element as in StemImage, of dx_dtype
     int64_t dx_stride[4];  // in elements
     DType dx_dtype;        // not float64, not uint8
@@ -72,15 +73,15 @@ inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int
     p.blocks = std::min<int64_t>(p.items, multiprocessors);
 }
 
-LR_PLAN_DEVICE constexpr int64_t stem_gradient_elements(int num_filters, int channels) {
-    return int64_t{num_filters} * (channels * 49 + 1 + num_filters + 1);
+LR_PLAN_DEVICE constexpr int64_t stem_gradient_elements(int filters, int channels) {
+    return int64_t{filters} * (channels * 49 + 1 + filters + 1);
 }
 
 // Plans for as many warps as a block's shared memory of `most_shared` bytes allows; false if it is too little for two.
-bool fit_stem_backward(StemBackwardParams& params, StemGradient gradient, int arithmetic, int num_filters,
-                       int multiprocessors, int64_t most_shared);
+bool fit_stem_backward(StemBackwardParams& params, StemGradient gradient, int arithmetic, int multiprocessors,
+                       int64_t most_shared);
 
-int launch_stem_backward(const StemBackwardParams& params, StemGradient gradient, int arithmetic, int num_filters,
-                         int device, void* stream);
+int launch_stem_backward(const StemBackwardParams& params, StemGradient gradient, int arithmetic, int device,
+                         void* stream);
 
 }  // namespace learned_resizer

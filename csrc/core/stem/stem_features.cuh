@@ -12,11 +12,13 @@
 #pragma once
 
 #include "common/fragment.cuh"
+#include "common/parameter.cuh"
 #include "stem/stem.h"
 
 namespace learned_resizer {
 
-// n: num_filters. R: rows that a warp makes together, 1 ... 3, as many as the registers of the kernel leave room for.
+// n: channels of the maps. R: rows that a warp makes together, 1 ... 3, as many as the registers of the kernel leave
+// room for.
 template <Arithmetic M, int n, int R>
 struct StemFeatures {
     using F = Fragments<M>;
@@ -37,6 +39,7 @@ struct StemFeatures {
     S* w0;        // [7 kernel rows][2 steps][32 lanes][kTiles][4]
     S* w1;        // [kSteps][32 lanes][kTiles][4], chained terms
     float* bias;  // [2][n]: b0, b1
+    float* map;   // [2][4]: of a uint8 image's channels, scale and shift
     const StemImage& x;
     float slope;
     int pitch;  // pixels of a ring row
@@ -45,13 +48,14 @@ struct StemFeatures {
 
     LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
         return static_cast<int>(sizeof(S)) * (kStemRing * (kStemWarpColumns * warps + kStemPad) * kPixel + kW0 + kW1) +
-               2 * n * static_cast<int>(sizeof(float));
+               (2 * n + 8) * static_cast<int>(sizeof(float));
     }
 
     LR_DEVICE StemFeatures(unsigned char* shared, const StemImage& source, const StemWeights& weights)
         : x(source), slope(weights.negative_slope), pitch(kStemWarpColumns * warp_count() + kStemPad) {
         bias = reinterpret_cast<float*>(shared);
-        w0 = reinterpret_cast<S*>(bias + 2 * n);
+        map = bias + 2 * n;
+        w0 = reinterpret_cast<S*>(map + 8);
         w1 = w0 + kW0;
         ring = w1 + kW1;
         LR_NO_UNROLL
@@ -59,17 +63,24 @@ struct StemFeatures {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % 2;
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4), c = term % 4;
             const int dy = i / (256 * kTiles), dx = 4 * step + term / 4, filter = 8 * tile + lane / 4;
-            const bool exists = dx < 7 && c < x.channels;
-            w0[i] = F::encode(exists ? weights.w0[((filter * x.channels + c) * 7 + dy) * 7 + dx] : 0.0f);
+            const bool exists = dx < 7 && c < x.channels && filter < weights.filters;
+            w0[i] = F::encode(exists ? load_weight(weights.w0, filter, c, dy, dx) : 0.0f);
         }
         LR_NO_UNROLL
         for (int i = thread_index(); i < kW1; i += thread_count()) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
             const int from = 16 * step + chained_term(lane % 4, i % 4), filter = 8 * tile + lane / 4;
-            w1[i] = F::encode(weights.w1[filter * n + from]);
+            const bool exists = filter < weights.filters && from < weights.filters;
+            w1[i] = F::encode(exists ? load_weight(weights.w1, filter, from, 0, 0) : 0.0f);
         }
         for (int i = thread_index(); i < 2 * n; i += thread_count())
-            bias[i] = i < n ? weights.b0[i] : weights.b1[i - n];
+            bias[i] = i % n < weights.filters ? load_parameter(i < n ? weights.b0 : weights.b1, i % n) : 0.0f;
+        // (v / 255 - mean) / std
+        if (const int c = thread_index(); c < x.channels && x.dtype == DType::kUInt8) {
+            const float inverse = 1.0f / load_parameter(x.std, c);
+            map[c] = inverse * (1.0f / 255.0f);
+            map[4 + c] = -load_parameter(x.mean, c) * inverse;
+        }
     }
 
     // Raw pixels on their way from global memory to the ring.
@@ -140,7 +151,7 @@ struct StemFeatures {
             else if (x.dtype == DType::kFloat16)
                 v = half_to_float(static_cast<uint16_t>(bits[c]));
             else if (x.dtype == DType::kUInt8)
-                v = (static_cast<float>(bits[c]) * (1.0f / 255.0f) - x.mean[c]) / x.std[c];
+                v = fused_multiply_add(static_cast<float>(bits[c]), map[c], map[4 + c]);
             else
                 v = float_from_bits(bits[c] << 16);
             pixel.v[c] = F::encode(v);

@@ -37,7 +37,8 @@ struct StemImageGradient {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4);
             const int filter = 16 * step + term, c = lane / 4;
-            weights[i] = F::encode(c < channels ? p.weights.w0[(filter * channels + c) * 49 + tap] : 0.0f);
+            const bool exists = c < channels && filter < p.weights.filters;
+            weights[i] = F::encode(exists ? load_weight(p.weights.w0, filter, c, tap / 7, tap % 7) : 0.0f);
         }
     }
 
