@@ -18,7 +18,10 @@ from .arguments import vector
 
 
 class PrologueSums(NamedTuple):
-    """What ``gradients`` makes of a prologue's sums. Vectors of the ``filters`` that there are."""
+    """What ``gradients`` makes of a prologue's sums.
+
+    Vectors ``(filters,)``.
+    """
 
     channels: int  # N, of the kernel's instance
     filters: int
