@@ -1,7 +1,4 @@
-"""Measuring process of `benchmarks.gpu.gpu_day`: one JSON line per row, written at once.
-
-Run by path, not as a module: an installed package must win over the source tree.
-"""
+"""Measuring process of `benchmarks.gpu.gpu_day`: one JSON line per row, written at once."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.gpu.cold import Clock
 from benchmarks.gpu.gpu_sections import SECTIONS, Plan
+from learned_resizer_cuda import use_backend
 
 
 def main() -> int:
@@ -30,7 +28,8 @@ def main() -> int:
     options = parser.parse_args()
     shares = {name: float(share) for name, share in (word.split("=") for word in options.sections)}
     clock = Clock(options.device)
-    with options.rows.open("a", encoding="utf-8") as file:
+    native = use_backend("torch" if options.device.type == "cpu" else "native")
+    with native, options.rows.open("a", encoding="utf-8") as file:
 
         def write(row: dict[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")

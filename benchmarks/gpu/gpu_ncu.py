@@ -1,0 +1,205 @@
+"""Nsight Compute of every op's kernels, beside what a latency model predicts for them.
+
+    ncu … python benchmarks/gpu/gpu_ncu.py stem --backward     # one call between the profiler's start and stop
+
+Format: `ncu --csv --page raw --print-units base`, as Nsight Compute 2020.1 to 2025.3 write it: lines of ==PROF==, a line
+of names, a line of units, a line for each launch. Sections are asked for rather than metrics where they have what is
+needed: a section's name holds for every version and GPU, and a metric that a GPU lacks is missing, not an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import glob
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.report import table
+
+if TYPE_CHECKING:
+    from benchmarks.gpu.day import Day
+
+SECTIONS = (
+    "SpeedOfLight",
+    "Occupancy",
+    "LaunchStats",
+    "WarpStateStats",
+    "ComputeWorkloadAnalysis",
+    "MemoryWorkloadAnalysis",
+)
+EXTRA = "dram__bytes_read.sum,dram__bytes_write.sum,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
+REFUSED = ("ERR_NVGPUCTRPERM", "LibraryNotLoaded")
+
+# PREDICTIONS, none of them measured: µs an image on one H100 at batch 64, 448→224, 16 filters, bf16. First the roofs
+# alone (issue, tensor, shared, DRAM), then the same with latency exposed, from low to high; what binds.
+PREDICTED = {
+    "resample": (0.45, 0.6, 0.6, "DRAM and the last wave"),
+    "stem": (5.9, 9.0, 9.0, "issue at 60 %"),
+    "trunk_block": (1.3, 2.1, 2.1, "load latency"),
+    "trunk_tail": (2.3, 5.0, 7.0, "load latency"),
+    "conv": (1.2, 1.6, 2.2, "load latency"),
+    "conv_backward": (2.4, 5.0, 5.0, "load latency"),
+    "head": (1.3, 2.0, 2.0, "load latency"),
+    "head_backward": (2.0, 4.0, 6.0, "load latency"),
+    "stem_backward": (11.1, 20.0, 25.0, "pull: dependent loads"),
+}
+
+# Key of a row -> metric; the first one that the launch has.
+METRICS = {
+    "us": ("gpu__time_duration.sum",),
+    "dram_pct": (
+        "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
+        "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+    ),
+    "occupancy_pct": ("sm__warps_active.avg.pct_of_peak_sustained_active",),
+    "registers": ("launch__registers_per_thread",),
+    "issue_pct": (
+        "sm__inst_issued.avg.pct_of_peak_sustained_active",
+        "sm__instruction_throughput.avg.pct_of_peak_sustained_active",
+    ),
+    "tensor_pct": ("sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",),
+    "waves": ("launch__waves_per_multiprocessor",),
+}
+_STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+?)_per_issue_active\.ratio$")
+_TO_US = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "msecond": 1e3, "s": 1e6, "second": 1e6}
+
+
+def profile(day: Day, targets: list[str]) -> bool:
+    """Profile each target in a process of its own; whether any kernel was seen."""
+    folders = ["/usr/local/cuda/bin", *sorted(glob.glob("/opt/nvidia/nsight-compute/*"), reverse=True)]
+    ncu = shutil.which("ncu", path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
+    if ncu is None:
+        day.part("ncu", "skipped", "ncu is not installed")
+        return False
+    # The device's clocks stay as they are; its caches are flushed before each pass, as the timing's are.
+    options = ["--profile-from-start", "off", "--clock-control", "none", "--csv", "--page", "raw"]
+    options += ["--print-units", "base", *(word for name in SECTIONS for word in ("--section", name))]
+    script = [sys.executable, __file__, "--device", day.device, *(["--quick"] if day.quick else [])]
+    extra, seen = ["--metrics", EXTRA], False
+    for place, target in enumerate(targets):
+        share = day.left / (len(targets) - place) * 2
+        _, said = day.run(f"ncu {target}", [ncu, *options, *extra, *script, target], share, fine=range(-64, 256))
+        if "Failed to find metric" in said:
+            day.part(f"ncu {target}", "skipped", "a metric is unknown here: again with the sections alone")
+            extra = []
+            _, said = day.run(f"ncu {target}", [ncu, *options, *script, target], share, fine=range(-64, 256))
+        if any(word in said for word in REFUSED):
+            line = next(line for line in said.splitlines() if any(word in line for word in REFUSED))
+            day.part("ncu", "skipped", f"ncu may not read the counters here: {line.strip()}")
+            break
+        launches = parse(said)
+        if not launches:
+            day.part(f"ncu {target}", "failed", "no kernel in ncu's output, see the log")
+        with (day.out / "profile.ncu.csv").open("a", encoding="utf-8") as file:
+            file.write(f"# {target}\n{_table_of(said)}\n")
+        for launch in launches:
+            seen = True
+            day.add({"kind": "ncu", "section": "ncu", "target": target, **launch})
+    return seen
+
+
+def parse(said: str) -> list[dict[str, Any]]:
+    """A row for each launch in ncu's output."""
+    lines = list(csv.reader(_table_of(said).splitlines()))
+    if len(lines) < 3:
+        return []
+    names, units = lines[0], dict(zip(lines[0], lines[1], strict=False))
+    launches = []
+    for line in lines[2:]:
+        values = dict(zip(names, line, strict=False))
+        row: dict[str, Any] = {"kernel": values["Kernel Name"]}
+        for key, metrics in METRICS.items():
+            row[key] = next((n for n in (_number(values.get(metric)) for metric in metrics) if n is not None), None)
+        if row["us"] is not None:
+            row["us"] *= _TO_US[units[METRICS["us"][0]]]
+        moved = [_number(values.get(f"dram__bytes_{way}.sum")) for way in ("read", "write")]
+        row["dram_bytes"] = sum(n for n in moved if n is not None) if any(n is not None for n in moved) else None
+        stalls = {m[1]: n for name in names if (m := _STALL.search(name)) and (n := _number(values[name]))}
+        # A warp that issues is not stalled.
+        stalls.pop("selected", None)
+        row["stalls"] = sorted(stalls.items(), key=lambda item: -item[1])[:3]
+        launches.append(row)
+    return launches
+
+
+def _table_of(said: str) -> str:
+    """The lines of the table: from the one of names on, without what others print."""
+    lines = said.splitlines()
+    start = next((place for place, line in enumerate(lines) if line.startswith('"ID","Process ID"')), len(lines))
+    return "\n".join(line for line in lines[start:] if line.startswith('"'))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float((text or "").replace(",", ""))
+    except ValueError:
+        return None  # "n/a", or nothing
+
+
+def markdown(rows: list[dict[str, Any]], batch: int = 64) -> list[str]:
+    """Section of the page: what was measured, and the predictions beside it."""
+
+    def cell(value: float | None, digits: int = 3) -> str:
+        return "" if value is None else f"{value:.{digits}g}"
+
+    header = ("op", "kernel", "µs", "DRAM MB", "DRAM %", "occupancy %", "registers", "issue %", "tensor %", "stalls")
+    listed = []
+    for row in rows:
+        name = re.sub(r"[<(].*", "", row["kernel"]).split("::")[-1].removeprefix("void ")
+        moved = None if row["dram_bytes"] is None else row["dram_bytes"] / 1e6
+        numbers = [row["us"], moved, *(row[k] for k in ("dram_pct", "occupancy_pct", "registers", "issue_pct"))]
+        stalls = ", ".join(f"{reason} {cycles:.2g}" for reason, cycles in row["stalls"])
+        listed.append([row["target"], f"`{name}`", *map(cell, numbers), cell(row["tensor_pct"]), stalls])
+    # The second stage of a reduction is a launch of its own: the op's time is the sum.
+    totals: dict[str, float] = {}
+    for row in rows:
+        totals[row["target"]] = totals.get(row["target"], 0.0) + (row["us"] or 0.0)
+    predicted = []
+    for target, us in totals.items():
+        roof, low, high, binds = PREDICTED.get(target, (None, None, None, ""))
+        latency = "" if low is None else f"{low:g}" if low == high else f"{low:g}–{high:g}"
+        predicted.append([target, binds, cell(us / batch), cell(roof), latency])
+    return [
+        "## Counters of every kernel",
+        "From ncu, caches flushed. *Stalls*: the three largest, in warps that wait for each instruction issued.",
+        table(header, listed),
+        "Beside the model, µs an image, all launches of an op together. The two columns on the right are predictions.",
+        table(("op", "said to bind", "measured", "roofs alone", "with latency"), predicted),
+    ]
+
+
+def main() -> int:
+    """Run one op once between the profiler's start and stop."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", help="an op of benchmarks.op_calls, or one with _backward")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    import torch
+
+    from benchmarks.gpu.gpu_sections import Plan, kernel_call
+    from learned_resizer_cuda import use_backend
+
+    device = torch.device(options.device)
+    with torch.no_grad(), use_backend("torch" if device.type == "cpu" else "native"):
+        run, _ = kernel_call(Plan(device, options.quick, float("inf")), options.target)
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.profiler.start()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.profiler.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The gpu tests in several processes; each outcome is a row, written before the next test begins.
+
+As a pytest plugin (`-p benchmarks.gpu.gpu_tests`) it keeps every n-th test, the most telling first, and skips what an
+earlier process of the same run has begun. So a process that dies loses one test, and a fresh one takes up the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import gpu_report
+from benchmarks.gpu.day import Day, append
+
+# Names of what compiles the kernels for the host, which takes minutes: its tests belong on a machine without a GPU.
+HOST = ("kernels_host", "native_host")
+# Later in the list, later in the run. The last of them fill the GPU's memory: one process runs them all.
+ORDER = (("stream", "graph", "waits", "same_bits", "device"), ("compile",), ("memory", "feature_map", "beyond_int32"))
+FULL = len(ORDER)
+LOST = 70  # exit code: the CUDA context is lost, and every later test of the process would fail too
+
+
+def files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files with gpu tests, and those among them that compile for the host."""
+    having = {}
+    for file in sorted(folder.rglob("test_*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "mark.gpu" in text or "gpu_cases import" in text:
+            having[file] = any(name in text for name in HOST)
+    return [f for f, host in having.items() if not host], [f for f, host in having.items() if host]
+
+
+def run(day: Day, folder: Path, workers: int) -> None:
+    """Run all gpu tests of a folder until the call's end."""
+    chosen, left_out = files(folder)
+    if left_out:
+        names = ", ".join(file.name for file in left_out)
+        day.part("tests left out", "skipped", f"{names}: compiled for the host")
+    command = [sys.executable, "-m", "pytest", "-p", "benchmarks.gpu.gpu_tests", "-m", "gpu", "-q", "--no-header"]
+    command += ["-p", "no:cacheprovider", "--tb=short", "--continue-on-collection-errors", *map(str, chosen)]
+    # The oracles compute in float64 on the CPU, one process for each core.
+    env = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    env |= {"GPU_DAY_ROWS": str(day.rows), "GPU_DAY_FROM": str(day.rows.stat().st_size)}
+
+    def share(index: int) -> None:
+        mine = {**env, "GPU_DAY_SHARE": f"{index}/{workers}"}
+        while day.left > 1:
+            state, _ = day.run(f"tests {index + 1} of {workers}", command, day.left, mine, fine=(0, 1, 5, LOST))
+            died = [row["name"] for row in outcomes(day, index) if row["state"] == "begun"]
+            for name in died:
+                reason = "its process was cut" if state == "cut" else "its process died"
+                day.add({**_row(name, "cut" if state == "cut" else "failed", reason), "share": index})
+            if state == "cut" or (not died and not lost(day, index)):
+                return
+
+    def lost(day: Day, index: int) -> bool:
+        rows = [row for row in day.mine() if row["kind"] == "test" and row.get("share") == index]
+        return bool(rows) and bool(rows[-1].get("lost"))
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(share, range(workers)))
+    counts = gpu_report.counts(day.mine())
+    words = ", ".join(f"{count} {state}" for state, count in counts.items())
+    state = "failed" if not counts.get("passed") and day.device != "cpu" else "done"
+    day.part("tests", state, words or "no test ran")
+
+
+def outcomes(day: Day, share: int) -> list[dict[str, Any]]:
+    """The last row of each test of a share."""
+    return list({row["name"]: row for row in day.mine() if row["kind"] == "test" and row["share"] == share}.values())
+
+
+def _row(name: str, state: str, reason: str = "", seconds: float = 0.0) -> dict[str, Any]:
+    return {"kind": "test", "section": "tests", "name": name, "state": state, "reason": reason, "seconds": seconds}
+
+
+class Plugin:
+    """Chooses this process's tests and appends their outcomes."""
+
+    def __init__(self) -> None:
+        self.rows, self.start = Path(os.environ["GPU_DAY_ROWS"]), int(os.environ["GPU_DAY_FROM"])
+        self.index, self.count = map(int, os.environ["GPU_DAY_SHARE"].split("/"))
+        self.reports: list[Any] = []
+        self.began = 0.0
+
+    def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
+        """After `-m gpu`: only the tests of this share that have not begun."""
+        begun = {row["name"] for row in gpu_report.rows(self.rows, self.start) if row["kind"] == "test"}
+        ordered = sorted((item for item in items if item.get_closest_marker("gpu")), key=lambda item: rank(item.nodeid))
+        full = [item for item in ordered if rank(item.nodeid) == FULL]
+        spread = [item for item in ordered if rank(item.nodeid) < FULL]
+        share = [*spread[self.index :: self.count], *(full if self.index == self.count - 1 else [])]
+        items[:] = [item for item in share if item.nodeid not in begun]
+
+    def append(self, name: str, state: str, reason: str = "", **more: Any) -> None:
+        row = _row(name, state, reason, time.monotonic() - self.began)
+        append(self.rows, {**row, "share": self.index, **more})
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.reports, self.began = [], time.monotonic()
+        self.append(nodeid, "begun")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.reports.append(report)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        bad = [report for report in self.reports if report.failed]
+        skipped = [report for report in self.reports if report.skipped]
+        if not bad:
+            reason = skipped[0].longrepr[2] if skipped else ""  # of file, line and reason
+            self.append(nodeid, "skipped" if skipped else "passed", reason)
+            return
+        reason = bad[0].longreprtext[-8000:]
+        # Out-of-memory has a message of its own and leaves the context whole.
+        lost = "CUDA error" in reason
+        self.append(nodeid, "failed", reason, lost=lost)
+        if lost:
+            os._exit(LOST)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed and self.index == 0:
+            self.append(report.nodeid, "failed", report.longreprtext)
+
+
+def rank(name: str) -> int:
+    """Place in the order: values first."""
+    test = name.partition("::")[2]
+    return max((place for place, words in enumerate(ORDER, 1) if any(word in test for word in words)), default=0)
+
+
+def pytest_configure(config: Any) -> None:
+    config.pluginmanager.register(Plugin(), "gpu-day")
