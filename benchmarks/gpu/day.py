@@ -47,7 +47,7 @@ class Day:
         self._read, self._written = 0, 0.0
         out.mkdir(parents=True, exist_ok=True)
         self.rows, self.log = out / f"{call}.rows.jsonl", out / f"{call}.log"
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
         self._first = self.rows.stat().st_size if self.rows.exists() else 0
         self._read = self._first
         self.add({"kind": "run", "call": call, "time": now, "environment": environment})
@@ -114,6 +114,9 @@ class Day:
                 self.poll()
             output.seek(0)
             said = output.read()
+        if not self.rows.read_bytes().endswith(b"\n"):
+            with self.rows.open("a", encoding="utf-8") as file:
+                file.write("\n")  # the process was killed while it wrote a line
         self.poll()
         reason = ""
         if state == "cut":

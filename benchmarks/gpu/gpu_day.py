@@ -7,7 +7,7 @@
 
 Every call builds the native module for this GPU first, unless an earlier call has, and stops if it does not load. It
 writes what it finds as it goes: `<call>.rows.jsonl` (every row as measured), `<call>.log`, and from all calls in the
-folder together `<device>.json`, `.md` and plots. Calls run in any order, and again: of each section the last run counts.
+folder together `<device>.json`, `.md` and plots. Calls run in any order, and again: a section's last run counts.
 
 Exits with 1 if a part or a test failed or a result differs, 0 otherwise; parts that are cut or skipped do not count.
 """
@@ -48,9 +48,7 @@ def right(day: Day, options: argparse.Namespace) -> None:
 
 def profile(day: Day, options: argparse.Namespace) -> None:
     """Counters of every kernel by ncu; its time alone where ncu cannot read them."""
-    from benchmarks.gpu.gpu_sections import targets
-
-    if not gpu_ncu.profile(day, [name for name in targets() if name in (options.targets or targets())]):
+    if not gpu_ncu.profile(day, options.targets):
         bench(day, ["kernels"], day.left)
 
 
@@ -130,13 +128,13 @@ def plan() -> str:
         "Wheels of peers, once, where there is a network (7 MB; put .whl into .git/info/exclude):",
         f"  {WHEELS}",
         "",
-        "Then one after the other, each with its time limit, .whl and build/gpu-day carried along. After `right` put what",
-        "it wrote as _C.*.so and digest.txt into build/gpu-day here: a fresh machine then needs no build.",
+        "Then one after the other, each with its time limit, .whl and build/gpu-day carried along. After `right` put",
+        "the _C.*.so and digest.txt that came back into build/gpu-day here: a fresh machine then needs no build.",
     ]
     for name, (_, budget) in CALLS.items():
         wheels = "--wheels .whl " if name == "bars" else ""
         command = f"python3 -u benchmarks/gpu/gpu_day.py {name} --out $OUT --budget {budget:.0f} {wheels}{commit}"
-        lines.append(f"  {budget + 20:.0f} s  {command}")
+        lines.append(f"  {budget + 15:.0f} s  {command}")
     lines.append("At last, here, from the folders that came back:")
     lines.append("  python benchmarks/gpu/gpu_day.py report --out benchmarks/results FOLDER…")
     return "\n".join(lines)
@@ -162,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--commit", help="what is measured, where git cannot tell (default: the checkout's)")
     parser.add_argument("--wheels", type=Path, help="folder with wheels of peers, installed without a network")
     parser.add_argument("--sections", help=f"for bars: some of {','.join(BARS)}")
-    parser.add_argument("--targets", nargs="+", help="for profile: ops, or one with _backward (default: all)")
+    parser.add_argument("--targets", help="for profile: ops, also with _backward, joined by commas (default: all)")
     parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="for right: folder (default: %(default)s)")
     options = parser.parse_intermixed_args(arguments)
     options.out = options.out.resolve()
@@ -174,6 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(map(str, pages)) or "no rows in these folders")
         return int(not pages)
     options.sections = _some(parser, "--sections", options.sections, list(BARS))
+    if options.call == "profile":
+        from benchmarks.gpu.gpu_sections import targets
+
+        options.targets = _some(parser, "--targets", options.targets, targets())
     if importlib.util.find_spec("torch") is None:
         parser.error("torch is not installed")
     call, budget = CALLS[options.call]

@@ -1,10 +1,10 @@
 """Nsight Compute of every op's kernels, beside what a latency model predicts for them.
 
-    ncu … python benchmarks/gpu/gpu_ncu.py stem --backward     # one call between the profiler's start and stop
+    ncu … python benchmarks/gpu/gpu_ncu.py stem_backward     # one call between the profiler's start and stop
 
-Format: `ncu --csv --page raw --print-units base`, as Nsight Compute 2020.1 to 2025.3 write it: lines of ==PROF==, a line
-of names, a line of units, a line for each launch. Sections are asked for rather than metrics where they have what is
-needed: a section's name holds for every version and GPU, and a metric that a GPU lacks is missing, not an error.
+`ncu --csv --page raw` of Nsight Compute 2025 writes lines of ==PROF==, one of names, one of units, one for each
+launch; older ones and the details page a line for each metric. Both are read. Sections are asked for rather than
+metrics where they have what is needed: their names hold for every version, and what a GPU lacks is left out of them.
 """
 
 from __future__ import annotations
@@ -107,21 +107,16 @@ def profile(day: Day, targets: list[str]) -> bool:
 
 def parse(said: str) -> list[dict[str, Any]]:
     """A row for each launch in ncu's output."""
-    lines = list(csv.reader(_table_of(said).splitlines()))
-    if len(lines) < 3:
-        return []
-    names, units = lines[0], dict(zip(lines[0], lines[1], strict=False))
     launches = []
-    for line in lines[2:]:
-        values = dict(zip(names, line, strict=False))
-        row: dict[str, Any] = {"kernel": values["Kernel Name"]}
-        for key, metrics in METRICS.items():
-            row[key] = next((n for n in (_number(values.get(metric)) for metric in metrics) if n is not None), None)
+    for kernel, metrics in _launches(list(csv.reader(_table_of(said).splitlines()))):
+        row: dict[str, Any] = {"kernel": kernel}
+        for key, names in METRICS.items():
+            row[key] = next((metrics[name][0] for name in names if name in metrics), None)
         if row["us"] is not None:
-            row["us"] *= _TO_US[units[METRICS["us"][0]]]
-        moved = [_number(values.get(f"dram__bytes_{way}.sum")) for way in ("read", "write")]
-        row["dram_bytes"] = sum(n for n in moved if n is not None) if any(n is not None for n in moved) else None
-        stalls = {m[1]: n for name in names if (m := _STALL.search(name)) and (n := _number(values[name]))}
+            row["us"] *= _TO_US[metrics[METRICS["us"][0]][1]]
+        moved = [metrics[name][0] for name in EXTRA.split(",") if "bytes" in name and name in metrics]
+        row["dram_bytes"] = sum(moved) if moved else None
+        stalls = {found[1]: metrics[name][0] for name in metrics if (found := _STALL.search(name))}
         # A warp that issues is not stalled.
         stalls.pop("selected", None)
         row["stalls"] = sorted(stalls.items(), key=lambda item: -item[1])[:3]
@@ -129,16 +124,43 @@ def parse(said: str) -> list[dict[str, Any]]:
     return launches
 
 
+def _launches(lines: list[list[str]]) -> list[tuple[str, dict[str, tuple[float, str]]]]:
+    """Kernel, and value and unit of each metric, for every launch."""
+    if len(lines) < 2:
+        return []
+    names, *rest = lines
+    if "Metric Name" in names:
+        many: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {}
+        for line in rest:
+            row = dict(zip(names, line, strict=False))
+            launch = many.setdefault(row["ID"], (row["Kernel Name"], {}))
+            launch[1][row["Metric Name"]] = row["Metric Value"], row["Metric Unit"]
+        texts = list(many.values())
+    else:
+        units, *values = rest
+        texts = [
+            (line[names.index("Kernel Name")], dict(zip(names, zip(line, units, strict=False), strict=False)))
+            for line in values
+        ]
+    return [
+        (
+            kernel,
+            {name: (number, unit) for name, (text, unit) in metrics.items() if (number := _number(text)) is not None},
+        )
+        for kernel, metrics in texts
+    ]
+
+
 def _table_of(said: str) -> str:
     """The lines of the table: from the one of names on, without what others print."""
     lines = said.splitlines()
-    start = next((place for place, line in enumerate(lines) if line.startswith('"ID","Process ID"')), len(lines))
+    start = next((place for place, line in enumerate(lines) if line.startswith('"ID",')), len(lines))
     return "\n".join(line for line in lines[start:] if line.startswith('"'))
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str) -> float | None:
     try:
-        return float((text or "").replace(",", ""))
+        return float(text.replace(",", ""))
     except ValueError:
         return None  # "n/a", or nothing
 

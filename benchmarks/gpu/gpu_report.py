@@ -90,7 +90,8 @@ def summarise(its_runs: list[dict[str, Any]]) -> dict[str, Any]:
     origin = {row["section"]: run for run in its_runs for row in run["rows"] if "section" in row}
     last = {run["call"]: run for run in its_runs}
     all_rows = [row for name, run in origin.items() for row in run["rows"] if row.get("section") == name]
-    counting, peers = [], {}
+    counting: list[dict[str, Any]] = []
+    peers: dict[str, str | None] = {}
     for run in its_runs:
         peers.update({name: version or peers.get(name) for name, version in run["environment"]["peers"].items()})
         sections = [name for name, source in origin.items() if source is run]
@@ -142,7 +143,7 @@ def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
         parts.append(f"Not installed: {', '.join(absent)}.")
     if summary["unequal"]:
         parts += ["## Results that differ", "\n".join(f"- **{line}**" for line in summary["unequal"])]
-    header = ("call", "sections", "when", "GPU", "native module", "commit", "versions")
+    header: tuple[str, ...] = ("call", "sections", "when", "GPU", "native module", "commit", "versions")
     parts += ["## What was measured where", table(header, map(_run, summary["runs"]), text_columns=len(header))]
     keys = ("call", "name", "state", "reason", "seconds")
     lines = ([f"{p[k]:.0f}" if k == "seconds" else p[k].replace("|", "/") for k in keys] for p in summary["parts"])

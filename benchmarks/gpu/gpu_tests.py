@@ -43,7 +43,7 @@ def run(day: Day, folder: Path, workers: int) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "benchmarks.gpu.gpu_tests", "-m", "gpu", "-q", "--no-header"]
     command += ["-p", "no:cacheprovider", "--tb=short", "--continue-on-collection-errors", *map(str, chosen)]
     # The oracles compute in float64 on the CPU, one process for each core.
-    env = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     env |= {"GPU_DAY_ROWS": str(day.rows), "GPU_DAY_FROM": str(day.rows.stat().st_size)}
 
     def share(index: int) -> None:
