@@ -120,11 +120,11 @@ class Day:
         self.poll()
         reason = ""
         if state == "cut":
-            reason = f"its time was up after {time.monotonic() - start:.0f} s; it said last: {last_line(said)}"
+            reason = f"its time was up after {time.monotonic() - start:.0f} s; it said last: {gpu_report.why(said)}"
         elif process.returncode in fine:
             state = "done"
         else:
-            state, reason = "failed", f"exit code {process.returncode}: {last_line(said)}"
+            state, reason = "failed", f"exit code {process.returncode}: {gpu_report.why(said)}"
         with self._lock:
             with self.log.open("a", encoding="utf-8") as log:
                 log.write(f"=== {name}: {' '.join(command)}\n{said}\n")
@@ -145,7 +145,7 @@ class Day:
             for row in new:
                 if row["kind"] == "failure" or (row["kind"] == "test" and row["state"] == "failed"):
                     self.failed.append(row["name"])
-                    print(f"FAILED {row['name']}: {last_line(row['reason'])}", flush=True)
+                    print(f"FAILED {row['name']}: {gpu_report.why(row['reason'])}", flush=True)
                     with (self.out / f"{self.call}.failures.txt").open("a", encoding="utf-8") as file:
                         file.write(f"=== {row['name']}\n{row['reason']}\n\n")
             if time.monotonic() - self._written > 10:
@@ -171,8 +171,3 @@ def append(file: Path, row: dict[str, Any]) -> None:
     """Append a row in one write, so that processes can share the file."""
     with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps(row) + "\n")
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"

@@ -82,12 +82,20 @@ def counts(all_rows: Iterable[dict[str, Any]]) -> Counter[str]:
     return Counter(last.values())
 
 
+def why(reason: str) -> str:
+    """The line that says most: pytest's first of the error, else the last."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()] or ["no output"]
+    return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])[:300]
+
+
 def summarise(its_runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Summary of one device's runs, in the form of `benchmarks.report.summarise` and more.
 
-    Of each section the last run that measured it counts; of each call's parts, its last run.
+    Of each section the last run that measured something counts; of each call's parts, its last run.
     """
-    origin = {row["section"]: run for run in its_runs for row in run["rows"] if "section" in row}
+    named = [(row, run) for run in its_runs for row in run["rows"] if "section" in row]
+    origin = {row["section"]: run for row, run in named}
+    origin |= {row["section"]: run for row, run in named if row["kind"] not in ("cut", "failure")}
     last = {run["call"]: run for run in its_runs}
     all_rows = [row for name, run in origin.items() for row in run["rows"] if row.get("section") == name]
     counting: list[dict[str, Any]] = []
@@ -150,7 +158,7 @@ def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
     parts += ["## Parts", table(("call", "part", "state", "what it said", "s"), lines, text_columns=4)]
     if summary["tests"]:
         words = ", ".join(f"{count} {state}" for state, count in summary["tests"].items())
-        failed = [f"- `{row['name']}`: {row['reason'].splitlines()[-1]}" for row in summary["failed tests"]]
+        failed = [f"- `{row['name']}`: {why(row['reason'])}" for row in summary["failed tests"]]
         parts += ["## Tests", "\n".join([f"{words}.", *failed])]
     if summary["launches"]:
         launches = ([r["name"], str(r["launches"]), str(r["most"]), str(r["copies"])] for r in summary["launches"])

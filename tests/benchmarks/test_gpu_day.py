@@ -118,9 +118,10 @@ def test_a_section_s_last_run_counts(tmp_path: Path) -> None:
             file.write('{"section": "roofs", "ki')
             file.write("\n" if call == "bars" else "")
         time.sleep(0.01)  # runs are ordered by their time
+    _day(tmp_path).add({"section": "roofs", "kind": "cut", "name": "copy", "reason": "no time"})
     gpu_report.write(tmp_path, [tmp_path])
     summary = _summary(tmp_path)
-    assert [run["sections"] for run in summary["runs"] if run["call"] == "bars"] == [["roofs"], ["kernels"]]
+    assert [run["sections"] for run in summary["runs"] if run["call"] == "bars"] == [["roofs"], ["kernels"], []]
     assert [roof["name"] for roof in summary["roofs"]] == ["bars kernels 1", "bars roofs 1"]
 
 
@@ -297,7 +298,8 @@ def test_every_gpu_test_runs_and_failures_are_said_at_once(
     assert "one and one" in reasons["test_values_b"] and reasons["test_values_c"] == "its process died"
     assert _states(summary)["tests left out"] == "skipped"
     printed = capsys.readouterr().out
-    assert printed.index("FAILED test_it.py::test_values_b") < printed.index("tests: done")
+    said = "FAILED test_it.py::test_values_b: AssertionError: one and one"
+    assert printed.index(said) < printed.index("tests: done")
     assert "one and one" in (tmp_path / "out" / "right.failures.txt").read_text()
     assert "test_values_d" in (tmp_path / "out" / "gpu-day-quick.md").read_text()
 
