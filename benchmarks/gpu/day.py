@@ -138,17 +138,19 @@ class Day:
     def poll(self) -> None:
         """Print failures among the rows that were appended since the last call; write the page now and then."""
         with self._lock:
-            if self.rows.stat().st_size == self._read:
-                return
-            new = list(gpu_report.rows(self.rows, self._read))
-            self._read = self.rows.stat().st_size
-            for row in new:
+            with self.rows.open("rb") as file:
+                file.seek(self._read)
+                lines = file.read().splitlines(keepends=True)
+            if lines and not lines[-1].endswith(b"\n"):
+                lines.pop()  # still being written
+            self._read += sum(map(len, lines))
+            for row in gpu_report.parse(lines):
                 if row["kind"] == "failure" or (row["kind"] == "test" and row["state"] == "failed"):
                     self.failed.append(row["name"])
                     print(f"FAILED {row['name']}: {gpu_report.why(row['reason'])}", flush=True)
-                    with (self.out / f"{self.call}.failures.txt").open("a", encoding="utf-8") as file:
-                        file.write(f"=== {row['name']}\n{row['reason']}\n\n")
-            if time.monotonic() - self._written > 10:
+                    with (self.out / f"{self.call}.failures.txt").open("a", encoding="utf-8") as failures:
+                        failures.write(f"=== {row['name']}\n{row['reason']}\n\n")
+            if lines and time.monotonic() - self._written > 10:
                 self.write()
 
     def write(self) -> None:
@@ -169,5 +171,5 @@ class Day:
 
 def append(file: Path, row: dict[str, Any]) -> None:
     """Append a row in one write, so that processes can share the file."""
-    with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row) + "\n")
+    with file.open("ab", buffering=0) as out:
+        out.write(json.dumps(row).encode() + b"\n")

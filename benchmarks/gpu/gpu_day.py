@@ -127,11 +127,12 @@ def plan() -> str:
     """The commands of a whole day, in the order of what they are worth."""
     commit = f'--commit "{gpu_build.commit()}"'
     lines = [
-        "Wheels of peers, once, where there is a network (7 MB; put .whl into .git/info/exclude):",
+        "Wheels of peers, once, where there is a network (7 MB; put /.whl/ into .git/info/exclude):",
         f"  {WHEELS}",
         "",
-        "Then one after the other, each with its time limit, .whl and build/gpu-day carried along. After `right` put",
-        "the _C.*.so and digest.txt that came back into build/gpu-day here: a fresh machine then needs no build.",
+        "Then one after the other, each with its time limit. Carry .whl along with `bars`. A machine that stays warm",
+        "keeps the build. For a fresh one put the _C.*.so and digest.txt that `right` brought back into build/gpu-day,",
+        "and carry that folder; do not name it before, or the machine's own is removed.",
     ]
     for name, (_, budget) in CALLS.items():
         wheels = "--wheels .whl " if name == "bars" else ""

@@ -23,15 +23,16 @@ rounds of the peer's time over ours, with the middle half of the rounds behind i
 copy* reads and writes as many bytes as the case; it and a computed floor give no results to compare."""
 
 
+def parse(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Rows of a file's lines; a line cut off by a kill is left out."""
+    for line in lines:
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
 def rows(file: Path, start: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows of a file from a byte on; a line cut off by a kill is left out."""
-    with file.open("rb") as lines:
-        lines.seek(start)
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+    """Rows of a file from a byte on."""
+    return parse(file.read_bytes()[start:].splitlines())
 
 
 def runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
