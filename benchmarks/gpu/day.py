@@ -46,8 +46,9 @@ class Day:
         self._lock = threading.RLock()
         self._read, self._written = 0, 0.0
         out.mkdir(parents=True, exist_ok=True)
-        self.rows, self.log = out / f"{call}.rows.jsonl", out / f"{call}.log"
+        self.rows, self.log, self.failures = (out / f"{call}.{end}" for end in ("rows.jsonl", "log", "failures.txt"))
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        self.failures.unlink(missing_ok=True)
         self._first = self.rows.stat().st_size if self.rows.exists() else 0
         self._read = self._first
         self.add({"kind": "run", "call": call, "time": now, "environment": environment})
@@ -148,7 +149,7 @@ class Day:
                 if row["kind"] == "failure" or (row["kind"] == "test" and row["state"] == "failed"):
                     self.failed.append(row["name"])
                     print(f"FAILED {row['name']}: {gpu_report.why(row['reason'])}", flush=True)
-                    with (self.out / f"{self.call}.failures.txt").open("a", encoding="utf-8") as failures:
+                    with self.failures.open("a", encoding="utf-8") as failures:
                         failures.write(f"=== {row['name']}\n{row['reason']}\n\n")
             if lines and time.monotonic() - self._written > 10:
                 self.write()

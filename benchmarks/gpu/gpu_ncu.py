@@ -37,18 +37,18 @@ SECTIONS = (
 EXTRA = "dram__bytes_read.sum,dram__bytes_write.sum,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
 REFUSED = ("ERR_NVGPUCTRPERM", "LibraryNotLoaded")
 
-# PREDICTIONS, none of them measured: µs an image on one H100 at batch 64, 448→224, 16 filters, bf16. First the roofs
-# alone (issue, tensor, shared, DRAM), then the same with latency exposed, from low to high; what binds.
+# PREDICTIONS, none of them measured: µs an image on one H100 at batch 64, 448→224, 16 filters, bf16. By the roofs alone
+# (issue, tensor, shared, DRAM); with latency exposed; what binds. The stem's are those with statistics.
 PREDICTED = {
-    "resample": (0.45, 0.6, 0.6, "DRAM and the last wave"),
-    "stem": (5.9, 9.0, 9.0, "issue at 60 %"),
-    "trunk_block": (1.3, 2.1, 2.1, "load latency"),
-    "trunk_tail": (2.3, 5.0, 7.0, "load latency"),
-    "conv": (1.2, 1.6, 2.2, "load latency"),
-    "conv_backward": (2.4, 5.0, 5.0, "load latency"),
-    "head": (1.3, 2.0, 2.0, "load latency"),
-    "head_backward": (2.0, 4.0, 6.0, "load latency"),
-    "stem_backward": (11.1, 20.0, 25.0, "pull: dependent loads"),
+    "resample": ("0.45", "0.6", "DRAM and the last wave"),
+    "stem": ("5.9", "9", "issue at 60 %"),
+    "trunk_block": ("1.3", "2.1", "load latency"),
+    "trunk_tail": ("2.3", "5–7", "load latency"),
+    "conv": ("1.0–1.4", "1.6–2.2", "load latency"),
+    "conv_backward": ("1.9–2.9", "5", "load latency"),
+    "head": ("1.3", "2", "load latency"),
+    "head_backward": ("2.0", "4–6", "load latency"),
+    "stem_backward": ("11.1", "20–25", "dependent loads"),
 }
 
 # Key of a row -> metric; the first one that the launch has.
@@ -67,7 +67,7 @@ METRICS = {
     "tensor_pct": ("sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",),
     "waves": ("launch__waves_per_multiprocessor",),
 }
-_STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+?)_per_issue_active\.ratio$")
+_STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+?)(?<!_not_issued)_per_issue_active\.ratio$")
 _TO_US = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "msecond": 1e3, "s": 1e6, "second": 1e6}
 
 
@@ -165,36 +165,31 @@ def _number(text: str) -> float | None:
         return None  # "n/a", or nothing
 
 
-def markdown(rows: list[dict[str, Any]], batch: int = 64) -> list[str]:
-    """Section of the page: what was measured, and the predictions beside it."""
-
-    def cell(value: float | None, digits: int = 3) -> str:
-        return "" if value is None else f"{value:.{digits}g}"
-
+def counters(rows: list[dict[str, Any]]) -> list[str]:
+    """Section of the page with the counters of every launch."""
     header = ("op", "kernel", "µs", "DRAM MB", "DRAM %", "occupancy %", "registers", "issue %", "tensor %", "stalls")
     listed = []
     for row in rows:
         name = re.sub(r"[<(].*", "", row["kernel"]).split("::")[-1].removeprefix("void ")
         moved = None if row["dram_bytes"] is None else row["dram_bytes"] / 1e6
-        numbers = [row["us"], moved, *(row[k] for k in ("dram_pct", "occupancy_pct", "registers", "issue_pct"))]
+        numbers = [row["us"], moved, *(row[key] for key in ("dram_pct", "occupancy_pct", "registers"))]
         stalls = ", ".join(f"{reason} {cycles:.2g}" for reason, cycles in row["stalls"])
-        listed.append([row["target"], f"`{name}`", *map(cell, numbers), cell(row["tensor_pct"]), stalls])
-    # The second stage of a reduction is a launch of its own: the op's time is the sum.
-    totals: dict[str, float] = {}
-    for row in rows:
-        totals[row["target"]] = totals.get(row["target"], 0.0) + (row["us"] or 0.0)
-    predicted = []
-    for target, us in totals.items():
-        roof, low, high, binds = PREDICTED.get(target, (None, None, None, ""))
-        latency = "" if low is None else f"{low:g}" if low == high else f"{low:g}–{high:g}"
-        predicted.append([target, binds, cell(us / batch), cell(roof), latency])
-    return [
-        "## Counters of every kernel",
-        "From ncu, caches flushed. *Stalls*: the three largest, in warps that wait for each instruction issued.",
-        table(header, listed),
-        "Beside the model, µs an image, all launches of an op together. The two columns on the right are predictions.",
-        table(("op", "said to bind", "measured", "roofs alone", "with latency"), predicted),
-    ]
+        cells = map(_cell, (*numbers, row["issue_pct"], row["tensor_pct"]))
+        listed.append([row["target"], f"`{name}`", *cells, stalls])
+    how = "From ncu, caches flushed. *Stalls*: the three largest, in warps that wait for each instruction issued."
+    return ["## Counters of every kernel", how, table(header, listed)]
+
+
+def model(us: dict[str, float], batch: int) -> list[str]:
+    """Section of the page with the predictions beside what a call of each op took, all its launches together."""
+    listed = [[op, _cell(measured / batch), *PREDICTED.get(op, ("", "", ""))] for op, measured in us.items()]
+    header = ("op", "measured", "roofs alone", "with latency", "bound by")
+    how = "µs an image. Only the first column is measured; the others are predictions."
+    return ["## Beside the model", how, table(header, listed)]
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def main() -> int:

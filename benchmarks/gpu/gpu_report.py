@@ -166,7 +166,9 @@ def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
         header = ("call", "kernels", "at most", "copies and fills")
         parts += ["## Launches of a call", table(header, launches, text_columns=1)]
     if summary["ncu"]:
-        parts += gpu_ncu.markdown(summary["ncu"])
+        parts += gpu_ncu.counters(summary["ncu"])
+    if us := _modelled(summary):
+        parts += gpu_ncu.model(us, MODELLED[0])
     if rest:
         parts.append("## " + rest[0].rstrip())
     copy = next((r["bytes_per_s"] for r in summary["roofs"] if r["name"] == "copy"), None)
@@ -186,6 +188,20 @@ def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
             table(("kernel", "µs", "calls"), listed, text_columns=1),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+# Batch, size in and out, dtype that the model's predictions are for.
+MODELLED = (64, 448, 224, "bfloat16")
+
+
+def _modelled(summary: dict[str, Any]) -> dict[str, float]:
+    """µs of each op, from ncu or else from the timing of single kernels, where they ran what is predicted."""
+    us: dict[str, float] = {}
+    for row in summary["ncu"]:
+        us[row["target"]] = us.get(row["target"], 0.0) + (row["us"] or 0.0)
+    batch, big, small, dtype = MODELLED
+    timed = [k for k in summary["kernels"] if (k["sizes"], k["dtype"]) == (f"{batch} × {big}² → {small}²", dtype)]
+    return us or {kernel["name"]: kernel["ms"] * 1e3 for kernel in timed}
 
 
 def _run(run: dict[str, Any]) -> list[str]:

@@ -391,9 +391,21 @@ def test_counters_stand_beside_the_predictions(tmp_path: Path, monkeypatch: pyte
     assert row["stalls"] == [["long_scoreboard", 6.5], ["wait", 2.25], ["barrier", 0.75]]
     page = (tmp_path / "out" / "gpu-day-quick.md").read_text()
     # 1,286.4 µs of 64 images, both launches.
-    assert "| stem_backward | pull: dependent loads | 20.1 | 11.1 | 20–25 |" in page
+    assert "| stem_backward | 20.1 | 11.1 | 20–25 | dependent loads |" in page
     assert "`stem_backward_kernel`" in page and "predictions" in page
     assert (tmp_path / "out" / "profile.ncu.csv").read_text().count("sum_rows_kernel") == 1
+
+
+def test_times_of_events_stand_beside_the_predictions_too(tmp_path: Path) -> None:
+    """Where ncu gave nothing; only of the sizes that the model is for."""
+    day = _day(tmp_path)
+    numbers = {"low_ms": 1.0, "high_ms": 1.0, "bytes": 1, "bytes_per_s": 1.0, "flop": 1, "flop_per_s": 1.0}
+    for name, sizes in (("conv", "64 × 448² → 224²"), ("head", "2 × 32² → 16²")):
+        row = {"kind": "kernel", "section": "kernels", "name": name, "dtype": "bfloat16", "sizes": sizes, "ms": 0.128}
+        day.add({**row, **numbers})
+    day.finish()
+    page = (tmp_path / "gpu-day-quick.md").read_text().split("## Beside the model")[1].split("## ")[0]
+    assert "| conv | 2 | 1.0–1.4 | 1.6–2.2 | load latency |" in page and "head" not in page
 
 
 def test_ncu_without_a_metric_is_asked_for_the_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
