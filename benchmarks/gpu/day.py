@@ -1,4 +1,4 @@
-"""One call of the GPU day: its budget, the commands it runs, and the rows it appends to the folder.
+"""A call of the GPU day: its budget, commands and rows.
 
 `<call>.rows.jsonl` is the record: a "run" row opens each run of the call, an "environment" row adds to it, every later
 row belongs to it. Whoever measures appends a line and flushes it, so that a kill loses nothing. The page and the plots
@@ -137,7 +137,7 @@ class Day:
         return list(gpu_report.rows(self.rows, self._first))
 
     def poll(self) -> None:
-        """Print failures among the rows that were appended since the last call; write the page now and then."""
+        """Print new failures, and write the page now and then."""
         with self._lock:
             with self.rows.open("rb") as file:
                 file.seek(self._read)
@@ -161,7 +161,7 @@ class Day:
             self._written = time.monotonic()
 
     def finish(self) -> int:
-        """Write everything; 1 if a part, a row or a test failed or a result differs."""
+        """Write everything and return the exit code."""
         self.poll()
         pages = gpu_report.write(self.out, [self.out], plots=True)
         failed = ", ".join(dict.fromkeys(self.failed)) or "nothing"
@@ -171,6 +171,6 @@ class Day:
 
 
 def append(file: Path, row: dict[str, Any]) -> None:
-    """Append a row in one write, so that processes can share the file."""
+    """Append a row in one write: processes share the file."""
     with file.open("ab", buffering=0) as out:
         out.write(json.dumps(row).encode() + b"\n")

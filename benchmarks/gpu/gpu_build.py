@@ -1,4 +1,4 @@
-"""The native module for this machine's GPU, peers from wheels, and what a run's numbers depend on."""
+"""Native module for this GPU, peers from wheels, record of the machine."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ def digest(arch: str) -> str:
 
 
 def build(day: Day) -> bool:
-    """Have the native module for this GPU, in the source tree; whether it runs. A day on a CPU needs none."""
+    """Build the module into the source tree; return whether it runs.
+
+    An earlier call's is taken if its sources and GPU are the same. On a CPU none is needed.
+    """
     if day.device == "cpu":
         day.add({"kind": "environment", "native": "none: a rehearsal on the CPU, in pure torch"})
         return True
@@ -103,8 +106,8 @@ def build(day: Day) -> bool:
         KEPT.mkdir(parents=True, exist_ok=True)
         _copy(ROOT / "learned_resizer_cuda", KEPT)
         stamp.write_text(wanted)
-    native, reason = found()
-    day.add({"kind": "environment", "native": native or reason, "arch": arch})
+    native, reason, versions = found()
+    day.add({"kind": "environment", "native": native or reason, "versions": versions})
     day.part("native module", "done" if native else "failed", native or f"nothing is measured: {reason}")
     return native is not None
 
@@ -116,23 +119,24 @@ def keep(day: Day) -> None:
         shutil.copy(KEPT / "digest.txt", day.out)
 
 
-def found() -> tuple[str | None, str]:
-    """How the native module was built, or None, and why it does not run here."""
+def found() -> tuple[str | None, str, dict[str, str]]:
+    """How the module was built or None, why it cannot run, versions."""
     code = "import json, learned_resizer_cuda as lr; print(json.dumps(lr.info()))"
     said = query([sys.executable, "-c", code])
     if said is None:
-        return None, "learned_resizer_cuda cannot be imported"
+        return None, "learned_resizer_cuda cannot be imported", {}
     info = json.loads(said)
     if info["native"]["state"] != "loaded":
-        return None, f"native module {info['native']['state']}: {info['native']['reason']}"
+        return None, f"native module {info['native']['state']}: {info['native']['reason']}", info["versions"]
     refused = info["ops"]["resample"]["cuda"]["native_refused"]
     record = info["native"]["record"]
     architectures = ", ".join(f"sm_{arch}" for arch in record["architectures"])
-    return (None, refused) if refused else (f"loaded: {architectures}, CUDA {record['cuda']}", "")
+    native = None if refused else f"loaded: {architectures}, CUDA {record['cuda']}"
+    return native, refused or "", info["versions"]
 
 
 def install(day: Day, wheels: Path) -> None:
-    """Install peers beside the project, without a network and without their needs (torch stays what it is)."""
+    """Install peers into `PEERS`, without a network and without dependencies."""
     files = sorted(map(str, wheels.glob("*.whl")))
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade", "--no-compile"]
     day.run("wheels", [*pip, "--find-links", str(wheels), "--target", str(PEERS), *files], 60)

@@ -1,4 +1,4 @@
-"""Build, tests, counters, bars and sanitizers on a machine with a GPU, in calls of at most nine minutes.
+"""Build, tests, counters, bars and sanitizers on a machine with a GPU.
 
     python benchmarks/gpu/gpu_day.py plan                             # the commands of a whole day, to paste
     python benchmarks/gpu/gpu_day.py right --out results              # one call
@@ -47,7 +47,7 @@ def right(day: Day, options: argparse.Namespace) -> None:
 
 
 def profile(day: Day, options: argparse.Namespace) -> None:
-    """Counters of every kernel by ncu; its time alone where ncu cannot read them."""
+    """Counters of every kernel, or times where ncu cannot read counters."""
     if not gpu_ncu.profile(day, options.targets):
         bench(day, ["kernels"], day.left)
 
@@ -81,7 +81,7 @@ def sanitize(day: Day, _: argparse.Namespace) -> None:
 
 
 def bench(day: Day, sections: list[str], seconds: float) -> None:
-    """One process for all sections; if it breaks or hangs, another one for the rest."""
+    """Measure in one process; if it breaks, another one does the rest."""
     end = time.time() + min(seconds, day.left)
     script = str(ROOT / "benchmarks" / "gpu" / "gpu_worker.py")
     # So that a second call of `compiled` begins where the first one was cut.
@@ -124,7 +124,7 @@ CALLS: dict[str, tuple[Callable[[Day, argparse.Namespace], None], float]] = {
 
 
 def plan() -> str:
-    """The commands of a whole day, in the order of what they are worth."""
+    """The commands of a whole day, the most telling first."""
     commit = f'--commit "{gpu_build.commit()}"'
     lines = [
         "Wheels of peers, once, where there is a network (7 MB; put /.whl/ into .git/info/exclude):",

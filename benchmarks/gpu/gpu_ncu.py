@@ -1,4 +1,4 @@
-"""Nsight Compute of every op's kernels, beside what a latency model predicts for them.
+"""Nsight Compute of every op's kernels, beside a model's predictions.
 
     ncu … python benchmarks/gpu/gpu_ncu.py stem_backward     # one call between the profiler's start and stop
 
@@ -72,7 +72,7 @@ _TO_US = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "ms
 
 
 def profile(day: Day, targets: list[str]) -> bool:
-    """Profile each target in a process of its own; whether any kernel was seen."""
+    """Profile each target in its own process; return whether any succeeded."""
     folders = ["/usr/local/cuda/bin", *sorted(glob.glob("/opt/nvidia/nsight-compute/*"), reverse=True)]
     ncu = shutil.which("ncu", path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
     if ncu is None:
@@ -84,7 +84,7 @@ def profile(day: Day, targets: list[str]) -> bool:
     script = [sys.executable, __file__, "--device", day.device, *(["--quick"] if day.quick else [])]
     extra, seen = ["--metrics", EXTRA], False
     for place, target in enumerate(targets):
-        share = day.left / (len(targets) - place) * 2
+        share = day.left / (len(targets) - place) * 3
         _, said = day.run(f"ncu {target}", [ncu, *options, *extra, *script, target], share, fine=range(-64, 256))
         if "Failed to find metric" in said:
             day.part(f"ncu {target}", "skipped", "a metric is unknown here: again with the sections alone")
@@ -152,7 +152,7 @@ def _launches(lines: list[list[str]]) -> list[tuple[str, dict[str, tuple[float, 
 
 
 def _table_of(said: str) -> str:
-    """The lines of the table: from the one of names on, without what others print."""
+    """The lines of the CSV table among all that was printed."""
     lines = said.splitlines()
     start = next((place for place, line in enumerate(lines) if line.startswith('"ID",')), len(lines))
     return "\n".join(line for line in lines[start:] if line.startswith('"'))
@@ -181,7 +181,7 @@ def counters(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def model(us: dict[str, float], batch: int) -> list[str]:
-    """Section of the page with the predictions beside what a call of each op took, all its launches together."""
+    """Section of the page with times of whole ops beside predictions."""
     listed = [[op, _cell(measured / batch), *PREDICTED.get(op, ("", "", ""))] for op, measured in us.items()]
     header = ("op", "measured", "roofs alone", "with latency", "bound by")
     how = "µs an image. Only the first column is measured; the others are predictions."

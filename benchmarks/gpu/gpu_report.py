@@ -1,4 +1,4 @@
-"""Summary, page and plots of a GPU day, from the rows that its calls left in a folder."""
+"""Summary, page and plots of a GPU day, from its rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ copy* reads and writes as many bytes as the case; it and a computed floor give n
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Rows of a file's lines; a line cut off by a kill is left out."""
+    """Rows of a file's lines, without one cut off by a kill."""
     for line in lines:
         with suppress(ValueError):
             yield json.loads(line)
@@ -36,7 +36,7 @@ def rows(file: Path, start: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """All runs recorded in some folders, oldest first: call, time, environment and rows of each."""
+    """All runs in some folders, oldest first, each with its rows."""
     found: list[dict[str, Any]] = []
     for file in sorted({file.resolve() for folder in folders for file in folder.glob("*.rows.jsonl")}):
         for row in rows(file):
@@ -50,7 +50,7 @@ def runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def write(out: Path, folders: Iterable[Path], plots: bool = False) -> list[Path]:
-    """Write the JSON, page and plots of every device that the folders have runs of; the pages' paths."""
+    """Write JSON, page and plots for every device; return the pages' paths."""
     devices: dict[str, list[dict[str, Any]]] = {}
     for run in runs(folders):
         devices.setdefault(run["environment"]["device"], []).append(run)
@@ -84,7 +84,7 @@ def counts(all_rows: Iterable[dict[str, Any]]) -> Counter[str]:
 
 
 def why(reason: str) -> str:
-    """The line that says most: pytest's first of the error, else the last."""
+    """The telling line: pytest's first of the error, else the last."""
     lines = [line.strip() for line in reason.splitlines() if line.strip()] or ["no output"]
     return next((line[1:].strip() for line in lines if line.startswith("E ")), lines[-1])[:300]
 
@@ -195,7 +195,7 @@ MODELLED = (64, 448, 224, "bfloat16")
 
 
 def _modelled(summary: dict[str, Any]) -> dict[str, float]:
-    """µs of each op, from ncu or else from the timing of single kernels, where they ran what is predicted."""
+    """µs of each op, from ncu or else from timed kernels."""
     us: dict[str, float] = {}
     for row in summary["ncu"]:
         us[row["target"]] = us.get(row["target"], 0.0) + (row["us"] or 0.0)

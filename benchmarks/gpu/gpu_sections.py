@@ -264,7 +264,7 @@ def kernels(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
 
 
 def kernel_call(plan: Plan, target: str) -> tuple[Callable[[], Any], tuple[OpCall, dict[str, Any]]]:
-    """One of `targets` as a call without autograd, with the op's call and its arguments."""
+    """One of `targets` without autograd, and the op's call and arguments."""
     batch, big, small = plan.sizes
     op = target.removesuffix("_backward")
     call = OpCall(op, sizes=(big, big, small, small), batch=batch, clear=False)
@@ -306,7 +306,7 @@ def _kernel_row(plan: Plan, clock: Clock, target: str) -> dict[str, Any]:
 
 
 def launches(plan: Plan, _: Clock) -> Iterator[dict[str, Any]]:
-    """How many kernels an inference and a training step launch, as CUPTI sees them."""
+    """Kernels that an inference and a training step launch, by CUPTI."""
     for what in LAUNCHES:
         for autocast in (False, True):
             name = f"{what}, {plan.half}{' under autocast' if autocast else ''}"
@@ -346,7 +346,10 @@ def _launches_row(plan: Plan, name: str, what: str, autocast: bool) -> dict[str,
 
 
 def counted(events: Iterable[Any], on_gpu: bool) -> dict[str, Any]:
-    """Kernels by name, and copies and fills, among a profiler's events; a CPU's events stand in where no GPU is."""
+    """Launches among a profiler's events, copies and fills apart.
+
+    Without a GPU a CPU's events stand in for kernels.
+    """
     where = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
     names = [event.name for event in events if event.device_type == where]
     moves = [name for name in names if name.startswith(("Memcpy", "Memset"))]

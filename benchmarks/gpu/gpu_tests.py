@@ -1,7 +1,7 @@
-"""The gpu tests in several processes; each outcome is a row, written before the next test begins.
+"""The gpu tests in several processes, every outcome on disk at once.
 
-As a pytest plugin (`-p benchmarks.gpu.gpu_tests`) it keeps every n-th test, the most telling first, and skips what an
-earlier process of the same run has begun. So a process that dies loses one test, and a fresh one takes up the rest.
+As a pytest plugin (`-p benchmarks.gpu.gpu_tests`) this module keeps every n-th test, the most telling first, and leaves
+out what an earlier process of the run has begun: a process that dies loses one test, and a fresh one runs the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOST = 70  # exit code: the CUDA context is lost, and every later test of the pr
 
 
 def files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files with gpu tests, and those among them that compile for the host."""
+    """Files with gpu tests, those apart that compile for the host."""
     having = {}
     for file in sorted(folder.rglob("test_*.py")):
         text = file.read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ class Plugin:
         self.began = 0.0
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        """After `-m gpu`: only the tests of this share that have not begun."""
+        """Keep the gpu tests of this share that have not begun."""
         begun = {row["name"] for row in gpu_report.rows(self.rows, self.start) if row["kind"] == "test"}
         ordered = sorted((item for item in items if item.get_closest_marker("gpu")), key=lambda item: rank(item.nodeid))
         full = [item for item in ordered if rank(item.nodeid) == FULL]

@@ -170,10 +170,14 @@ def test_rows_survive_a_worker_that_breaks(tmp_path: Path, monkeypatch: pytest.M
     ("said", "reason"),
     [
         (None, "cannot be imported"),
-        ({"native": {"state": "failed to load", "reason": "libcudart.so.13: no such file"}}, "libcudart.so.13"),
+        (
+            {"native": {"state": "failed to load", "reason": "libcudart.so.13: no such file"}, "versions": {}},
+            "libcudart.so.13",
+        ),
         (
             {
                 "native": {"state": "loaded", "record": {"architectures": ["80"], "cuda": "13.0"}},
+                "versions": {},
                 "ops": {"resample": {"cuda": {"native_refused": "it has code for sm_80"}}},
             },
             "sm_80",
@@ -224,7 +228,7 @@ def test_a_module_of_an_earlier_call_is_taken(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(gpu_build, "ROOT", tmp_path / "root")
     monkeypatch.setattr(gpu_build, "KEPT", kept)
     monkeypatch.setattr(gpu_build, "smi", lambda fields: ["9.0"] if fields == "compute_cap" else [])
-    monkeypatch.setattr(gpu_build, "found", lambda: ("loaded: sm_90, CUDA 13.0", ""))
+    monkeypatch.setattr(gpu_build, "found", lambda: ("loaded: sm_90, CUDA 13.0", "", {"torch's CUDA": "13.0"}))
     builds = []
     monkeypatch.setattr(Day, "run", lambda day, name, *_: builds.append(name) or ("done", ""))
     (kept / "_C.so").write_bytes(b"old")
@@ -241,6 +245,7 @@ def test_a_module_of_an_earlier_call_is_taken(tmp_path: Path, monkeypatch: pytes
     assert gpu_build.build(day) and builds == ["build", "build"]
     (run,) = gpu_report.runs([tmp_path / "out"])
     assert run["environment"]["native"] == "loaded: sm_90, CUDA 13.0"
+    assert run["environment"]["versions"] == {"torch's CUDA": "13.0"}
 
 
 def test_peers_come_from_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
