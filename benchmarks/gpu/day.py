@@ -44,13 +44,13 @@ class Day:
         self.end = time.monotonic() + budget
         self.failed: list[str] = []
         self._lock = threading.RLock()
-        self._read, self._written = 0, 0.0
+        self._seen: list[dict[str, Any]] = []
+        self._written = 0.0
         out.mkdir(parents=True, exist_ok=True)
         self.rows, self.log, self.failures = (out / f"{call}.{end}" for end in ("rows.jsonl", "log", "failures.txt"))
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
         self.failures.unlink(missing_ok=True)
-        self._first = self.rows.stat().st_size if self.rows.exists() else 0
-        self._read = self._first
+        self._read = self.rows.stat().st_size if self.rows.exists() else 0
         self.add({"kind": "run", "call": call, "time": now, "environment": environment})
 
     @property
@@ -134,7 +134,9 @@ class Day:
 
     def mine(self) -> list[dict[str, Any]]:
         """Rows of this run."""
-        return list(gpu_report.rows(self.rows, self._first))
+        with self._lock:
+            self.poll()
+            return list(self._seen)
 
     def poll(self) -> None:
         """Print new failures, and write the page now and then."""
@@ -145,7 +147,9 @@ class Day:
             if lines and not lines[-1].endswith(b"\n"):
                 lines.pop()  # still being written
             self._read += sum(map(len, lines))
-            for row in gpu_report.parse(lines):
+            new = list(gpu_report.parse(lines))
+            self._seen += new
+            for row in new:
                 if row["kind"] == "failure" or (row["kind"] == "test" and row["state"] == "failed"):
                     self.failed.append(row["name"])
                     print(f"FAILED {row['name']}: {gpu_report.why(row['reason'])}", flush=True)

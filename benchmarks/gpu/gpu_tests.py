@@ -21,6 +21,7 @@ HOST = ("kernels_host", "native_host")
 # Later in the list, later in the run. The last of them fill the GPU's memory: one process runs them all.
 ORDER = (("stream", "graph", "waits", "same_bits", "device"), ("compile",), ("memory", "feature_map", "beyond_int32"))
 FULL = len(ORDER)
+LIMIT = 150.0  # seconds of a test; compiling takes longest
 LOST = 70  # exit code: the CUDA context is lost, and every later test of the process would fail too
 
 
@@ -46,36 +47,37 @@ def run(day: Day, folder: Path, workers: int) -> None:
     env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     env |= {"GPU_DAY_ROWS": str(day.rows), "GPU_DAY_FROM": str(day.rows.stat().st_size)}
 
+    def of(index: int) -> list[dict[str, Any]]:
+        return [row for row in day.mine() if row["kind"] == "test" and row["share"] == index]
+
+    def ends(index: int) -> float:
+        rows = of(index)
+        return rows[-1]["time"] + LIMIT if rows and rows[-1]["state"] == "begun" else float("inf")
+
     def share(index: int) -> None:
         mine = {**env, "GPU_DAY_SHARE": f"{index}/{workers}"}
+        name, fine = f"tests {index + 1} of {workers}", (0, 1, 5, LOST)
         while day.left > 1:
-            state, _ = day.run(f"tests {index + 1} of {workers}", command, day.left, mine, fine=(0, 1, 5, LOST))
-            died = [row["name"] for row in outcomes(day, index) if row["state"] == "begun"]
-            for name in died:
-                reason = "its process was cut" if state == "cut" else "its process died"
-                day.add({**_row(name, "cut" if state == "cut" else "failed", reason), "share": index})
-            if state == "cut" or (not died and not lost(day, index)):
+            state, _ = day.run(name, command, day.left, mine, lambda: ends(index), fine)
+            rows = of(index)
+            if not rows or (rows[-1]["state"] != "begun" and not rows[-1].get("lost")):
                 return
-
-    def lost(day: Day, index: int) -> bool:
-        rows = [row for row in day.mine() if row["kind"] == "test" and row.get("share") == index]
-        return bool(rows) and bool(rows[-1].get("lost"))
+            if rows[-1]["state"] == "begun":
+                why = "its process died" if state != "cut" else f"it had not ended after {LIMIT:.0f} s"
+                over = day.left <= 1
+                day.add(_row(rows[-1]["name"], "cut" if over else "failed", "the call's end" if over else why, index))
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(share, range(workers)))
     counts = gpu_report.counts(day.mine())
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
-    state = "failed" if not counts.get("passed") and day.device != "cpu" else "done"
+    state = "done" if counts["passed"] or day.device == "cpu" else "failed"
     day.part("tests", state, words or "no test ran")
 
 
-def outcomes(day: Day, share: int) -> list[dict[str, Any]]:
-    """The last row of each test of a share."""
-    return list({row["name"]: row for row in day.mine() if row["kind"] == "test" and row["share"] == share}.values())
-
-
-def _row(name: str, state: str, reason: str = "", seconds: float = 0.0) -> dict[str, Any]:
-    return {"kind": "test", "section": "tests", "name": name, "state": state, "reason": reason, "seconds": seconds}
+def _row(name: str, state: str, reason: str, share: int) -> dict[str, Any]:
+    row = {"kind": "test", "section": "tests", "name": name, "state": state, "reason": reason}
+    return {**row, "share": share, "time": time.time()}
 
 
 class Plugin:
@@ -85,7 +87,6 @@ class Plugin:
         self.rows, self.start = Path(os.environ["GPU_DAY_ROWS"]), int(os.environ["GPU_DAY_FROM"])
         self.index, self.count = map(int, os.environ["GPU_DAY_SHARE"].split("/"))
         self.reports: list[Any] = []
-        self.began = 0.0
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         """Keep the gpu tests of this share that have not begun."""
@@ -97,11 +98,10 @@ class Plugin:
         items[:] = [item for item in share if item.nodeid not in begun]
 
     def append(self, name: str, state: str, reason: str = "", **more: Any) -> None:
-        row = _row(name, state, reason, time.monotonic() - self.began)
-        append(self.rows, {**row, "share": self.index, **more})
+        append(self.rows, {**_row(name, state, reason, self.index), **more})
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.reports, self.began = [], time.monotonic()
+        self.reports = []
         self.append(nodeid, "begun")
 
     def pytest_runtest_logreport(self, report: Any) -> None:

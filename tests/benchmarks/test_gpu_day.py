@@ -271,7 +271,7 @@ def test_peers_come_from_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # --- right ------------------------------------------------------------------------------------------------------------
 
 GPU_TESTS = """\
-import os, signal, pytest
+import os, signal, time, pytest
 pytestmark = pytest.mark.gpu
 def test_values_a(): pass
 def test_values_b(): assert 1 + 1 == 3, "one and one"
@@ -279,6 +279,7 @@ def test_values_c(): os.kill(os.getpid(), signal.SIGKILL)
 def test_values_d(): raise RuntimeError("CUDA error: an illegal memory access was encountered")
 def test_values_e(): pass
 def test_values_f(): pytest.skip("needs two GPUs")
+def test_values_g(): time.sleep(60)
 def test_graphs(): pass
 def test_compiles(): pass
 def test_stem_beyond_int32(): pass
@@ -288,7 +289,8 @@ def test_stem_beyond_int32(): pass
 def test_every_gpu_test_runs_and_failures_are_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Though one kills its process, and one loses the CUDA context for all that come after it."""
+    """Though one kills its process, one hangs, and one loses the CUDA context for all that come after it."""
+    monkeypatch.setattr(gpu_tests, "LIMIT", 3.0)
     folder = tmp_path / "tests"
     folder.mkdir()
     (folder / "test_it.py").write_text(GPU_TESTS)
@@ -297,9 +299,10 @@ def test_every_gpu_test_runs_and_failures_are_said_at_once(
     monkeypatch.setattr(gpu_day, "bench", lambda *_: None)
     code, summary = _call(tmp_path / "out", "right", "--tests", str(folder))
     assert code == 1
-    assert summary["tests"] == {"passed": 5, "failed": 3, "skipped": 1}
+    assert summary["tests"] == {"passed": 5, "failed": 4, "skipped": 1}
     reasons = {row["name"].split("::")[1]: row["reason"] for row in summary["failed tests"]}
-    assert set(reasons) == {"test_values_b", "test_values_c", "test_values_d"}
+    assert set(reasons) == {"test_values_b", "test_values_c", "test_values_d", "test_values_g"}
+    assert reasons["test_values_g"] == "it had not ended after 3 s"
     assert "one and one" in reasons["test_values_b"] and reasons["test_values_c"] == "its process died"
     assert _states(summary)["tests left out"] == "skipped"
     printed = capsys.readouterr().out
