@@ -125,6 +125,9 @@ def summarise(its_runs: list[dict[str, Any]]) -> dict[str, Any]:
         "unequal": [f"{Case(**r['case']).label}: {line}" for r in records for line in r["unequal"]],
         "parts": [{"call": c, **row} for c, run in last.items() for row in run["rows"] if row["kind"] == "part"],
         "tests": dict(counts(all_rows)),
+        "skipped tests": dict(
+            Counter(r["reason"] for r in all_rows if r["kind"] == "test" and r["state"] == "skipped")
+        ),
         "failed tests": [row for row in all_rows if row["kind"] == "test" and row["state"] == "failed"],
         "predicted, not measured": gpu_ncu.PREDICTED,
         **{
@@ -160,7 +163,8 @@ def markdown(summary: dict[str, Any], plots: dict[str, str]) -> str:
     if summary["tests"]:
         words = ", ".join(f"{count} {state}" for state, count in summary["tests"].items())
         failed = [f"- `{row['name']}`: {why(row['reason'])}" for row in summary["failed tests"]]
-        parts += ["## Tests", "\n".join([f"{words}.", *failed])]
+        skipped = [f"- {count} skipped: {reason}" for reason, count in summary["skipped tests"].items()]
+        parts += ["## Tests", "\n".join([f"{words}.", "", *failed, *skipped])]
     if summary["launches"]:
         launches = ([r["name"], str(r["launches"]), str(r["most"]), str(r["copies"])] for r in summary["launches"])
         header = ("call", "kernels", "at most", "copies and fills")

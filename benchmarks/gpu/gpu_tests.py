@@ -7,6 +7,7 @@ out what an earlier process of the run has begun: a process that dies loses one 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ from typing import Any
 from benchmarks.gpu import gpu_report
 from benchmarks.gpu.day import Day, append
 
-# Names of what compiles the kernels for the host, which takes minutes: its tests belong on a machine without a GPU.
-HOST = ("kernels_host", "native_host")
+# A file with gpu tests.
+HAS = re.compile(r"^(@pytest\.mark\.gpu|pytestmark = pytest\.mark\.gpu|from tests\.helpers\.gpu_cases)", re.MULTILINE)
 # Later in the list, later in the run. The last of them fill the GPU's memory: one process runs them all.
 ORDER = (("stream", "graph", "waits", "same_bits", "device"), ("compile",), ("memory", "feature_map", "beyond_int32"))
 FULL = len(ORDER)
@@ -25,24 +26,15 @@ LIMIT = 150.0  # seconds of a test; compiling takes longest
 LOST = 70  # exit code: the CUDA context is lost, and every later test of the process would fail too
 
 
-def files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files with gpu tests, those apart that compile for the host."""
-    having = {}
-    for file in sorted(folder.rglob("test_*.py")):
-        text = file.read_text(encoding="utf-8")
-        if "mark.gpu" in text or "gpu_cases import" in text:
-            having[file] = any(name in text for name in HOST)
-    return [f for f, host in having.items() if not host], [f for f, host in having.items() if host]
+def files(folder: Path) -> list[Path]:
+    """Files with gpu tests."""
+    return [file for file in sorted(folder.rglob("test_*.py")) if HAS.search(file.read_text(encoding="utf-8"))]
 
 
 def run(day: Day, folder: Path, workers: int) -> None:
     """Run all gpu tests of a folder until the call's end."""
-    chosen, left_out = files(folder)
-    if left_out:
-        names = ", ".join(file.name for file in left_out)
-        day.part("tests left out", "skipped", f"{names}: compiled for the host")
     command = [sys.executable, "-m", "pytest", "-p", "benchmarks.gpu.gpu_tests", "-m", "gpu", "-q", "--no-header"]
-    command += ["-p", "no:cacheprovider", "--tb=short", "--continue-on-collection-errors", *map(str, chosen)]
+    command += ["-p", "no:cacheprovider", "--tb=short", "--continue-on-collection-errors", *map(str, files(folder))]
     # The oracles compute in float64 on the CPU, one process for each core.
     env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     env |= {"GPU_DAY_ROWS": str(day.rows), "GPU_DAY_FROM": str(day.rows.stat().st_size)}
@@ -111,7 +103,7 @@ class Plugin:
         bad = [report for report in self.reports if report.failed]
         skipped = [report for report in self.reports if report.skipped]
         if not bad:
-            reason = skipped[0].longrepr[2] if skipped else ""  # of file, line and reason
+            reason = skipped[0].longrepr[2].removeprefix("Skipped: ") if skipped else ""  # of file, line and reason
             self.append(nodeid, "skipped" if skipped else "passed", reason)
             return
         reason = bad[0].longreprtext[-8000:]
@@ -133,4 +125,11 @@ def rank(name: str) -> int:
 
 
 def pytest_configure(config: Any) -> None:
+    import pytest
+
+    from tests.helpers import kernels_host
+
     config.pluginmanager.register(Plugin(), "gpu-day")
+    # It takes minutes: a comparison with the kernels on the host belongs on a machine without a GPU, the rest here.
+    kernels_host.start = lambda: None  # type: ignore[assignment]
+    kernels_host.build = lambda: pytest.skip("compiles the kernels for the host")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 import zipfile
 from pathlib import Path
@@ -270,20 +271,22 @@ def test_peers_come_from_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 # --- right ------------------------------------------------------------------------------------------------------------
 
-GPU_TESTS = """\
-import os, signal, time, pytest
-pytestmark = pytest.mark.gpu
-def test_values_a(): pass
-def test_values_b(): assert 1 + 1 == 3, "one and one"
-def test_values_c(): os.kill(os.getpid(), signal.SIGKILL)
-def test_values_d(): raise RuntimeError("CUDA error: an illegal memory access was encountered")
-def test_values_e(): pass
-def test_values_f(): pytest.skip("needs two GPUs")
-def test_values_g(): time.sleep(60)
-def test_graphs(): pass
-def test_compiles(): pass
-def test_stem_beyond_int32(): pass
-"""
+HOST_TESTS = "from tests.helpers import kernels_host\nimport pytest\npytestmark = pytest.mark.gpu\n"
+HOST_TESTS += "def test_bits_of_the_host(): kernels_host.build()\ndef test_without_the_host(): kernels_host.start()\n"
+GPU_TESTS = textwrap.dedent("""\
+    import os, signal, time, pytest
+    pytestmark = pytest.mark.gpu
+    def test_values_a(): pass
+    def test_values_b(): assert 1 + 1 == 3, "one and one"
+    def test_values_c(): os.kill(os.getpid(), signal.SIGKILL)
+    def test_values_d(): raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    def test_values_e(): pass
+    def test_values_f(): pytest.skip("needs two GPUs")
+    def test_values_g(): time.sleep(60)
+    def test_graphs(): pass
+    def test_compiles(): pass
+    def test_stem_beyond_int32(): pass
+    """)
 
 
 def test_every_gpu_test_runs_and_failures_are_said_at_once(
@@ -295,16 +298,16 @@ def test_every_gpu_test_runs_and_failures_are_said_at_once(
     folder.mkdir()
     (folder / "test_it.py").write_text(GPU_TESTS)
     (folder / "test_other.py").write_text("def test_without_a_gpu(): assert False\n")
-    (folder / "test_host.py").write_text("from tests.helpers import kernels_host  # and mark.gpu\n")
+    (folder / "test_host.py").write_text(HOST_TESTS)
     monkeypatch.setattr(gpu_day, "bench", lambda *_: None)
     code, summary = _call(tmp_path / "out", "right", "--tests", str(folder))
     assert code == 1
-    assert summary["tests"] == {"passed": 5, "failed": 4, "skipped": 1}
+    assert summary["tests"] == {"passed": 6, "failed": 4, "skipped": 2}
     reasons = {row["name"].split("::")[1]: row["reason"] for row in summary["failed tests"]}
     assert set(reasons) == {"test_values_b", "test_values_c", "test_values_d", "test_values_g"}
     assert reasons["test_values_g"] == "it had not ended after 3 s"
     assert "one and one" in reasons["test_values_b"] and reasons["test_values_c"] == "its process died"
-    assert _states(summary)["tests left out"] == "skipped"
+    assert set(summary["skipped tests"]) == {"needs two GPUs", "compiles the kernels for the host"}
     printed = capsys.readouterr().out
     assert "FAILED " in printed
     assert printed.index("test_it.py::test_values_b: AssertionError: one and one") < printed.index("tests: done")
@@ -316,17 +319,21 @@ def test_the_order_of_the_gpu_tests() -> None:
     names = ["test_features_beyond_int32", "test_compiled", "test_values", "test_graphs_replay", "test_uint8"]
     ordered = sorted((f"test_it.py::{name}" for name in names), key=gpu_tests.rank)
     assert [name[12:] for name in ordered] == [names[i] for i in (2, 4, 3, 1, 0)]
-    chosen, left_out = gpu_tests.files(ROOT / "tests")
-    assert {"test_values.py", "test_cuda.py", "test_resizer.py"} <= {file.name for file in chosen}
-    assert not any("kernels_host" in file.read_text() for file in chosen) and left_out
+    found = {file.relative_to(ROOT / "tests").as_posix() for file in gpu_tests.files(ROOT / "tests")}
+    marked = {
+        "gpu/test_values.py",
+        "gpu/test_cuda.py",
+        "gpu/test_resizer.py",
+        "kernels/test_resample.py",
+        "test_info.py",
+    }
+    assert marked <= found and not any(name.startswith("benchmarks/") for name in found)
 
 
 def test_tests_are_cut_with_their_call(tmp_path: Path) -> None:
     folder = tmp_path / "tests"
     folder.mkdir()
-    (folder / "test_it.py").write_text(
-        "# mark.gpu\nimport pytest, time\n@pytest.mark.gpu\ndef test_long(): time.sleep(60)\n"
-    )
+    (folder / "test_it.py").write_text("import pytest, time\n@pytest.mark.gpu\ndef test_long(): time.sleep(60)\n")
     gpu_tests.run(_day(tmp_path, "right", 5), folder, 1)
     summary = _summary(tmp_path)
     assert _states(summary)["tests 1 of 1"] == "cut"
