@@ -20,7 +20,11 @@ from benchmarks.gpu.day import Day, append
 # A file with gpu tests.
 HAS = re.compile(r"^(@pytest\.mark\.gpu|pytestmark = pytest\.mark\.gpu|from tests\.helpers\.gpu_cases)", re.MULTILINE)
 # Later in the list, later in the run. The last of them fill the GPU's memory: one process runs them all.
-ORDER = (("stream", "graph", "waits", "same_bits", "device"), ("compile",), ("memory", "feature_map", "beyond_int32"))
+ORDER = (
+    ("stream", "graph", "waits", "same_bits", "device"),
+    ("compile", "overhead"),
+    ("memory", "feature_map", "beyond_int32"),
+)
 FULL = len(ORDER)
 LIMIT = 150.0  # seconds of a test; compiling takes longest
 LOST = 70  # exit code: the CUDA context is lost, and every later test of the process would fail too
