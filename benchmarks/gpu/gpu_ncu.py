@@ -170,26 +170,29 @@ def counters(rows: list[dict[str, Any]]) -> list[str]:
     header = ("op", "kernel", "µs", "DRAM MB", "DRAM %", "occupancy %", "registers", "issue %", "tensor %", "stalls")
     listed = []
     for row in rows:
-        name = re.sub(r"[<(].*", "", row["kernel"]).split("::")[-1].removeprefix("void ")
+        name = re.sub(r"[<(].*", "", row["kernel"].replace("(anonymous namespace)::", "")).split("::")[-1]
         moved = None if row["dram_bytes"] is None else row["dram_bytes"] / 1e6
         numbers = [row["us"], moved, *(row[key] for key in ("dram_pct", "occupancy_pct", "registers"))]
         stalls = ", ".join(f"{reason} {cycles:.2g}" for reason, cycles in row["stalls"])
         cells = map(_cell, (*numbers, row["issue_pct"], row["tensor_pct"]))
-        listed.append([row["target"], f"`{name}`", *cells, stalls])
+        listed.append([row["target"], f"`{name.removeprefix('void ')}`", *cells, stalls])
     how = "From ncu, caches flushed. *Stalls*: the three largest, in warps that wait for each instruction issued."
     return ["## Counters of every kernel", how, table(header, listed)]
 
 
 def model(us: dict[str, float], batch: int) -> list[str]:
     """Section of the page with times of whole ops beside predictions."""
-    listed = [[op, _cell(measured / batch), *PREDICTED.get(op, ("", "", ""))] for op, measured in us.items()]
-    header = ("op", "measured", "roofs alone", "with latency", "bound by")
-    how = "µs an image. Only the first column is measured; the others are predictions."
+    listed = []
+    for op, measured in us.items():
+        roofs, latency, binds = PREDICTED.get(op, ("", "", ""))
+        listed.append([op, binds, _cell(measured / batch), roofs, latency])
+    header = ("op", "bound by, predicted", "measured", "predicted by the roofs alone", "with latency")
+    how = "µs an image."
     return ["## Beside the model", how, table(header, listed)]
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:.4g}"
 
 
 def main() -> int:
