@@ -42,6 +42,7 @@ class Case:
 
 
 _NO_SKIP = Rule(r"skip|u\.word", 0)
+_EARLIER = r"^store_total:.*(earlier !=|e\.word|const auto e)"
 # 16-bit image rings and dy keep a pixel with its right neighbour: two stores of 8 bytes, 16 bytes from lane to lane.
 _PAIRED_STORE = ("STS", Rule(r"^store:.*Four<S>\*>\(to|^load:.*\(grad \+", 2.0))
 # 32-bit pixels of 64 bytes: 0 and 2 are in one bank, where the prologue's adjoint reads 8 bytes of each.
@@ -129,7 +130,7 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
         Rule(rf"^request:.*load_channels<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
-        Rule(r"^store:.*convert" if short else r"^convert:.*(half_to_float\(|1\.0f / 255|<< 16)", 0),
+        Rule(r"^store:.*convert" if short else r"^convert:.*(half_to_float\(|map\[c\]|<< 16)", 0),
         Rule(r"^(load_channels:.*x\.data|convert:)", 0.75),
     )
 
@@ -246,8 +247,9 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
         _mangled("conv_backward_kernel" if backward else "conv_kernel", arithmetic),
         blocks * 8,
         OUT_PIXELS,
-        # Forward: t, u and raw. Backward: t, u, raw, draw, dt and du.
-        _maps(arithmetic, (4 if backward else 2) + skip * (1 + backward)),
+        # Forward: t, u and raw. Backward: t, u, raw, draw, dt and du, and what earlier uses of the first feature left:
+        # it is the skip's, and the input of one of the two without a skip.
+        _maps(arithmetic, (4.5 if backward else 2) + skip * (2.5 if backward else 1)),
         products,
         (
             Rule(r"^:for \(int64_t tile", tiles / blocks),
@@ -258,7 +260,7 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
             Rule(r"^convolve:.*s < kSteps", 1),
             *_setup(256, 9 * 32 * 2 * 4),
         ),
-        () if skip else (_NO_SKIP,),
+        (Rule(_EARLIER, 1 / 2), *(() if skip else (_NO_SKIP,))),
         ()
         if short
         # Pixels of 64 bytes: 0, 2, 4 and 6 are in one bank.
@@ -328,9 +330,15 @@ def _head(arithmetic: str, backward: bool) -> Case:
             Rule(r"^weight_products:", 2 * (height / down) / 4),
             *_setup(256, 7 * 8 * 32 * 4),
         ),
-        (Rule(r"^load:.*read_element", 0.75), Rule(r"^(read_element|store):.*const float\*|static_cast<float\*>", 0))
-        if arithmetic == "bfloat16"
-        else (Rule(r"^load:.*read_element", 0.75),),
+        (
+            Rule(_EARLIER, 0),
+            Rule(r"^load:.*read_element", 0.75),
+            *(
+                [Rule(r"^(read_element|store):.*const float\*|static_cast<float\*>", 0)]
+                if arithmetic == "bfloat16"
+                else []
+            ),
+        ),
         # Forward, 16 bits: of four neighbouring pixels, two even and two odd columns, the first and the last meet.
         (_PAIRED_STORE if backward else ("STS", Rule(r"^store_chunk:", 2.0)),)
         if arithmetic == "bfloat16"
@@ -338,8 +346,8 @@ def _head(arithmetic: str, backward: bool) -> Case:
     )
 
 
-# Runs of each kernel in a call of the resizer with one block. Left out: the resize of the image (bound by DRAM), the
-# reductions, and sums by autograd.
+# Runs of each kernel in a call of the resizer with one block. Left out: the resize of the image (bound by DRAM) and the
+# reductions.
 INFERENCE = {"stem without statistics": 1, "trunk block": 1, "trunk tail": 1}
 TRAINING = {
     "stem with statistics": 1,

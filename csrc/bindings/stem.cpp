@@ -16,15 +16,12 @@ namespace {
 
 using namespace learned_resizer;
 
-DType parse_dtype(const char* argument, const std::string& name, bool uint8) {
-    if (name == "float32") return DType::kFloat32;
-    if (name == "float16") return DType::kFloat16;
-    if (name == "bfloat16") return DType::kBFloat16;
-    if (name == "uint8" && uint8) return DType::kUInt8;
-    throw py::value_error(std::string(argument) + ": got '" + name + "'; expected float32, float16" +
-                          (uint8 ? ", bfloat16 or uint8" : " or bfloat16"));
+// As DType of parameter.h.
+DType parse_image_dtype(int dtype) {
+    if (dtype == static_cast<int>(DType::kUInt8)) return DType::kUInt8;
+    return parse_parameter_dtype("image", dtype);
 }
-// (address, dtype, channels, height, width, strides, mean or 0, std or 0)
+// (address, dtype, channels, height, width, strides, mean, std), the last two as in parse_vector, or None
 StemImage parse_image(const py::tuple& image) {
     if (image.size() != 8)
         throw py::value_error("image: expected (address, dtype, channels, height, width, strides, mean, std)");
@@ -32,29 +29,29 @@ StemImage parse_image(const py::tuple& image) {
     const auto data = image[0].cast<uintptr_t>();
     check_address("image", data, 1);
     result.data = address(data);
-    result.dtype = parse_dtype("image", image[1].cast<std::string>(), true);
+    result.dtype = parse_image_dtype(image[1].cast<int>());
     result.channels = image[2].cast<int32_t>();
     if (result.channels < 1 || result.channels > 4)
         throw py::value_error("image: got " + std::to_string(result.channels) + " channels; expected 1 to 4");
     result.height = image[3].cast<int64_t>();
     result.width = image[4].cast<int64_t>();
     parse_strides("image", image[5].cast<py::tuple>(), result.stride);
-    result.mean = static_cast<const float*>(address(image[6].cast<uintptr_t>()));
-    result.std = static_cast<const float*>(address(image[7].cast<uintptr_t>()));
-    if (result.dtype == DType::kUInt8 && (result.mean == nullptr || result.std == nullptr))
-        throw py::value_error("image: got uint8 without mean and std; expected both");
+    if (result.dtype == DType::kUInt8) {
+        if (image[6].is_none() || image[7].is_none())
+            throw py::value_error("image: got uint8 without mean and std; expected both");
+        result.mean = parse_vector("image_mean", image[6]), result.std = parse_vector("image_std", image[7]);
+    }
     return result;
 }
-// (w0, b0, w1, b1) addresses of dense float32 tensors
-StemWeights parse_weights(const py::tuple& weights, float negative_slope) {
-    if (weights.size() != 4) throw py::value_error("weights: expected the addresses of w0, b0, w1, b1");
-    const float* pointers[4];
-    for (size_t i = 0; i < 4; ++i) {
-        const auto value = weights[i].cast<uintptr_t>();
-        check_address("weights", value, 4);
-        pointers[i] = static_cast<const float*>(address(value));
-    }
-    return {pointers[0], pointers[1], pointers[2], pointers[3], negative_slope};
+// (w0, b0, w1, b1), as in parse_weight and parse_vector
+StemWeights parse_weights(const py::tuple& weights, float negative_slope, int filters) {
+    if (weights.size() != 4) throw py::value_error("weights: expected w0, b0, w1, b1");
+    return {parse_weight("w0", weights[0]),
+            parse_vector("b0", weights[1]),
+            parse_weight("w1", weights[2]),
+            parse_vector("b1", weights[3]),
+            negative_slope,
+            check_filters(filters)};
 }
 
 StemPlan plan_stem(int64_t batch, int multiprocessors, const py::tuple& rows, const py::tuple& columns) {
@@ -72,13 +69,11 @@ void stem(const StemPlan& plan, uintptr_t tables, const py::tuple& image, const 
     params.image = parse_image(image);
     if (params.image.height != plan.shape.height || params.image.width != plan.shape.width)
         throw py::value_error("image: its size differs from the plan's");
-    params.weights = parse_weights(weights, negative_slope);
+    params.weights = parse_weights(weights, negative_slope, num_filters);
     check_address("z", z, 16);
     params.z = address(z);
     params.partials = static_cast<float*>(address(partials));
-    check_launch("stem",
-                 launch_stem(params, parse_arithmetic(arithmetic), check_filters(num_filters), device, address(stream)),
-                 device);
+    check_launch("stem", launch_stem(params, parse_arithmetic(arithmetic), device, address(stream)), device);
 }
 
 // An axis of R transposed: (start, offset, weight) addresses.
@@ -95,11 +90,11 @@ StemBands parse_bands(const char* name, const py::tuple& bands) {
 }
 
 StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weights, float negative_slope,
-                                   int64_t batch, const py::tuple& out_size, const py::tuple& rows,
-                                   const py::tuple& columns, uintptr_t dz, const py::tuple& statistics) {
+                                   int num_filters, int64_t batch, const py::tuple& out_size, const py::tuple& rows,
+                                   const py::tuple& columns, uintptr_t dz, const py::object& statistics) {
     StemBackwardParams params{};
     params.image = parse_image(image);
-    params.weights = parse_weights(weights, negative_slope);
+    params.weights = parse_weights(weights, negative_slope, num_filters);
     if (batch < 1) throw py::value_error("batch: got " + std::to_string(batch) + "; expected at least 1");
     params.batch = batch;
     params.out_height = out_size[0].cast<int64_t>();
@@ -108,11 +103,17 @@ StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weig
     params.columns = parse_bands("columns", columns);
     check_address("dz", dz, 8);
     params.dz = address(dz);
-    if (statistics.size() != 3)
-        throw py::value_error("statistics: expected the addresses of mean, grad_mean, grad_var, or zeros");
-    params.mean = static_cast<const float*>(address(statistics[0].cast<uintptr_t>()));
-    params.grad_mean = static_cast<const float*>(address(statistics[1].cast<uintptr_t>()));
-    params.grad_var = static_cast<const float*>(address(statistics[2].cast<uintptr_t>()));
+    if (statistics.is_none()) return params;
+    const auto given = statistics.cast<py::tuple>();
+    if (given.size() != 4) throw py::value_error("statistics: expected (mean, grad_mean, grad_var, count) or None");
+    const char* const names[] = {"mean", "grad_mean", "grad_var"};
+    const float** const vectors[] = {&params.mean, &params.grad_mean, &params.grad_var};
+    for (size_t i = 0; i < 3; ++i) {
+        const auto value = given[i].cast<uintptr_t>();
+        check_address(names[i], value, 4);
+        *vectors[i] = static_cast<const float*>(address(value));
+    }
+    params.count = given[3].cast<int64_t>();
     return params;
 }
 
@@ -120,16 +121,16 @@ StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weig
 py::tuple needs(const py::tuple& size, bool backward, const std::string& arithmetic, int num_filters,
                 int multiprocessors) {
     const int mode = parse_arithmetic(arithmetic);
-    check_filters(num_filters);
-    if (!backward) return py::make_tuple(0, stem_shared_bytes(mode, num_filters));
+    if (!backward) return py::make_tuple(0, stem_shared_bytes(mode, check_filters(num_filters)));
     StemBackwardParams params{};
     params.batch = size[0].cast<int64_t>();
     params.image.height = size[1].cast<int64_t>(), params.image.width = size[2].cast<int64_t>();
     params.image.channels = 4;
+    params.weights.filters = check_filters(num_filters);
     int64_t least = 0;
     for (const auto gradient : {StemGradient::kWeights, StemGradient::kImage}) {
         int64_t bytes = 16 * 1024;
-        while (!fit_stem_backward(params, gradient, mode, num_filters, multiprocessors, bytes)) bytes += 1024;
+        while (!fit_stem_backward(params, gradient, mode, multiprocessors, bytes)) bytes += 1024;
         least = std::max(least, bytes);
     }
     return py::make_tuple(0, least);
@@ -141,38 +142,36 @@ int64_t stem_backward_blocks(int64_t batch, int channels, int64_t height, int64_
     StemBackwardParams params{};
     params.batch = batch, params.image.height = height, params.image.width = width;
     params.image.channels = channels;
-    if (!fit_stem_backward(params, StemGradient::kWeights, parse_arithmetic(arithmetic), check_filters(num_filters),
-                           multiprocessors, most_shared))
+    params.weights.filters = check_filters(num_filters);
+    if (!fit_stem_backward(params, StemGradient::kWeights, parse_arithmetic(arithmetic), multiprocessors, most_shared))
         throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes; expected more");
     return params.blocks;
 }
 
 void stem_backward(const py::tuple& image, const py::tuple& weights, float negative_slope, int64_t batch,
                    const py::tuple& out_size, const py::tuple& rows, const py::tuple& columns, uintptr_t dz,
-                   const py::tuple& statistics, uintptr_t partials, uintptr_t dx, const std::string& dx_dtype,
-                   const py::tuple& dx_strides, int multiprocessors, int64_t most_shared, const std::string& arithmetic,
-                   int num_filters, int device, uintptr_t stream) {
+                   const py::object& statistics, uintptr_t partials, uintptr_t dx, const py::tuple& dx_strides,
+                   int multiprocessors, int64_t most_shared, const std::string& arithmetic, int num_filters, int device,
+                   uintptr_t stream) {
     StemBackwardParams params =
-        backward_params(image, weights, negative_slope, batch, out_size, rows, columns, dz, statistics);
+        backward_params(image, weights, negative_slope, num_filters, batch, out_size, rows, columns, dz, statistics);
     const int mode = parse_arithmetic(arithmetic);
-    check_filters(num_filters);
     check_address("partials", partials, 4);
     params.partials = static_cast<float*>(address(partials));
     const auto fit = [&](StemGradient gradient) {
-        if (!fit_stem_backward(params, gradient, mode, num_filters, multiprocessors, most_shared))
+        if (!fit_stem_backward(params, gradient, mode, multiprocessors, most_shared))
             throw py::value_error("most_shared: got " + std::to_string(most_shared) + " bytes; expected more");
     };
     fit(StemGradient::kWeights);
-    check_launch("stem_backward",
-                 launch_stem_backward(params, StemGradient::kWeights, mode, num_filters, device, address(stream)),
+    check_launch("stem_backward", launch_stem_backward(params, StemGradient::kWeights, mode, device, address(stream)),
                  device);
     if (dx == 0) return;
     params.dx = address(dx);
-    params.dx_dtype = parse_dtype("dx", dx_dtype, false);
+    params.dx_dtype = params.image.dtype;
+    if (params.dx_dtype == DType::kUInt8) throw py::value_error("dx: got a uint8 image; expected 0");
     parse_strides("dx", dx_strides, params.dx_stride);
     fit(StemGradient::kImage);
-    check_launch("stem_backward",
-                 launch_stem_backward(params, StemGradient::kImage, mode, num_filters, device, address(stream)),
+    check_launch("stem_backward", launch_stem_backward(params, StemGradient::kImage, mode, device, address(stream)),
                  device);
 }
 
@@ -203,7 +202,7 @@ void bind_stem(py::module_& module) {
                py::arg("num_filters"), "Rows of the partial results of stem_backward.");
     module.def("stem_backward", &stem_backward, py::arg("image"), py::arg("weights"), py::arg("negative_slope"),
                py::arg("batch"), py::arg("out_size"), py::arg("rows"), py::arg("columns"), py::arg("dz"),
-               py::arg("statistics"), py::arg("partials"), py::arg("dx"), py::arg("dx_dtype"), py::arg("dx_strides"),
+               py::arg("statistics"), py::arg("partials"), py::arg("dx"), py::arg("dx_strides"),
                py::arg("multiprocessors"), py::arg("most_shared"), py::arg("arithmetic"), py::arg("num_filters"),
                py::arg("device"), py::arg("stream"), "Launch the backward; dx may be 0.");
 }

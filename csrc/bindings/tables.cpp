@@ -28,7 +28,7 @@ uintptr_t allocate(int64_t bytes, int device) {
     const int error = allocate_tables(bytes, device, &memory);
     if (error == cudaErrorMemoryAllocation) return 0;
     if (error != 0)
-        throw std::runtime_error("allocate_tables: cudaMalloc of " + std::to_string(bytes) +
+        throw std::runtime_error("tables: allocating " + std::to_string(bytes) +
                                  " bytes on cuda:" + std::to_string(device) + " failed: " + cuda_error_name(error) +
                                  ": " + cuda_error_text(error));
     return reinterpret_cast<uintptr_t>(memory);
@@ -39,7 +39,7 @@ py::object identify(int device, uintptr_t stream) {
     uint64_t identity = 0;
     const int error = identify_stream(device, address(stream), &captures, &identity);
     if (error != 0)
-        throw std::runtime_error("identify_stream: the current stream of cuda:" + std::to_string(device) +
+        throw std::runtime_error("tables: the current stream of cuda:" + std::to_string(device) +
                                  " cannot be used: " + cuda_error_name(error) + ": " + cuda_error_text(error));
     return captures ? py::object(py::none()) : py::object(py::int_(identity));
 }

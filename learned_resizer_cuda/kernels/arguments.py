@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ops.layout import channels_last
-from ..ops.prologue import GivenNorm, Prologue, empty_features
+from ..ops.prologue import GivenNorm
 from . import device, native
 
 
@@ -29,11 +28,6 @@ def _tf32_allowed() -> bool:
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def dense32(*tensors: Tensor) -> list[Tensor]:
-    """Weights and vectors as kernels read them: float32, dense, copied if necessary."""
-    return [t.float().contiguous() for t in tensors]
 
 
 # As DType of csrc/core/common/parameter.h.
@@ -58,64 +52,37 @@ def norm(given: GivenNorm | None) -> tuple[Any, ...] | None:
     return vector(mean), vector(var), vector(gamma), vector(beta), eps
 
 
-def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
-    return tuple(t.data_ptr() for t in tensors)
+def pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
-def image(tensor: Tensor, features: torch.dtype) -> tuple[Any, ...]:
-    """Arguments for an image ``(B, C, h, w)`` beside features.
+def image(name: str, tensor: Tensor, features: torch.dtype) -> tuple[int, tuple[int, ...], bool]:
+    """Arguments for an image ``(B, C, h, w)`` of any strides beside features.
 
     Its address, its strides, and whether it is float32 beside half-precision features.
+
+    Raises:
+        TypeError: if it is neither float32 nor of the features' dtype.
     """
-    return tensor.data_ptr(), tensor.stride(), tensor.dtype == torch.float32 and features != torch.float32
+    if tensor.dtype == features:
+        return tensor.data_ptr(), tensor.stride(), False
+    if tensor.dtype != torch.float32:
+        raise TypeError(f"{name}: got {tensor.dtype}; expected {features}, as the features, or torch.float32")
+    return tensor.data_ptr(), tensor.stride(), True
 
 
-def image_dtype(dtype: torch.dtype, features: torch.dtype) -> torch.dtype:
-    """Dtype in which the kernels read an image: the features' or float32."""
-    return dtype if dtype in (features, torch.float32) else torch.float32
+def size(features: Tensor) -> tuple[int, int, int]:
+    batch, _, height, width = features.shape
+    return batch, height, width
 
 
-class PrologueArguments:
-    """A prologue's tensors as kernels read them, kept alive through the launch."""
-
-    def __init__(self, prologue: Prologue) -> None:
-        self.input = channels_last(prologue.input)
-        self.skip = None if prologue.skip is None else channels_last(prologue.skip.to(self.input.dtype))
-        self._vectors = dense32(prologue.scale, prologue.shift)
-        if prologue.skip_scale is not None and prologue.skip_shift is not None:
-            self._vectors += dense32(prologue.skip_scale, prologue.skip_shift)
-        self._slope = prologue.negative_slope
-        batch, self.num_filters, height, width = self.input.shape
-        self.size = (batch, height, width)
-        self.arithmetic = arithmetic(self.input.dtype)
-
-    def pack(self) -> tuple[Any, ...]:
-        scale, shift, *skip = addresses(self._vectors)
-        skips = (0, 0, 0) if self.skip is None else (self.skip.data_ptr(), *skip)
-        return self.input.data_ptr(), scale, shift, *skips, self._slope
-
-    def place(self) -> tuple[Any, ...]:
-        """Last arguments of every launch: the instance, the device and the stream."""
-        return self.arithmetic, self.num_filters, *device.place(self.input.device)
-
-    def empty_grads(self) -> tuple[Tensor, Tensor | None]:
-        """Gradients of input and skip, for the kernel to fill."""
-        return empty_features(self.input), None if self.skip is None else empty_features(self.input)
-
-
-def prologue_grads(sums: list[Tensor], prologue: Prologue, grads: tuple[Tensor, Tensor | None]) -> list[Tensor]:
-    """Gradients of the prologue's arguments but the slope, in order.
-
-    Args:
-        sums: ``(n,)`` float32 each: Σ g't, Σ g', Σ g'u.
-        prologue: its dtypes are those of the results.
-        grads: of input and skip.
-    """
-    scale, shift, skip_scale = (s.to(prologue.scale.dtype) for s in sums)
-    grad_input, grad_skip = grads
-    if grad_skip is None:
-        return [grad_input, scale, shift, *(scale.new_empty(0, dtype=torch.float32) for _ in range(3))]
-    return [grad_input, scale, shift, grad_skip, skip_scale, shift.clone()]
+@lru_cache(1024)
+def blocks(
+    op: str, backward: bool, size: tuple[int, int, int], dtype_arithmetic: str, filters: int, multiprocessors: int
+) -> int:
+    """Blocks of a launch of conv or head, which are the rows of its partial results."""
+    found: int = getattr(native.load(), f"{op}_needs")(size, backward, dtype_arithmetic, filters, multiprocessors)[0]
+    return found
 
 
 @cache

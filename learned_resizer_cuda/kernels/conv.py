@@ -1,4 +1,7 @@
-"""Launchers of the native 3×3 convolution (csrc/core/conv/conv.cuh) on CUDA tensors."""
+"""Launchers of the native 3×3 convolution (csrc/core/conv/conv.cuh) on CUDA tensors.
+
+For up to 32 filters; features have 16 or 32 channels, those beyond the filters zero.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +9,46 @@ import torch
 from torch import Tensor
 
 from ..ops.conv import Conv, ConvBackward
-from ..ops.layout import channels_last
-from ..ops.prologue import empty_features
-from . import device, native, reduce
-from .arguments import PrologueArguments, addresses, dense32, prologue_grads
+from ..ops.prologue import PrologueGrads
+from . import arguments, device, native, prologue, reduce
 
 
-def conv(a: Conv) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``conv``: one launch, and one more for the statistics.
+def conv(a: Conv, raw: Tensor, statistics: Tensor | None) -> None:
+    """The stage ``conv``: one launch, and one more for the statistics.
 
     Args:
-        a: features ``(B, n, h, w)``, n 16 or 32, float32, float16 or bfloat16; the weight and the vectors of any
-            float dtype, rounded to the features' arithmetic as they load.
-
-    Returns:
-        ``raw (B, n, h, w)``, channels_last, in the features' dtype; its mean and biased variance ``(n,)`` float32,
-        empty without statistics. Bitwise reproducible on devices of one kind.
+        a: features float32, float16 or bfloat16; the weight and the norms' vectors of any of these, rounded to the
+            features' arithmetic as they load.
+        raw: for the result, channels_last, of the features' shape and dtype.
+        statistics: ``(3, filters)`` float32, for mean, biased and unbiased variance of ``raw``. Bitwise reproducible on
+            devices of one kind.
 
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    prologue, weight, statistics = a
-    p = PrologueArguments(prologue)
-    n, gpu = p.num_filters, p.input.device
-    raw = empty_features(p.input)
-    mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=gpu) for _ in range(2))
-    if raw.numel() == 0:
-        return raw, mean.zero_(), var.zero_()
-    module = native.load()
-    blocks, _ = module.conv_needs(p.size, False, p.arithmetic, n, device.multiprocessors(gpu))
-    moments = torch.empty(blocks, 3, n, dtype=torch.float32, device=gpu) if statistics else None
-    (dense,) = dense32(weight)
-    module.conv(
-        p.size,
-        p.pack(),
-        dense.data_ptr(),
+    filters, gpu, size = len(a.weight), raw.device, arguments.size(raw)
+    name, place = arguments.arithmetic(raw.dtype), device.place(gpu)
+    blocks = arguments.blocks("conv", False, size, name, filters, device.multiprocessors(gpu))
+    moments = None
+    if statistics is not None:
+        moments = torch.empty(blocks, 3, filters, dtype=torch.float32, device=gpu)
+    native.load().conv(
+        size,
+        prologue.pack(*a.prologue),
+        arguments.weight(a.weight),
         raw.data_ptr(),
-        0 if moments is None else moments.data_ptr(),
+        arguments.pointer(moments),
         blocks,
-        *p.place(),
+        name,
+        filters,
+        *place,
     )
-    if moments is not None:
-        with device.current(gpu):
-            mean, var = reduce.merge_statistics(moments)
-    return raw, mean, var
+    if moments is not None and statistics is not None:
+        reduce.statistics(moments, statistics, place)
 
 
-def conv_backward(a: ConvBackward) -> tuple[Tensor, ...]:
-    """The op ``conv_backward``: one launch, and two more for the sums.
+def conv_backward(a: ConvBackward) -> tuple[PrologueGrads, Tensor]:
+    """The stage ``conv_backward``: one launch, and one more for the sums.
 
     Returns:
         The prologue's gradients and the weight's, each in its own dtype. Bitwise reproducible on devices of one kind;
@@ -62,32 +57,27 @@ def conv_backward(a: ConvBackward) -> tuple[Tensor, ...]:
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    prologue, weight, statistics = a.forward
-    p = PrologueArguments(prologue)
-    n, gpu = p.num_filters, p.input.device
-    grads = p.empty_grads()
-    parts = [weight.numel(), n, n, n]
-    if p.input.numel() == 0:
-        sums = torch.zeros(sum(parts), dtype=torch.float32, device=gpu)
-    else:
-        module = native.load()
-        blocks, _ = module.conv_needs(p.size, True, p.arithmetic, n, device.multiprocessors(gpu))
-        partials = torch.empty(blocks, sum(parts), dtype=torch.float32, device=gpu)
-        features = [channels_last(t.to(p.input.dtype)) for t in (a.grad_raw, a.raw)]
-        vectors = dense32(a.mean, a.grad_mean, a.grad_var) if statistics else []
-        (dense,) = dense32(weight)
-        module.conv_backward(
-            p.size,
-            p.pack(),
-            tuple(0 if g is None else g.data_ptr() for g in grads),
-            dense.data_ptr(),
-            *addresses(features),
-            addresses(vectors) or (0, 0, 0),
-            partials.data_ptr(),
-            blocks,
-            *p.place(),
-        )
-        with device.current(gpu):
-            sums = reduce.sum_rows(partials)
-    grad_weight, *rest = reduce.take_apart(sums, parts)
-    return *prologue_grads(rest, prologue, grads), grad_weight.view(weight.shape).to(weight.dtype)
+    given, weight = a.forward
+    filters, gpu, size = len(weight), a.raw.device, arguments.size(a.raw)
+    name, place = arguments.arithmetic(a.raw.dtype), device.place(gpu)
+    blocks = arguments.blocks("conv", True, size, name, filters, device.multiprocessors(gpu))
+    grads, addresses, sums = prologue.empty_grads(given, filters, a.input_grad, a.skip_grad)
+    partials = torch.empty(blocks, (9 * filters + 3) * filters, dtype=torch.float32, device=gpu)
+    s = a.statistics_grad
+    native.load().conv_backward(
+        size,
+        prologue.pack(*given),
+        addresses,
+        arguments.weight(weight),
+        a.grad_raw.data_ptr(),
+        a.raw.data_ptr(),
+        s and (s.mean.data_ptr(), s.grad_mean.data_ptr(), s.grad_var.data_ptr(), s.count),
+        partials.data_ptr(),
+        blocks,
+        name,
+        filters,
+        *place,
+    )
+    grad_weight = torch.empty_like(weight)
+    reduce.gradients(partials, (grad_weight,), sums, place)
+    return grads, grad_weight

@@ -30,6 +30,6 @@ def shared_memory(device: torch.device) -> int:
 
 
 def identity(index: int, stream: int) -> int | None:
-    """A number that no other stream has had or will have; None while the stream captures a CUDA graph."""
+    """A stream's number, which no other ever has; None while it captures."""
     found: int | None = native.load().identify_stream(index, stream)
     return found

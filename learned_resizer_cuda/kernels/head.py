@@ -1,4 +1,7 @@
-"""Launchers of the native head (csrc/core/head/head.cuh) on CUDA tensors."""
+"""Launchers of the native head (csrc/core/head/head.cuh) on CUDA tensors.
+
+For up to 32 filters; features have 16 or 32 channels, those beyond the filters zero.
+"""
 
 from __future__ import annotations
 
@@ -6,87 +9,78 @@ import torch
 from torch import Tensor
 
 from ..ops.head import Head, HeadBackward
-from . import device, native, reduce
-from .arguments import PrologueArguments, dense32, image, image_dtype, prologue_grads
+from ..ops.prologue import PrologueGrads
+from . import arguments, device, native, prologue, reduce
 
 
 def head(a: Head) -> Tensor:
-    """The op ``head``: one launch.
+    """The stage ``head``: one launch.
 
     Args:
-        a: features ``(B, n, h, w)``, n 16 or 32, float32, float16 or bfloat16; weight ``(C, n, 7, 7)`` with C up to 4,
-            bias and vectors of any float dtype, rounded to the features' arithmetic as they load; base
-            ``(B, C, h, w)`` of any strides.
+        a: features float32, float16 or bfloat16; weight, bias and the norms' vectors of any of these, rounded to the
+            features' arithmetic as they load; base of the features' dtype or float32.
 
     Returns:
         ``(B, C, h, w)`` in the dtype and layout of base. Bitwise reproducible.
 
     Raises:
+        TypeError: for a base of another dtype.
         RuntimeError: if the launch fails, naming the CUDA error.
     """
-    prologue, weight, bias, base = a
-    p = PrologueArguments(prologue)
-    given = base.to(image_dtype(base.dtype, p.input.dtype))
-    out = torch.empty_like(given, memory_format=torch.preserve_format)
-    if out.numel() == 0:
-        return out.to(base.dtype)
-    module = native.load()
-    blocks, _ = module.head_needs(p.size, False, p.arithmetic, p.num_filters, device.multiprocessors(out.device))
-    dense, dense_bias = dense32(weight, bias)
-    module.head(
-        p.size,
-        p.pack(),
+    given, weight, bias, base = a
+    filters, gpu, size = weight.shape[1], base.device, arguments.size(base)
+    features = given.input.dtype
+    name = arguments.arithmetic(features)
+    out = torch.empty_like(base)
+    native.load().head(
+        size,
+        prologue.pack(*given),
         len(weight),
-        dense.data_ptr(),
-        dense_bias.data_ptr(),
-        image(given, p.input.dtype),
+        arguments.weight(weight),
+        arguments.vector(bias),
+        arguments.image("base", base, features),
         out.data_ptr(),
         out.stride(),
-        blocks,
-        *p.place(),
+        arguments.blocks("head", False, size, name, filters, device.multiprocessors(gpu)),
+        name,
+        filters,
+        *device.place(gpu),
     )
-    return out.to(base.dtype)
+    return out
 
 
-def head_backward(a: HeadBackward) -> tuple[Tensor, ...]:
-    """The op ``head_backward``: one launch, and two more for the sums.
+def head_backward(a: HeadBackward) -> tuple[PrologueGrads, Tensor, Tensor]:
+    """The stage ``head_backward``: one launch, and one more for the sums.
 
     Returns:
         The prologue's gradients, the weight's and the bias's, each in its own dtype. Bitwise reproducible on devices of
         one kind; no atomics.
 
     Raises:
+        TypeError: for a gradient that is neither of the features' dtype nor float32.
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    grad, prologue, weight = a
-    p = PrologueArguments(prologue)
-    n, channels, gpu = p.num_filters, len(weight), p.input.device
-    grads = p.empty_grads()
-    parts = [weight.numel(), channels, n, n, n]
-    if p.input.numel() == 0:
-        sums = torch.zeros(sum(parts), dtype=torch.float32, device=gpu)
-    else:
-        module = native.load()
-        blocks, _ = module.head_needs(p.size, True, p.arithmetic, n, device.multiprocessors(gpu))
-        partials = torch.empty(blocks, sum(parts), dtype=torch.float32, device=gpu)
-        given = grad.to(image_dtype(grad.dtype, p.input.dtype))
-        (dense,) = dense32(weight)
-        module.head_backward(
-            p.size,
-            p.pack(),
-            tuple(0 if g is None else g.data_ptr() for g in grads),
-            channels,
-            dense.data_ptr(),
-            image(given, p.input.dtype),
-            partials.data_ptr(),
-            blocks,
-            *p.place(),
-        )
-        with device.current(gpu):
-            sums = reduce.sum_rows(partials)
-    grad_weight, grad_bias, *rest = reduce.take_apart(sums, parts)
-    return (
-        *prologue_grads(rest, prologue, grads),
-        grad_weight.view(weight.shape).to(weight.dtype),
-        grad_bias.to(weight.dtype),
+    grad, given, weight, bias, skip_grad = a
+    channels, filters, gpu, size = len(weight), weight.shape[1], grad.device, arguments.size(grad)
+    features, place = given.input.dtype, device.place(gpu)
+    name = arguments.arithmetic(features)
+    blocks = arguments.blocks("head", True, size, name, filters, device.multiprocessors(gpu))
+    grads, addresses, sums = prologue.empty_grads(given, filters, None, skip_grad)
+    elements = 49 * channels * filters + channels + 3 * filters
+    partials = torch.empty(blocks, elements, dtype=torch.float32, device=gpu)
+    native.load().head_backward(
+        size,
+        prologue.pack(*given),
+        addresses,
+        channels,
+        arguments.weight(weight),
+        arguments.image("grad", grad, features),
+        partials.data_ptr(),
+        blocks,
+        name,
+        filters,
+        *place,
     )
+    grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
+    reduce.gradients(partials, (grad_weight, grad_bias), sums, place)
+    return grads, grad_weight, grad_bias

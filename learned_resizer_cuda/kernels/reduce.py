@@ -99,7 +99,9 @@ def gradients(
 
 
 def running_statistics(statistics: Tensor, norms: Sequence[RunningNorm], place: tuple[int, int] | None = None) -> None:
-    """Move running statistics towards those of a batch. One launch for 64 norms.
+    """Move running statistics towards those of a batch.
+
+    One launch for every 64 norms.
 
     Args:
         statistics: ``(norms, 3, filters)`` float32, with dense rows: mean, biased and unbiased variance of each norm.

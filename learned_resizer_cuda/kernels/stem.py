@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ..ops.bands import get_bands
-from ..ops.layout import channels_last, maps
-from ..ops.stem import Stem, StemBackward
+from ..ops.stem import Stem, StemBackward, StemWeights
 from . import device, native, reduce
-from .arguments import addresses, arithmetic, dense32, dtype_name
+from .arguments import arithmetic, vector, weight
 from .resample import axis_arguments
 from .tables import on_stream
 
@@ -27,8 +26,8 @@ def _plan(batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, g
 
 @lru_cache(maxsize=256)
 def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tuple[bytes, list[list[int]]]:
-    """The adjoint's tables of both axes, and where start, offset and weight of each axis begin."""
-    data, begins = bytearray(), []
+    """The adjoint's tables, and where each axis's start, offset, weight begin."""
+    data, begins = bytearray(), list[list[int]]()
     for i, o in zip(size, out, strict=True):
         bands = get_bands(i, o, None, *rest).transposed()
         begins.append([])
@@ -39,109 +38,128 @@ def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tupl
     return bytes(data), begins
 
 
-def _image_arguments(image: Tensor, normalisation: list[Tensor]) -> tuple[Any, ...]:
+@lru_cache(maxsize=256)
+def _backward_blocks(shape: torch.Size, *instance: Any, gpu: torch.device) -> tuple[int, int, int]:
+    """Rows of partial results, the device's multiprocessors and a block's shared memory."""
+    limits = device.multiprocessors(gpu), device.shared_memory(gpu)
+    return native.load().stem_backward_blocks(*shape, *limits, *instance), *limits
+
+
+# As DType of csrc/core/common/parameter.h.
+_IMAGE_DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3, torch.uint8: 4}
+
+
+def _image(a: Stem) -> tuple[Any, ...]:
+    image, mean, std = a.image, a.image_mean, a.image_std
+    dtype = _IMAGE_DTYPES[image.dtype]
     _, channels, height, width = image.shape
-    mean, std = addresses(normalisation) or (0, 0)
-    return image.data_ptr(), dtype_name(image.dtype), channels, height, width, image.stride(), mean, std
-
-
-def _normalisation(a: Stem) -> list[Tensor]:
-    """Mean and std for the kernels; empty unless the image is uint8."""
-    if a.image.dtype != torch.uint8:
-        return []
-    if a.image_mean is None or a.image_std is None:
+    place = image.data_ptr(), dtype, channels, height, width, image.stride()
+    if dtype != 4:
+        return *place, None, None
+    if mean is None or std is None:
         raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
-    return dense32(a.image_mean, a.image_std)
+    return *place, vector(mean), vector(std)
 
 
-def stem(a: Stem) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``stem`` on CUDA: one launch, one more for the statistics, one for tables new to the stream.
+def _weights(weights: StemWeights) -> tuple[Any, ...]:
+    w0, b0, w1, b1 = weights
+    return weight(w0), vector(b0), weight(w1), vector(b1)
+
+
+def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
+    """The stem: one launch, one more for the statistics.
+
+    One before them where the tables are new to the stream. Bitwise reproducible on devices of one kind.
 
     Args:
-        a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place.
-            Weights with n 16 or 32, rounded to the arithmetic of the features' dtype as they load. A uint8 image is
+        a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place. Up to
+            32 filters. Weights are rounded to the arithmetic of the features' dtype as they load, and a uint8 image is
             normalised as it loads.
-
-    Returns:
-        ``z (B, n, height, width)``, channels_last, in the features' dtype; mean and biased variance ``(n,)``
-        float32, empty without statistics. Bitwise reproducible on devices of one kind.
+        z: the result, ``(B, n, height, width)``, channels_last, of the features' dtype: n 16 or 32, zero from the
+            filters' number on.
+        statistics: ``(3, filters)`` float32, dense, for mean, biased and unbiased variance of c.
 
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    image, weights, (height, width, interpolation, antialias, negative_slope, statistics), *_ = a
-    n, gpu, dtype = len(weights.w0), image.device, a.dtype
-    z = image.new_empty(len(image), height, width * n, dtype=dtype)
-    mean, var = (torch.empty(n if statistics else 0, dtype=torch.float32, device=gpu) for _ in range(2))
-    if z.numel() == 0:
-        return maps(z, n), mean.zero_(), var.zero_()
-    plan = _plan(len(image), tuple(image.shape[2:]), (height, width), interpolation, antialias, gpu=gpu)
+    image, weights, (height, width, interpolation, antialias, negative_slope), dtype, *_ = a
+    gpu, (batch, _, *size) = image.device, image.shape
+    if batch == 0:
+        if statistics is not None:
+            statistics.zero_()
+        return
+    filters, module = len(weights.b0), native.load()
+    plan = _plan(batch, tuple(size), (height, width), interpolation, antialias, gpu=gpu)
     place = device.place(gpu)
     tables = on_stream(plan, gpu, *place)
-    partials = torch.empty(plan.blocks, 3, n, dtype=torch.float32, device=gpu) if statistics else None
-    dense, normalisation = dense32(*weights), _normalisation(a)
-    native.load().stem(
+    partials = None
+    if statistics is not None:
+        partials = torch.empty((plan.blocks, 3, filters), dtype=torch.float32, device=gpu)
+    module.stem(
         plan,
         tables.address,
-        _image_arguments(image, normalisation),
-        addresses(dense),
+        _image(a),
+        _weights(weights),
         negative_slope,
         arithmetic(dtype),
-        n,
+        filters,
         z.data_ptr(),
         0 if partials is None else partials.data_ptr(),
         *place,
     )
-    if partials is not None:
-        with device.current(gpu):
-            mean, var = reduce.merge_statistics(partials)
-    return maps(z, n), mean, var
+    if statistics is not None and partials is not None:
+        reduce.statistics(partials, statistics, place)
 
 
-def stem_backward(a: StemBackward) -> tuple[Tensor, ...]:
-    """The op ``stem_backward`` on CUDA tensors.
+def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
+    """The stem's adjoint: one launch, one more for the sums.
 
-    One launch, two more for the sums, one for dx if asked for.
+    One for dx if asked for, and one before them where the tables are new to the stream.
 
     Returns:
-        dx like the image (empty if not asked for), and the gradients of w0, b0, w1 and b1 in their own dtypes.
-        Bitwise reproducible on devices of one kind; no atomics.
+        dx like the image, if asked for, and the gradients of the weights in their own dtypes and strides. Bitwise
+        reproducible on devices of one kind; no atomics.
+
+    Raises:
+        RuntimeError: if a launch fails, naming the CUDA error.
     """
-    image, weights, (height, width, interpolation, antialias, negative_slope, statistics), *_ = a.forward
-    n, gpu, dtype = len(weights.w0), image.device, a.forward.dtype
-    dx = torch.empty_like(image) if a.image_grad else image.new_empty(0)
-    if image.numel() == 0:
-        return dx, *(torch.zeros_like(p, memory_format=torch.contiguous_format) for p in weights)
-    data, begins = _transposed(tuple(image.shape[2:]), (height, width), interpolation, antialias)
+    grad_z, statistics, forward, image_grad = a
+    image, weights, (height, width, interpolation, antialias, negative_slope), dtype, *_ = forward
+    gpu, shape = image.device, image.shape
+    dx = torch.empty_like(image) if image_grad else None
+    w0, b0, w1, b1 = weights
+    grads = StemWeights(torch.empty_like(w0), torch.empty_like(b0), torch.empty_like(w1), torch.empty_like(b1))
+    batch, _, *size = shape
+    if batch == 0:
+        for grad in grads:
+            grad.zero_()
+        return dx, grads
+    module, instance = native.load(), (arithmetic(dtype), len(b0))
+    data, begins = _transposed(tuple(size), (height, width), interpolation, antialias)
     place = device.place(gpu)
     tables = on_stream(data, gpu, *place)
-    module, processors = native.load(), device.multiprocessors(gpu)
-    dense, normalisation = dense32(*weights), _normalisation(a.forward)
-    vectors = dense32(a.mean, a.grad_mean, a.grad_var) if statistics else []
-    dz = channels_last(a.grad_z.to(dtype))
-    parts = [p.numel() for p in weights]
-    most_shared = device.shared_memory(gpu)
-    instance = (arithmetic(dtype), n)
-    blocks = module.stem_backward_blocks(*image.shape, processors, most_shared, *instance)
-    partials = torch.empty(blocks, sum(parts), dtype=torch.float32, device=gpu)
+    blocks, *limits = _backward_blocks(shape, *instance, gpu=gpu)
+    elements = w0.numel() + w1.numel() + 2 * len(b0)
+    partials = torch.empty((blocks, elements), dtype=torch.float32, device=gpu)
+    given = None
+    if statistics is not None:
+        mean, grad_mean, grad_var, count = statistics
+        given = mean.data_ptr(), grad_mean.data_ptr(), grad_var.data_ptr(), count
     module.stem_backward(
-        _image_arguments(image, normalisation),
-        addresses(dense),
+        _image(forward),
+        _weights(weights),
         negative_slope,
-        len(image),
+        batch,
         (height, width),
         *(tuple(tables.address + begin for begin in axis) for axis in begins),
-        dz.data_ptr(),
-        addresses(vectors) or (0, 0, 0),
+        grad_z.data_ptr(),
+        given,
         partials.data_ptr(),
-        dx.data_ptr() if a.image_grad else 0,
-        dtype_name(dtype),
-        dx.stride() if a.image_grad else (0, 0, 0, 0),
-        processors,
-        most_shared,
+        0 if dx is None else dx.data_ptr(),
+        (0, 0, 0, 0) if dx is None else dx.stride(),
+        *limits,
         *instance,
         *place,
     )
-    with device.current(gpu):
-        sums = reduce.take_apart(reduce.sum_rows(partials), parts)
-    return dx, *(s.view(p.shape).to(p.dtype) for s, p in zip(sums, weights, strict=True))
+    reduce.gradients(partials, grads, None, place)
+    return dx, grads

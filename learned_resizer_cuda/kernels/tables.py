@@ -1,4 +1,4 @@
-"""Tables of launch plans on the device, without a copy from the host.
+"""Tables of launch plans, put on the device without a copy.
 
 A plan's tables travel as parameters of a small kernel (csrc/core/tables), which does not wait for the device and can be
 captured in a CUDA graph. A call on a stream stores them there once, in front of the launch that reads them:
@@ -35,7 +35,7 @@ _RINGS = 16
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Tables on a device. Hold it until the launch that reads them is queued.
+    """Tables on a device, to hold until their launch is queued.
 
     Attributes:
         address: 16-byte aligned.
@@ -47,21 +47,20 @@ class Tables:
 
 
 class _Ring:
-    """The tables kept for one stream. Positions count on without end; the memory repeats."""
+    """The tables kept for one stream."""
 
     def __init__(self, base: int) -> None:
         self.tables: dict[Any, Tables] = {}  # by plan
         self._base = base
-        self._position = 0
+        self._position = 0  # of the next table; counts on, its remainder by the ring's size is the place
         self._oldest: deque[tuple[int, Any]] = deque()  # first position and plan of each
         self._leaving: list[weakref.ref[Tables]] = []
         self._lock = threading.Lock()
 
     def store(self, plan: Any, index: int, stream: int) -> Tables | None:
-        """Store a plan's tables; None if they are too large, or a thread is about to launch with those in their place.
+        """Store a plan's tables, or return None where there is no place.
 
-        Raises:
-            RuntimeError: as `on_stream`.
+        They may be too large, or a thread may be about to launch with the ones that they would overwrite.
         """
         size = _round_up(memoryview(plan).nbytes)
         if size > _MOST_BYTES:

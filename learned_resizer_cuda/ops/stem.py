@@ -27,12 +27,13 @@ from torch import Tensor
 
 from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
-from .layout import leaky_relu_backward_, maps, rows, sum_pixels
+from .layout import channels_last, leaky_relu_backward_, maps, rows, sum_pixels
 from .parallel import map_in_order
 from .statistics import Statistics, StatisticsGrad, accumulation_dtype, add_statistics_grad
 
-# Elements of a feature map in a tile: a tile's few maps stay in a core's cache, and freed ones are reused.
-_TILE_ELEMENTS = 512 * 1024
+# Elements of a feature map in a tile: a tile's few maps stay in a core's cache, and freed ones are reused. (With twice
+# as many the allocator returned them to the system after each tile: 26,000 page faults a call for 64 x 96².)
+_TILE_ELEMENTS = 256 * 1024
 _LEAST_TILE_ROWS = 16
 
 
@@ -125,19 +126,30 @@ def _halo(a: Stem, tile: _Tile) -> Tensor:
     return F.pad(rows, (0, 0, max(3 - tile.top, 0), max(tile.bottom + 3 - height, 0)))
 
 
-def _features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``a`` and ``c`` of a tile, from its rows with halo.
+def _forward_features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype) -> Tensor:
+    """``c (K, n, T, W)`` of a tile, channels_last, from its rows with halo."""
+    # Interleaved: oneDNN's 16-bit convolution of planes takes up to three times as long for some widths.
+    a = F.conv2d(channels_last(x), channels_last(weights.w0), weights.b0, padding=(0, 3))
+    pixels = rows(F.leaky_relu_(a, slope).to(dtype))
+    return _pointwise(pixels.view(len(a), -1, a.shape[1]), a.shape[3], weights, slope)
 
-    ``a (K, n, T, W)`` is in planes, ``c`` channels_last: oneDNN's 7×7 weight gradient is fastest on planes, the
-    resampling on interleaved channels. The 1×1 convolution, a matrix product over the channels, turns one into the
-    other.
+
+def _features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``a`` and ``c`` of a tile for the adjoint.
+
+    ``a`` is in planes, ``c`` channels_last: oneDNN's 7×7 weight gradient is fastest on planes, the resampling on
+    interleaved channels. The 1×1 convolution, a matrix product over the channels, turns one into the other.
     """
-    w0, b0, w1, b1 = weights
-    a = F.leaky_relu_(F.conv2d(x, w0, b0, padding=(0, 3)), slope).to(dtype).contiguous()
-    images, n, height, width = a.shape
-    weight = w1.to(dtype).view(n, n).t().expand(images, n, n)
-    c = F.leaky_relu_(torch.baddbmm(b1.to(dtype), a.flatten(2).mT, weight), slope)
-    return a, maps(c.view(images, height, width * n), n)
+    a = F.leaky_relu_(F.conv2d(x, weights.w0, weights.b0, padding=(0, 3)), slope).to(dtype).contiguous()
+    return a, _pointwise(a.flatten(2).mT, a.shape[3], weights, slope)
+
+
+def _pointwise(a: Tensor, width: int, weights: StemWeights, slope: float) -> Tensor:
+    """``c`` from ``a (K, T*W, n)``."""
+    images, pixels, n = a.shape
+    weight = weights.w1.to(a.dtype).view(n, n).t().expand(images, n, n)
+    c = F.leaky_relu_(torch.baddbmm(weights.b1.to(a.dtype), a, weight), slope)
+    return maps(c.view(images, pixels // width, width * n), n)
 
 
 def _cast(a: Stem) -> StemWeights:
@@ -167,7 +179,7 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
     def per_group(tiles: list[_Tile]) -> Statistics:
         moments = Statistics(n, image.device)
         for tile in tiles:
-            _, c = _features(_halo(a, tile), weights, options.negative_slope, dtype)
+            c = _forward_features(_halo(a, tile), weights, options.negative_slope, dtype)
             if statistics is not None:
                 moments.add(c)
             if tile.whole:

@@ -11,17 +11,92 @@ from torch import Tensor
 
 from learned_resizer_cuda.kernels import device, stem
 from learned_resizer_cuda.kernels.arguments import memory_refusal
-from tests.helpers import native_host
-from tests.helpers.arithmetic import ARITHMETICS, BOUND, OPS, Draw, close, double, tf32_flag  # noqa: F401
-from tests.helpers.native_host import launch, native_on_host
+from learned_resizer_cuda.ops import stem as pure_torch
+from learned_resizer_cuda.ops.prologue import empty_features
+from learned_resizer_cuda.ops.statistics import StatisticsGrad
+from learned_resizer_cuda.ops.stem import Stem, StemBackward, StemOptions, StemWeights
+from tests.helpers.arithmetic import ARITHMETICS, BOUND, Draw, close, tf32_flag  # noqa: F401
+from tests.helpers.native_host import native_on_host
 
 # The bounds are those of tests/helpers/arithmetic.py and have its reasons: one rounding of operands and results for the
 # 16-bit types and tf32, a sum of some hundred float32 terms for float32.
-GRADS = "dx dw0 db0 dw1 db1"
+STATISTICS, GRADS = "mean var unbiased_var", "dw0 db0 dw1 db1"
 
 
-def _weights(draw: Draw, n: int, channels: int) -> list[Tensor]:
-    return [draw.weight(n, channels, 7, 7), draw.vector(n), draw.weight(n, n, 1, 1), draw.vector(n)]
+def _weights(draw: Draw, n: int, channels: int, dtype: torch.dtype = torch.float32) -> StemWeights:
+    weights = [draw.weight(n, channels, 7, 7), draw.vector(n), draw.weight(n, n, 1, 1), draw.vector(n)]
+    return StemWeights(*(w.to(dtype) for w in weights))
+
+
+def _stem(draw: Draw, image: Tensor, weights: StemWeights, *options: Any) -> Stem:
+    return Stem(image, weights, StemOptions(*options), draw.dtype, None, None)
+
+
+def _backward(draw: Draw, forward: Stem, statistics: bool = True, image_grad: bool = True) -> StemBackward:
+    """With random gradients, zero in the padding of z."""
+    image, n = forward.image, len(forward.weights.b0)
+    grad_z = _empty_z(forward).zero_()
+    grad_z[:, :n] = draw.features(len(image), n, *forward.options[:2])
+    given = StatisticsGrad(draw.vector(n), draw.vector(n), draw.vector(n), image.numel() // image.shape[1])
+    return StemBackward(grad_z, given if statistics else None, forward, image_grad)
+
+
+def _empty_z(a: Stem) -> Tensor:
+    """As the caller of the stem makes it: with 16 or 32 channels."""
+    shape = (len(a.image), 16 if len(a.weights.b0) <= 16 else 32, *a.options[:2])
+    return empty_features(torch.empty(shape, dtype=a.dtype)).fill_(torch.nan)
+
+
+def _double(value: Any) -> Any:
+    """The same in float64, but for uint8 images."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, torch.dtype):
+        return torch.float64
+    return type(value)(*map(_double, value)) if isinstance(value, tuple) else value
+
+
+def _exact(a: Stem) -> tuple[Tensor, Tensor]:
+    """z and the statistics in float64."""
+    n = len(a.weights.b0)
+    z, statistics = torch.empty(len(a.image), n, *a.options[:2], dtype=torch.float64), torch.empty(3, n).double()
+    pure_torch.stem(_double(a), z, statistics)
+    return z, statistics
+
+
+def _run(a: Stem) -> tuple[Tensor, Tensor]:
+    """z without its padding and the statistics, natively."""
+    z, statistics = _empty_z(a), torch.full((3, len(a.weights.b0)), torch.nan)
+    stem.stem(a, z, statistics)
+    n = statistics.shape[1]
+    assert not z[:, n:].any()
+    without = _empty_z(a)
+    stem.stem(a, without, None)
+    assert torch.equal(z, without)
+    return z[:, :n], statistics
+
+
+def _check(a: Stem, bound: float) -> None:
+    (z, statistics), (exact_z, exact_statistics) = _run(a), _exact(a)
+    close([z, *statistics], [exact_z, *exact_statistics], bound, f"z {STATISTICS}")
+
+
+def _check_backward(a: StemBackward, bound: float) -> None:
+    n, weights = len(a.forward.weights.b0), a.forward.weights
+    exact_dx, exact = pure_torch.stem_backward(_double(a._replace(grad_z=a.grad_z[:, :n])))
+    dx, found = stem.stem_backward(a)
+    assert all(g.dtype == w.dtype and g.stride() == w.stride() for g, w in zip(found, weights, strict=True))
+    close(found, exact, bound, GRADS)
+    assert (dx is None) == (exact_dx is None)
+    if dx is not None:
+        assert dx.stride() == torch.empty_like(a.forward.image).stride() and dx.dtype == a.forward.image.dtype
+        close([dx], [exact_dx], bound, "dx")
+
+
+@pytest.fixture(autouse=True)
+def host(tf32_flag: None) -> Any:  # noqa: F811
+    with native_on_host():
+        yield
 
 
 STEMS = [
@@ -50,47 +125,54 @@ def test_stem(
     image = draw.features(2, channels, *size)
     if not last:
         image = image.contiguous(memory_format=torch.contiguous_format)
-    weights = [draw.weight(n, channels, 7, 7), draw.vector(n), draw.weight(n, n, 1, 1), draw.vector(n)]
     # A sum that changes its sign by rounding changes its slope: what 16 bits do to a gradient at 0.1 has nothing to do
     # with the kernel (csrc/tests/test_stem_backward.cpp holds it against a formula that rounds at the same places).
     slope = 0.1 if arithmetic == "float32" else 0.97
-    args = [image, *weights, *out, interpolation, antialias, slope, True]
-    exact = OPS.stem(*double(args))
-    with native_on_host():
-        got = launch("stem", *args)
-        assert got[0].is_contiguous(memory_format=torch.channels_last) and got[0].dtype == draw.dtype
-        close(got, exact, BOUND[arithmetic], "z mean var")
-        close(launch("stem", *args[:-1], False)[:1], exact[:1], BOUND[arithmetic], "z")
-        grads = [draw.features(2, n, *out), draw.vector(n), draw.vector(n)]
-        rest = [image, *weights, got[1], *args[5:], True]
-        exact_grads = OPS.stem_backward(*double(grads), *double(rest))
-        found = launch("stem_backward", *grads, *rest)
-        assert found[0].stride() == image.stride()
-        close(found, exact_grads, BOUND[arithmetic], "dx dw0 db0 dw1 db1")
+    a = _stem(draw, image, _weights(draw, n, channels), *out, interpolation, antialias, slope)
+    _check(a, BOUND[arithmetic])
+    _check_backward(_backward(draw, a), BOUND[arithmetic])
+
+
+@pytest.mark.parametrize(
+    "arithmetic, parameters", [("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("float16", "float16")]
+)
+@pytest.mark.parametrize("n", [1, 5, 8, 24, 31])
+def test_any_number_of_filters_with_parameters_in_their_own_dtype(arithmetic: str, parameters: str, n: int) -> None:
+    draw, dtype = Draw(arithmetic), getattr(torch, parameters)
+    w0, b0, w1, b1 = _weights(draw, n, 3, dtype)
+    # As module.to(memory_format=torch.channels_last) leaves it; and biases in float32, as under another policy.
+    weights = StemWeights(w0.contiguous(memory_format=torch.channels_last), b0.float(), w1, b1)
+    a = _stem(draw, draw.features(2, 3, 13, 19), weights, 6, 9, "bilinear", True, 0.97)
+    bound = max(BOUND[arithmetic], BOUND[parameters])
+    _check(a, BOUND[arithmetic])
+    _check_backward(_backward(draw, a), bound)
+
+
+@pytest.mark.parametrize("image_grad", [False, True])
+def test_a_float32_image_beside_half_precision_features_is_read_in_place(image_grad: bool) -> None:
+    draw = Draw("bfloat16")
+    image = draw.features(2, 3, 13, 19).float()
+    a = _stem(draw, image, _weights(draw, 16, 3), 6, 9, "bilinear", True, 0.97)
+    _check(a, BOUND["bfloat16"])
+    _check_backward(_backward(draw, a, image_grad=image_grad), BOUND["bfloat16"])
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("last", [False, True])
 def test_stem_of_uint8_images(arithmetic: str, last: bool) -> None:
-    """Converted as they load; the features have the dtype of the weights."""
+    """Converted as they load, with mean and std in dtypes of their own."""
     draw = Draw(arithmetic)
     image = torch.randint(0, 256, (2, 3, 13, 18), dtype=torch.uint8)
     if last:
         image = image.contiguous(memory_format=torch.channels_last)
-    weights = [draw.weight(16, 3, 7, 7), draw.vector(16), draw.weight(16, 16, 1, 1), draw.vector(16)]
-    weights = [w.to(draw.dtype) for w in weights]
-    normalisation = [torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])]
-    args = [image, *weights, 7, 9, "bilinear", True, 0.97, True]
-    exact = OPS.stem(image, *double(args[1:]), *double(normalisation))
-    with native_on_host():
-        got = launch("stem", *args, *normalisation)
-        assert got[0].dtype == draw.dtype
-        close(got, exact, BOUND[arithmetic], "z mean var")
-        grads = [draw.features(2, 16, 7, 9), draw.vector(16), draw.vector(16)]
-        rest = [*weights, got[1], *args[5:], False, *normalisation]
-        found = launch("stem_backward", *grads, image, *rest)
-        exact_grads = OPS.stem_backward(*double(grads), image, *double(rest))
-        close(found[1:], exact_grads[1:], BOUND[arithmetic], "dw0 db0 dw1 db1")
+    a = _stem(draw, image, _weights(draw, 16, 3, draw.dtype), 7, 9, "bilinear", True, 0.97)
+    a = a._replace(
+        image_mean=torch.tensor([0.485, 0.456, 0.406], dtype=draw.dtype), image_std=torch.tensor([0.229, 0.224, 0.225])
+    )
+    _check(a, BOUND[arithmetic])
+    _check_backward(_backward(draw, a, image_grad=False), BOUND[arithmetic])
+    with pytest.raises(ValueError, match="uint8 image without image_mean and image_std"):
+        stem.stem(a._replace(image_std=None), _empty_z(a), None)
 
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -107,11 +189,8 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_images_of_any_strides_are_read_in_place(arithmetic: str, view: str) -> None:
     draw = Draw(arithmetic)
     image = VIEWS[view](draw.features(2, 4, 17, 25).contiguous())
-    args = [image, *_weights(draw, 16, image.shape[1]), 7, 9, "bicubic", True, 0.1, True]
-    exact = OPS.stem(*double(args))
-    with native_on_host():
-        got = launch("stem", *args)
-    close(got, exact, BOUND[arithmetic], "z mean var")
+    a = _stem(draw, image, _weights(draw, 16, image.shape[1]), 7, 9, "bicubic", True, 0.1)
+    _check(a, BOUND[arithmetic])
 
 
 EDGES = [
@@ -131,84 +210,69 @@ EDGES = [
 def test_edges(
     arithmetic: str, n: int, size: tuple[int, int], out: tuple[int, int], interpolation: str, antialias: bool
 ) -> None:
-    draw = Draw(arithmetic)
+    draw, bound = Draw(arithmetic), BOUND[arithmetic]
     image = draw.features(1, 3, *size)
-    args = [image, *_weights(draw, n, 3), *out, interpolation, antialias, 1.0, True]
-    exact = OPS.stem(*double(args))
-    with native_on_host():
-        got = launch("stem", *args)
-        # One pixel has no variance, and no relative error either.
-        close(got[:2], exact[:2], BOUND[arithmetic], "z mean")
-        if image.shape[2:].numel() > 1:
-            close(got[2:], exact[2:], BOUND[arithmetic], "var")
-        grads = [draw.features(1, n, *out), draw.vector(n), draw.vector(n)]
-        rest = [image, *args[1:5], exact[1].float(), *args[5:], True]
-        close(
-            launch("stem_backward", *grads, *rest),
-            OPS.stem_backward(*double(grads), *double(rest)),
-            BOUND[arithmetic],
-            GRADS,
-        )
+    a = _stem(draw, image, _weights(draw, n, 3), *out, interpolation, antialias, 1.0)
+    (z, statistics), (exact_z, exact_statistics) = _run(a), _exact(a)
+    close([z, statistics[0]], [exact_z, exact_statistics[0]], bound, "z mean")
+    # One pixel has no variance, and no relative error either.
+    if image.shape[2:].numel() > 1:
+        close(statistics[1:], exact_statistics[1:], bound, "var unbiased_var")
+    _check_backward(_backward(draw, a), bound)
 
 
 @pytest.mark.parametrize("arithmetic", BOUND)
-@pytest.mark.parametrize(
-    "statistics, image_grad, last", [(True, True, False), (False, True, True), (True, False, True)]
-)
-def test_gradients_of_both_slopes(arithmetic: str, statistics: bool, image_grad: bool, last: bool) -> None:
+@pytest.mark.parametrize("statistics, image_grad", [(True, True), (False, True), (True, False)])
+def test_gradients_of_both_slopes(arithmetic: str, statistics: bool, image_grad: bool) -> None:
     """Half of the channels of a and c are positive everywhere and half negative.
 
     A sum near zero may change its sign by a rounding, and its slope with it; here none is near, so that the slope can
     be far from 1 in every arithmetic.
     """
-    draw = Draw(arithmetic)
-    n, out = 16, (6, 9)
+    draw, n = Draw(arithmetic), 16
     image = draw.features(2, 3, 11, 19)
     sign = torch.tensor([1.0, -1.0]).repeat(n // 2)
     w0, _, w1, _ = _weights(draw, n, 3)
-    weights = [w0, 6 * sign, w1, 16 * sign.flip(0)]
-    grad_z = draw.features(2, n, *out)
-    # The launcher makes the gradient channels_last itself.
-    grads = [grad_z if last else grad_z.contiguous(), draw.vector(n), draw.vector(n)]
-    mean = draw.vector(n) + 16 * sign.flip(0)
-    rest: list[Any] = [image, *weights, mean, *out, "bicubic", True, 0.2, statistics, image_grad]
-    exact = OPS.stem_backward(*double(grads), *double(rest))
-    with native_on_host():
-        close(launch("stem_backward", *grads, *rest), exact, BOUND[arithmetic], GRADS)
+    weights = StemWeights(w0, 6 * sign, w1, 16 * sign.flip(0))
+    a = _backward(draw, _stem(draw, image, weights, 6, 9, "bicubic", True, 0.2), statistics, image_grad)
+    if a.statistics_grad is not None:
+        mean = a.statistics_grad.mean + 16 * sign.flip(0)
+        # The count of several processes' images.
+        a = a._replace(statistics_grad=a.statistics_grad._replace(mean=mean, count=2 * a.statistics_grad.count))
+    _check_backward(a, BOUND[arithmetic])
 
 
 @pytest.mark.parametrize("n", [16, 32])
 def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     """With one multiprocessor blocks take several images, and add them up themselves."""
     draw = Draw("bfloat16")
-    image = draw.features(9, 3, 8, 9)
-    args = [image, *_weights(draw, n, 3), 4, 5, "bilinear", True, 0.2, True]
-    grads = [draw.features(9, n, 4, 5), draw.vector(n), draw.vector(n)]
-    rest = [*args[:5], draw.vector(n), *args[5:], True]
+    a = _stem(draw, draw.features(9, 3, 8, 9), _weights(draw, n, 3), 4, 5, "bilinear", True, 0.2)
+    backward = _backward(draw, a)
     found = []
     for multiprocessors in (132, 1):
-        monkeypatch.setattr(native_host, "_MULTIPROCESSORS", multiprocessors)
+        monkeypatch.setattr(device, "multiprocessors", lambda gpu, count=multiprocessors: count)
         stem._plan.cache_clear()
-        with native_on_host():
-            found.append((launch("stem", *args), launch("stem_backward", *grads, *rest)))
+        stem._backward_blocks.cache_clear()
+        found.append((*_run(a), *stem.stem_backward(backward)))
     stem._plan.cache_clear()
-    (many, many_grads), (one, one_grads) = found
-    assert torch.equal(many[0], one[0])
-    assert torch.equal(many_grads[0], one_grads[0])
+    stem._backward_blocks.cache_clear()
+    (z, statistics, dx, grads), (other_z, other_statistics, other_dx, other_grads) = found
+    assert torch.equal(z, other_z)
+    assert dx is not None and other_dx is not None and torch.equal(dx, other_dx)
     # Sums of float32, grouped differently.
-    close(one[1:], [t.double() for t in many[1:]], 1e-5, "mean var")
-    close(one_grads[1:], [t.double() for t in many_grads[1:]], 1e-5, "dw0 db0 dw1 db1")
+    close(other_statistics, statistics.double(), 1e-5, STATISTICS)
+    close(other_grads, [t.double() for t in grads], 1e-5, GRADS)
 
 
 def test_an_empty_batch_launches_nothing() -> None:
     draw = Draw("float32")
-    image = draw.features(0, 3, 8, 9)
-    args = [image, *_weights(draw, 16, 3), 4, 5, "bilinear", True, 0.2, True]
-    with native_on_host():
-        z, mean, var = launch("stem", *args)
-        assert z.shape == (0, 16, 4, 5) and not mean.any() and not var.any()
-        grads = [z, mean, var, *args[:5], mean, *args[5:], True]
-        assert [g.shape for g in launch("stem_backward", *grads)] == [t.shape for t in args[:5]]
+    a = _stem(draw, draw.features(0, 3, 8, 9), _weights(draw, 16, 3), 4, 5, "bilinear", True, 0.2)
+    z, statistics = _empty_z(a), torch.full((3, 16), torch.nan)
+    stem.stem(a, z, statistics)
+    assert z.shape == (0, 16, 4, 5) and not statistics.any()
+    dx, grads = stem.stem_backward(_backward(draw, a))
+    assert dx is not None and dx.shape == a.image.shape
+    assert all(g.shape == w.shape and not g.any() for g, w in zip(grads, a.weights, strict=True))
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -218,20 +282,16 @@ def test_stem_backward_fits_every_gpu(arithmetic: str, n: int, name: str, monkey
     """A wide image: with fewer warps where a block may have less shared memory, or a reason why not at all."""
     limit = {"sm_80": 163, "sm_90": 227, "sm_120": 99}[name] * 1024  # CUDA C++ Programming Guide, compute capabilities
     draw = Draw(arithmetic)
-    with native_on_host():
-        monkeypatch.setattr(device, "shared_memory", lambda gpu: limit)
-        memory_refusal.cache_clear()
-        refused = memory_refusal("stem", arithmetic, n, torch.device("cpu"))
-        memory_refusal.cache_clear()
-        # 32 filters of 32 bits need more than 99 KiB; everything else has to run everywhere.
-        assert (refused is not None) == (n == 32 and name == "sm_120" and "32" in arithmetic), refused
-        if refused is not None:
-            assert "needs" in refused and "this GPU has 99 KiB" in refused
-            return
-        image = draw.features(1, 3, 2, 130)
-        weights = [draw.weight(n, 3, 7, 7), draw.vector(n), draw.weight(n, n, 1, 1), draw.vector(n)]
-        sampling = (1, 65, "bilinear", True, 0.97)
-        grads = [draw.features(1, n, 1, 65), draw.vector(0), draw.vector(0)]
-        rest = [image, *weights, draw.vector(0), *sampling, False, True]
-        exact = OPS.stem_backward(*double(grads), *double(rest))
-        close(launch("stem_backward", *grads, *rest), exact, BOUND[arithmetic], "dx dw0 db0 dw1 db1")
+    monkeypatch.setattr(device, "shared_memory", lambda gpu: limit)
+    memory_refusal.cache_clear()
+    refused = memory_refusal("stem", arithmetic, n, torch.device("cpu"))
+    memory_refusal.cache_clear()
+    # 32 filters of 32 bits need more than 99 KiB; everything else has to run everywhere.
+    assert (refused is not None) == (n == 32 and name == "sm_120" and "32" in arithmetic), refused
+    if refused is not None:
+        assert "needs" in refused and "this GPU has 99 KiB" in refused
+        return
+    stem._backward_blocks.cache_clear()
+    a = _stem(draw, draw.features(1, 3, 2, 130), _weights(draw, n, 3), 1, 65, "bilinear", True, 0.97)
+    _check_backward(_backward(draw, a, statistics=False), BOUND[arithmetic])
+    stem._backward_blocks.cache_clear()

@@ -1,47 +1,87 @@
-"""The native trunk on the host: values, edges of the tiles, images of any strides."""
+"""The native trunk on the host against the stages ``conv`` and ``head`` in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.arithmetic import BOUND, OPS, Draw, close, double
-from tests.helpers.native_host import launch, native_on_host
+from learned_resizer_cuda.kernels import trunk as native
+from learned_resizer_cuda.ops import conv, head
+from learned_resizer_cuda.ops.conv import Conv
+from learned_resizer_cuda.ops.head import Head
+from learned_resizer_cuda.ops.prologue import Prologue
+from learned_resizer_cuda.ops.trunk import TrunkBlock, TrunkInput, TrunkTail
+from tests.helpers.arithmetic import MIXED, Draw, close, double, padded, unpadded
+from tests.helpers.native_host import native_on_host
 
 
-def _norm(draw: Draw) -> list[Any]:
-    return [draw.vector(16), draw.vector(16).exp(), draw.vector(16, 1.0), draw.vector(16), 1e-3]
+def draw_start(draw: Draw, shape: tuple[int, int, int, int], skip: bool) -> TrunkInput:
+    n, (given, norm, second, second_norm, _) = shape[1], draw.prologue(shape, skip, 1.0)
+    assert norm is not None
+    return TrunkInput(given, norm, second, second_norm, draw.weight(n, n, 3, 3), draw.norm(n))
 
 
-def _common(draw: Draw, shape: tuple[int, ...], skip: bool) -> list[Any]:
-    second = [draw.features(*shape), *_norm(draw)] if skip else [None] * 5 + [0.0]
-    return [draw.features(*shape), *_norm(draw), *second, draw.weight(16, 16, 3, 3), *_norm(draw)]
+def pad(start: TrunkInput) -> TrunkInput:
+    return start._replace(input=padded(start.input), skip=padded(start.skip))
+
+
+def convolved(a: Conv) -> Tensor:
+    raw = torch.empty_like(a.prologue.input)
+    conv.conv(a, raw, None)
+    return raw
+
+
+def check_block(a: TrunkBlock, bound: float) -> None:
+    start, slope, weight2 = double(a)
+    middle = convolved(Conv(Prologue(start.input, start.norm, start.skip, start.skip_norm, 1.0), start.weight1))
+    exact = convolved(Conv(Prologue(middle, start.norm1, None, None, slope), weight2))
+    out = native.trunk_block(a._replace(start=pad(a.start)))
+    close([unpadded(out, len(weight2))], [exact], bound, "out")
+
+
+def check_tail(a: TrunkTail, bound: float) -> None:
+    start, weight, bias, base = double(a)
+    middle = convolved(Conv(Prologue(start.input, start.norm, start.skip, start.skip_norm, 1.0), start.weight1))
+    exact = head.head(Head(Prologue(middle, start.norm1, start.skip, start.skip_norm, 1.0), weight, bias, base))
+    out = native.trunk_tail(a._replace(start=pad(a.start)))
+    assert out.dtype == a.base.dtype and out.stride() == torch.empty_like(a.base).stride()
+    close([out], [exact], bound, "out")
 
 
 @pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_trunk(dtype: torch.dtype, skip: bool) -> None:
-    name = str(dtype).removeprefix("torch.")
-    draw = Draw(name)
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "float16"])
+def test_trunk(arithmetic: str, skip: bool) -> None:
+    draw = Draw(arithmetic)
     shape = (2, 16, 33, 29)
-
-    def norm() -> list[Any]:
-        return [draw.vector(16), draw.vector(16).exp(), draw.vector(16, 1.0), draw.vector(16), 1e-5]
-
-    def common(with_skip: bool) -> list[Any]:
-        second = [draw.features(*shape), *norm()] if with_skip else [None] * 5 + [0.0]
-        return [draw.features(*shape), *norm(), *second, draw.weight(16, 16, 3, 3), *norm()]
-
-    block = [*common(skip), 0.1, draw.weight(16, 16, 3, 3)]
+    block = TrunkBlock(draw_start(draw, shape, skip), 0.1, draw.weight(16, 16, 3, 3))
     base = draw.features(2, 3, 33, 29)
-    tail = [*common(True), draw.weight(3, 16, 7, 7), draw.vector(3), base]
+    tail = TrunkTail(draw_start(draw, shape, True), draw.weight(3, 16, 7, 7), draw.parameter(3), base)
     with native_on_host():
-        close([launch("trunk_block", *block)], [OPS.trunk_block(*double(block))], BOUND[name], "out")
-        close([launch("trunk_tail", *tail)], [OPS.trunk_tail(*double(tail))], BOUND[name], "out")
+        check_block(block, draw.bound)
+        check_tail(tail, draw.bound)
+
+
+@pytest.mark.parametrize(
+    "arithmetic, parameters, filters", [case for case in MIXED if case[0] != "float32" and case[2] <= 16]
+)
+def test_filters_and_parameters(arithmetic: str, parameters: str, filters: int) -> None:
+    """Up to 16 filters; weights of any dtype, channels_last."""
+    draw = Draw(arithmetic, parameters)
+    shape = (1, filters, 17, 20)
+
+    def weight(*shape: int) -> Tensor:
+        return draw.weight(*shape).contiguous(memory_format=torch.channels_last)
+
+    block = TrunkBlock(draw_start(draw, shape, True), 0.1, weight(filters, filters, 3, 3))
+    start = draw_start(draw, shape, True)
+    start = start._replace(weight1=start.weight1.contiguous(memory_format=torch.channels_last))
+    tail = TrunkTail(start, weight(3, filters, 7, 7), draw.parameter(3), draw.features(1, 3, 17, 20))
+    with native_on_host():
+        check_block(block, draw.bound)
+        check_tail(tail, draw.bound)
 
 
 # One pixel; exactly the tile of a kernel, and one beyond; a row and a column of several tiles.
@@ -50,27 +90,26 @@ def test_trunk(dtype: torch.dtype, skip: bool) -> None:
 def test_edges_of_the_tiles(arithmetic: str, size: tuple[int, int]) -> None:
     draw = Draw(arithmetic)
     shape = (1, 16, *size)
-    block = [*_common(draw, shape, True), 0.3, draw.weight(16, 16, 3, 3)]
-    tail = [*_common(draw, shape, True), draw.weight(3, 16, 7, 7), draw.vector(3), draw.features(1, 3, *size)]
+    block = TrunkBlock(draw_start(draw, shape, True), 0.3, draw.weight(16, 16, 3, 3))
+    base = draw.features(1, 3, *size)
+    tail = TrunkTail(draw_start(draw, shape, True), draw.weight(3, 16, 7, 7), draw.parameter(3), base)
     with native_on_host():
-        close([launch("trunk_block", *block)], [OPS.trunk_block(*double(block))], BOUND[arithmetic], "out")
-        close([launch("trunk_tail", *tail)], [OPS.trunk_tail(*double(tail))], BOUND[arithmetic], "out")
+        check_block(block, draw.bound)
+        check_tail(tail, draw.bound)
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
-def test_slopes_and_planes(slope: float) -> None:
+def test_slopes(slope: float) -> None:
     draw = Draw("float16")
-    block = [*_common(draw, (2, 16, 5, 9), False), slope, draw.weight(16, 16, 3, 3)]
-    block[0] = block[0].contiguous()
+    block = TrunkBlock(draw_start(draw, (2, 16, 5, 9), False), slope, draw.weight(16, 16, 3, 3))
     with native_on_host():
-        close([launch("trunk_block", *block)], [OPS.trunk_block(*double(block))], BOUND["float16"], "out")
+        check_block(block, draw.bound)
 
 
 BASES: dict[str, Callable[[Tensor], Tensor]] = {
     "planes": lambda x: x.contiguous(),
     "crop": lambda x: x.repeat(1, 1, 2, 2)[:, :, 1:8, 2:13],
     "float32": lambda x: x.float(),
-    "float64": lambda x: x.double(),
 }
 
 
@@ -79,8 +118,18 @@ BASES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_bases(base: str, channels: int) -> None:
     draw = Draw("float16")
     given = BASES[base](draw.features(2, channels, 7, 11))
-    tail = [*_common(draw, (2, 16, 7, 11), True), draw.weight(channels, 16, 7, 7), draw.vector(channels), given]
+    start = draw_start(draw, (2, 16, 7, 11), True)
     with native_on_host():
-        out = launch("trunk_tail", *tail)
-    assert out.dtype == given.dtype and out.stride() == torch.empty_like(given).stride()
-    close([out], [OPS.trunk_tail(*double(tail))], BOUND["float16"], "out")
+        check_tail(TrunkTail(start, draw.weight(channels, 16, 7, 7), draw.parameter(channels), given), draw.bound)
+
+
+def test_what_it_does_not_take_is_named() -> None:
+    draw = Draw("float16")
+    start = draw_start(draw, (1, 16, 5, 6), True)
+    tail = TrunkTail(start, draw.weight(3, 16, 7, 7), draw.parameter(3), torch.zeros(1, 3, 5, 6, dtype=torch.float64))
+    wide = draw_start(draw, (1, 24, 5, 6), False)
+    with native_on_host():
+        with pytest.raises(TypeError, match=r"base: got torch.float64; expected torch.float16"):
+            native.trunk_tail(tail)
+        with pytest.raises(ValueError, match="num_filters: got 24; expected 1 to 16"):
+            native.trunk_block(TrunkBlock(pad(wide), 0.1, draw.weight(24, 24, 3, 3)))

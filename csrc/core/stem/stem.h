@@ -53,7 +53,7 @@ struct StemPlanShape {
     // Byte offsets into the tables.
     int64_t strip_table;   // StemStrip [strips]
     int64_t row_table;     // StemRow [all rows of all strips]
-    int64_t gather_table;  // float [out_height][kStemSlots]: gather: of each kept row, newest last
+    int64_t gather_table;  // float [out_height][kStemSlots], gather only: of each kept row, newest last
     int64_t tile_table;    // StemTile [tiles][pieces]
     int64_t first_table;   // int32 [tiles][pieces][tile_outputs]: first tap, relative to the piece's first column
     int64_t tap_table;     // float [tiles][pieces][tile_outputs][taps]

@@ -196,7 +196,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     planning::Writer writer{plan.tables};
     s.strip_table = writer.put(work.strips);
     s.row_table = writer.put(work.rows);
-    s.gather_table = writer.put(plan_gather(rows));
+    s.gather_table = writer.put(s.form == Form::kGather ? plan_gather(rows) : std::vector<float>{});
     s.tile_table = writer.put(tile_table);
     s.first_table = writer.put(first_table);
     s.tap_table = writer.put(tap_table);
