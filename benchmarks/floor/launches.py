@@ -2,9 +2,9 @@
 
     python -m benchmarks.floor.launches [--json]
 
-One inference and one training step (forward and backward; no optimiser) of ``FusedResizer`` with the kernels of csrc/core
-compiled for the host. Launches are counted: the native module's own, and every ATen call around them that is neither a
-view nor an allocation. Host time is the processor time of one thread with the kernels stubbed: Python, dispatcher,
+One inference and one training step (forward and backward; no optimiser) of ``FusedResizer`` with the kernels of
+csrc/core compiled for the host. Launches are counted: the native module's own, and every ATen call around them that is
+neither a view nor an allocation. Host time is the processor time of one thread with the kernels stubbed: Python, dispatcher,
 autograd, the launchers and the native module's arguments. The CUDA runtime is not in it: about 2 to 3 µs a launch.
 
 Beside it, in the same run, eager ``reference.Resizer`` on images so small that its kernels take little of the time:

@@ -71,7 +71,7 @@ def conv_backward(a: ConvBackward) -> tuple[PrologueGrads, Tensor]:
         arguments.weight(weight),
         a.grad_raw.data_ptr(),
         a.raw.data_ptr(),
-        s and (s.mean.data_ptr(), s.grad_mean.data_ptr(), s.grad_var.data_ptr(), s.count),
+        s and (s.mean.data_ptr(), s.grad_mean.data_ptr(), s.grad_var.data_ptr(), s.pixels),
         partials.data_ptr(),
         blocks,
         name,

@@ -143,8 +143,8 @@ def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
     partials = torch.empty((blocks, elements), dtype=torch.float32, device=gpu)
     given = None
     if statistics is not None:
-        mean, grad_mean, grad_var, count = statistics
-        given = mean.data_ptr(), grad_mean.data_ptr(), grad_var.data_ptr(), count
+        mean, grad_mean, grad_var, pixels = statistics
+        given = mean.data_ptr(), grad_mean.data_ptr(), grad_var.data_ptr(), pixels
     module.stem_backward(
         _image(forward),
         _weights(weights),

@@ -133,12 +133,12 @@ class _Run:
     def __init__(
         self, op: str, a: Resizer | ResizerBackward, size: tuple[int, int], statistics: Tensor, features: Tensor | None
     ) -> None:
-        layers = a.layers
+        # Native kernels run on at least one pixel.
+        self.native = _native(op, a) and a.image.numel() > 0
+        layers = _dense_vectors(a.layers) if self.native else a.layers
         self.a, self.layers, self.image, self.size = a, layers, a.image, size
         self.program = _program(len(layers.slopes) - 1)
         n = len(layers.parameters[0])
-        # Native kernels run on at least one pixel.
-        self.native = _native(op, a) and a.image.numel() > 0
         self._features = features
         channels = map_channels(n) if self.native else n
         self._shape = (len(a.image), *size, channels)
@@ -233,7 +233,7 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     for step in run.program:
         p = run.prologue(step, features)
         if step.stage == "head":
-            weight, bias = a.layers.parameters[-2:]
+            weight, bias = run.layers.parameters[-2:]
             out = run.stage(head, "head")(Head(p, weight, bias, a.base))
             continue
         features[step.out] = raw = run.feature(step.out)
@@ -250,7 +250,7 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
 def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
     run = _Run("resizer_backward", a, _size(a.grad), a.statistics, a.features)
     features = {index: run.feature(index) for index in range(_count(a.layers))}
-    weight, bias = a.layers.parameters[-2:]
+    weight, bias = run.layers.parameters[-2:]
     grads: list[Any] = [None] * len(a.layers.parameters)
     # Of features with uses to come; and of those without, which the stage that made them takes.
     so_far: dict[int, FeatureGrad] = {}
@@ -278,6 +278,16 @@ def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
     return a.image.new_empty(0, dtype=a.dtype) if dx is None else dx, grads
 
 
+def _dense_vectors(layers: Layers) -> Layers:
+    """Layers whose vectors are dense, as native kernels read them; weights may have any strides."""
+    tensors = [*layers.parameters, *layers.running]
+    if all(tensor.dim() == 4 or tensor.is_contiguous() for tensor in tensors):
+        return layers
+    dense = [tensor if tensor.dim() == 4 else tensor.contiguous() for tensor in tensors]
+    count = len(layers.parameters)
+    return layers._replace(parameters=dense[:count], running=dense[count:])
+
+
 def _fits_trunk(a: Resizer) -> bool:
     """Whether the layers after the stem run as two kernels: one-block inference in 16 bits."""
     return (
@@ -290,7 +300,7 @@ def _fits_trunk(a: Resizer) -> bool:
 
 def _trunk(run: _Run, z: Tensor, a: Resizer) -> Tensor:
     """The layers after the stem with running statistics, two convolutions per kernel."""
-    kernels, p = backend.kernel_module("trunk"), a.layers.parameters
+    kernels, p = backend.kernel_module("trunk"), run.layers.parameters
     norm1, inner1, inner2, norm2 = run.norms[:4]
     raw = kernels.trunk_block(TrunkBlock(TrunkInput(z, norm1, None, None, p[6], inner1), a.layers.slopes[1], p[9]))
     return kernels.trunk_tail(TrunkTail(TrunkInput(raw, inner2, z, norm1, p[12], norm2), p[-2], p[-1], a.base))
