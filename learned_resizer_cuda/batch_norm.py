@@ -84,7 +84,12 @@ def tracked(norms: list[Norm]) -> Tracked:
     Args:
         norms: whose statistics are those of the batch, in the order of the rows of ``UpdateRunning.statistics``.
     """
-    found = Tracked([], [], [], [], [])
+    # Lists of their own: torch.compile loses what is appended to the fields of a tuple.
+    means: list[Tensor] = []
+    variances: list[Tensor] = []
+    counts: list[Tensor] = []
+    momenta: list[float] = []
+    places: list[int] = []
     for place, norm in enumerate(norms):
         if not (norm.training and norm.track_running_stats and norm.running_mean is not None):
             continue
@@ -92,10 +97,12 @@ def tracked(norms: list[Norm]) -> Tracked:
         if batches is None:
             # Without a counter torch counts nothing, and a mean of all batches never moves.
             batches, momentum = torch.zeros((), dtype=torch.int64, device=norm.running_mean.device), momentum or 0.0
-        new = norm.running_mean, cast(Tensor, norm.running_var), batches, momentum_number(momentum), place
-        for values, value in zip(found, new, strict=True):
-            cast("list[Any]", values).append(value)
-    return found
+        means.append(norm.running_mean)
+        variances.append(cast(Tensor, norm.running_var))
+        counts.append(batches)
+        momenta.append(momentum_number(momentum))
+        places.append(place)
+    return Tracked(means, variances, counts, momenta, places)
 
 
 def update_running_statistics(norms: Tracked, statistics: Tensor) -> None:

@@ -62,6 +62,7 @@ FORMULAS: dict[str, Callable[[Any], int]] = {
     "resample_backward": _none,
     "resizer": _resizer,
     "resizer_backward": _resizer_backward,
+    "update_running": _none,
 }
 
 

@@ -157,29 +157,27 @@ def register_autograd(
     """
     op, pack = getattr(getattr(torch.ops, NAMESPACE), name).default, _packer(DEFINED[name].arguments)
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, keyset: Any, args: Any, a: Any, count: list[int], *tensors: Tensor) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                output = op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
-            setup_context(ctx, a, output)
-            ctx.backend = backend.current()
-            if isinstance(output, tuple) and isinstance(output[-1], list):
-                count.append(len(output) - 1)
-                return *output[:-1], *output[-1]
-            return output
+    def forward(ctx: Any, keyset: Any, args: Any, a: Any, count: list[int], *tensors: Tensor) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        setup_context(ctx, a, output)
+        ctx.backend = backend.current()
+        if isinstance(output, tuple) and isinstance(output[-1], list):
+            count.append(len(output) - 1)
+            return *output[:-1], *output[-1]
+        return output
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            if ctx.backend == backend_current():
-                found = run(ctx, *grads)
-            else:
-                with use_backend(ctx.backend):
-                    found = run(ctx, *grads)
-            return None, None, None, None, *found
+    def under_its_backend(ctx: Any, *grads: Any) -> Any:
+        if ctx.backend == backend.current():
+            found = backward(ctx, *grads)
+        else:
+            with backend.use_backend(ctx.backend):
+                found = backward(ctx, *grads)
+        return None, None, None, None, *found
 
-    run, backend_current, use_backend = backward, backend.current, backend.use_backend
-    Function.__name__ = Function.__qualname__ = f"learned_resizer_{name}"
+    # Created with its name, from which torch makes that of the graph's nodes.
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(under_its_backend)}
+    function: Any = type(f"{NAMESPACE}_{name}", (torch.autograd.Function,), methods)
 
     def kernel(keyset: Any, *args: Any) -> Any:
         if torch._C.is_grad_enabled():
@@ -187,7 +185,7 @@ def register_autograd(
             tensors = inputs(a)
             if any(tensor.requires_grad for tensor in tensors):
                 count: list[int] = []
-                output = Function.apply(keyset, args, a, count, *tensors)  # type: ignore[no-untyped-call]
+                output = function.apply(keyset, args, a, count, *tensors)
                 return (*output[: count[0]], list(output[count[0] :])) if count else output
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)

@@ -1,4 +1,4 @@
-"""The choice of a backend for CUDA tensors, which no CPU call of an op reaches."""
+"""Registration of ops: their choice of a backend, and their flat arguments."""
 
 from __future__ import annotations
 
@@ -9,29 +9,38 @@ import torch
 
 from learned_resizer_cuda import FusedResizer, use_backend
 from learned_resizer_cuda.ops.library import DEFINED, packed
+from learned_resizer_cuda.ops.resizer import Layers, Resizer
 from tests.helpers.calls import Calls
 
 
 def _calls() -> list[tuple[Any, tuple[Any, ...]]]:
-    """A call of every op."""
+    """A call of every op that has an implementation in pure torch."""
     torch.manual_seed(0)
     module = FusedResizer((6, 5))
     with Calls(keep_arguments=True) as calls:
         module(torch.rand(2, 3, 12, 10, requires_grad=True)).sum().backward()
-        with torch.no_grad():
-            module.eval()._trunk(torch.rand(2, 16, 6, 5), torch.rand(2, 3, 6, 5))
     return calls.ours
 
 
 def test_every_op_chooses_by_its_own_tensors() -> None:
-    calls = {func._opname: args for func, args in _calls()}
-    assert calls.keys() == DEFINED.keys()
-    for name, args in calls.items():
-        given = packed(name, lambda a: a)(*args)
-        assert DEFINED[name].choose(name, given) == "torch"
-        said = "trunk" if name.startswith("trunk") else name
-        with (
-            use_backend("native"),
-            pytest.raises(RuntimeError, match=f"{said} cannot run natively on a torch.float32 tensor on cpu: native"),
-        ):
-            DEFINED[name].choose(name, given)
+    calls = {func._opname: (func, args) for func, args in _calls()}
+    # The module asks before it calls that one, which is native only.
+    assert calls.keys() | {"update_running"} == DEFINED.keys()
+    for name, (func, args) in calls.items():
+        message = f"{name} cannot run natively on a torch.float32 tensor on cpu: native"
+        with use_backend("native"), torch.no_grad(), pytest.raises(RuntimeError, match=message):
+            func(*args)
+
+
+def test_flat_arguments_are_packed_into_groups() -> None:
+    """In the order of the schema, which is made from the same fields; those at the end may be left out."""
+    names = [argument.name for argument in torch.ops.learned_resizer.resizer.default._schema.arguments]
+    expected = Resizer("image", "base", Layers(*Layers._fields), *Resizer._fields[3:])  # type: ignore[arg-type]
+    assert packed("resizer", lambda a: a)(*names) == expected
+    assert packed("resizer", lambda a: a)(*names[:-2]) == expected._replace(image_mean=None, image_std=None)
+
+
+def test_what_an_op_writes_is_in_its_schema() -> None:
+    arguments = torch.ops.learned_resizer.update_running.default._schema.arguments
+    written = {a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write}
+    assert written == {"means", "variances", "batches"}
