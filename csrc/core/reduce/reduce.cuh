@@ -187,12 +187,11 @@ LR_DEVICE void move_towards(const GradientVector& running, int c, float next, fl
 // A block per norm.
 LR_KERNEL(kRunningThreads) running_statistics_kernel(const RunningStatisticsParams p) {
     const RunningNorm& norm = p.norm[block_index()];
-    int64_t batches = 1;
-    if (norm.tracked != nullptr) batches += *norm.tracked;
+    const int64_t batches = *norm.tracked + 1;
     barrier();  // all have read
-    if (norm.tracked != nullptr && thread_index() == 0) *norm.tracked = batches;
+    if (thread_index() == 0) *norm.tracked = batches;
     const float weight = norm.momentum >= 0.0f ? norm.momentum : static_cast<float>(1.0 / static_cast<double>(batches));
-    const float* statistics = p.statistics + block_index() * p.norm_stride;
+    const float* statistics = norm.statistics;
     for (int c = thread_index(); c < p.filters; c += thread_count()) {
         move_towards(norm.mean, c, load_element(statistics + c), weight);
         move_towards(norm.var, c, load_element(statistics + 2 * p.row_stride + c), weight);
