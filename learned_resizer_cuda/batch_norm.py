@@ -79,7 +79,7 @@ class _MergeOverProcesses(torch.autograd.Function):
 
 
 def tracked(norms: list[Norm]) -> Tracked:
-    """Running statistics that a forward pass of these norms updates, by torch's rules.
+    """Running statistics that a forward pass updates, by torch's rules.
 
     Args:
         norms: whose statistics are those of the batch, in the order of the rows of ``UpdateRunning.statistics``.
@@ -106,9 +106,9 @@ def tracked(norms: list[Norm]) -> Tracked:
 
 
 def update_running_statistics(norms: Tracked, statistics: Tensor) -> None:
-    """Update norms' running statistics at once, each by momentum or mean of all batches.
+    """Update the running statistics of all norms at once.
 
-    Called once per forward pass, after everything that can fail. The host does not wait for a GPU, not even with
+    Each by its momentum or as a mean of all batches. Called once per forward pass, after everything that can fail. The host does not wait for a GPU, not even with
     ``momentum=None``.
 
     Args:

@@ -216,7 +216,7 @@ def _act_reason(name: str, act: nn.LeakyReLU) -> str | None:
 
 
 class Structure(NamedTuple):
-    """Parameters and settings of a module's layers, as the fused op takes them."""
+    """Parameters and settings of a module's layers, for the fused op."""
 
     parameters: list[Tensor]  # in the module's order
     norms: list[Norm]

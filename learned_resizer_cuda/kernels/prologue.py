@@ -1,4 +1,4 @@
-"""The prologue's arguments and results, for the launchers of conv, head and trunk."""
+"""A prologue's arguments and results, for launchers that have one."""
 
 from __future__ import annotations
 

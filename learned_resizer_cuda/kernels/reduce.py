@@ -94,9 +94,9 @@ def gradients(
 
 
 def running_statistics(a: UpdateRunning) -> None:
-    """Move running statistics towards those of a batch. One launch for 64 norms.
+    """Move running statistics towards those of a batch.
 
-    The numbers of batches grow by one, first; then ``old + weight · (new - old)`` with one fused operation, and ``new``
+    One launch for 64 norms. The numbers of batches grow by one, first; then ``old + weight · (new - old)`` with one fused operation, and ``new``
     rounded to the running statistics' dtype, as ``Tensor.lerp_`` on a GPU.
 
     Args:

@@ -108,7 +108,7 @@ def _fold_blocks(grad: Tensor, weight: Tensor, step: int) -> Tensor:
 
 
 def head(a: Head) -> Tensor:
-    """Result ``(B, C, h, w)`` in the dtype and layout of ``base``, in pure torch."""
+    """The head in pure torch: ``(B, C, h, w)``, like ``base``."""
     p, base = FoldedPrologue(a.prologue), a.base
     width, channels = a.prologue.input.shape[3], len(a.weight)
     dtype, step = _form(a.prologue.input.dtype, a.weight)
@@ -126,7 +126,7 @@ def head(a: Head) -> Tensor:
 
 
 def head_backward(a: HeadBackward) -> tuple[PrologueGrads, Tensor, Tensor]:
-    """The adjoint, in pure torch: the prologue's gradients, the weight's and the bias's."""
+    """The adjoint in pure torch: gradients of prologue, weight and bias."""
     grad, weight = a.grad, a.weight
     p = FoldedPrologue(a.prologue)
     grads = GradAccumulator(p, None, a.skip_grad)

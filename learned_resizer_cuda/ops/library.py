@@ -46,7 +46,7 @@ _SCHEMA_TYPES: dict[Any, str] = {
 
 
 class Written(NamedTuple):
-    """Annotation of a list of tensors that an op writes: its name in the schema."""
+    """Annotation of tensors that an op writes: their name in the schema."""
 
     alias: str
 
@@ -194,7 +194,7 @@ def register_autograd(
 
 
 def register_no_second_derivative(name: str, inputs: Callable[[Any], list[Tensor]]) -> None:
-    """Make differentiating through a backward op an error instead of a missing gradient."""
+    """Make second derivatives an error instead of a missing gradient."""
 
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(

@@ -23,7 +23,10 @@ from torch import Tensor
 
 
 class JointStatistics(NamedTuple):
-    """Statistics of the joint batch, ``(n,)``, in the dtype of this process's; the share is one number."""
+    """Statistics of the joint batch, and this process's share.
+
+    Vectors ``(n,)`` in the dtype of this process's.
+    """
 
     mean: Tensor
     var: Tensor  # biased

@@ -31,7 +31,10 @@ _GROUP_ELEMENTS = 512 * 1024
 
 
 class GivenNorm(NamedTuple):
-    """A batch normalisation with given statistics; vectors ``(n,)``, each of its own dtype."""
+    """A batch normalisation with given statistics.
+
+    Vectors ``(n,)``, each of its own dtype.
+    """
 
     mean: Tensor
     var: Tensor
@@ -76,7 +79,10 @@ def norm_grad(norm: GivenNorm, sums: Tensor) -> NormGrad:
 
 
 class Prologue(NamedTuple):
-    """Arguments of a prologue: raw features ``(B, n, h, w)``, channels_last, and what is pending on them."""
+    """Arguments of a prologue: raw features and what is pending on them.
+
+    Features are ``(B, n, h, w)``, channels_last.
+    """
 
     input: Tensor
     norm: GivenNorm | None  # None: the input as it is
@@ -105,7 +111,7 @@ class PrologueGrads(NamedTuple):
 
 
 class FoldedPrologue:
-    """A prologue in pure torch: scale and shift folded once for all groups of images."""
+    """A prologue in pure torch, its scale and shift folded once."""
 
     def __init__(self, prologue: Prologue) -> None:
         self.p, self.dtype = prologue, prologue.dtype
@@ -218,7 +224,7 @@ class GradAccumulator:
 
 
 def add(a: Prologue, out: Tensor) -> None:
-    """v itself, without a convolution behind it, in pure torch on any device."""
+    """v itself, without a convolution behind it, in pure torch."""
     p = FoldedPrologue(a)
     for group in a.groups():
         out[group] = p.apply(group)

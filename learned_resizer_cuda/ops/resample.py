@@ -59,7 +59,7 @@ def _tables(a: Resample | ResampleBackward, device: torch.device) -> tuple[Bands
 
 
 def _native(op: str, a: Resample | ResampleBackward) -> Tensor | None:
-    """The result of the native kernel, or None if pure torch has to run.
+    """The native kernel's result, or None if pure torch must run.
 
     Raises:
         RuntimeError: under ``use_backend("native")`` where the kernel cannot run.

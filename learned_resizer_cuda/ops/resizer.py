@@ -1,4 +1,4 @@
-"""``resizer``: the learned resizer between image and result, all of its layers in one op.
+"""``resizer``: all layers of the learned resizer in one op.
 
 Forward, for an image x, its resampling ``base``, and r residual blocks::
 
@@ -66,7 +66,7 @@ class Resizer(NamedTuple):
 
 
 class ResizerBackward(NamedTuple):
-    """Arguments of ``resizer_backward``: a gradient, two results and arguments of the forward call."""
+    """Arguments of ``resizer_backward``: a gradient, two results, the forward's arguments."""
 
     grad: Tensor  # (B, C, h, w)
     features: Tensor
@@ -119,7 +119,7 @@ def _program(num_blocks: int) -> list[_Step]:
 
 
 class _Run:
-    """Common part of forward and backward: shapes, parameters by layer, features, choice of implementation.
+    """Common part of forward and backward: parameters by layer, features, stages.
 
     Args:
         op: name of the op, for errors.
@@ -160,7 +160,10 @@ class _Run:
         return getattr(module, name)  # type: ignore[no-any-return]
 
     def feature(self, index: int) -> Tensor:
-        """Map ``(B, n, h, w)``, channels_last; native kernels see it padded to ``map_channels``."""
+        """Map ``(B, n, h, w)``, channels_last.
+
+        Native kernels see it padded to ``map_channels``.
+        """
         if self._features is None:
             raw = self.image.new_empty(self._shape, dtype=self.a.dtype)
         else:
@@ -201,7 +204,10 @@ class _Run:
             own[0], own[1], own[2], own[4] = merge(own[3], own[1], self.count(norm), groups[norm])
 
     def statistics_grad(self, norm: int, grad: NormGrad | None) -> StatisticsGrad | None:
-        """Gradient of this process's statistics from that of a norm; None if it uses running statistics."""
+        """Gradient of this process's statistics from that of a norm.
+
+        None if the norm uses running statistics.
+        """
         own, groups = self.statistics[norm], self.layers.groups
         if own is None or grad is None:
             return None
@@ -279,7 +285,10 @@ def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
 
 
 def _dense_vectors(layers: Layers) -> Layers:
-    """Layers whose vectors are dense, as native kernels read them; weights may have any strides."""
+    """Layers with dense vectors, as native kernels read them.
+
+    Weights may have any strides.
+    """
     tensors = [*layers.parameters, *layers.running]
     if all(tensor.dim() == 4 or tensor.is_contiguous() for tensor in tensors):
         return layers
@@ -289,7 +298,7 @@ def _dense_vectors(layers: Layers) -> Layers:
 
 
 def _fits_trunk(a: Resizer) -> bool:
-    """Whether the layers after the stem run as two kernels: one-block inference in 16 bits."""
+    """Whether two kernels do the rest: one-block inference in 16 bits."""
     return (
         len(a.layers.slopes) == 2
         and not any(a.layers.batch_statistics)
@@ -307,7 +316,7 @@ def _trunk(run: _Run, z: Tensor, a: Resizer) -> Tensor:
 
 
 def _rows(statistics: Tensor | None) -> Tensor | None:
-    """What a stage writes: mean, biased and unbiased variance of this process's batch."""
+    """Rows that a stage writes: those of this process's batch."""
     return statistics if statistics is None or len(statistics) == 3 else statistics[:3]
 
 
@@ -316,7 +325,7 @@ def _size(out: Tensor) -> tuple[int, int]:
 
 
 def _count(layers: Layers) -> int:
-    """Feature maps: z, one for each 3×3 convolution, and sums of two for the second and later blocks."""
+    """Number of feature maps."""
     blocks = len(layers.slopes) - 1
     return 2 * blocks + 2 + max(blocks - 1, 0)
 

@@ -78,7 +78,10 @@ class Statistics:
         self.count = total
 
     def write(self, to: Tensor) -> None:
-        """Write mean, biased and unbiased variance to the rows of ``(3, n)``; zeros for no values."""
+        """Write mean, biased and unbiased variance to the rows of ``(3, n)``.
+
+        Zeros if there were no values.
+        """
         to[0] = self.mean
         to[1] = self.m2 / max(self.count, 1)
         # A single value has no variance; only norms in evaluation mode get here with one.
@@ -86,7 +89,10 @@ class Statistics:
 
 
 class StatisticsGrad(NamedTuple):
-    """Gradients of features' mean and biased variance; vectors ``(n,)``, float32 (float64 for float64)."""
+    """Gradients of features' mean and biased variance.
+
+    Vectors ``(n,)``, float32 (float64 for float64).
+    """
 
     mean: Tensor  # of the features
     grad_mean: Tensor

@@ -127,7 +127,7 @@ def _halo(a: Stem, tile: _Tile) -> Tensor:
 
 
 def _forward_features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype) -> Tensor:
-    """``c (K, n, T, W)`` of a tile, channels_last, from its rows with halo."""
+    """``c (K, n, T, W)``, channels_last, from a tile's rows with halo."""
     # Interleaved: oneDNN's 16-bit convolution of planes takes up to three times as long for some widths.
     a = F.conv2d(channels_last(x), channels_last(weights.w0), weights.b0, padding=(0, 3))
     pixels = rows(F.leaky_relu_(a, slope).to(dtype))
@@ -197,7 +197,11 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
 
 
 def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
-    """The adjoint in pure torch: dx like the image, if asked for, and the weights' gradients in their own dtypes."""
+    """The adjoint in pure torch.
+
+    Returns:
+        dx like the image, if asked for, and the weights' gradients in their own dtypes and strides.
+    """
     forward, image, options = a.forward, a.forward.image, a.forward.options
     weights = _cast(forward)
     w0, b0, w1, b1 = weights

@@ -20,7 +20,7 @@ from .prologue import GivenNorm
 
 
 class TrunkInput(NamedTuple):
-    """The start of both: v, the first convolution and the norm after it."""
+    """Start of both: v, the first convolution, the norm after it."""
 
     input: Tensor  # t: (B, n, h, w), channels_last, float16 or bfloat16
     norm: GivenNorm

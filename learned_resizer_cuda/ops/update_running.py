@@ -1,4 +1,4 @@
-"""``update_running``: running statistics of all norms of a resizer, in place, in one native launch.
+"""``update_running``: running statistics of all norms, in one native launch.
 
 For a norm's batch mean m and unbiased variance v::
 
@@ -48,7 +48,10 @@ def momentum_number(momentum: float | None) -> float:
 
 
 def update(a: UpdateRunning) -> None:
-    """The update without the op, in pure torch; on a GPU the norms share each launch, and the host does not wait."""
+    """The update without the op, in pure torch.
+
+    On a GPU the norms share each launch, and the host does not wait.
+    """
     if not a.means:
         return
     # Not under torch.no_grad(): an exported program would keep it as a region that torch.export.load cannot read.
