@@ -5,8 +5,8 @@
 Nothing here ran on a GPU. Batch 64, 448→224, bilinear with antialias, bfloat16, channels_last, 3 channels, one block.
 
 - eager: the bytes of every library call of `reference.Resizer`, a map read or written once a call, and a convolution's
-  products at the peak rate. Elementwise calls, statistics and sums have no other cost here, and neither has torch's
-  antialiased interpolation, whose kernels are known to take several times as long as their bytes: a lower bound.
+  products at the peak rate. Nothing else has a cost, not even the 16 atomic additions a pixel and channel of the
+  interpolation's backward: a lower bound.
 - Triton: the prototypes of triton_kernels.py, compiled for sm_90 and counted as tensor.py does: the largest of issued
   instructions, matrix products, wavefronts of shared memory and L1, and DRAM. Tiles and warps are the best of those tried.
 - native: tensor.py's count of the instance of 16 or 32 filters, with the bytes of n. Needs nvcc, and minutes.
@@ -84,13 +84,13 @@ def _times(issued: float, products: float, waves: float, moved: float) -> Times:
     return Times(issued / ISSUE_PER_CLOCK / clocks, products / MMA_PER_CLOCK / clocks, waves / clocks, dram(moved))
 
 
-# Eager torch: (input-resolution maps, output-resolution maps, bytes of images, multiply-adds a pixel) of each call.
-# The calls, with a plus where a map is read and then written: a convolution with a bias is cudnn_convolution and
-# add_, batch_norm in training reads for the statistics, then reads and writes; bfloat16 does not take cuDNN's.
-
-
 def eager(n: int, training: bool) -> dict[str, float]:
-    """Microseconds of eager torch for each kernel's part of the module."""
+    """Microseconds of eager torch for each kernel's part of the module, and for the image's resize.
+
+    A convolution with a bias is `cudnn_convolution` and `add_`. A batch normalisation of bfloat16 is torch's own: one
+    read for the statistics in training, then one read and one write. Antialiased interpolation has no channels_last
+    kernel: input and output are copied (`upsample_gen2d_aa_out_cuda_template`); its backward adds atomically.
+    """
     image_in, image_out = IN_PIXELS * CHANNELS * SIZE, OUT_PIXELS * CHANNELS * SIZE
     inside, outside = IN_PIXELS * n * SIZE, OUT_PIXELS * n * SIZE
     statistics = 1 if training else 0
@@ -106,13 +106,14 @@ def eager(n: int, training: bool) -> dict[str, float]:
         "stem": conv(IN_PIXELS, seven, n, image_in + inside)
         + dram(4 * inside)
         + conv(IN_PIXELS, n, n, 2 * inside)
-        + dram((4 + 2 + statistics + 1) * inside + outside),
+        + dram((4 + 2 + statistics + 3) * inside + 3 * outside),
         # Twice, of which one LeakyReLU.
         "conv": three + norm + dram(outside),
         # The third convolution, and both additions of skips.
         "conv skip": three + norm + dram(6 * outside),
         # 7×7; its bias; the image's sum.
         "head": conv(OUT_PIXELS, 49 * n, 8, outside + image_out) + dram(5 * image_out),
+        "resize": dram(3 * (image_in + image_out)),
     }
     if not training:
         return parts
@@ -127,7 +128,7 @@ def eager(n: int, training: bool) -> dict[str, float]:
         "conv backward skip": back + dram(6 * outside),  # two sums of gradients
         # Interpolation: zeros, then atomic additions (a read and a write); normalisation, LeakyReLU; bias, data,
         # weights; LeakyReLU; bias, weights.
-        "stem backward": dram(3 * inside + outside + (5 + 3 + 1) * inside)
+        "stem backward": dram(3 * inside + 3 * outside + (5 + 3 + 1) * inside)
         + 2 * conv(IN_PIXELS, n, n, 2 * inside)
         + dram((3 + 1) * inside)
         + conv(IN_PIXELS, seven, n, image_in + inside),
@@ -166,6 +167,12 @@ TILES: dict[tuple[str, int], tuple[int, int, int, int]] = {
     ("stem backward", 24): (16, 1, 32, 1),
     ("conv backward", 24): (16, 1, 16, 1),
     ("head backward", 24): (16, 1, 32, 1),
+    ("stem", 64): (32, 4, 32, 1),
+    ("conv", 64): (64, 4, 64, 1),
+    ("head", 64): (32, 1, 64, 3),
+    ("stem backward", 64): (64, 4, 32, 1),
+    ("conv backward", 64): (32, 4, 32, 1),
+    ("head backward", 64): (32, 8, 32, 1),
 }
 
 
@@ -438,9 +445,9 @@ def native_times(name: str, n: int) -> Times:
 
 
 def total(times: dict[str, float], calls: dict[str, int]) -> float:
-    """Microseconds of a call, and of the resize of the image, which all share."""
-    image = dram((IN_PIXELS + OUT_PIXELS) * CHANNELS * SIZE)
-    return image + sum(many * times[name] for name, many in calls.items())
+    """Microseconds of a call, with the image's resize: by the resample kernel, if `times` does not say."""
+    resize = times.get("resize", dram((IN_PIXELS + OUT_PIXELS) * CHANNELS * SIZE))
+    return resize + sum(many * times[name] for name, many in calls.items())
 
 
 def main() -> None:
