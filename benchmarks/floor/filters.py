@@ -1,6 +1,6 @@
 """Filters other than 16 and 32 on a GPU: eager torch, Triton, and the CUDA kernels with zero-padded channels.
 
-    python -m benchmarks.floor.filters [--filters N ...] [--native] [--verbose]
+    python -m benchmarks.floor.filters [--filters N ...] [--native]
 
 Nothing here ran on a GPU. Batch 64, 448→224, bilinear with antialias, bfloat16, channels_last, 3 channels, one block.
 
@@ -8,7 +8,7 @@ Nothing here ran on a GPU. Batch 64, 448→224, bilinear with antialias, bfloat1
   products at the peak rate. Nothing else has a cost, not even the 16 atomic additions a pixel and channel of the
   interpolation's backward: a lower bound.
 - Triton: the prototypes of triton_kernels.py, compiled for sm_90 and counted as tensor.py does: the largest of issued
-  instructions, matrix products, wavefronts of shared memory and L1, and DRAM. Tiles and warps are the best of those tried.
+  instructions, matrix products, wavefronts of shared memory and L1, and DRAM. Tiles are the best of those tried.
 - native: tensor.py's count of the instance of 16 or 32 filters, with the bytes of n. Needs nvcc, and minutes.
 
 All three are given DRAM_SHARE of the DRAM's peak. Latency is in none of them, but eager's calls have little of it.
@@ -99,33 +99,34 @@ def eager(n: int, training: bool) -> dict[str, float]:
         return max(dram(moved), 2 * pixels * terms * results / FLOPS * 1e6)
 
     seven = 49 * 8  # cuDNN pads the channels of an image to 8
-    norm = dram((2 + statistics) * outside)
     three = conv(OUT_PIXELS, 9 * n, n, 2 * outside)
+    # As in the kernels, a normalisation is part of what reads it, its statistics of what makes them.
     parts = {
         # 7×7; its bias, LeakyReLU; 1×1; its bias, LeakyReLU, normalisation; interpolation.
         "stem": conv(IN_PIXELS, seven, n, image_in + inside)
         + dram(4 * inside)
         + conv(IN_PIXELS, n, n, 2 * inside)
         + dram((4 + 2 + statistics + 3) * inside + 3 * outside),
-        # Twice, of which one LeakyReLU.
-        "conv": three + norm + dram(outside),
-        # The third convolution, and both additions of skips.
-        "conv skip": three + norm + dram(6 * outside),
-        # 7×7; its bias; the image's sum.
-        "head": conv(OUT_PIXELS, 49 * n, 8, outside + image_out) + dram(5 * image_out),
+        # Twice, of which one follows a normalisation and LeakyReLU.
+        "conv": three + dram((2 + statistics) * outside),
+        # A normalisation and the sum with the skip; 3×3.
+        "conv skip": three + dram((2 + 3 + statistics) * outside),
+        # The same; 7×7; its bias; the image's sum.
+        "head": dram((2 + 3) * outside) + conv(OUT_PIXELS, 49 * n, 8, outside + image_out) + dram(5 * image_out),
         "resize": dram(3 * (image_in + image_out)),
     }
     if not training:
         return parts
     parts["stem statistics"] = parts.pop("stem")
-    back = 2 * three + dram(5 * outside)  # data, weights; normalisation: sums of (dy, x), then (dy, x) to dx
+    # A normalisation: sums of (dy, x), then (dy, x) to dx. A second use of a map: a sum of two gradients.
+    norm, second = 5 * outside, 3 * outside
     return parts | {
         # Data, weights, bias.
         "head backward": conv(OUT_PIXELS, 49 * 8, n, outside + image_out)
         + conv(OUT_PIXELS, 49 * n, 8, outside + image_out)
-        + dram(image_out),
-        "conv backward": back + dram(1.5 * outside),  # one LeakyReLU for two
-        "conv backward skip": back + dram(6 * outside),  # two sums of gradients
+        + dram(image_out + norm + second),
+        "conv backward": 2 * three + dram((norm + 3 * outside) / 2),  # one normalisation and LeakyReLU for two
+        "conv backward skip": 2 * three + dram(norm + second),
         # Interpolation: zeros, then atomic additions (a read and a write); normalisation, LeakyReLU; bias, data,
         # weights; LeakyReLU; bias, weights.
         "stem backward": dram(3 * inside + 3 * outside + (5 + 3 + 1) * inside)
@@ -178,7 +179,9 @@ TILES: dict[tuple[str, int], tuple[int, int, int, int]] = {
 
 def launch(name: str, n: int, tile: tuple[int, int, int, int] | None = None) -> Launch:
     """The launch of one kernel for n filters."""
-    cols, warps, terms, stages = TILES[name.split()[0] + (" backward" if "backward" in name else ""), n] if tile is None else tile
+    cols, warps, terms, stages = (
+        TILES[name.split()[0] + (" backward" if "backward" in name else ""), n] if tile is None else tile
+    )
     narrow, wide = _power(n, 8), _power(n, 16)
     inside = IN_PIXELS * PADDED_CHANNELS * SIZE
     outside = OUT_PIXELS * n * SIZE
@@ -187,7 +190,9 @@ def launch(name: str, n: int, tile: tuple[int, int, int, int] | None = None) -> 
     across = -(-SIDE_OUT // cols)
     skip = "skip" in name
 
-    def made(kernel: str, constants: dict[str, Any], tiles: int, side: int, rows: int, trips: int, moved: int) -> Launch:
+    def made(
+        kernel: str, constants: dict[str, Any], tiles: int, side: int, rows: int, trips: int, moved: int
+    ) -> Launch:
         strips = -(-side // rows)
         row = {"STRIP" if kernel == "stem_forward" else "ROWS": rows}
         every = constants | row | {"TILES": tiles, "STRIPS": strips}
@@ -401,14 +406,10 @@ def _of_32(case: Case) -> Case:
         (trips,) = (rule.trips for rule in case.loops if rule.pattern == _LOOPS["items"])
         tiles = -(-SIDE_IN // 128)
         strips = trips * SMS / (BATCH * tiles)
-        return replace(
-            _with_trips(case, begin=7, rows=SIDE_IN / strips), mma=BATCH * tiles * 8 * SIDE_IN * 136
-        )
+        return replace(_with_trips(case, begin=7, rows=SIDE_IN / strips), mma=BATCH * tiles * 8 * SIDE_IN * 136)
     if case.name == "head forward":  # tiles of 8 rows
         tiles = tensor_kernels._across(8)
-        return replace(
-            _with_trips(case, head=tiles / (2 * SMS), pixels=38 * 14 * 4 / 256, steps=2), mma=outputs * 56
-        )
+        return replace(_with_trips(case, head=tiles / (2 * SMS), pixels=38 * 14 * 4 / 256, steps=2), mma=outputs * 56)
     if case.name == "head backward":
         (trips,) = (rule.trips for rule in case.loops if rule.pattern == _LOOPS["products"])
         return replace(_with_trips(case, products=2 * trips), mma=outputs * 112)
@@ -450,41 +451,64 @@ def total(times: dict[str, float], calls: dict[str, int]) -> float:
     return resize + sum(many * times[name] for name, many in calls.items())
 
 
+def summary(n: int, training: bool, ours: dict[str, float], cuda: dict[str, float]) -> str:
+    """A row: microseconds an image of each, and how many times faster than eager torch."""
+    calls = TRAINING if training else INFERENCE
+    eagerly = eager(n, training)
+    stem = {name: ours[name] if name.startswith("stem") else time for name, time in eagerly.items()}
+    slow = total(eagerly, calls)
+    totals = [total(stem, calls), total(ours, calls)]
+    if cuda:
+        totals.append(total(cuda, NATIVE_INFERENCE if n <= 16 and not training else calls))
+    cells = [f"{time / BATCH:.1f} ({slow / time:.2f}×)" for time in totals] + ["–"] * (3 - len(totals))
+    return f"| {'training step' if training else 'inference'} | {n} | {slow / BATCH:.1f} | {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--filters", type=int, nargs="+", default=[8, 24, 64], choices=sorted({n for _, n in TILES}))
     parser.add_argument("--native", action="store_true", help="count the padded CUDA kernels as well; minutes")
     arguments = parser.parse_args()
     names = list(dict.fromkeys([*INFERENCE, *TRAINING]))
-    print("| kernel | n | eager | Triton: issue | tensor | L1 | DRAM | passes | sum | eager/Triton | registers | stack |")
-    print("|---" * 12 + "|")
+    print("µs of a batch of 64; x: times faster than eager; regs, stack: registers and bytes of stack a thread")
+    print("| kernel | n | eager | by | issue | tensor | L1 | DRAM | passes | sum | x | regs | stack |")
+    print("|---" * 13 + "|")
+    rows = []
     for n in arguments.filters:
         eagerly = eager(n, False) | eager(n, True)
         ours: dict[str, float] = {}
+        cuda: dict[str, float] = {}
         for name in names:
             times, counted = triton_times(name, n)
             ours[name] = times.bound + passes(name, n)
-            each = " | ".join(f"{time:.0f}" for time in times)
-            print(
-                f"| {name} | {n} | {eagerly[name]:.0f} | {each} | {passes(name, n):.0f} | **{ours[name]:.0f}** "
-                f"| {eagerly[name] / ours[name]:.1f} | {counted.registers} | {counted.stack} |",
-                flush=True,
-            )
-        cuda: dict[str, float] = {}
-        if arguments.native and n <= 32:
-            for name in names + (["trunk block", "trunk tail"] if n <= 16 else []):
-                native = native_times(name, n)
-                cuda[name] = native.bound
-                print(f"| {name}, native | {n} | | {' | '.join(f'{time:.0f}' for time in native)} | | **{native.bound:.0f}** |")
-        for what, training in (("inference", False), ("training step", True)):
-            calls = TRAINING if training else INFERENCE
-            slow, fast = total(eager(n, training), calls), total(ours, calls)
-            line = f"{what}, n = {n}, µs an image: eager {slow / BATCH:.1f}, Triton {fast / BATCH:.1f} ({slow / fast:.2f})"
-            if cuda:
-                fused = NATIVE_INFERENCE if n <= 16 and not training else calls
-                padded = total(cuda, fused)
-                line += f", native {padded / BATCH:.1f} ({slow / padded:.2f})"
-            print(line)
+            line = [
+                name,
+                n,
+                eagerly[name],
+                "Triton",
+                *times,
+                passes(name, n),
+                ours[name],
+                "",
+                counted.registers,
+                counted.stack,
+            ]
+            line[10] = f"{eagerly[name] / ours[name]:.1f}"
+            print(_row(line), flush=True)
+        for name in names + ["trunk block", "trunk tail"][: 2 * (n <= 16)] if arguments.native and n <= 32 else []:
+            native = native_times(name, n)
+            cuda[name] = native.bound
+            times_faster = f"{eagerly[name] / native.bound:.1f}" if name in eagerly else ""
+            line = [name, n, eagerly.get(name, ""), "native", *native, "", native.bound, times_faster, "", ""]
+            print(_row(line), flush=True)
+        rows += [summary(n, training, ours, cuda) for training in (False, True)]
+    print("\nµs an image")
+    print("| | n | eager | stem in Triton, the rest eager | all in Triton | native, padded |")
+    print("|---" * 6 + "|", *rows, sep="\n")
+
+
+def _row(cells: list[Any]) -> str:
+    return f"| {' | '.join(f'{cell:.0f}' if isinstance(cell, float) else str(cell) for cell in cells)} |"
 
 
 if __name__ == "__main__":

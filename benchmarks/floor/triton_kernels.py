@@ -1,7 +1,7 @@
 """Triton prototypes of the stem, the 3×3 and the head for any number of filters.
 
-Not used by the package: filters.py counts their instructions, and the tests run them under the interpreter. They do what
-the kernels of csrc/core do, for factors of at least 1 and bilinear with antialias, in the form that suits Triton. A
+Not used by the package: filters.py counts their instructions, and the tests run them under the interpreter. They do
+what the kernels of csrc/core do, at a factor of 2 and bilinear with antialias, in the form that suits Triton. A
 program walks down a strip of COLS columns. Each row of the input is loaded once for every horizontal shift and
 multiplied by the weights of all kernel rows, into a ring of sums that are the rows not yet complete: what is applied
 on loading is applied once a shift (3 or 7 times), not once a tap (9 or 49 times).
@@ -91,7 +91,7 @@ def stem_forward(
     z0 = tl.zeros((COLS, NP), tl.float32)
     z1, mean, m2 = z0, z0, z0
     seen = 0.0
-    for r in range(0, 2 * STRIP + 8):
+    for r in range(2 * STRIP + 8):
         y = top + r - 6  # the row of features that this image row completes
         a = tl.load(line, (top + r >= 0) & (top + r < H + 6), 0.0)
         line += (W + 8) * C
@@ -169,7 +169,7 @@ def conv_forward(
     s0 = tl.zeros((COLS, NP), tl.float32)
     s1, mean, m2 = s0, s0, s0
     seen = 0.0
-    for r in range(0, ROWS + 2):
+    for r in range(ROWS + 2):
         y = top + r
         row = (y >= 0) & (y < h)
         s2 = tl.zeros((COLS, NP), tl.float32)
@@ -251,7 +251,7 @@ def conv_backward(
         term += ((tl.load(terms + k, k < 3 * n, 0.0), tl.load(terms + 3 * n + k, k < 3 * n, 0.0)),)
         at = weight + k[:, None] * NK + c[None, :]
         kernels += ((tl.load(at), tl.load(at + CHUNKS * KP * NK), tl.load(at + 2 * CHUNKS * KP * NK)),)
-    for r in range(0, ROWS + 2):
+    for r in range(ROWS + 2):
         y = top + r
         row = (y >= 0) & (y < h)
         ahead = inside & (r < ROWS) & (y + 1 < h)
@@ -312,7 +312,7 @@ def head_prologue(
     n: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """v = scale t + skip_scale u + shift: Triton cannot read shifted windows of what it computed, so it goes to memory."""
+    """v = scale t + skip_scale u + shift, to memory: Triton cannot read shifted windows of what it computed."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c, x, y = i % n, i // n % w, i // n // w
     ok = i < total
@@ -342,7 +342,7 @@ def head_forward(
     TILES: tl.constexpr,
     STRIPS: tl.constexpr,
 ):
-    """A row of a product is a pair of pixels, a column one of the pair's 2 C results: eight columns of taps for seven."""
+    """A row of a product is a pair of pixels, a column one of the pair's 2 C results; 8 columns of taps for 7."""
     pid = tl.program_id(0)
     tile, strip, b = pid % TILES, pid // TILES % STRIPS, pid // (TILES * STRIPS)
     p, c = tile * PAIRS + tl.arange(0, PAIRS), tl.arange(0, NP)
@@ -353,7 +353,7 @@ def head_forward(
     shift = tl.load(bias + c)[None, :]
     r0 = tl.zeros((PAIRS, NP), tl.float32)
     r1, r2, r3, r4, r5 = r0, r0, r0, r0, r0
-    for r in range(0, ROWS + 6):
+    for r in range(ROWS + 6):
         row = (2 * p < w)[:, None] & (top + r < h + 6)
         r6 = tl.zeros((PAIRS, NP), tl.float32)
         for chunk in tl.static_range(CHUNKS):
@@ -418,7 +418,7 @@ def head_backward(
     v1, v2, v3, v4, v5 = v0, v0, v0, v0, v0
     d0 = tl.zeros((KP, NK), tl.float32)
     d1, d2, d3, d4, d5, d6 = d0, d0, d0, d0, d0, d0
-    for r in range(0, ROWS + 6):
+    for r in range(ROWS + 6):
         a = tl.load(line, (x < w)[:, None] & (top + r < h + 6), 0.0)
         line += (w + 8) * C
         ahead = inside & (r < ROWS) & (top + r < h)
@@ -522,7 +522,7 @@ def stem_backward(
     d0 = tl.zeros((KP, NK), tl.float32)
     d1, d2, d3, d4, d5, d6 = d0, d0, d0, d0, d0, d0
     dmix = tl.zeros((NK, NK), tl.float32)
-    for r in range(0, ROWS + 12):
+    for r in range(ROWS + 12):
         y = top + r - 6
         if y % 2 != 0 or r == 4:
             row = (y + 1) // 2  # every second row
