@@ -58,6 +58,7 @@ TRAINING = {
     "conv backward": 2,
     "conv backward skip": 1,
     "stem backward": 1,
+    "sums": 1,
 }
 
 
@@ -85,7 +86,7 @@ def _times(issued: float, products: float, waves: float, moved: float) -> Times:
 
 
 def eager(n: int, training: bool) -> dict[str, float]:
-    """Microseconds of eager torch for each kernel's part of the module, and for the image's resize.
+    """Microseconds of eager torch for each kernel's part, the image's resize and autograd's sums of gradients.
 
     A convolution with a bias is `cudnn_convolution` and `add_`. A batch normalisation of bfloat16 is torch's own: one
     read for the statistics in training, then one read and one write. Antialiased interpolation has no channels_last
@@ -118,21 +119,21 @@ def eager(n: int, training: bool) -> dict[str, float]:
     if not training:
         return parts
     parts["stem statistics"] = parts.pop("stem")
-    # A normalisation: sums of (dy, x), then (dy, x) to dx. A second use of a map: a sum of two gradients.
-    norm, second = 5 * outside, 3 * outside
+    norm = 5 * outside  # sums of (dy, x), then (dy, x) to dx
     return parts | {
         # Data, weights, bias.
         "head backward": conv(OUT_PIXELS, 49 * 8, n, outside + image_out)
         + conv(OUT_PIXELS, 49 * n, 8, outside + image_out)
-        + dram(image_out + norm + second),
+        + dram(image_out + norm),
         "conv backward": 2 * three + dram((norm + 3 * outside) / 2),  # one normalisation and LeakyReLU for two
-        "conv backward skip": 2 * three + dram(norm + second),
+        "conv backward skip": 2 * three + dram(norm),
         # Interpolation: zeros, then atomic additions (a read and a write); normalisation, LeakyReLU; bias, data,
         # weights; LeakyReLU; bias, weights.
         "stem backward": dram(3 * inside + 3 * outside + (5 + 3 + 1) * inside)
         + 2 * conv(IN_PIXELS, n, n, 2 * inside)
         + dram((3 + 1) * inside)
         + conv(IN_PIXELS, seven, n, image_in + inside),
+        "sums": dram(2 * 3 * outside),  # the first map has three uses
     }
 
 
@@ -251,25 +252,25 @@ def compiled(what: Launch, capability: int = 90) -> Any:
 
 
 class Count(NamedTuple):
-    """Warp instructions, 16x8x16 products and wavefronts of a launch, and what a program occupies."""
+    """Warp instructions, 16x8x16 products and wavefronts of a launch, and what its programs occupy."""
 
     issued: float
     products: float
     waves: float
-    registers: int
-    stack: int
-    shared: int
+    registers: int  # a thread
+    stack: int  # bytes a thread: spilled
+    resident: int  # warps an SM
 
 
 def _disassembled(cubin: bytes) -> tuple[Kernel, int, int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        tool = Path(disassembler())
         # It warns that it knows no flow of registers in such a file, which nothing here asks for.
-        run = {"check": True, "capture_output": True, "text": True}
-        text: str = subprocess.run([tool, "-gi", "-c", path], **run).stdout  # type: ignore[call-overload]
-        usage: str = subprocess.run([cuobjdump(), "-res-usage", path], **run).stdout  # type: ignore[call-overload]
+        text, usage = (
+            subprocess.run([*command, path], check=True, capture_output=True, text=True).stdout
+            for command in ([disassembler(), "-gi", "-c"], [cuobjdump(), "-res-usage"])
+        )
     (kernel,) = parse(text).values()
     registers, stack = (int(re.findall(rf"{what}:(\d+)", usage)[0]) for what in ("REG", "STACK"))
     return kernel, registers, stack
@@ -310,20 +311,24 @@ def count(what: Launch, capability: int = 90) -> Count:
     """Count a launch. Its kernel has one loop; lines marked "# every second row" run in half of its rounds."""
     built = compiled(what, capability)
     kernel, registers, stack = _disassembled(built.asm["cubin"])
-    inside = {block for loop in loops(kernel) for block in loop.blocks}
+    (loop,) = loops(kernel)
     live = reachable(kernel)
     issued = products = waves = 0.0
     for item in kernel.instructions:
         if item.block not in live or item.opcode.startswith("NOP"):
             continue
-        times = float(what.programs * what.warps * (what.trips if item.block in inside else 1))
-        if item.chain and "# every second row" in _lines()[item.chain[-1][1] - 1]:
+        times = float(what.programs * what.warps * (what.trips if item.block in loop.blocks else 1))
+        file, line = item.chain[-1] if item.chain else ("", 0)
+        if file == "triton_kernels.py" and "# every second row" in _lines()[line - 1]:
             times /= 2
         more, operands = _products(item.opcode, item.operands)
         issued += times
         products += times * more
         waves += times * (_wavefronts(item.opcode) + operands)
-    return Count(issued, products, waves, registers, stack, built.metadata.shared)
+    threads = 32 * what.warps
+    # 64 K registers, given to a warp in units of 256; 227 KB of shared memory, of which a program costs 1 more.
+    programs = min(65536 // (threads * -(-registers // 8) * 8), 227 * 1024 // (built.metadata.shared + 1024), 32)
+    return Count(issued, products, waves, registers, stack, what.warps * programs)
 
 
 def passes(name: str, n: int) -> float:
@@ -469,46 +474,34 @@ def main() -> None:
     parser.add_argument("--filters", type=int, nargs="+", default=[8, 24, 64], choices=sorted({n for _, n in TILES}))
     parser.add_argument("--native", action="store_true", help="count the padded CUDA kernels as well; minutes")
     arguments = parser.parse_args()
-    names = list(dict.fromkeys([*INFERENCE, *TRAINING]))
-    print("µs of a batch of 64; x: times faster than eager; regs, stack: registers and bytes of stack a thread")
-    print("| kernel | n | eager | by | issue | tensor | L1 | DRAM | passes | sum | x | regs | stack |")
-    print("|---" * 13 + "|")
+    names = [name for name in dict.fromkeys([*INFERENCE, *TRAINING]) if name != "sums"]
+    print("µs of a batch; x: times faster than eager; registers and bytes of stack a thread, warps an SM")
+    print("| kernel | n | eager | by | issue | tensor | L1 | DRAM | passes | sum | x | registers | stack | warps |")
+    print("|---" * 14 + "|")
     rows = []
     for n in arguments.filters:
         eagerly = eager(n, False) | eager(n, True)
-        ours: dict[str, float] = {}
-        cuda: dict[str, float] = {}
+        ours, cuda = {"sums": eagerly["sums"]}, {"sums": eagerly["sums"]}
         for name in names:
             times, counted = triton_times(name, n)
             ours[name] = times.bound + passes(name, n)
-            line = [
-                name,
-                n,
-                eagerly[name],
-                "Triton",
-                *times,
-                passes(name, n),
-                ours[name],
-                "",
-                counted.registers,
-                counted.stack,
-            ]
-            line[10] = f"{eagerly[name] / ours[name]:.1f}"
-            print(_row(line), flush=True)
+            faster = f"{eagerly[name] / ours[name]:.1f}"
+            used = [counted.registers, counted.stack, counted.resident]
+            _print([name, n, eagerly[name], "Triton", *times, passes(name, n), ours[name], faster, *used])
         for name in names + ["trunk block", "trunk tail"][: 2 * (n <= 16)] if arguments.native and n <= 32 else []:
             native = native_times(name, n)
             cuda[name] = native.bound
-            times_faster = f"{eagerly[name] / native.bound:.1f}" if name in eagerly else ""
-            line = [name, n, eagerly.get(name, ""), "native", *native, "", native.bound, times_faster, "", ""]
-            print(_row(line), flush=True)
-        rows += [summary(n, training, ours, cuda) for training in (False, True)]
+            part = eagerly.get(name)  # the trunk kernels have no part of their own
+            faster = f"{part / native.bound:.1f}" if part else ""
+            _print([name, n, part or "", "native", *native, 0, native.bound, faster, "", "", ""])
+        rows += [summary(n, training, ours, cuda if len(cuda) > 1 else {}) for training in (False, True)]
     print("\nµs an image")
     print("| | n | eager | stem in Triton, the rest eager | all in Triton | native, padded |")
     print("|---" * 6 + "|", *rows, sep="\n")
 
 
-def _row(cells: list[Any]) -> str:
-    return f"| {' | '.join(f'{cell:.0f}' if isinstance(cell, float) else str(cell) for cell in cells)} |"
+def _print(cells: list[Any]) -> None:
+    print(f"| {' | '.join(f'{cell:.0f}' if isinstance(cell, float) else str(cell) for cell in cells)} |", flush=True)
 
 
 if __name__ == "__main__":
