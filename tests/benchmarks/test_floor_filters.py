@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -18,7 +19,7 @@ pytest.importorskip("triton")
 
 import triton
 
-from benchmarks.floor import filters
+from benchmarks.floor import filters, tensor
 from benchmarks.floor.tensor_kernels import BATCH, CHANNELS, SIDE_IN, SIDE_OUT
 from learned_resizer_cuda import reference
 
@@ -314,3 +315,16 @@ def test_kernels_compile_ahead_of_time(key: tuple[str, int], capability: int) ->
     _needs_tools()
     name, n = key
     assert filters.count(filters.launch(name, n), capability).registers <= 255
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize("name", [*filters.NATIVE])
+@pytest.mark.parametrize("n", [8, 24])
+def test_padded_kernels_hold_the_products_of_their_shapes(name: str, n: int) -> None:
+    """The loops of 32 filters, which tensor_kernels.py does not describe, are the kernels'."""
+    _needs_tools()
+    if name.startswith("trunk") and n > 16:
+        pytest.skip("the trunk kernels exist for 16 filters")
+    case = filters.native_case(name, n)
+    assert tensor.measure(case, "90").mma == pytest.approx(case.mma, rel=1e-9)
