@@ -6,8 +6,9 @@ program walks down a strip of COLS columns. Each row of the input is loaded once
 multiplied by the weights of all kernel rows, into a ring of sums that are the rows not yet complete: what is applied
 on loading is applied once a shift (3 or 7 times), not once a tap (9 or 49 times).
 
-NP is the number of filters n rounded up to a power of two, at least 8 where it is a column of a product and 16 where it
-is a term. KP terms of a product are n channels of SPAN neighbouring pixels, which lie next to each other in NHWC.
+NP and NK are the number of filters n rounded up to a power of two, at least 8 as columns of a product and 16
+as its terms. KP terms of a product, of CHUNKS of them, are channels of neighbouring pixels, which lie next to
+each other in NHWC. Loads of the last columns read beyond a padded image, where memory must follow.
 """
 
 from __future__ import annotations
