@@ -1,6 +1,6 @@
 """Other libraries' resizing as contestants of a case.
 
-PyTorch, torchvision, Pillow, kornia, ResizeRight and lanczos-triton, each where it is installed.
+PyTorch, torchvision, Pillow, kornia, ResizeRight, resampler, torchlanc and lanczos-triton, each where it is installed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def contestants(case: Case, device: torch.device) -> tuple[Entry, list[Entry | S
     if case.dtype == "bfloat16":
         peers.append(entry("F.interpolate in float32", _through_float32(case, size)))
     peers.extend(_kornia(case, size, entry))
-    peers.extend(_resize_right(case, size, entry))
+    peers.extend(_padding(case, size, entry))
     peers.extend(_lanczos_triton(case, size, device, entry))
     peers.extend(_pillow(case, x, size))
     return ours, peers
@@ -137,20 +137,35 @@ def _kornia(
         )
 
 
-def _resize_right(
+def _padding(
     case: Case, size: tuple[int, int], entry: Callable[[str, Callable[[Tensor], Tensor]], Entry]
 ) -> Iterator[Entry]:
-    if importlib.util.find_spec("resize_right") is None or case.dtype != "float32" or not case.antialias:
-        return
-    import resize_right
+    """Libraries that pad the image where the others normalise the remaining weights.
 
-    method = getattr(
-        resize_right.interp_methods,
-        {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}[case.interpolation],
-    )
-    function = entry("ResizeRight", lambda t: resize_right.resize(t, out_shape=size, interp_method=method))
-    # It pads the image where the others normalise the remaining weights: different functions at the border.
-    yield replace(function, border=1 / 8)
+    Different functions at the border, which is not compared.
+    """
+    if case.dtype != "float32" or not case.antialias:
+        return
+    functions: dict[str, Callable[[Tensor], Tensor]] = {}
+    if importlib.util.find_spec("resize_right"):
+        import resize_right
+
+        method = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}[case.interpolation]
+        right = getattr(resize_right.interp_methods, method)
+        functions["ResizeRight"] = lambda t: resize_right.resize(t, out_shape=size, interp_method=right)
+    if importlib.util.find_spec("resampler"):
+        import resampler
+
+        filters = {"bilinear": "triangle", "bicubic": resampler.CubicFilter(b=0, c=0.5), "lanczos": "lanczos3"}
+        options = {"filter": filters[case.interpolation], "gamma": "identity"}
+        functions["resampler"] = lambda t: resampler.resize(t.permute(2, 3, 0, 1), size, **options).permute(2, 3, 0, 1)
+    if importlib.util.find_spec("torchlanc") and case.interpolation == "lanczos":
+        import torchlanc
+
+        # Its "linear" is a conversion from sRGB to linear light, which "srgb" leaves out.
+        functions["torchlanc"] = lambda t: torchlanc.lanczos_resize(t, *size, clamp=False, color_space="srgb")
+    for name, function in functions.items():
+        yield replace(entry(name, function), border=1 / 8)
 
 
 def _lanczos_triton(

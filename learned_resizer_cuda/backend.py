@@ -104,6 +104,7 @@ def _cuda_refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | No
     )
 
 
+@cache
 def kernel_module(name: str) -> ModuleType:
     """The ops' and this module's only import from `kernels`, on first use."""
     return importlib.import_module(f"{__package__}.kernels.{name}")

@@ -4,8 +4,9 @@
 
 One inference and one training step (forward and backward; no optimiser) of ``FusedResizer`` with the kernels of
 csrc/core compiled for the host. Launches are counted: the native module's own, and every ATen call around them that is
-neither a view nor an allocation. Host time is the processor time of one thread with the kernels stubbed: Python, dispatcher,
-autograd, the launchers and the native module's arguments. The CUDA runtime is not in it: about 2 to 3 µs a launch.
+neither a view nor an allocation. Host time is the processor time of one thread with the kernels stubbed: Python,
+dispatcher, autograd, the launchers and the native module's arguments. The CUDA runtime is not in it: about 2 to 3 µs a
+launch.
 
 Beside it, in the same run, eager ``reference.Resizer`` on images so small that its kernels take little of the time:
 they are in it.
@@ -84,19 +85,33 @@ class Case:
         with torch.autocast("cpu", self._autocast):
             return self.module(self.image)  # type: ignore[no-any-return]
 
-    def inference(self) -> None:
+    def inference(self) -> Callable[[], None]:
+        """A call in eval mode without gradients."""
         self.module.eval()
-        with torch.no_grad():
-            self.forward()
 
-    def train(self) -> None:
+        def step() -> None:
+            with torch.no_grad():
+                self.forward()
+
+        return step
+
+    def train(self) -> Callable[[], None]:
+        """A forward and backward pass in training mode."""
         self.module.train()
-        self.module.zero_grad()
-        self.forward().backward(self.grad)
+        parameters = list(self.module.parameters())
+
+        def step() -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            self.forward().backward(self.grad)
+
+        return step
 
 
 def launches(step: Callable[[], object]) -> Counter[str]:
-    """Everything that a step launches on a GPU, by name. Run it once before: tables are stored once."""
+    """Everything that a step launches on a GPU once its tables are stored, by name."""
+    with native_ops_on_host():
+        step()
     inside, around = Calls(), Calls()
     with native_ops_on_host(lambda: inside):
         before = kernel_launches(stubbed=False)
@@ -133,11 +148,10 @@ def measure(rounds: int) -> dict[str, dict[str, Any]]:
         for autocast in (False, True) if dtype != torch.float32 else (False,):
             ours, eager = Case(dtype, autocast), Case(dtype, autocast, reference.Resizer)
             for name in ("inference", "train"):
-                with native_ops_on_host():
-                    getattr(ours, name)()
-                found = launches(getattr(ours, name))
+                steps = [getattr(case, name)() for case in (ours, eager)]
+                found = launches(steps[0])
                 with stubbed_kernels():
-                    host, eager_host = host_microseconds([getattr(ours, name), getattr(eager, name)], rounds)
+                    host, eager_host = host_microseconds(steps, rounds)
                 label = f"{name} {str(dtype).removeprefix('torch.')}{' autocast' if autocast else ''}"
                 results[label] = {
                     "launches": found.total(),

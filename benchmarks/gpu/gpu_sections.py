@@ -1,11 +1,16 @@
-"""Sections of `benchmarks.gpu.gpu_day`, each a generator of rows for JSON."""
+"""Sections of `benchmarks.gpu.gpu_day`, each a generator of rows for JSON.
+
+The worker runs them under `use_backend("native")` on a GPU: a call that cannot run natively is a failure, and no number
+of pure torch stands under our name.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -21,6 +26,9 @@ from benchmarks.op_calls import OpCall
 from benchmarks.peers import contestants, image, memory_format
 from benchmarks.race import Entry
 from learned_resizer_cuda import FusedResizer, reference
+
+# Greatest number of kernels that a call of `FusedResizer` launches in a 16-bit dtype.
+LAUNCHES = {"inference": 4, "training step": 25}
 
 FILTERS = ("bilinear", "bicubic", "lanczos")
 # Bounds of bfloat16 results and gradients, relative to the largest: tests/gpu/test_resizer.py compares ours with
@@ -185,7 +193,7 @@ def _network(
     x = image(case, plan.device).contiguous(memory_format=memory_format(layout))
     function: Callable[[Tensor], Tensor] = torch.compile(module, **compile_options) if compile_options else module
     parameters = list(module.parameters())
-    along = op_calls.direction(torch.empty(case.batch, 3, case.out_size, case.out_size).to(x), 1)
+    along = torch.rand(case.batch, 3, case.out_size, case.out_size, generator=torch.Generator().manual_seed(1)).to(x)
 
     def evaluate() -> list[Tensor]:
         with torch.no_grad():
@@ -241,21 +249,26 @@ def _resnet_row(plan: Plan, clock: Clock) -> dict[str, Any]:
     return {"kind": "record", **record}
 
 
+def targets() -> list[str]:
+    """Names of every op and of every backward."""
+    ops = list(op_calls.OPS)
+    return [*ops, *(f"{op}_backward" for op in ops if op not in op_calls.NO_GRADIENT)]
+
+
 def kernels(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
     """Time, least bytes and arithmetic of every op, then a profile of whole calls."""
-    batch, big, small = plan.sizes
-    dtype = getattr(torch, plan.half)
-    for op in op_calls.OPS:
-        call = OpCall(op, sizes=(big, big, small, small), batch=batch, clear=False)
-        yield from _guarded(plan, f"kernel {op}", lambda call=call: _kernel_row(plan, clock, call, dtype, False))
-        if op not in op_calls.NO_GRADIENT:
-            name = f"kernel {op}_backward"
-            yield from _guarded(plan, name, lambda call=call: _kernel_row(plan, clock, call, dtype, True))
+    for name in targets():
+        yield from _guarded(plan, f"kernel {name}", lambda name=name: _kernel_row(plan, clock, name))
     for direction in ("evaluation", "train step"):
         yield from _guarded(plan, f"profile {direction}", lambda d=direction: _profile(plan, d))
 
 
-def _kernel_row(plan: Plan, clock: Clock, call: OpCall, dtype: torch.dtype, backward: bool) -> dict[str, Any]:
+def kernel_call(plan: Plan, target: str) -> tuple[Callable[[], Any], tuple[OpCall, dict[str, Any]]]:
+    """One of `targets` without autograd, and the op's call and arguments."""
+    batch, big, small = plan.sizes
+    op = target.removesuffix("_backward")
+    call = OpCall(op, sizes=(big, big, small, small), batch=batch, clear=False)
+    dtype = getattr(torch, plan.half)
     # Four images from the host, repeated: making 64 takes longer than timing them.
     few = min(call.batch, 4)
     values = op_calls.placed(op_calls.arguments(call.with_(batch=few)), dtype, plan.device, call.layout)
@@ -263,7 +276,14 @@ def _kernel_row(plan: Plan, clock: Clock, call: OpCall, dtype: torch.dtype, back
         if values.get(name) is not None:
             format = torch.channels_last if name in ("input", "skip") else torch.contiguous_format
             values[name] = values[name].repeat(call.batch // few, 1, 1, 1).contiguous(memory_format=format)
-    run = op_calls.backward_call(call, values) if backward else lambda: op_calls.operator(call.op)(**values)
+    if op == target:
+        return lambda: list(op_calls.run(op, values, None).values()), (call, values)
+    return op_calls.backward_call(call, values), (call, values)
+
+
+def _kernel_row(plan: Plan, clock: Clock, target: str) -> dict[str, Any]:
+    run, (call, values) = kernel_call(plan, target)
+    backward = target != call.op
     with torch.no_grad():
         result = run()
         seconds = clock.many(run, plan.rounds)
@@ -272,8 +292,8 @@ def _kernel_row(plan: Plan, clock: Clock, call: OpCall, dtype: torch.dtype, back
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
     return {
         "kind": "kernel",
-        "name": call.op + "_backward" * backward,
-        "dtype": str(dtype).removeprefix("torch."),
+        "name": target,
+        "dtype": plan.half,
         "sizes": f"{call.batch} × {call.sizes[0]}² → {call.sizes[2]}²",
         "ms": middle * 1e3,
         "low_ms": low * 1e3,
@@ -283,6 +303,58 @@ def _kernel_row(plan: Plan, clock: Clock, call: OpCall, dtype: torch.dtype, back
         "flop": flop,
         "flop_per_s": flop / middle,
     }
+
+
+def launches(plan: Plan, _: Clock) -> Iterator[dict[str, Any]]:
+    """Kernels that an inference and a training step launch, by CUPTI."""
+    for what in LAUNCHES:
+        for autocast in (False, True):
+            name = f"{what}, {plan.half}{' under autocast' if autocast else ''}"
+            yield from _guarded(plan, name, lambda n=name, w=what, a=autocast: _launches_row(plan, n, w, a))
+
+
+def _launches_row(plan: Plan, name: str, what: str, autocast: bool) -> dict[str, Any]:
+    from torch.profiler import ProfilerActivity, profile
+
+    batch, big, small = plan.sizes
+    half, on_gpu = getattr(torch, plan.half), plan.device.type == "cuda"
+    # Under autocast, parameters and images as a training script has them.
+    dtype = torch.float32 if autocast else half
+    module = FusedResizer(small).to(plan.device, dtype).train(what != "inference")
+    x = torch.rand(batch, 3, big, big, device=plan.device).to(dtype)
+    reduced = torch.autocast(plan.device.type, half if on_gpu else torch.bfloat16, enabled=autocast)
+
+    def forward() -> Tensor:
+        with torch.set_grad_enabled(module.training), reduced:
+            return module(x)
+
+    grad = torch.ones_like(forward())
+
+    def call() -> None:
+        y = forward()
+        if module.training:
+            y.backward(grad)
+
+    for _ in range(2):
+        call()
+        module.zero_grad(set_to_none=True)
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        call()
+        if on_gpu:
+            torch.cuda.synchronize()
+    return {"kind": "launches", "name": name, "most": LAUNCHES[what], **counted(seen.events(), on_gpu)}
+
+
+def counted(events: Iterable[Any], on_gpu: bool) -> dict[str, Any]:
+    """Launches among a profiler's events, copies and fills apart.
+
+    Without a GPU a CPU's events stand in for kernels.
+    """
+    where = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+    names = [event.name for event in events if event.device_type == where]
+    moves = [name for name in names if name.startswith(("Memcpy", "Memset"))]
+    found = Counter(name[:120] for name in names if name not in moves)
+    return {"launches": found.total(), "copies": len(moves), "kernels": dict(found.most_common())}
 
 
 def _profile(plan: Plan, direction: str) -> dict[str, Any]:
@@ -318,6 +390,7 @@ def _guarded(plan: Plan, name: str, row: Callable[[], dict[str, Any]]) -> Iterat
 
 # The most important first, and compiling last.
 SECTIONS: dict[str, Callable[[Plan, Clock], Iterator[dict[str, Any]]]] = {
+    "launches": launches,
     "roofs": roofs,
     "resizer": resizer,
     "resample": resample,

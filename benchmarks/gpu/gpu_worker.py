@@ -1,23 +1,20 @@
-"""Measuring process of `benchmarks.gpu.gpu_day`: one JSON line per row, written at once.
-
-Run by path, not as a module: an installed package must win over the source tree.
-"""
+"""Measuring process of `benchmarks.gpu.gpu_day`: one JSON line per row, written at once."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.gpu.cold import Clock
+from benchmarks.gpu.day import append
 from benchmarks.gpu.gpu_sections import SECTIONS, Plan
+from learned_resizer_cuda import use_backend
 
 
 def main() -> int:
@@ -30,22 +27,18 @@ def main() -> int:
     options = parser.parse_args()
     shares = {name: float(share) for name, share in (word.split("=") for word in options.sections)}
     clock = Clock(options.device)
-    with options.rows.open("a", encoding="utf-8") as file:
-
-        def write(row: dict[str, Any]) -> None:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-
+    with use_backend("torch" if options.device.type == "cpu" else "native"):
         while shares:
             left = options.end - time.time()
             name = next(iter(shares))
             seconds = left * shares[name] / sum(shares.values())
             del shares[name]
             # No row begins after its section's share; one that hangs is killed after half of the remaining time.
-            write({"kind": "begun", "name": name, "kill_at": time.time() + seconds + max(0.5 * (left - seconds), 1.0)})
+            kill_at = time.time() + seconds + max(0.5 * (left - seconds), 1.0)
+            append(options.rows, {"kind": "begun", "name": name, "kill_at": kill_at})
             torch.manual_seed(0)
             for row in SECTIONS[name](Plan(options.device, options.quick, time.monotonic() + seconds), clock):
-                write({"section": name, **row})
+                append(options.rows, {"section": name, **row})
             if options.device.type == "cuda":
                 torch.cuda.empty_cache()
     return 0

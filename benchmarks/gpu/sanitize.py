@@ -3,7 +3,7 @@
     compute-sanitizer --tool memcheck --error-exitcode 99 python benchmarks/gpu/sanitize.py
 
 Inputs are made on the host and copied, so that initcheck sees them written. Results are checked for NaN only: the
-tests compare them. Run by path, not as a module: an installed package must win over the source tree.
+tests compare them. Each call is printed before it runs, so that a run that is cut says how far it came.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main() -> int:
         for call, dtype in calls():
             if device == "cpu" and dtype == torch.float16:
                 continue
+            print(call, str(dtype).removeprefix("torch."), flush=True)
             values = op_calls.placed(op_calls.arguments(call), dtype, device, call.layout)
             for name, tensor in op_calls.run(call.op, values).items():
                 assert bool(tensor.cpu().isfinite().all()), f"{call} {dtype}: {name} is not finite"

@@ -109,6 +109,22 @@ inline Norm parse_norm(const char* name, const py::handle& value) {
             parse_vector(name, parts[3]), parts[4].cast<float>()};
 }
 
+// The gradients of features' statistics: the addresses of mean, grad_mean, grad_var, and the count of values; or None
+template <class Params>
+void parse_statistics(Params& params, const py::object& statistics) {
+    if (statistics.is_none()) return;
+    const auto given = statistics.cast<py::tuple>();
+    if (given.size() != 4) throw py::value_error("statistics: expected (mean, grad_mean, grad_var, count) or None");
+    const char* const names[] = {"mean", "grad_mean", "grad_var"};
+    const float** const vectors[] = {&params.mean, &params.grad_mean, &params.grad_var};
+    for (size_t i = 0; i < 3; ++i) {
+        const auto value = given[i].cast<uintptr_t>();
+        check_address(names[i], value, 4);
+        *vectors[i] = static_cast<const float*>(address(value));
+    }
+    params.count = given[3].cast<int64_t>();
+}
+
 inline void check_launch(const char* op, int error, int device) {
     if (error != 0)
         throw std::runtime_error(std::string(op) + ": the launch on cuda:" + std::to_string(device) +

@@ -2,9 +2,7 @@
 #include "conv/conv.h"
 
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <optional>
 #include <string>
 
 #include "prologue_arguments.h"
@@ -46,28 +44,16 @@ void conv(const py::tuple& size, const py::tuple& prologue, const py::tuple& wei
                  device);
 }
 
-// statistics: the addresses of mean, grad_mean, grad_var, and the count of values; or None
 void conv_backward(const py::tuple& size, const py::tuple& prologue, const py::tuple& grads, const py::tuple& weight,
-                   uintptr_t grad_raw, uintptr_t raw, const std::optional<py::tuple>& statistics, uintptr_t partials,
-                   int64_t blocks, const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
+                   uintptr_t grad_raw, uintptr_t raw, const py::object& statistics, uintptr_t partials, int64_t blocks,
+                   const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
     ConvParams params = common(size, prologue, weight, blocks, num_filters);
     parse_prologue_grads(params.prologue, grads);
     check_address("grad_raw", grad_raw, 16);
     check_address("raw", raw, 16);
     params.grad_raw = address(grad_raw);
     params.raw = address(raw);
-    if (statistics.has_value()) {
-        if (statistics->size() != 4)
-            throw py::value_error("statistics: expected (mean, grad_mean, grad_var, count) or None");
-        const char* const names[] = {"mean", "grad_mean", "grad_var"};
-        const float** const vectors[] = {&params.mean, &params.grad_mean, &params.grad_var};
-        for (size_t i = 0; i < 3; ++i) {
-            const auto value = (*statistics)[i].cast<uintptr_t>();
-            check_address(names[i], value, 4);
-            *vectors[i] = static_cast<const float*>(address(value));
-        }
-        params.count = (*statistics)[3].cast<int64_t>();
-    }
+    parse_statistics(params, statistics);
     check_address("partials", partials, 4);
     params.partials = static_cast<float*>(address(partials));
     check_launch("conv_backward",

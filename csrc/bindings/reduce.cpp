@@ -2,6 +2,7 @@
 #include "reduce/reduce.h"
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "arguments.h"
 
@@ -101,25 +102,24 @@ void gradients(uintptr_t partials, int rows, int64_t pitch, const py::tuple& ten
     check_launch("reduce_gradients", launch_reduce_gradients(params, device, address(stream)), device);
 }
 
-// norms: of each (running_mean, running_var, num_batches_tracked, momentum), as (address, dtype), (address, dtype), an
-// address or 0, and None for 1 / num_batches_tracked
-void running_statistics(uintptr_t statistics, int64_t norm_stride, int64_t row_stride, int filters,
-                        const py::tuple& norms, int device, uintptr_t stream) {
-    RunningStatisticsParams params{};
-    params.norm_stride = norm_stride, params.row_stride = row_stride, params.filters = filters;
+// means, variances: of each norm (address, dtype); batches: addresses; momenta: below 0 for 1 / batches; places: of
+// each norm's rows in `statistics`
+void running_statistics(const py::tuple& means, const py::tuple& variances, const py::tuple& batches,
+                        const std::vector<float>& momenta, const std::vector<int64_t>& places, uintptr_t statistics,
+                        int64_t norm_stride, int64_t row_stride, int filters, int device, uintptr_t stream) {
+    const size_t norms = means.size();
+    if (variances.size() != norms || batches.size() != norms || momenta.size() != norms || places.size() != norms)
+        throw py::value_error("means: got " + std::to_string(norms) + "; expected as many of everything else");
     const float* from = float32("statistics", statistics);
-    for (size_t i = 0; i < norms.size(); ++i) {
-        const auto parts = norms[i].cast<py::tuple>();
-        if (parts.size() != 4) throw py::value_error("norms: expected (mean, var, num_batches_tracked, momentum)");
-        const auto tracked = parts[2].cast<uintptr_t>();
-        if (tracked != 0) check_address("num_batches_tracked", tracked, 8);
-        if (tracked == 0 && parts[3].is_none())
-            throw py::value_error("momentum: got None without num_batches_tracked; expected one of them");
-        RunningNorm& norm = params.norm[params.norms++];
-        norm = {gradient("running_mean", parts[0]), gradient("running_var", parts[1]),
-                static_cast<int64_t*>(address(tracked)), parts[3].is_none() ? -1.0f : parts[3].cast<float>()};
-        if (params.norms < kRunningNorms && i + 1 < norms.size()) continue;
-        params.statistics = from + (static_cast<int64_t>(i) + 1 - params.norms) * norm_stride;
+    RunningStatisticsParams params{};
+    params.row_stride = row_stride, params.filters = filters;
+    for (size_t i = 0; i < norms; ++i) {
+        const auto tracked = batches[i].cast<uintptr_t>();
+        check_address("batches", tracked, 8);
+        params.norm[params.norms++] = {gradient("means", means[i]), gradient("variances", variances[i]),
+                                       static_cast<int64_t*>(address(tracked)), momenta[i],
+                                       from + places[i] * norm_stride};
+        if (params.norms < kRunningNorms && i + 1 < norms) continue;
         check_launch("running_statistics", launch_running_statistics(params, device, address(stream)), device);
         params.norms = 0;
     }
@@ -134,7 +134,8 @@ void bind_reduce(py::module_& module) {
     module.def("reduce_gradients", &gradients, py::arg("partials"), py::arg("rows"), py::arg("pitch"),
                py::arg("tensors"), py::arg("prologue"), py::arg("device"), py::arg("stream"),
                "Launch the sums of blocks' gradients.");
-    module.def("running_statistics", &running_statistics, py::arg("statistics"), py::arg("norm_stride"),
-               py::arg("row_stride"), py::arg("filters"), py::arg("norms"), py::arg("device"), py::arg("stream"),
+    module.def("running_statistics", &running_statistics, py::arg("means"), py::arg("variances"), py::arg("batches"),
+               py::arg("momenta"), py::arg("places"), py::arg("statistics"), py::arg("norm_stride"),
+               py::arg("row_stride"), py::arg("filters"), py::arg("device"), py::arg("stream"),
                "Launch the update of running statistics.");
 }

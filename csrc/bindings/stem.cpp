@@ -103,17 +103,7 @@ StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weig
     params.columns = parse_bands("columns", columns);
     check_address("dz", dz, 8);
     params.dz = address(dz);
-    if (statistics.is_none()) return params;
-    const auto given = statistics.cast<py::tuple>();
-    if (given.size() != 4) throw py::value_error("statistics: expected (mean, grad_mean, grad_var, count) or None");
-    const char* const names[] = {"mean", "grad_mean", "grad_var"};
-    const float** const vectors[] = {&params.mean, &params.grad_mean, &params.grad_var};
-    for (size_t i = 0; i < 3; ++i) {
-        const auto value = given[i].cast<uintptr_t>();
-        check_address(names[i], value, 4);
-        *vectors[i] = static_cast<const float*>(address(value));
-    }
-    params.count = given[3].cast<int64_t>();
+    parse_statistics(params, statistics);
     return params;
 }
 

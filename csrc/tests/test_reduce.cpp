@@ -192,18 +192,20 @@ void test_running() {
             std::vector<Values> mean(kNorms, Values(dtype, kChannels)), var = mean;
             std::vector<int64_t> tracked{0, 4, 77};
             RunningStatisticsParams p{};
-            p.statistics = statistics.data(), p.norm_stride = norm_stride, p.row_stride = row_stride;
-            p.norms = kNorms, p.filters = kChannels;
+            p.row_stride = row_stride, p.norms = kNorms, p.filters = kChannels;
             for (int i = 0; i < kNorms; ++i) {
                 for (int c = 0; c < kChannels; ++c) mean[i].set(c, draw(3.0, 1.0)), var[i].set(c, draw(3.0, 1.0));
-                const bool none = i == 1 && momentum > 0.0f;
-                p.norm[i] = {{mean[i].data(), dtype}, {var[i].data(), dtype}, none ? nullptr : &tracked[i], momentum};
+                p.norm[i] = {{mean[i].data(), dtype},
+                             {var[i].data(), dtype},
+                             &tracked[i],
+                             momentum,
+                             statistics.data() + i * norm_stride};
             }
             const std::vector<Values> old_mean = mean, old_var = var;
             const std::vector<int64_t> old_tracked = tracked;
             host::run({kNorms, kRunningThreads, 0, false}, [&] { running_statistics_kernel(p); });
             for (int i = 0; i < kNorms; ++i) {
-                const int64_t batches = old_tracked[i] + (p.norm[i].tracked != nullptr);
+                const int64_t batches = old_tracked[i] + 1;
                 expect(tracked[i] == batches, "tracked", i, 0, 0, static_cast<double>(tracked[i]), 0);
                 const double weight = momentum < 0.0f ? 1.0 / static_cast<double>(batches) : momentum;
                 for (int c = 0; c < kChannels; ++c)

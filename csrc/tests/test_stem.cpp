@@ -147,10 +147,10 @@ void test_images() {
 void test_num_filters() {
     StemCase k;
     k.batch = 2, k.height = 12, k.width = 17, k.out_height = 7, k.out_width = 9;
-    for (const int filters : {1, 5, 8, 24, 31}) {
+    for (const int filters : {1, 5, 24}) {
         k.filters = filters;
         k.parameters = filters % 2 == 0 ? DType::kFloat16 : DType::kBFloat16;
-        k.image = filters == 8 ? DType::kUInt8 : DType::kFloat32;
+        k.image = filters == 5 ? DType::kUInt8 : DType::kFloat32;
         filters <= 16 ? check_filters<Arithmetic::kBFloat16, 16>(k) : check_filters<Arithmetic::kBFloat16, 32>(k);
         filters <= 16 ? check_filters<Arithmetic::kFloat32, 16>(k) : check_filters<Arithmetic::kFloat32, 32>(k);
     }

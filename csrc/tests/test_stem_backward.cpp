@@ -193,7 +193,7 @@ void test_filters() {
 // Channels that are only padding, and parameters in other dtypes.
 void test_num_filters() {
     StemCase k = base_case();
-    for (const int filters : {1, 5, 8, 24, 31}) {
+    for (const int filters : {1, 5, 24}) {
         k.filters = filters;
         k.parameters = filters % 2 == 0 ? DType::kFloat16 : DType::kBFloat16;
         // With one filter a bias' gradient is one sum, here 0.4 of terms whose norm is 3: dc' in 16 bits is off by

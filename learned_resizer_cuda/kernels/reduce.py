@@ -12,13 +12,17 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..ops.prologue import GivenNorm, NormGrad
+from ..ops.update_running import UpdateRunning
 from . import device, native
 from .arguments import norm as norm_arguments
 from .arguments import vector
 
 
 class PrologueSums(NamedTuple):
-    """What ``gradients`` makes of a prologue's sums. Vectors of the ``filters`` that there are."""
+    """What ``gradients`` makes of a prologue's sums.
+
+    Vectors ``(filters,)``.
+    """
 
     channels: int  # N, of the kernel's instance
     filters: int
@@ -40,15 +44,6 @@ class PrologueSums(NamedTuple):
             grads and (grads.mean.data_ptr(), grads.var.data_ptr(), vector(grads.weight), vector(grads.bias)),
             *(0 if t is None else t.data_ptr() for t in (self.input_before, self.skip_sums, self.skip_before)),
         )
-
-
-class RunningNorm(NamedTuple):
-    """Running statistics of a batch normalisation, to be updated."""
-
-    mean: Tensor  # (filters,), dense: float32, float16 or bfloat16
-    var: Tensor
-    num_batches_tracked: Tensor | None  # (), int64
-    momentum: float | None  # None: 1 / num_batches_tracked
 
 
 def statistics(partials: Tensor, out: Tensor, place: tuple[int, int] | None = None) -> None:
@@ -98,31 +93,25 @@ def gradients(
     )
 
 
-def running_statistics(statistics: Tensor, norms: Sequence[RunningNorm], place: tuple[int, int] | None = None) -> None:
-    """Move running statistics towards those of a batch.
+def running_statistics(a: UpdateRunning) -> None:
+    """Move running statistics towards those of a batch. One launch for 64 norms.
 
-    One launch for every 64 norms.
+    The numbers of batches grow by one, first; then ``old + weight · (new - old)`` with one fused operation, and ``new``
+    rounded to the running statistics' dtype, as ``Tensor.lerp_`` on a GPU.
 
     Args:
-        statistics: ``(norms, 3, filters)`` float32, with dense rows: mean, biased and unbiased variance of each norm.
-        norms: their running statistics. ``num_batches_tracked`` grows by one, first; then
-            ``old + weight · (new - old)``, weight the momentum, with one fused operation and ``new`` rounded to the
-            running statistics' dtype, as ``Tensor.lerp_`` on a GPU.
-        place: ``device.place`` of the tensors, if at hand.
+        a: vectors dense, float32, float16 or bfloat16; the statistics float32, with dense rows.
     """
+    means, variances, batches, momenta, places, statistics = a
     native.load().running_statistics(
+        tuple(map(vector, means)),
+        tuple(map(vector, variances)),
+        tuple(map(Tensor.data_ptr, batches)),
+        momenta,
+        places,
         statistics.data_ptr(),
         statistics.stride(0),
         statistics.stride(1),
         statistics.shape[2],
-        tuple(
-            (
-                vector(n.mean),
-                vector(n.var),
-                0 if n.num_batches_tracked is None else n.num_batches_tracked.data_ptr(),
-                n.momentum,
-            )
-            for n in norms
-        ),
-        *(place or device.place(statistics.device)),
+        *device.place(statistics.device),
     )

@@ -50,6 +50,11 @@ def native_on_host() -> Iterator[None]:
         yield
 
 
+def _refusal(op: str, _: torch.device, dtype: torch.dtype) -> str | None:
+    """``backend.refusal`` by dtype alone."""
+    return None if str(dtype).removeprefix("torch.") in native.load().build_record()["ops"][op] else "not this dtype"
+
+
 @contextlib.contextmanager
 def native_ops_on_host(
     around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
@@ -70,7 +75,7 @@ def native_ops_on_host(
             library.impl(name, packed(name, run), "CPU", allow_override=True)
         with native_on_host(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(backend, "runs_native", lambda *_: backend.current() != "torch")
-            patch.setattr(backend, "refusal", lambda *_: None)
+            patch.setattr(backend, "refusal", _refusal)
             yield
     finally:
         library._destroy()

@@ -13,6 +13,7 @@ from learned_resizer_cuda.ops.conv import Conv, ConvBackward
 from learned_resizer_cuda.ops.prologue import FeatureGrad
 from tests.helpers import native_host
 from tests.helpers.arithmetic import ARITHMETICS, MIXED, Draw, close, double, named, padded, tf32_flag, unpadded  # noqa: F401
+from tests.helpers.calls import Calls
 from tests.helpers.native_host import native_on_host
 
 # One pixel; one beyond a tile of 32 columns and of 16 or 32 rows; exactly a tile; a column.
@@ -148,6 +149,16 @@ def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.Monke
         assert torch.equal(many.pop(name), one.pop(name))
     # Sums of float32, grouped differently.
     close(one, {name: tensor.double() for name, tensor in many.items()}, 1e-5)
+
+
+def test_launches_no_kernels_of_torch() -> None:
+    draw = Draw("bfloat16", "bfloat16")
+    a = Conv(draw.prologue((2, 16, 5, 6), True, 0.1), draw.weight(16, 16, 3, 3))
+    of_backward, raw, statistics = draw_backward(draw, a, True, True), draw.features(2, 16, 5, 6), torch.empty(3, 16)
+    with native_on_host(), Calls() as calls:
+        native.conv(a, raw, statistics)
+        native.conv_backward(of_backward)
+    assert calls.all and not calls.launches
 
 
 def test_shared_memory_for_any_number_of_filters() -> None:

@@ -12,6 +12,7 @@ from learned_resizer_cuda.ops import head as pure
 from learned_resizer_cuda.ops.head import Head, HeadBackward
 from tests.helpers import native_host
 from tests.helpers.arithmetic import ARITHMETICS, MIXED, Draw, close, double, named, padded, tf32_flag  # noqa: F401
+from tests.helpers.calls import Calls
 from tests.helpers.native_host import native_on_host
 
 # One pixel; one beyond a tile of 32 columns and of 16 or 32 rows; exactly a tile; a column.
@@ -128,6 +129,16 @@ def test_an_image_of_another_dtype_is_named() -> None:
             native.head(Head(prologue, weight, bias, image))
         with pytest.raises(TypeError, match=r"grad: got torch.float16; expected torch.bfloat16"):
             native.head_backward(HeadBackward(image, prologue, weight, bias, None))
+
+
+def test_launches_no_kernels_of_torch() -> None:
+    draw = Draw("bfloat16", "bfloat16")
+    prologue, weight, bias = draw.prologue((2, 16, 5, 6), True, 0.1), draw.weight(3, 16, 7, 7), draw.parameter(3)
+    base, skip_grad = torch.zeros(2, 3, 5, 6), draw.feature_grad((2, 16, 5, 6))
+    with native_on_host(), Calls() as calls:
+        native.head(Head(prologue, weight, bias, base))
+        native.head_backward(HeadBackward(base, prologue, weight, bias, skip_grad))
+    assert calls.all and not calls.launches
 
 
 def test_shared_memory_for_any_number_of_filters() -> None:

@@ -19,7 +19,6 @@ from learned_resizer_cuda.batch_norm import _MergeOverProcesses, tracked, update
 from learned_resizer_cuda.ops import head
 from tests.helpers.calls import Calls
 from tests.helpers.gloo_processes import needs_gloo
-from tests.helpers.native_host import native_ops_on_host
 
 # A module's dtype, or that of autocast around a float32 module.
 DTYPES = [(torch.float32, False), *((d, a) for d in (torch.bfloat16, torch.float16) for a in (False, True))]
@@ -30,9 +29,7 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 @pytest.mark.parametrize(("dtype", "autocast"), DTYPES)
 def test_native_inference(dtype: torch.dtype, autocast: bool, memory_format: torch.memory_format) -> None:
     case = Case(dtype, autocast, memory_format=memory_format)
-    with native_ops_on_host():
-        case.inference()  # tables are stored once
-    found = launches(case.inference)
+    found = launches(case.inference())
     # resample, stem, trunk_block, trunk_tail; in float32 resample, stem, 3 conv, head. Nothing of torch's.
     assert found == {"native kernels": 6 if dtype == torch.float32 else 4}
 
@@ -41,21 +38,16 @@ def test_native_inference(dtype: torch.dtype, autocast: bool, memory_format: tor
 @pytest.mark.parametrize(("dtype", "autocast"), DTYPES)
 def test_native_training_step(dtype: torch.dtype, autocast: bool, memory_format: torch.memory_format) -> None:
     case = Case(dtype, autocast, memory_format=memory_format)
-    with native_ops_on_host():
-        case.train()
     # Forward: resample, stem, 3 conv, head; 4 statistics; all running statistics. Backward: head, 3 conv, stem, and the
     # sums of each. Nothing of torch's.
-    assert launches(case.train) == {"native kernels": (6 + 4 + 1) + 5 * 2}
+    assert launches(case.train()) == {"native kernels": (6 + 4 + 1) + 5 * 2}
 
 
 def test_an_image_gradient_takes_three_launches_more() -> None:
     case = Case(torch.float32)
     case.image.requires_grad_()
-    with native_ops_on_host():
-        case.train()
-    case.image.grad = None
     # dx of stem and resample, and autograd's sum of them.
-    assert launches(case.train) == {"native kernels": 21 + 2, "add": 1}
+    assert launches(case.train()) == {"native kernels": 21 + 2, "add": 1}
 
 
 def test_other_numbers_of_blocks_add_their_convolutions() -> None:
@@ -63,9 +55,7 @@ def test_other_numbers_of_blocks_add_their_convolutions() -> None:
     for num_blocks, convs in ((0, 1), (1, 3), (2, 5)):
         case = Case(torch.float32)
         case.module = FusedResizer((6, 5), num_blocks=num_blocks)
-        with native_ops_on_host():
-            case.train()
-        found = launches(case.train)
+        found = launches(case.train())
         assert found["native kernels"] == 3 + 2 + 1 + 2 * 2 + 4 * convs
         assert (found.total() == found["native kernels"]) == (num_blocks < 2)
 
@@ -82,7 +72,7 @@ def test_host_time_is_below_eager() -> None:
     """The bound is loose, for busy machines: half of eager's; the figures are in docs/kernels.md."""
     ours, eager = Case(torch.bfloat16), Case(torch.bfloat16, kind=reference.Resizer)
     with stubbed_kernels():
-        inference = host_microseconds([ours.inference, eager.inference], 50)
+        inference = host_microseconds([ours.inference(), eager.inference()], 50)
     assert inference[0] < inference[1]
 
 

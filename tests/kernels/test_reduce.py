@@ -10,6 +10,7 @@ from torch import Tensor
 
 from learned_resizer_cuda.kernels import reduce
 from learned_resizer_cuda.ops.prologue import GivenNorm, NormGrad, norm_grad
+from learned_resizer_cuda.ops.update_running import Tracked, UpdateRunning, momentum_number
 from tests.helpers.native_host import native_on_host
 
 SIZES = [(1, 16, 5), (2, 16, 16), (131, 32, 24), (264, 32, 32)]  # rows, channels, filters
@@ -123,18 +124,19 @@ def test_too_few_columns_raise() -> None:
 @pytest.mark.parametrize("momentum", [0.1, 0.7, None])
 def test_running_statistics(dtype: torch.dtype, momentum: float | None) -> None:
     count, filters = 70, 24  # more than a launch holds
-    statistics = _draw(count, 5, 32)[:, 1:4, :filters]
-    norms, expected = [], []
+    statistics = _draw(count + 1, 5, 32)[:, 1:4, :filters]
+    norms, expected = Tracked([], [], [], [], []), []
     for i in range(count):
         mean, var = _draw(filters, dtype=dtype, seed=i), _draw(filters, dtype=dtype, seed=i + 1).abs()
-        tracked = None if momentum is not None and i % 2 else torch.tensor(i)
-        weight = momentum if momentum is not None else 1 / (i + 1)
-        norms.append(reduce.RunningNorm(mean.clone(), var.clone(), tracked, momentum))
-        expected.append((mean.lerp_(statistics[i, 0].to(dtype), weight), var.lerp_(statistics[i, 2].to(dtype), weight)))
-    reduce.running_statistics(statistics, norms)
-    for i, (norm, (mean, var)) in enumerate(zip(norms, expected, strict=True)):
+        place = count - i  # in another order, one left out
+        new = mean.clone(), var.clone(), torch.tensor(i), momentum_number(momentum), place
+        for values, value in zip(norms, new, strict=True):
+            values.append(value)
+        weight, rows = momentum or 1 / (i + 1), statistics[place].to(dtype)
+        expected.append((mean.lerp_(rows[0], weight), var.lerp_(rows[2], weight)))
+    reduce.running_statistics(UpdateRunning(*norms, statistics))
+    assert [int(n) for n in norms.batches] == list(range(1, count + 1))
+    for got, want in zip(zip(norms.means, norms.variances, strict=True), expected, strict=True):
         # torch on a CPU does not fuse: one unit of the largest term apart.
         unit = torch.finfo(dtype).eps
-        torch.testing.assert_close(norm.mean, mean, rtol=unit, atol=4 * torch.finfo(torch.float32).eps)
-        torch.testing.assert_close(norm.var, var, rtol=unit, atol=4 * torch.finfo(torch.float32).eps)
-        assert norm.num_batches_tracked is None or norm.num_batches_tracked == i + 1
+        torch.testing.assert_close(got, want, rtol=unit, atol=4 * torch.finfo(torch.float32).eps)

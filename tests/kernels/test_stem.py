@@ -16,6 +16,7 @@ from learned_resizer_cuda.ops.prologue import empty_features
 from learned_resizer_cuda.ops.statistics import StatisticsGrad
 from learned_resizer_cuda.ops.stem import Stem, StemBackward, StemOptions, StemWeights
 from tests.helpers.arithmetic import ARITHMETICS, BOUND, Draw, close, tf32_flag  # noqa: F401
+from tests.helpers.calls import Calls
 from tests.helpers.native_host import native_on_host
 
 # The bounds are those of tests/helpers/arithmetic.py and have its reasons: one rounding of operands and results for the
@@ -262,6 +263,18 @@ def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.Monke
     # Sums of float32, grouped differently.
     close(other_statistics, statistics.double(), 1e-5, STATISTICS)
     close(other_grads, [t.double() for t in grads], 1e-5, GRADS)
+
+
+def test_launches_no_kernels_of_torch() -> None:
+    draw = Draw("bfloat16")
+    a = _stem(draw, draw.features(2, 3, 8, 9), _weights(draw, 16, 3, draw.dtype), 4, 5, "bilinear", True, 0.2)
+    backward, z, statistics = _backward(draw, a), _empty_z(a), torch.empty(3, 16)
+    _run(a)
+    stem.stem_backward(backward)  # the tables of these sizes are made on the host
+    with Calls() as calls:
+        stem.stem(a, z, statistics)
+        stem.stem_backward(backward)
+    assert calls.all and not calls.launches
 
 
 def test_an_empty_batch_launches_nothing() -> None:

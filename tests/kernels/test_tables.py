@@ -328,8 +328,8 @@ def test_reduce_overhead_with_first_calls() -> None:
             image = torch.rand(2, 3, 151, 149, device="cuda")
             torch.compiler.cudagraph_mark_step_begin()
             found = compiled(image).clone()
-            # Only the addition is compiled; it may be fused into nothing else.
-            torch.testing.assert_close(found, both(image), rtol=1e-6, atol=1e-6)
+            # The same kernels; what is compiled between them differs by a few roundings.
+            torch.testing.assert_close(found, both(image), rtol=1e-5, atol=1e-5)
             for size in range(100):
                 lr.resize(image, (20 + size, 31 + size + turn), interpolation="lanczos")
     torch.compiler.reset()
@@ -339,7 +339,8 @@ def test_reduce_overhead_with_first_calls() -> None:
 def test_a_new_size_does_not_wait_for_the_device() -> None:
     image = torch.rand(2, 3, 97, 89, device="cuda", requires_grad=True)
     with lr.use_backend("native"):
-        lr.resize(image, (31, 33)).sum().backward()
+        # The kernels are loaded, and the ring is there.
+        lr.resize(image, (31, 33), interpolation="lanczos").sum().backward()
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:

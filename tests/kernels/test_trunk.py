@@ -15,6 +15,7 @@ from learned_resizer_cuda.ops.head import Head
 from learned_resizer_cuda.ops.prologue import Prologue
 from learned_resizer_cuda.ops.trunk import TrunkBlock, TrunkInput, TrunkTail
 from tests.helpers.arithmetic import MIXED, Draw, close, double, padded, unpadded
+from tests.helpers.calls import Calls
 from tests.helpers.native_host import native_on_host
 
 
@@ -121,6 +122,16 @@ def test_bases(base: str, channels: int) -> None:
     start = draw_start(draw, (2, 16, 7, 11), True)
     with native_on_host():
         check_tail(TrunkTail(start, draw.weight(channels, 16, 7, 7), draw.parameter(channels), given), draw.bound)
+
+
+def test_launches_no_kernels_of_torch() -> None:
+    draw = Draw("bfloat16", "bfloat16")
+    start, base = draw_start(draw, (1, 16, 5, 6), True), torch.zeros(1, 3, 5, 6)
+    weight2, weight, bias = draw.weight(16, 16, 3, 3), draw.weight(3, 16, 7, 7), draw.parameter(3)
+    with native_on_host(), Calls() as calls:
+        native.trunk_block(TrunkBlock(start, 0.1, weight2))
+        native.trunk_tail(TrunkTail(start, weight, bias, base))
+    assert calls.all and not calls.launches
 
 
 def test_what_it_does_not_take_is_named() -> None:

@@ -1,4 +1,5 @@
-// Access to parameters in their own dtype (parameter.h). They are read once a block: a branch on the dtype costs nothing.
+// Access to parameters in their own dtype (parameter.h). They are read once a block: a branch on the dtype costs
+// nothing.
 #pragma once
 
 #include "common/device.cuh"

@@ -50,7 +50,7 @@ struct ReduceGroups {
 
 // A block has kReduceChannels channels. With count, mean and M2 of each row (Chan, Golub & LeVeque 1983):
 //   mean = sum count_i mean_i / sum count_i,   M2 = sum M2_i + count_i (mean_i - mean)^2
-LR_KERNEL_RESIDENT(kReduceThreads, 2) reduce_statistics_kernel(const ReduceStatisticsParams p) {
+LR_KERNEL(kReduceThreads) reduce_statistics_kernel(const ReduceStatisticsParams p) {
     using Groups = ReduceGroups<kReduceChannels>;
     double* shared = reinterpret_cast<double*>(dynamic_shared());
     const int lane = thread_index() % kReduceChannels;
@@ -169,9 +169,16 @@ LR_KERNEL_RESIDENT(kReduceThreads, 2) reduce_gradients_kernel(const ReduceGradie
 // old + w (new - old), as torch's lerp_ for a weight below 1/2, and new - (1 - w) (new - old) else; fused, as its
 // kernels for a GPU are compiled, with `next` rounded to the running statistics' dtype first.
 LR_DEVICE void move_towards(const GradientVector& running, int c, float next, float weight) {
-    if (running.dtype == DType::kFloat16) next = half_to_float(float_to_half(next));
-    if (running.dtype == DType::kBFloat16) next = float_from_bits(static_cast<uint32_t>(float_to_bfloat16(next)) << 16);
-    const float old = load_parameter(running.data, running.dtype, c);
+    // Not load_parameter, which is for memory that nobody writes.
+    float old;
+    if (running.dtype == DType::kFloat32) {
+        old = static_cast<const float*>(running.data)[c];
+    } else {
+        const uint16_t bits = static_cast<const uint16_t*>(running.data)[c];
+        const bool half = running.dtype == DType::kFloat16;
+        old = half ? half_to_float(bits) : Decode<BFloat16>::of({bits});
+        next = half ? half_to_float(float_to_half(next)) : Decode<BFloat16>::of({float_to_bfloat16(next)});
+    }
     const float moved = weight < 0.5f ? fused_multiply_add(weight, next - old, old)
                                       : fused_multiply_add(weight - 1.0f, next - old, next);
     store_parameter(running.data, running.dtype, c, moved);
@@ -180,12 +187,11 @@ LR_DEVICE void move_towards(const GradientVector& running, int c, float next, fl
 // A block per norm.
 LR_KERNEL(kRunningThreads) running_statistics_kernel(const RunningStatisticsParams p) {
     const RunningNorm& norm = p.norm[block_index()];
-    int64_t batches = 1;
-    if (norm.tracked != nullptr) batches += *norm.tracked;
+    const int64_t batches = *norm.tracked + 1;
     barrier();  // all have read
-    if (norm.tracked != nullptr && thread_index() == 0) *norm.tracked = batches;
+    if (thread_index() == 0) *norm.tracked = batches;
     const float weight = norm.momentum >= 0.0f ? norm.momentum : static_cast<float>(1.0 / static_cast<double>(batches));
-    const float* statistics = p.statistics + block_index() * p.norm_stride;
+    const float* statistics = norm.statistics;
     for (int c = thread_index(); c < p.filters; c += thread_count()) {
         move_towards(norm.mean, c, load_element(statistics + c), weight);
         move_towards(norm.var, c, load_element(statistics + 2 * p.row_stride + c), weight);

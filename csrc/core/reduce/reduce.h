@@ -63,14 +63,13 @@ struct ReduceGradientsParams {
 // A batch normalisation's running statistics.
 struct RunningNorm {
     GradientVector mean, var;
-    int64_t* tracked;  // batches so far, or null
-    float momentum;    // negative: 1 / batches
+    int64_t* tracked;         // batches so far
+    float momentum;           // negative: 1 / batches
+    const float* statistics;  // [3][filters], rows row_stride apart: mean, biased variance, unbiased variance
 };
 
 struct RunningStatisticsParams {
-    // Of norm i, [3][filters] at i norm_stride: mean, biased variance, unbiased variance; rows row_stride apart.
-    const float* statistics;
-    int64_t norm_stride, row_stride;
+    int64_t row_stride;
     int norms, filters;
     RunningNorm norm[kRunningNorms];
 };
