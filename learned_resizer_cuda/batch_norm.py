@@ -108,8 +108,8 @@ def tracked(norms: list[Norm]) -> Tracked:
 def update_running_statistics(norms: Tracked, statistics: Tensor) -> None:
     """Update the running statistics of all norms at once.
 
-    Each by its momentum or as a mean of all batches. Called once per forward pass, after everything that can fail. The host does not wait for a GPU, not even with
-    ``momentum=None``.
+    Each by its momentum or as a mean of all batches. Called once per forward pass, after everything that can fail. The
+    host does not wait for a GPU, not even with ``momentum=None``.
 
     Args:
         norms: from ``tracked``.

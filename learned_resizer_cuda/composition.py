@@ -223,16 +223,17 @@ class Structure(NamedTuple):
     running: list[Tensor]  # mean and variance of each norm that uses its running statistics
     slopes: list[float]
     eps: list[float]
-    batch_statistics: list[bool]
+    batch_statistics: list[int]
     tracked: Tracked  # running statistics to update
     synchronised: bool  # whether a norm may share its statistics over processes
 
-    def groups(self) -> list[str]:
-        """Name of each norm's process group, "" without one."""
+    def groups(self) -> str:
+        """Names of the norms' process groups, as the op takes them."""
         if not self.synchronised:
-            return [""] * len(self.norms)
+            return ""
         groups = [sync_group(norm) for norm in self.norms]
-        return ["" if group is None else group.group_name for group in groups]
+        names = ["" if group is None else group.group_name for group in groups]
+        return "\n".join(names) if any(names) else ""
 
 
 def structure(module: Resizer) -> Structure:
@@ -249,7 +250,7 @@ def structure(module: Resizer) -> Structure:
     for norm, weight in zip(norms, [*weights, module.conv3.weight, None], strict=True):
         parameters += [norm.weight, norm.bias] if weight is None else [norm.weight, norm.bias, weight]
     parameters += [module.conv4.weight, cast(Tensor, module.conv4.bias)]
-    batch = [is_batch_normed(norm) for norm in norms]
+    batch = [int(is_batch_normed(norm)) for norm in norms]
     return Structure(
         parameters,
         norms,

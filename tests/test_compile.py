@@ -196,3 +196,13 @@ def test_a_graph_without_ops_is_not_used_under_native(name: str) -> None:
     compiled(image)
     with use_backend("native"), pytest.raises(Exception, match=f"{name} cannot run natively"):
         compiled(image)
+
+
+def test_is_traced_by_torch_jit() -> None:
+    module, _ = _pair(False)
+    with torch.no_grad():
+        # The first call inspects the layers, in another order than later ones read them.
+        module(torch.rand(2, 3, 12, 10))
+        traced = torch.jit.trace(module, torch.rand(2, 3, 12, 10))
+        image = torch.rand(3, 3, 12, 10)
+        assert torch.equal(traced(image), module(image))

@@ -96,8 +96,8 @@ def gradients(
 def running_statistics(a: UpdateRunning) -> None:
     """Move running statistics towards those of a batch.
 
-    One launch for 64 norms. The numbers of batches grow by one, first; then ``old + weight · (new - old)`` with one fused operation, and ``new``
-    rounded to the running statistics' dtype, as ``Tensor.lerp_`` on a GPU.
+    One launch for 64 norms. The numbers of batches grow by one, first; then ``old + weight · (new - old)`` with one
+    fused operation, and ``new`` rounded to the running statistics' dtype, as ``Tensor.lerp_`` on a GPU.
 
     Args:
         a: vectors dense, float32, float16 or bfloat16; the statistics float32, with dense rows.

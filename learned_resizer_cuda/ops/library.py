@@ -40,8 +40,6 @@ _SCHEMA_TYPES: dict[Any, str] = {
     list[Tensor]: "Tensor[]",
     list[float]: "float[]",
     list[int]: "int[]",
-    list[bool]: "bool[]",
-    list[str]: "str[]",
 }
 
 

@@ -46,8 +46,10 @@ class Layers(NamedTuple):
     running: list[Tensor]  # running mean and variance of each norm that uses them
     slopes: list[float]  # of the stem, then of each block
     eps: list[float]  # of each norm
-    batch_statistics: list[bool]  # of each norm: whether it uses those of the batch
-    groups: list[str]  # of each norm: process group that shares its statistics, or ""
+    # Of each norm: whether it uses those of the batch, 0 or 1. torch.jit.trace takes lists neither of bools nor of
+    # strings.
+    batch_statistics: list[int]
+    groups: str  # lines, of each norm: process group that shares its statistics, or none; "" without any
     interpolation: str
     antialias: bool
 
@@ -138,6 +140,7 @@ class _Run:
         layers = _dense_vectors(a.layers) if self.native else a.layers
         self.a, self.layers, self.image, self.size = a, layers, a.image, size
         self.program = _program(len(layers.slopes) - 1)
+        self.groups = layers.groups.split("\n") if layers.groups else [""] * len(layers.eps)
         n = len(layers.parameters[0])
         self._features = features
         channels = map_channels(n) if self.native else n
@@ -198,21 +201,21 @@ class _Run:
 
     def merge(self, norm: int) -> None:
         """Make a norm's statistics those of all processes of its group."""
-        own, groups = self.statistics[norm], self.layers.groups
-        if own is not None and groups[norm]:
+        own, group = self.statistics[norm], self.groups[norm]
+        if own is not None and group:
             own[3] = own[0]
-            own[0], own[1], own[2], own[4] = merge(own[3], own[1], self.count(norm), groups[norm])
+            own[0], own[1], own[2], own[4] = merge(own[3], own[1], self.count(norm), group)
 
     def statistics_grad(self, norm: int, grad: NormGrad | None) -> StatisticsGrad | None:
         """Gradient of this process's statistics from that of a norm.
 
         None if the norm uses running statistics.
         """
-        own, groups = self.statistics[norm], self.layers.groups
+        own, group = self.statistics[norm], self.groups[norm]
         if own is None or grad is None:
             return None
-        if groups[norm]:
-            local = local_gradients(grad.mean, grad.var, own[3] - own[0], own[4], groups[norm])
+        if group:
+            local = local_gradients(grad.mean, grad.var, own[3] - own[0], own[4], group)
             return StatisticsGrad(own[3], *local, self.count(norm))
         return StatisticsGrad(own[0], grad.mean, grad.var, self.count(norm))
 
@@ -334,7 +337,7 @@ def _saved(a: Resizer) -> tuple[Tensor, Tensor]:
     """Uninitialised memory of features and statistics."""
     layers, image = a.layers, a.image
     n = layers.parameters[0].shape[0]
-    rows = 5 if any(layers.groups) else 3
+    rows = 5 if layers.groups else 3
     dtype = accumulation_dtype(a.dtype)
     statistics = image.new_empty((sum(layers.batch_statistics), rows, n), dtype=dtype)
     # On CUDA always padded as native kernels need it: a traced graph may run under another backend.

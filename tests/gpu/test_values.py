@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import learned_resizer_cuda as lr
 from benchmarks import op_calls
@@ -123,6 +124,28 @@ def test_the_cases_keep_clear_of_kinks() -> None:
         values = op_calls.placed(op_calls.arguments(case), dtype, "cpu", case.layout)
         wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
         assert op_calls.margin(case, wide) > MARGIN * 0.8, case
+
+
+def test_the_oracle_of_the_trunk_is_the_plain_composition() -> None:
+    """Its kernels have no counterpart in pure torch: the oracle is made of other stages."""
+
+    def normed(prefix: str, x: torch.Tensor) -> torch.Tensor:
+        mean, var, weight, bias, eps = (v[f"{prefix}_{name}"] for name in ("mean", "var", "weight", "bias", "eps"))
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    for case in (OpCall("trunk_block"), OpCall("trunk_block", skip=False), OpCall("trunk_tail")):
+        v = op_calls.placed(op_calls.arguments(case), torch.float64, "cpu", case.layout)
+        start = normed("norm", v["input"])
+        skip = None if v["skip"] is None else normed("skip_norm", v["skip"])
+        inner = normed("norm1", F.conv2d(start if skip is None else start + skip, v["weight1"], padding=1))
+        if case.op == "trunk_block":
+            exact = F.conv2d(F.leaky_relu(inner, op_calls.SLOPE), v["weight2"], padding=1)
+        else:
+            assert skip is not None
+            exact = F.conv2d(inner + skip, v["weight"], v["bias"], padding=3) + v["base"]
+        (found,) = op_calls.run(case.op, v).values()
+        # float64: a few hundred roundings of 2^-53.
+        torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-12)
 
 
 def test_the_comparison_can_fail() -> None:

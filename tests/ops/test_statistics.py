@@ -22,7 +22,7 @@ SEEDS = [(0, 46), (0, 47), (1, 49), (1, 50), (2, 25), (2, 26), (2, 27)]
 def test_mean_and_variance(shape: tuple[int, ...], spread: float) -> None:
     torch.manual_seed(0)
     features = (torch.rand(shape) * spread + 1.7).contiguous(memory_format=torch.channels_last)
-    statistics = Statistics(shape[1], torch.float32, features.device)
+    statistics = Statistics(shape[1], features.device)
     statistics.add(features)
     exact = features.double()
     mean, var = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
