@@ -57,7 +57,7 @@ def pointer(tensor: Tensor | None) -> int:
 
 
 def image(name: str, tensor: Tensor, features: torch.dtype) -> tuple[int, tuple[int, ...], bool]:
-    """Arguments for an image ``(B, C, h, w)`` of any strides beside features.
+    """Arguments for an image ``(B, C, h, w)`` of any strides.
 
     Its address, its strides, and whether it is float32 beside half-precision features.
 
@@ -80,7 +80,7 @@ def size(features: Tensor) -> tuple[int, int, int]:
 def blocks(
     op: str, backward: bool, size: tuple[int, int, int], dtype_arithmetic: str, filters: int, multiprocessors: int
 ) -> int:
-    """Blocks of a launch of conv or head, which are the rows of its partial results."""
+    """Blocks of a launch: the rows of its partial results."""
     found: int = getattr(native.load(), f"{op}_needs")(size, backward, dtype_arithmetic, filters, multiprocessors)[0]
     return found
 

@@ -1,4 +1,4 @@
-"""The prologue's arguments and results, for the launchers of conv, head and trunk."""
+"""Arguments and results of the prologue, which conv, head and trunk share."""
 
 from __future__ import annotations
 
