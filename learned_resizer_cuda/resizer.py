@@ -199,6 +199,8 @@ class FusedResizer(reference.Resizer):
 def _check_counts(layers: composition.Structure, image: Tensor, pixels: int) -> None:
     """Raise if a batch normalisation would lack variance, before running statistics change."""
     batch, _, height, width = image.shape
+    if batch * pixels >= 2 and batch * height * width >= 2:
+        return
     for index, (norm, of_batch) in enumerate(zip(layers.norms, layers.batch_statistics, strict=True)):
         count = batch * (pixels if index else height * width)
         # A joint count is on the device, and a process that raised would leave the others waiting.

@@ -16,8 +16,16 @@ from typing import TypeVar
 
 import torch
 
+# Elements of a feature map that other devices process at once: they have no cache to stay in, and launches cost more.
+_DEVICE_ELEMENTS = 1 << 25
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def group_elements(on_cpu: int, device: torch.device) -> int:
+    """Elements of a feature map per group of images or tile."""
+    return on_cpu if device.type == "cpu" else _DEVICE_ELEMENTS
 
 
 def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:

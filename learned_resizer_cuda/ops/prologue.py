@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layout import along_row, channels_last, leaky_relu_backward_, maps, rows, sum_pixels
+from .parallel import group_elements
 from .statistics import accumulation_dtype
 
-# Elements of a feature map per group of images, as in ``stem``.
+# Elements of a feature map per group of images on a CPU, as in ``stem``.
 _GROUP_ELEMENTS = 512 * 1024
 
 
@@ -98,7 +99,7 @@ class Prologue(NamedTuple):
     def groups(self) -> list[slice]:
         """Slices of the batch, small enough to stay in a core's cache."""
         batch, n, height, width = self.input.shape
-        step = max(1, _GROUP_ELEMENTS // (n * height * width))
+        step = max(1, group_elements(_GROUP_ELEMENTS, self.input.device) // (n * height * width))
         return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
 
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
 from .layout import channels_last, leaky_relu_backward_, maps, rows, sum_pixels
-from .parallel import map_in_order
+from .parallel import group_elements, map_in_order
 from .statistics import Statistics, StatisticsGrad, accumulation_dtype, add_statistics_grad
 
-# Elements of a feature map in a tile: a tile's few maps stay in a core's cache, and freed ones are reused. (With twice
+# Elements of a feature map in a tile on a CPU: a tile's few maps stay in a core's cache, and freed ones are reused. (With twice
 # as many the allocator returned them to the system after each tile: 26,000 page faults a call for 64 x 96².)
 _TILE_ELEMENTS = 256 * 1024
 _LEAST_TILE_ROWS = 16
@@ -90,11 +90,12 @@ class _Tile(NamedTuple):
 def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
     """Groups of tiles: one tile of whole images, or one image's rows."""
     batch, _, height, width = image.shape
-    images = _TILE_ELEMENTS // (height * width * num_filters)
+    elements = group_elements(_TILE_ELEMENTS, image.device)
+    images = elements // (height * width * num_filters)
     if images:
         starts = range(0, batch, images)
         return [[_Tile(first, min(first + images, batch), 0, height, True)] for first in starts]
-    rows = max(_LEAST_TILE_ROWS, _TILE_ELEMENTS // (width * num_filters))
+    rows = max(_LEAST_TILE_ROWS, elements // (width * num_filters))
     # Equal tiles: a thin last one costs as many calls.
     rows = -(-height // -(-height // rows))
     return [
