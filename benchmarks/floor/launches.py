@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from learned_resizer_cuda import FusedResizer, reference
 from learned_resizer_cuda.kernels import native
@@ -76,14 +76,12 @@ class Case:
         own = torch.float32 if autocast else dtype
         self.module = kind(size).to(own, memory_format=memory_format)
         self.image = torch.rand(shape).to(own)
-        self.grad = torch.rand(*shape[:2], *size).to(own)
+        self.grad = torch.rand(*shape[:2], *size).to(own)  # of the result, which has the image's dtype
         self._autocast = dtype if autocast else None
 
-    def forward(self) -> Tensor:
-        if self._autocast is None:
-            return self.module(self.image)  # type: ignore[no-any-return]
-        with torch.autocast("cpu", self._autocast):
-            return self.module(self.image)  # type: ignore[no-any-return]
+    def context(self) -> contextlib.AbstractContextManager[object]:
+        """Autocast, if the case has it, around any number of steps."""
+        return torch.autocast("cpu", self._autocast) if self._autocast else contextlib.nullcontext()
 
     def inference(self) -> Callable[[], None]:
         """A call in eval mode without gradients."""
@@ -91,19 +89,19 @@ class Case:
 
         def step() -> None:
             with torch.no_grad():
-                self.forward()
+                self.module(self.image)
 
         return step
 
     def train(self) -> Callable[[], None]:
         """A forward and backward pass in training mode."""
         self.module.train()
-        parameters = list(self.module.parameters())
+        leaves = [*self.module.parameters(), self.image]
 
         def step() -> None:
-            for parameter in parameters:
-                parameter.grad = None
-            self.forward().backward(self.grad)
+            for leaf in leaves:
+                leaf.grad = None
+            self.module(self.image).backward(self.grad)
 
         return step
 
@@ -149,9 +147,10 @@ def measure(rounds: int) -> dict[str, dict[str, Any]]:
             ours, eager = Case(dtype, autocast), Case(dtype, autocast, reference.Resizer)
             for name in ("inference", "train"):
                 steps = [getattr(case, name)() for case in (ours, eager)]
-                found = launches(steps[0])
-                with stubbed_kernels():
-                    host, eager_host = host_microseconds(steps, rounds)
+                with ours.context():
+                    found = launches(steps[0])
+                    with stubbed_kernels():
+                        host, eager_host = host_microseconds(steps, rounds)
                 label = f"{name} {str(dtype).removeprefix('torch.')}{' autocast' if autocast else ''}"
                 results[label] = {
                     "launches": found.total(),
