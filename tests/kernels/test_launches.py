@@ -59,7 +59,7 @@ def test_other_numbers_of_blocks_add_their_convolutions() -> None:
         case = Case(torch.float32)
         case.module = FusedResizer((6, 5), num_blocks=num_blocks)
         found = launches(case.train())
-        assert found["native kernels"] == 3 + 2 + 1 + 2 * 2 + 4 * convs
+        assert found["native kernels"] == 9 + 4 * convs
         assert (found.total() == found["native kernels"]) == (num_blocks < 2)
 
 
