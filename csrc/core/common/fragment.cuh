@@ -152,8 +152,11 @@ struct Fragments<Arithmetic::kFloat32> {
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return make({even[0], even[1], odd[0], odd[1]}, {even[2], even[3], odd[2], odd[3]});
     }
-    // Two terms at a time, small products first.
+    // Two terms at a time, small products first. Tensor cores cut off what they add (csrc/tests/host/tensor_core.h), so
+    // that a chain of products drifts by 2^-24 of its sum at each: the 16 terms are a chain of their own, and an
+    // ordinary addition, which rounds, takes it to the sum.
     LR_DEVICE static void multiply(float (&c)[4], const A& a, const B& b) {
+        float sum[4] = {};
         LR_UNROLL
         for (int i = 0; i < 4; i += 2) {
             const float x[4] = {a.p[i], a.q[i], a.p[i + 1], a.q[i + 1]}, y[2] = {b.v[i], b.v[i + 1]};
@@ -162,10 +165,12 @@ struct Fragments<Arithmetic::kFloat32> {
             for (int j = 0; j < 4; ++j) split(x[j], high[j], low[j]);
             LR_UNROLL
             for (int j = 0; j < 2; ++j) split(y[j], high_b[j], low_b[j]);
-            mma_tf32(c, low, high_b);
-            mma_tf32(c, high, low_b);
-            mma_tf32(c, high, high_b);
+            mma_tf32(sum, low, high_b);
+            mma_tf32(sum, high, low_b);
+            mma_tf32(sum, high, high_b);
         }
+        LR_UNROLL
+        for (int j = 0; j < 4; ++j) c[j] += sum[j];
     }
     LR_DEVICE static void split(float x, float& high, float& low) {
         high = round_to_tf32(x);
