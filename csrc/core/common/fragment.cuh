@@ -152,11 +152,15 @@ struct Fragments<Arithmetic::kFloat32> {
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return make({even[0], even[1], odd[0], odd[1]}, {even[2], even[3], odd[2], odd[3]});
     }
-    // Two terms at a time, small products first. Tensor cores cut off what they add (csrc/tests/host/tensor_core.h), so
-    // that a chain of products drifts by 2^-24 of its sum at each: the 16 terms are a chain of their own, and an
-    // ordinary addition, which rounds, takes it to the sum.
+    // Two terms at a time, small products first. Tensor cores cut off what they add (csrc/tests/host/tensor_core.h), up
+    // to 2^-23 of the sum for every four terms and in the same direction: five times the bound after the head's 784. So
+    // the 16 terms of a step are a sum of their own, which an ordinary, rounding addition takes to c. It starts from
+    // c - c: a plain zero would let ptxas begin every sum at once, for which there are no registers. (An infinite c
+    // becomes NaN, as an infinite operand's lower half is.)
     LR_DEVICE static void multiply(float (&c)[4], const A& a, const B& b) {
-        float sum[4] = {};
+        float sum[4];
+        LR_UNROLL
+        for (int j = 0; j < 4; ++j) sum[j] = c[j] - c[j];
         LR_UNROLL
         for (int i = 0; i < 4; i += 2) {
             const float x[4] = {a.p[i], a.q[i], a.p[i + 1], a.q[i + 1]}, y[2] = {b.v[i], b.v[i + 1]};
