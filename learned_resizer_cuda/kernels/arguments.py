@@ -19,11 +19,13 @@ def arithmetic(dtype: torch.dtype) -> str:
     return dtype_name(dtype)
 
 
+# Reads the flag that torch asks before calling cuDNN: `torch.backends.cudnn.conv.fp32_precision`, which takes 1.3 µs to
+# the same. Without it (torch before 2.9), `allow_tf32` is the only flag; later it raises if the newer flags disagree.
+_precision = getattr(torch._C, "_get_fp32_precision_getter", None)
+
+
 def _tf32_allowed() -> bool:
-    # The flag that torch reads before calling cuDNN. The older `allow_tf32` raises if the newer flags (torch 2.9)
-    # disagree with each other.
-    conv = getattr(torch.backends.cudnn, "conv", None)
-    return torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"
+    return torch.backends.cudnn.allow_tf32 if _precision is None else _precision("cuda", "conv") == "tf32"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

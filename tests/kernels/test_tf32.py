@@ -11,6 +11,7 @@ import types
 import pytest
 import torch
 
+from learned_resizer_cuda.kernels import arguments
 from learned_resizer_cuda.kernels.arguments import arithmetic
 
 # Every sequence of settings in a process of its own: torch's flags are global, and their first state cannot be put
@@ -76,6 +77,7 @@ def test_float32_computes_as_torchs_convolutions_would() -> None:
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_older_torch_is_asked_by_its_only_flag(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "_precision", None)
     monkeypatch.setattr(torch.backends, "cudnn", types.SimpleNamespace(allow_tf32=allowed))
     assert arithmetic(torch.float32) == ("tf32" if allowed else "float32")
 

@@ -152,8 +152,15 @@ struct Fragments<Arithmetic::kFloat32> {
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return make({even[0], even[1], odd[0], odd[1]}, {even[2], even[3], odd[2], odd[3]});
     }
-    // Two terms at a time, small products first.
+    // Two terms at a time, small products first. Tensor cores cut off what they add (csrc/tests/host/tensor_core.h), up
+    // to 2^-23 of the sum for every four terms and in the same direction: five times the bound after the head's 784. So
+    // the 16 terms of a step are a sum of their own, which an ordinary, rounding addition takes to c. It starts from
+    // c - c: a plain zero would let ptxas begin every sum at once, for which there are no registers. (An infinite c
+    // becomes NaN, as an infinite operand's lower half is.)
     LR_DEVICE static void multiply(float (&c)[4], const A& a, const B& b) {
+        float sum[4];
+        LR_UNROLL
+        for (int j = 0; j < 4; ++j) sum[j] = c[j] - c[j];
         LR_UNROLL
         for (int i = 0; i < 4; i += 2) {
             const float x[4] = {a.p[i], a.q[i], a.p[i + 1], a.q[i + 1]}, y[2] = {b.v[i], b.v[i + 1]};
@@ -162,10 +169,12 @@ struct Fragments<Arithmetic::kFloat32> {
             for (int j = 0; j < 4; ++j) split(x[j], high[j], low[j]);
             LR_UNROLL
             for (int j = 0; j < 2; ++j) split(y[j], high_b[j], low_b[j]);
-            mma_tf32(c, low, high_b);
-            mma_tf32(c, high, low_b);
-            mma_tf32(c, high, high_b);
+            mma_tf32(sum, low, high_b);
+            mma_tf32(sum, high, low_b);
+            mma_tf32(sum, high, high_b);
         }
+        LR_UNROLL
+        for (int j = 0; j < 4; ++j) c[j] += sum[j];
     }
     LR_DEVICE static void split(float x, float& high, float& low) {
         high = round_to_tf32(x);

@@ -9,7 +9,9 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <mutex>
 
 namespace learned_resizer {
 
@@ -36,16 +38,48 @@ class DeviceGuard {
     cudaError_t error_ = cudaSuccess;
 };
 
+// Allows a kernel all of the shared memory that a block of the current device can have; without, a launch has 48 KiB.
+// Once per kernel and device: a launch that set its own amount could take from another thread's.
+inline cudaError_t allow_shared_memory(const void* kernel) {
+    struct Allowed {
+        const void* kernel;
+        int device;
+        const Allowed* next;
+    };
+    // Lists that only grow, of a device's few kernels: a launch reads one without a lock.
+    static std::atomic<const Allowed*> lists[64];
+    static std::mutex mutex;
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error != cudaSuccess) return error;
+    std::atomic<const Allowed*>& list = lists[device % 64];
+    const auto is_allowed = [&] {
+        const Allowed* a = list.load(std::memory_order_acquire);
+        while (a != nullptr && (a->kernel != kernel || a->device != device)) a = a->next;
+        return a != nullptr;
+    };
+    if (is_allowed()) return cudaSuccess;
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (is_allowed()) return cudaSuccess;
+    cudaFuncAttributes attributes{};
+    error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     most - static_cast<int>(attributes.sharedSizeBytes));
+    if (error == cudaSuccess)
+        list.store(new Allowed{kernel, device, list.load(std::memory_order_relaxed)}, std::memory_order_release);
+    return error;
+}
+
 // Launches `kernel` with `blocks` blocks, at most as many as a grid holds: the kernels' block loops handle the rest.
-// Beyond 48 KiB of shared memory a kernel needs permission, once per device.
 template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, void* stream,
                    Parameters... parameters) {
     if (blocks <= 0) return cudaSuccess;
     const void* entry = reinterpret_cast<const void*>(kernel);
     if (shared_bytes > 48 * 1024) {
-        const cudaError_t error =
-            cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+        const cudaError_t error = allow_shared_memory(entry);
         if (error != cudaSuccess) return error;
     }
     const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, INT32_MAX));

@@ -104,6 +104,9 @@ struct StemWeightGradients {
     LR_DEVICE void add(int row, int warp) {
         const int half = kHalves == 1 ? 0 : warp_index() % 2;
         typename F::A da[kRows];
+        // Rows outside the image are zero. float32 leaves them out for the branch: ptxas, which moves nothing across
+        // it, otherwise begins more of its chains (fragment.cuh) at once than there are registers for.
+        const auto outside = [&](int y) { return M == Arithmetic::kFloat32 && (y < 0 || y >= p.image.height); };
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
             da[q] = Terms::load_a(map(warp, 0, q) + 16 * half, kStride);
@@ -112,6 +115,7 @@ struct StemWeightGradients {
             F::add_terms(db1, dc);
             LR_UNROLL
             for (int j = 0; j < kTiles; j += 2) {
+                if (outside(row + q)) continue;
                 typename F::B a[2];
                 Terms::load_b(a, map(warp, 2, q) + 8 * j, kStride);
                 F::multiply(dw1[j], dc, a[0]);
@@ -125,6 +129,7 @@ struct StemWeightGradients {
             const S* from = first + Features::ring_row(row - 3 + r) * adjoint.features.pitch * Features::kPixel;
             LR_UNROLL
             for (int m = 0; m < 2; ++m) {
+                if (outside(row - 3 + r)) continue;
                 typename F::B x[2];
                 load_taps(x, from + 4 * m * Features::kPixel);
                 LR_UNROLL

@@ -31,7 +31,7 @@ constexpr std::size_t kStackBytes = 256 * 1024;
 constexpr int kRunning = 0;    // `waits_at` of a thread that is not at a barrier
 constexpr int kFinished = -1;  // and of one that has returned
 constexpr int kWarp = 32;
-constexpr std::size_t kExchangeBytes = 64;  // most that a lane publishes
+constexpr std::size_t kExchangeBytes = 72;  // most that a lane publishes
 
 // One of the stacks that run in turn. Most of a kernel's time here is spent switching. swapcontext makes two system
 // calls for the signal mask, and the sanitizer clears the shadow of the whole stack at each: on x86-64 the registers

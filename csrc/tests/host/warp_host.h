@@ -2,10 +2,10 @@
 // fibers.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 
 #include "device_host.h"
+#include "tensor_core.h"
 
 namespace learned_resizer {
 
@@ -32,59 +32,14 @@ inline uint32_t pack_bfloat16(float low, float high) {
     return static_cast<uint32_t>(float_to_bfloat16(high)) << 16 | float_to_bfloat16(low);
 }
 
-namespace host {
-
-// Operands of one lane in an m16n8k16 product.
-struct Operands {
-    uint32_t a[4];
-    uint32_t b[2];
-};
-
-// The products are exact and summed in float64; a GPU sums them in float32, in an order that is not documented.
-template <class Decode>
-void multiply_16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Decode& decode, int line) {
-    Operands mine;
-    std::memcpy(mine.a, a, sizeof(a));
-    std::memcpy(mine.b, b, sizeof(b));
-    const auto* all = static_cast<const Operands*>(warp_exchange(&mine, sizeof(mine), line));
-    const int g = thread_index() % 32 / 4, t = thread_index() % 4;
-    for (int i = 0; i < 4; ++i) {
-        const int column = 2 * t + i % 2;
-        double sum = c[i];
-        for (int k = 0; k < 16; ++k) {
-            const uint32_t from_a = all[4 * g + k % 8 / 2].a[2 * (k / 8) + i / 2];
-            const uint32_t from_b = all[4 * column + k % 8 / 2].b[k / 8];
-            sum += static_cast<double>(decode(static_cast<uint16_t>(from_a >> 16 * (k % 2)))) *
-                   decode(static_cast<uint16_t>(from_b >> 16 * (k % 2)));
-        }
-        c[i] = static_cast<float>(sum);
-    }
-}
-
-}  // namespace host
-
 inline void mma_half(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
-    host::multiply_16(c, a, b, [](uint16_t x) { return half_to_float(x); }, line);
+    host::multiply(c, host::half_operands(a, b), line);
 }
 inline void mma_bfloat16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
-    host::multiply_16(c, a, b, [](uint16_t x) { return float_from_bits(static_cast<uint32_t>(x) << 16); }, line);
+    host::multiply(c, host::bfloat16_operands(a, b), line);
 }
-// A GPU ignores the lower 13 bits of its operands: a value that was not rounded is cut off, here as there.
 inline void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2], int line = __builtin_LINE()) {
-    struct Lane {
-        float a[4], b[2];
-    } mine;
-    for (int i = 0; i < 4; ++i) mine.a[i] = float_from_bits(bits_from_float(a[i]) & 0xffffe000u);
-    for (int i = 0; i < 2; ++i) mine.b[i] = float_from_bits(bits_from_float(b[i]) & 0xffffe000u);
-    const auto* all = static_cast<const Lane*>(host::warp_exchange(&mine, sizeof(mine), line));
-    const int g = thread_index() % 32 / 4, t = thread_index() % 4;
-    for (int i = 0; i < 4; ++i) {
-        double sum = c[i];
-        for (int k = 0; k < 8; ++k)
-            sum += static_cast<double>(all[4 * g + k % 4].a[2 * (k / 4) + i / 2]) *
-                   all[4 * (2 * t + i % 2) + k % 4].b[k / 4];
-        c[i] = static_cast<float>(sum);
-    }
+    host::multiply(c, host::tf32_operands(a, b), line);
 }
 
 inline void load_matrices(uint32_t (&r)[4], const void* row, int line = __builtin_LINE()) {
