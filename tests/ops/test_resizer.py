@@ -156,6 +156,16 @@ def test_fake_and_meta_tensors_have_the_results_strides(layout: torch.memory_for
         assert out.requires_grad
 
 
+@pytest.mark.parametrize(("filters", "channels"), [(5, 16), (24, 32), (40, 40)])
+def test_memory_on_cuda_is_that_of_native_kernels(filters: int, channels: int) -> None:
+    """A graph that is traced under one backend may run under another."""
+    with FakeTensorMode(), torch.device("cuda:0"):
+        module = FusedResizer(SIZE, num_filters=filters)
+        out, features, statistics = OPS.resizer(*_arguments(module, torch.empty(SHAPE)))
+    assert out.shape == (2, 3, *SIZE) and statistics.shape == (4, 3, filters)
+    assert features.numel() == 4 * 2 * channels * SIZE[0] * SIZE[1]
+
+
 @pytest.mark.parametrize("mode", ["evaluation", "training"])
 def test_empty_batch(mode: str) -> None:
     module, image = _module(2, mode), _image(shape=(0, *SHAPE[1:])).requires_grad_()
