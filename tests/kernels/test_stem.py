@@ -239,7 +239,7 @@ def test_gradients_of_both_slopes(arithmetic: str, statistics: bool, image_grad:
     if a.statistics_grad is not None:
         mean = a.statistics_grad.mean + 16 * sign.flip(0)
         # The count of several processes' images.
-        a = a._replace(statistics_grad=a.statistics_grad._replace(mean=mean, count=2 * a.statistics_grad.count))
+        a = a._replace(statistics_grad=a.statistics_grad._replace(mean=mean, pixels=2 * a.statistics_grad.pixels))
     _check_backward(a, BOUND[arithmetic])
 
 
