@@ -26,7 +26,7 @@ def conv(a: Conv, raw: Tensor, statistics: Tensor | None) -> None:
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    filters, gpu, size = len(a.weight), raw.device, arguments.size(raw)
+    filters, gpu, size = a.weight.shape[0], raw.device, arguments.size(raw)
     name, place = arguments.arithmetic(raw.dtype), device.place(gpu)
     blocks = arguments.blocks("conv", False, size, name, filters, device.multiprocessors(gpu))
     moments = None
@@ -58,7 +58,7 @@ def conv_backward(a: ConvBackward) -> tuple[PrologueGrads, Tensor]:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
     given, weight = a.forward
-    filters, gpu, size = len(weight), a.raw.device, arguments.size(a.raw)
+    filters, gpu, size = weight.shape[0], a.raw.device, arguments.size(a.raw)
     name, place = arguments.arithmetic(a.raw.dtype), device.place(gpu)
     blocks = arguments.blocks("conv", True, size, name, filters, device.multiprocessors(gpu))
     grads, addresses, sums = prologue.empty_grads(given, filters, a.input_grad, a.skip_grad)

@@ -35,7 +35,7 @@ def head(a: Head) -> Tensor:
     native.load().head(
         size,
         prologue.pack(*given),
-        len(weight),
+        weight.shape[0],
         arguments.weight(weight),
         arguments.vector(bias),
         arguments.image("base", base, features),
@@ -61,7 +61,7 @@ def head_backward(a: HeadBackward) -> tuple[PrologueGrads, Tensor, Tensor]:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
     grad, given, weight, bias, skip_grad = a
-    channels, filters, gpu, size = len(weight), weight.shape[1], grad.device, arguments.size(grad)
+    channels, filters, gpu, size = weight.shape[0], weight.shape[1], grad.device, arguments.size(grad)
     features, place = given.input.dtype, device.place(gpu)
     name = arguments.arithmetic(features)
     blocks = arguments.blocks("head", True, size, name, filters, device.multiprocessors(gpu))

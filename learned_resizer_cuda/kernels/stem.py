@@ -89,7 +89,7 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
         if statistics is not None:
             statistics.zero_()
         return
-    filters, module = len(weights.b0), native.load()
+    filters, module = weights.b0.shape[0], native.load()
     plan = _plan(batch, tuple(size), (height, width), interpolation, antialias, gpu=gpu)
     place = device.place(gpu)
     tables = on_stream(plan, gpu, *place)
@@ -135,12 +135,12 @@ def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
         for grad in grads:
             grad.zero_()
         return dx, grads
-    module, instance = native.load(), (arithmetic(dtype), len(b0))
+    module, instance = native.load(), (arithmetic(dtype), b0.shape[0])
     data, begins = _transposed(tuple(size), (height, width), interpolation, antialias)
     place = device.place(gpu)
     tables = on_stream(data, gpu, *place)
     blocks, *limits = _backward_blocks(shape, *instance, gpu=gpu)
-    elements = w0.numel() + w1.numel() + 2 * len(b0)
+    elements = w0.numel() + w1.numel() + 2 * b0.shape[0]
     partials = torch.empty((blocks, elements), dtype=torch.float32, device=gpu)
     given = None
     if statistics is not None:

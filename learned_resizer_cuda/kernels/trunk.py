@@ -47,7 +47,7 @@ def trunk_tail(a: TrunkTail) -> Tensor:
     address, strides, wide = arguments.image("base", base, start.input.dtype)
     native.load().trunk_tail(
         *_start(start, 1.0),
-        len(weight),
+        weight.shape[0],
         arguments.weight(weight),
         arguments.vector(bias),
         address,
@@ -73,4 +73,4 @@ def _start(a: TrunkInput, slope: float) -> tuple[Any, ...]:
 def _place(a: TrunkInput) -> tuple[Any, ...]:
     """Last arguments of both launches: the instance, the device and the stream."""
     gpu = a.input.device
-    return a.input.dtype == torch.bfloat16, len(a.weight1), device.multiprocessors(gpu), *device.place(gpu)
+    return a.input.dtype == torch.bfloat16, a.weight1.shape[0], device.multiprocessors(gpu), *device.place(gpu)

@@ -120,6 +120,7 @@ def _program(num_blocks: int) -> list[_Step]:
     return steps
 
 
+# len() of a tensor costs three times as much as its shape; this file and the launchers are on the path of every call.
 class _Run:
     """Common part of forward and backward: parameters by layer, features, stages.
 
@@ -141,10 +142,10 @@ class _Run:
         self.a, self.layers, self.image, self.size = a, layers, a.image, size
         self.program = _program(len(layers.slopes) - 1)
         self.groups = layers.groups.split("\n") if layers.groups else [""] * len(layers.eps)
-        n = len(layers.parameters[0])
+        n = layers.parameters[0].shape[0]
         self._features = features
         channels = map_channels(n) if self.native else n
-        self._shape = (len(a.image), *size, channels)
+        self._shape = (a.image.shape[0], *size, channels)
         self.norms: list[Any] = []  # GivenNorm, None for sums of features
         self.statistics: list[Tensor | None] = []
         batch, running = iter(statistics), iter(layers.running)
@@ -197,7 +198,7 @@ class _Run:
     def count(self, norm: int) -> int:
         """Values per channel of a norm's statistics."""
         height, width = self.image.shape[2:] if norm == 0 else self.size
-        return len(self.image) * height * width
+        return self.image.shape[0] * height * width
 
     def merge(self, norm: int) -> None:
         """Make a norm's statistics those of all processes of its group."""
@@ -225,7 +226,7 @@ def _native(op: str, a: Resizer | ResizerBackward) -> bool:
 
     The dtype of the features decides.
     """
-    image, n = a.image, len(a.layers.parameters[0])
+    image, n = a.image, a.layers.parameters[0].shape[0]
     refuse = partial(refusal, n, image.shape[1], image.device, a.dtype)
     return backend.runs_native(op, image.device, a.dtype, refuse)
 
@@ -305,7 +306,7 @@ def _fits_trunk(a: Resizer) -> bool:
     return (
         len(a.layers.slopes) == 2
         and not any(a.layers.batch_statistics)
-        and len(a.layers.parameters[0]) <= FUSED_TRUNK_FILTERS
+        and a.layers.parameters[0].shape[0] <= FUSED_TRUNK_FILTERS
         and backend.refusal("trunk", a.image.device, a.dtype) is None
     )
 
