@@ -281,3 +281,26 @@ def test_processes_share_their_statistics(tmp_path: Path) -> None:
             for got, right in zip(process[name][2:], expected, strict=True):
                 error = float((got - right).double().norm())
                 assert error <= 1e-11 * (float(right.double().norm()) + largest), name
+
+
+def _work_with_one_shared_norm(rank: int) -> list[list[Tensor]]:
+    """Of the fused module, then of the composition."""
+    found = []
+    fused = _module(1, "training")
+    for module in (fused, _oracle(fused)):
+        synchronise(module.norm2, torch.device("cpu"))
+        image = _image(shape=(5, *SHAPE[1:]))[[slice(0, 2), slice(2, 5)][rank]].requires_grad_()
+        out = module(image)
+        out.square().sum().backward()
+        found.append([out.detach(), image.grad, *(p.grad for p in module.parameters()), *module.buffers()])
+    return found
+
+
+@needs_gloo
+def test_one_norm_shared_by_processes(tmp_path: Path) -> None:
+    """The others use the statistics of their own process."""
+    for fused, composed in run_processes(_work_with_one_shared_norm, tmp_path):
+        largest = max(float(t.double().norm()) for t in composed)
+        for got, right in zip(fused, composed, strict=True):
+            error = float((got - right).double().norm())
+            assert error <= 1e-11 * (float(right.double().norm()) + 1e-3 * largest)

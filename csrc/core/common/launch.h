@@ -47,7 +47,7 @@ inline cudaError_t allow_shared_memory(const void* kernel) {
         const Allowed* next;
     };
     // Lists that only grow, of a device's few kernels: a launch reads one without a lock.
-    static std::atomic<const Allowed*> lists[64];
+    static std::atomic<const Allowed*> lists[64] = {};
     static std::mutex mutex;
     int device = 0, most = 0;
     cudaError_t error = cudaGetDevice(&device);
