@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from itertools import islice
 from operator import or_
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -64,9 +64,7 @@ def define(name: str, arguments: Any, returns: str, *, run: Callable[[Any], Any]
 
     Args:
         name: of the op.
-        arguments: NamedTuple class. A field that is a NamedTuple itself groups successive arguments; where several
-            fields have the same class, their arguments' names start with the field's. The tensors of an optional group
-            are optional arguments.
+        arguments: NamedTuple class. A field that is a NamedTuple itself groups successive arguments.
         returns: the schema's result types.
         run: the op on every device; chooses between native kernels and pure torch.
         fake: shapes, dtypes and strides (the Meta kernel).
@@ -102,25 +100,23 @@ def _packer(arguments: Any) -> Callable[[Iterator[Any]], Any]:
 def _fields(arguments: Any) -> list[tuple[str, Any, Any]]:
     """Each field's name, type, and NamedTuple class if a group, else None."""
     return [
-        (name, hint, next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, tuple)), None))
-        for name, hint in get_type_hints(arguments).items()
+        (name, hint, hint if hasattr(hint, "_fields") else None) for name, hint in get_type_hints(arguments).items()
     ]
 
 
-def _schema(arguments: Any, prefix: str = "", optional: bool = False) -> str:
+def _schema(arguments: Any) -> str:
     """The arguments' part of a schema."""
     parts = []
     annotated = get_type_hints(arguments, include_extras=True)
-    groups = [group for _, _, group in _fields(arguments)]
     for name, hint, group in _fields(arguments):
         if group is not None:
-            parts.append(_schema(group, prefix + (f"{name}_" if groups.count(group) > 1 else ""), hint is not group))
+            parts.append(_schema(group))
         else:
-            kind = _SCHEMA_TYPES[Tensor | None if optional and hint is Tensor else hint]
+            kind = _SCHEMA_TYPES[hint]
             written = getattr(annotated[name], "__metadata__", ())
             if written:
                 kind = f"Tensor({written[0].alias}!)[]"
-            parts.append(f"{kind} {prefix}{name}" + ("=None" if name in arguments._field_defaults else ""))
+            parts.append(f"{kind} {name}" + ("=None" if name in arguments._field_defaults else ""))
     return ", ".join(parts)
 
 
