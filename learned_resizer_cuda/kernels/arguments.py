@@ -82,7 +82,7 @@ def size(features: Tensor) -> tuple[int, int, int]:
 def blocks(
     op: str, backward: bool, size: tuple[int, int, int], dtype_arithmetic: str, filters: int, multiprocessors: int
 ) -> int:
-    """Blocks of a launch of conv or head: rows of its partial results."""
+    """Blocks of a launch: the rows of its partial results."""
     found: int = getattr(native.load(), f"{op}_needs")(size, backward, dtype_arithmetic, filters, multiprocessors)[0]
     return found
 
