@@ -31,6 +31,9 @@ def calls() -> Iterator[tuple[OpCall, torch.dtype]]:
             yield OpCall(op, layout="channels_last", channels=4, sizes=(13, 11, 29, 31)), dtype
             if op not in ("resample", "trunk_block", "trunk_tail"):
                 yield OpCall(op, filters=32, skip=False, statistics=False), dtype
+                yield OpCall(op, filters=5), dtype
+            if op in ("conv", "head"):
+                yield OpCall(op, earlier=True, norm=False), dtype
     for interpolation in ("bicubic", "lanczos"):
         yield OpCall("resample", interpolation=interpolation), torch.float32
         yield OpCall("stem", interpolation=interpolation), torch.bfloat16
