@@ -82,12 +82,14 @@ class FusedResizer(reference.Resizer):
         height, width = self.check_input(image, size)
         _check_counts(layers, image, height * width)
         ops = torch.ops.learned_resizer
-        base = ops.resample(self.normalised(image), height, width, None, None, self.interpolation, self.antialias)
+        is_uint8 = image.dtype == torch.uint8
+        normalised, mean_std = (self.normalised(image), self._normalisation()) if is_uint8 else (image, ())
+        base = ops.resample(normalised, height, width, None, None, self.interpolation, self.antialias)
         keep = torch.is_grad_enabled() and (image.requires_grad or any(p.requires_grad for p in layers.parameters))
         dtype = feature_dtype(image, layers.parameters[0])
         out, _, statistics = ops.resizer(
             image, base, layers.parameters, layers.running, layers.slopes, layers.eps, layers.batch_statistics,
-            layers.groups(), self.interpolation, self.antialias, dtype, keep, *self._normalisation(),
+            layers.groups(), self.interpolation, self.antialias, dtype, keep, *mean_std,
         )  # fmt: skip
         # Last, so that a failing call leaves all running statistics unchanged.
         update_running_statistics(layers.tracked, statistics)

@@ -126,15 +126,20 @@ _OURS = ("resample", "resample_backward", "resizer", "resizer_backward", "update
 
 
 def host_microseconds(steps: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Processor time of each step in this thread, the median of interleaved rounds, in µs."""
+    """Processor time of each step in this thread, the median of all rounds, in µs.
+
+    In alternating blocks of 50 rounds, the first ten of them not counted: what else runs on the machine reaches all
+    steps alike, and none pays for the caches that another has used.
+    """
     times: list[list[float]] = [[] for _ in steps]
     with torch.autograd.set_multithreading_enabled(False):
-        for index in range(rounds + 20):
+        while len(times[-1]) < rounds:
             for step, found in zip(steps, times, strict=True):
-                start = time.thread_time_ns()
-                step()
-                if index >= 20:
-                    found.append((time.thread_time_ns() - start) / 1e3)
+                for index in range(50):
+                    start = time.thread_time_ns()
+                    step()
+                    if index >= 10:
+                        found.append((time.thread_time_ns() - start) / 1e3)
     return [statistics.median(found) for found in times]
 
 

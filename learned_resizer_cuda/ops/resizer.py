@@ -294,7 +294,7 @@ def _dense_vectors(layers: Layers) -> Layers:
     Weights may have any strides.
     """
     tensors = [*layers.parameters, *layers.running]
-    if all(tensor.dim() == 4 or tensor.is_contiguous() for tensor in tensors):
+    if all(map(Tensor.is_contiguous, tensors)):
         return layers
     dense = [tensor if tensor.dim() == 4 else tensor.contiguous() for tensor in tensors]
     count = len(layers.parameters)
