@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TypeVar
 
 import torch
@@ -34,6 +34,8 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], devi
     Fewer items than threads run sequentially, with torch's own parallelism inside each. Items must write to disjoint
     memory. No gradients are recorded.
     """
+    if device.type == "cpu":
+        _keep_freed_memory()
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or len(items) < threads:
         return [function(item) for item in items]
@@ -47,6 +49,18 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], devi
 
     # Keyed by process: a forked child inherits the pool but not its threads.
     return list(_pool(threads, os.getpid()).map(run, items))
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let glibc reuse what a tile frees.
+
+    Without this it returns the memory to the system after each tile of some sizes, and the next one pays for page
+    faults: a third of the time of 64 images of 96². Freeing the largest block that its threshold follows (32 MiB,
+    mallopt(3), M_MMAP_THRESHOLD) makes it keep up to 64 MiB for the process; the block itself is never touched. Other
+    allocators do not notice.
+    """
+    torch.empty((32 << 20) - 8192, dtype=torch.uint8)
 
 
 @lru_cache(maxsize=1)
