@@ -157,15 +157,21 @@ class GradAccumulator:
 
     Args:
         folded: the prologue.
-        input_grad, skip_grad: of earlier uses of the same features, if any. ``skip_grad`` may be overwritten.
+        input_grad, skip_grad: of earlier uses of the same features, if any; overwritten where the dtypes allow.
     """
 
     def __init__(self, folded: FoldedPrologue, input_grad: FeatureGrad | None, skip_grad: FeatureGrad | None) -> None:
         p = folded.p
         batch, n, height, width = p.input.shape
         self._folded, self._before = folded, (input_grad, skip_grad)
-        self._input = p.input.new_empty((batch, height, width * n), dtype=folded.dtype)
-        self._skip = None if p.skip is None else torch.empty_like(self._input)
+
+        def memory(before: FeatureGrad | None) -> Tensor:
+            if before is not None and before.raw.dtype == folded.dtype:
+                return rows(before.raw)
+            return p.input.new_empty((batch, height, width * n), dtype=folded.dtype)
+
+        self._input = memory(input_grad)
+        self._skip = None if p.skip is None else memory(skip_grad)
 
     def add(self, group: slice, v: Tensor, grad_v: Tensor) -> Tensor:
         """Add a group of images.
@@ -188,15 +194,22 @@ class GradAccumulator:
         for index, ((feature, grad, scale), before) in enumerate(zip(uses, self._before, strict=True)):
             if feature is None or grad is None:
                 continue
-            scratch = grad[group]
+            total = grad[group]
+            if before is not None and before.raw.dtype == f.dtype:
+                if scale is None:
+                    total.add_(g)
+                else:
+                    sums[1 + index] = sum_pixels(g * rows(feature[group]), n)
+                    total.addcmul_(g, scale)
+                continue
             if scale is None:
-                scratch.copy_(g)
+                total.copy_(g)
             else:
-                torch.mul(g, rows(feature[group]).to(f.dtype), out=scratch)
-                sums[1 + index] = sum_pixels(scratch, n)
-                torch.mul(g, scale, out=scratch)
+                torch.mul(g, rows(feature[group]).to(f.dtype), out=total)
+                sums[1 + index] = sum_pixels(total, n)
+                torch.mul(g, scale, out=total)
             if before is not None:
-                scratch.add_(rows(before.raw[group]))
+                total.add_(rows(before.raw[group]))
         return sums
 
     def result(self, sums: list[Tensor]) -> PrologueGrads:
