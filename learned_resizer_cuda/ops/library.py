@@ -147,7 +147,8 @@ def register_autograd(
         name: of the op.
         inputs: the tensors that gradients flow to, from the tuple of the op's arguments.
         setup_context: called with ``ctx``, the tuple of the op's arguments and the output.
-        backward: from ``ctx`` and the gradients of the results, lists flattened, to one gradient per input.
+        backward: from ``ctx`` and the gradients of the results, lists flattened, to one gradient per input; those of
+            ``ctx.inputs_need_grad`` count.
     """
     op, pack = getattr(getattr(torch.ops, NAMESPACE), name).default, _packer(DEFINED[name].arguments)
 
@@ -162,6 +163,7 @@ def register_autograd(
         return output
 
     def under_its_backend(ctx: Any, *grads: Any) -> Any:
+        ctx.inputs_need_grad = ctx.needs_input_grad[4:]
         if ctx.backend == backend.current():
             found = backward(ctx, *grads)
         else:

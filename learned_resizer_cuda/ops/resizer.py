@@ -376,7 +376,7 @@ def _autograd(ctx: Any, grad: Tensor | None, _features: None, _statistics: None)
     parameters, running = rest[: ctx.count], rest[ctx.count :]
     if grad is None:
         return [None] * (2 + len(parameters))
-    image_grad, base_grad = ctx.needs_input_grad[4:6]
+    image_grad, base_grad = ctx.inputs_need_grad[:2]
     dx, grads = torch.ops.learned_resizer.resizer_backward(
         grad, features, statistics, image, parameters, running, *ctx.settings, ctx.dtype, image_grad,
         image_mean, image_std,

@@ -74,7 +74,11 @@ def update(a: UpdateRunning) -> None:
 
 
 def _update_running(a: UpdateRunning) -> None:
-    backend.kernel_module("reduce").running_statistics(a)
+    # The kernel takes dense vectors.
+    if all(map(Tensor.is_contiguous, (*a.means, *a.variances))):
+        backend.kernel_module("reduce").running_statistics(a)
+    else:
+        update(a)
 
 
 define("update_running", UpdateRunning, "()", run=_update_running, fake=lambda a: None)

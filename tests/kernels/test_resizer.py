@@ -50,3 +50,30 @@ def test_the_resizer_infers_on_native_kernels(dtype: torch.dtype, monkeypatch: p
     image = torch.randn(2, 3, 29, 35).to(dtype)
     with native_ops_on_host(), torch.no_grad():
         close([model.to(dtype)(image)], [exact(image.double())], 1.5e-2 if dtype == torch.bfloat16 else 1e-5, "out")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_vectors_of_any_strides(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters and running statistics that are views: kernels read dense vectors."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    dense = FusedResizer((13, 18)).train(training)
+    strided = FusedResizer((13, 18)).train(training)
+    strided.load_state_dict(dense.state_dict())
+    norm = strided.norm1
+    assert norm.running_mean is not None and norm.running_var is not None
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var, strided.conv1.bias):
+        assert tensor is not None
+        tensor.data = torch.stack([tensor.data, torch.full_like(tensor.data, torch.nan)], 1)[:, 0]
+        assert not tensor.is_contiguous()
+    image = torch.randn(2, 3, 29, 35)
+    with native_ops_on_host():
+        got, want = strided(image), dense(image)
+        got.sum().backward()
+        want.sum().backward()
+    assert torch.equal(got, want)
+    for p, q in zip(strided.parameters(), dense.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None and torch.equal(p.grad, q.grad)
+    for p, q in zip(strided.buffers(), dense.buffers(), strict=True):
+        # Updated in pure torch where the kernel does not fuse: two roundings apart.
+        torch.testing.assert_close(p, q, rtol=2**-22, atol=1e-7)

@@ -105,8 +105,8 @@ struct StemWeightGradients {
         const int half = kHalves == 1 ? 0 : warp_index() % 2;
         typename F::A da[kRows];
         // Rows outside the image are zero. float32 leaves them out for the branch: ptxas, which moves nothing across
-        // it, otherwise begins more of its chains (fragment.cuh) at once than there are registers for. One comparison of
-        // 32 bits: two of 64 take registers that the instance of 32 filters does not have.
+        // it, otherwise begins more of its chains (fragment.cuh) at once than there are registers for. One comparison
+        // of 32 bits: two of 64 take registers that the instance of 32 filters does not have.
         const auto outside = [&](int y) {
             return M == Arithmetic::kFloat32 && static_cast<uint32_t>(y) >= static_cast<uint32_t>(p.image.height);
         };
