@@ -40,7 +40,7 @@ class ConvBackward(NamedTuple):
     statistics_grad: StatisticsGrad | None  # None: without statistics
     raw: Tensor
     forward: Conv
-    # Of earlier uses of the prologue's features, overwritten; the adjoint adds its own.
+    # Of earlier uses of the prologue's features; the adjoint adds its own. ``skip_grad`` may be overwritten.
     input_grad: FeatureGrad | None
     skip_grad: FeatureGrad | None
 

@@ -157,21 +157,20 @@ class GradAccumulator:
 
     Args:
         folded: the prologue.
-        input_grad, skip_grad: of earlier uses of the same features, if any; overwritten where the dtypes allow.
+        input_grad, skip_grad: of earlier uses of the same features, if any. The skip's may be overwritten.
     """
 
     def __init__(self, folded: FoldedPrologue, input_grad: FeatureGrad | None, skip_grad: FeatureGrad | None) -> None:
         p = folded.p
         batch, n, height, width = p.input.shape
         self._folded, self._before = folded, (input_grad, skip_grad)
-
-        def memory(before: FeatureGrad | None) -> Tensor:
-            if before is not None and before.raw.dtype == folded.dtype:
-                return rows(before.raw)
-            return p.input.new_empty((batch, height, width * n), dtype=folded.dtype)
-
-        self._input = memory(input_grad)
-        self._skip = None if p.skip is None else memory(skip_grad)
+        self._input = p.input.new_empty((batch, height, width * n), dtype=folded.dtype)
+        self._in_place = skip_grad is not None and skip_grad.raw.dtype == folded.dtype
+        self._skip = None
+        if skip_grad is not None and self._in_place:
+            self._skip = rows(skip_grad.raw)
+        elif p.skip is not None:
+            self._skip = torch.empty_like(self._input)
 
     def add(self, group: slice, v: Tensor, grad_v: Tensor) -> Tensor:
         """Add a group of images.
@@ -195,7 +194,7 @@ class GradAccumulator:
             if feature is None or grad is None:
                 continue
             total = grad[group]
-            if before is not None and before.raw.dtype == f.dtype:
+            if index == 1 and self._in_place:
                 if scale is None:
                     total.add_(g)
                 else:
