@@ -157,6 +157,7 @@ def test_fake_and_meta_tensors_have_the_results_strides(layout: torch.memory_for
         assert out.requires_grad
 
 
+@pytest.mark.skipif(torch.__version__ < "2.11", reason="torch asks the driver for a fake CUDA tensor's device")
 @pytest.mark.parametrize(("filters", "channels"), [(5, 16), (24, 32), (40, 40)])
 def test_memory_on_cuda_is_that_of_native_kernels(filters: int, channels: int) -> None:
     """A graph that is traced under one backend may run under another."""
@@ -253,7 +254,8 @@ def _work(rank: int) -> dict[str, list[Tensor]]:
         module = synchronise(_module(2, "training"), torch.device("cpu"))
         image = _image(shape=(4, *SHAPE[1:]))[parts[rank]].requires_grad_()
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            # Ours; torch 2.11 has a warning of its own about sparse tensors.
+            warnings.filterwarnings("error", message="FusedResizer")
             out = module(image)
         out.square().sum().backward()
         grads = [p.grad for p in module.parameters()]
