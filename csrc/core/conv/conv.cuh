@@ -197,6 +197,9 @@ struct Conv {
 
     // dt, du and the sums of the prologue's adjoint: of g' t, of g', of g' u.
     LR_DEVICE void backward_data(float (&sums)[3][kTiles][2]) {
+        // A tile's corner is an int. float32 is short of registers: with 16 filters 32 bits compile without a spill on
+        // every architecture, with 32 filters 64 bits do.
+        using Position = std::conditional_t<M == Arithmetic::kFloat32 && n == 16, int, int64_t>;
         const int row = lane_index() / 4;
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < kUnits; unit += warp_count()) {
@@ -207,8 +210,10 @@ struct Conv {
             for (int q = 0; q < kRows; ++q) {
                 LR_UNROLL
                 for (int h = 0; h < 2; ++h) {
-                    const int64_t at_y = int64_t{top} + y + q, at_x = int64_t{left} + x + row + 8 * h;
-                    if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
+                    const Position at_y = Position{top} + y + q, at_x = Position{left} + x + row + 8 * h;
+                    if (at_y >= static_cast<Position>(p.prologue.height) ||
+                        at_x >= static_cast<Position>(p.prologue.width))
+                        continue;
                     const int column = x + row + 8 * h + 1;
                     const S* value = v + (y + q + 1) * kPitch * kStride;
                     LR_UNROLL
