@@ -160,7 +160,7 @@ class _Run:
     def stage(self, module: Any, name: str) -> Callable[..., Any]:
         """A stage's implementation: native, or the module's in pure torch."""
         if self.native:
-            module = backend.kernel_module(module.__name__.rpartition(".")[2])
+            module = backend.kernel_module(name.removesuffix("_backward"))
         return getattr(module, name)  # type: ignore[no-any-return]
 
     def feature(self, index: int) -> Tensor:
