@@ -33,17 +33,17 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 # As DType of csrc/core/common/parameter.h.
-_PARAMETER_DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+PARAMETER_DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 def vector(tensor: Tensor) -> tuple[int, int]:
     """A parameter or statistics ``(n,)``, dense: address and dtype."""
-    return tensor.data_ptr(), _PARAMETER_DTYPES[tensor.dtype]
+    return tensor.data_ptr(), PARAMETER_DTYPES[tensor.dtype]
 
 
 def weight(tensor: Tensor) -> tuple[int, int, tuple[int, ...]]:
     """A convolution's weight of any strides: address, dtype and strides."""
-    return tensor.data_ptr(), _PARAMETER_DTYPES[tensor.dtype], tensor.stride()
+    return tensor.data_ptr(), PARAMETER_DTYPES[tensor.dtype], tensor.stride()
 
 
 def norm(given: GivenNorm | None) -> tuple[Any, ...] | None:

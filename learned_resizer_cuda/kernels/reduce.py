@@ -15,7 +15,7 @@ from ..ops.prologue import GivenNorm, NormGrad
 from ..ops.update_running import UpdateRunning
 from . import device, native
 from .arguments import norm as norm_arguments
-from .arguments import vector
+from .arguments import pointer, vector
 
 
 class PrologueSums(NamedTuple):
@@ -42,7 +42,7 @@ class PrologueSums(NamedTuple):
             self.filters,
             norm_arguments(self.norm),
             grads and (grads.mean.data_ptr(), grads.var.data_ptr(), vector(grads.weight), vector(grads.bias)),
-            *(0 if t is None else t.data_ptr() for t in (self.input_before, self.skip_sums, self.skip_before)),
+            *map(pointer, (self.input_before, self.skip_sums, self.skip_before)),
         )
 
 

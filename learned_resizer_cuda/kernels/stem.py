@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ops.bands import get_bands
 from ..ops.stem import Stem, StemBackward, StemWeights
 from . import device, native, reduce
-from .arguments import arithmetic, vector, weight
+from .arguments import PARAMETER_DTYPES, arithmetic, pointer, vector, weight
 from .resample import axis_arguments
 from .tables import on_stream
 
@@ -46,8 +46,7 @@ def _backward_blocks(shape: torch.Size, *instance: Any, gpu: torch.device) -> tu
     return native.load().stem_backward_blocks(*shape, *limits, *instance), *limits
 
 
-# As DType of csrc/core/common/parameter.h.
-_IMAGE_DTYPES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3, torch.uint8: 4}
+_IMAGE_DTYPES = {**PARAMETER_DTYPES, torch.uint8: 4}
 
 
 def _image(a: Stem) -> tuple[Any, ...]:
@@ -105,7 +104,7 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
         arithmetic(dtype),
         filters,
         z.data_ptr(),
-        0 if partials is None else partials.data_ptr(),
+        pointer(partials),
         *place,
     )
     if statistics is not None and partials is not None:
@@ -156,7 +155,7 @@ def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
         grad_z.data_ptr(),
         given,
         partials.data_ptr(),
-        0 if dx is None else dx.data_ptr(),
+        pointer(dx),
         (0, 0, 0, 0) if dx is None else dx.stride(),
         *limits,
         *instance,

@@ -142,10 +142,9 @@ class _Run:
         self.a, self.layers, self.image, self.size = a, layers, a.image, size
         self.program = _program(len(layers.slopes) - 1)
         self.groups = layers.groups.split("\n") if layers.groups else [""] * len(layers.eps)
-        n = layers.parameters[0].shape[0]
+        self._num_filters = layers.parameters[0].shape[0]
         self._features = features
-        channels = map_channels(n) if self.native else n
-        self._shape = (a.image.shape[0], *size, channels)
+        self._shape = (a.image.shape[0], *size, _channels(a.image, self._num_filters, self.native))
         self.norms: list[Any] = []  # GivenNorm, None for sums of features
         self.statistics: list[Tensor | None] = []
         batch, running = iter(statistics), iter(layers.running)
@@ -163,18 +162,20 @@ class _Run:
             module = backend.kernel_module(name.removesuffix("_backward"))
         return getattr(module, name)  # type: ignore[no-any-return]
 
-    def feature(self, index: int) -> Tensor:
-        """Map ``(B, n, h, w)``, channels_last.
+    @property
+    def is_padded(self) -> bool:
+        return self._shape[-1] != self._num_filters
 
-        Native kernels see it padded to ``map_channels``.
-        """
+    def feature(self, index: int) -> Tensor:
+        """Map ``(B, n, h, w)``, channels_last; for native kernels with its padding."""
         if self._features is None:
             raw = self.image.new_empty(self._shape, dtype=self.a.dtype)
         else:
             batch, height, width, channels = self._shape
             elements = batch * height * width * channels
             raw = self._features[index * elements : (index + 1) * elements].view(self._shape)
-        return raw.permute(0, 3, 1, 2)
+        raw = raw.permute(0, 3, 1, 2)
+        return raw if self.native else raw[:, : self._num_filters]
 
     def weight(self, step: _Step) -> Tensor:
         return self.layers.parameters[3 + 3 * step.out]
@@ -231,20 +232,36 @@ def _native(op: str, a: Resizer | ResizerBackward) -> bool:
     return backend.runs_native(op, image.device, a.dtype, refuse)
 
 
+def _channels(image: Tensor, num_filters: int, native: bool) -> int:
+    """Channels of a map in memory.
+
+    On CUDA always those of the native kernels: a compiled backward may run under another backend than its forward.
+    """
+    return map_channels(num_filters) if native or image.is_cuda else num_filters
+
+
+def _readable(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """An image as the head's kernels take it: float32 or the features' dtype."""
+    return image if image.dtype in (dtype, torch.float32) else image.float()
+
+
 def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     memory, statistics = _saved(a)
     run = _Run("resizer", a, _size(a.base), statistics, memory if a.keep else None)
+    if not run.native and run.is_padded:
+        memory.zero_()  # the padding
+    base = _readable(a.base, a.dtype) if run.native else a.base
     features = {0: run.feature(0)}
     run.stage(stem, "stem")(run.stem(), features[0], _rows(run.statistics[0]))
     run.merge(0)
     if run.native and not a.keep and _fits_trunk(a):
-        return _trunk(run, features[0], a), memory, statistics
-    out = a.base
+        return _trunk(run, features[0], base).to(a.base.dtype), memory, statistics
+    out = base
     for step in run.program:
         p = run.prologue(step, features)
         if step.stage == "head":
             weight, bias = run.layers.parameters[-2:]
-            out = run.stage(head, "head")(Head(p, weight, bias, a.base))
+            out = run.stage(head, "head")(Head(p, weight, bias, base))
             continue
         features[step.out] = raw = run.feature(step.out)
         if step.stage == "conv":
@@ -254,13 +271,14 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
             add(p, raw)
         for index in step.unused:
             del features[index]
-    return out, memory, statistics
+    return out.to(a.base.dtype), memory, statistics
 
 
 def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
     run = _Run("resizer_backward", a, _size(a.grad), a.statistics, a.features)
     features = {index: run.feature(index) for index in range(_count(a.layers))}
     weight, bias = run.layers.parameters[-2:]
+    grad = _readable(a.grad, a.dtype) if run.native else a.grad
     grads: list[Any] = [None] * len(a.layers.parameters)
     # Of features with uses to come; and of those without, which the stage that made them takes.
     so_far: dict[int, FeatureGrad] = {}
@@ -269,7 +287,7 @@ def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
         p = run.prologue(step, features)
         skip_grad = None if step.skip is None else so_far.pop(step.skip, None)
         if step.stage == "head":
-            use, *grads[-2:] = run.stage(head, "head_backward")(HeadBackward(a.grad, p, weight, bias, skip_grad))
+            use, *grads[-2:] = run.stage(head, "head_backward")(HeadBackward(grad, p, weight, bias, skip_grad))
         elif step.stage == "conv":
             grad_raw, grad_norm = whole.pop(step.out)
             statistics_grad, forward = run.statistics_grad(step.out, grad_norm), Conv(p, run.weight(step))
@@ -311,12 +329,12 @@ def _fits_trunk(a: Resizer) -> bool:
     )
 
 
-def _trunk(run: _Run, z: Tensor, a: Resizer) -> Tensor:
+def _trunk(run: _Run, z: Tensor, base: Tensor) -> Tensor:
     """The layers after the stem with running statistics, two convolutions per kernel."""
     kernels, p = backend.kernel_module("trunk"), run.layers.parameters
     norm1, inner1, inner2, norm2 = run.norms[:4]
-    raw = kernels.trunk_block(TrunkBlock(TrunkInput(z, norm1, None, None, p[6], inner1), a.layers.slopes[1], p[9]))
-    return kernels.trunk_tail(TrunkTail(TrunkInput(raw, inner2, z, norm1, p[12], norm2), p[-2], p[-1], a.base))
+    raw = kernels.trunk_block(TrunkBlock(TrunkInput(z, norm1, None, None, p[6], inner1), run.layers.slopes[1], p[9]))
+    return kernels.trunk_tail(TrunkTail(TrunkInput(raw, inner2, z, norm1, p[12], norm2), p[-2], p[-1], base))
 
 
 def _rows(statistics: Tensor | None) -> Tensor | None:
@@ -341,8 +359,7 @@ def _saved(a: Resizer) -> tuple[Tensor, Tensor]:
     rows = 5 if layers.groups else 3
     dtype = accumulation_dtype(a.dtype)
     statistics = image.new_empty((sum(layers.batch_statistics), rows, n), dtype=dtype)
-    # On CUDA always padded as native kernels need it: a traced graph may run under another backend.
-    channels = map_channels(n) if image.is_cuda or (a.keep and _native("resizer", a)) else n
+    channels = _channels(image, n, a.keep and not image.is_cuda and _native("resizer", a))
     height, width = _size(a.base)
     elements = _count(layers) * image.shape[0] * height * width * channels if a.keep else 0
     return image.new_empty(elements, dtype=a.dtype), statistics

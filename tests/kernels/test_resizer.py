@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learned_resizer_cuda import FusedResizer
+from learned_resizer_cuda import FusedResizer, ops, use_backend
+from learned_resizer_cuda.composition import structure
+from learned_resizer_cuda.ops.native_shapes import map_channels
 from learned_resizer_cuda.reference import Resizer
 from tests.helpers.arithmetic import close
 from tests.helpers.native_host import native_ops_on_host
@@ -77,3 +79,53 @@ def test_vectors_of_any_strides(training: bool, monkeypatch: pytest.MonkeyPatch)
     for p, q in zip(strided.buffers(), dense.buffers(), strict=True):
         # Updated in pure torch where the kernel does not fuse: two roundings apart.
         torch.testing.assert_close(p, q, rtol=2**-22, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("image_dtype", "autocast"), [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_images_of_another_half_type_than_autocasts(
+    image_dtype: torch.dtype, autocast: torch.dtype, training: bool
+) -> None:
+    """The image skip keeps its dtype, which the kernels do not read beside such features."""
+    image_dtype = torch.float16 if autocast == torch.bfloat16 else torch.bfloat16
+    torch.manual_seed(0)
+    model = FusedResizer((13, 18)).train(training)
+    exact = Resizer((13, 18)).double().train(training)
+    exact.load_state_dict(model.state_dict())
+    image = torch.randn(2, 3, 29, 35).to(image_dtype)
+    with native_ops_on_host(), torch.autocast("cpu", autocast):
+        out = model(image) if training else model(image).detach()
+    assert out.dtype == image_dtype
+    if training:
+        with native_ops_on_host():
+            out.sum().backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+    # One rounding of bfloat16 a layer, as tests/helpers/arithmetic.py has it.
+    close([out.float()], [exact(image.double()).detach()], 1.5e-2, "out")
+
+
+@pytest.mark.parametrize("forward", ["native", "torch"])
+def test_the_backward_may_run_under_another_backend(forward: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a compiled graph, whose backward runs in a thread without the caller's choice; with padded features."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(ops.resizer, "_channels", lambda image, n, native: map_channels(n))  # as on CUDA
+    torch.manual_seed(0)
+    model = FusedResizer((13, 18), num_filters=5)
+    layers, image, grad = structure(model), torch.randn(2, 3, 29, 35), torch.randn(2, 3, 13, 18)
+    settings = (layers.slopes, layers.eps, layers.batch_statistics, "", "bilinear", True, torch.float32)
+    given = (image, torch.randn_like(grad), layers.parameters, layers.running, *settings)
+
+    def gradients(backend: str) -> list[torch.Tensor]:
+        with use_backend(backend):
+            _, found = torch.ops.learned_resizer.resizer_backward(
+                grad, features, statistics, image, layers.parameters, *given[3:], False
+            )
+        return list(found)
+
+    with native_ops_on_host(), torch.no_grad():
+        with use_backend(forward):
+            _, features, statistics = torch.ops.learned_resizer.resizer(*given, True)
+        # float32, as the bound of a whole step.
+        close(gradients("native"), gradients("torch"), 1e-4, " ".join(f"p{i}" for i in range(len(layers.parameters))))
