@@ -241,8 +241,13 @@ def _channels(image: Tensor, num_filters: int, native: bool) -> int:
 
 
 def _readable(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """An image as the head's kernels take it: float32 or the features' dtype."""
+    """An image as the head reads it: float32 or the features' dtype."""
     return image if image.dtype in (dtype, torch.float32) else image.float()
+
+
+def _like(base: Tensor, out: Tensor) -> Tensor:
+    """A result in the dtype of the base that was given."""
+    return out if out.dtype == base.dtype else out.to(base.dtype)
 
 
 def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,7 +260,7 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     run.stage(stem, "stem")(run.stem(), features[0], _rows(run.statistics[0]))
     run.merge(0)
     if run.native and not a.keep and _fits_trunk(a):
-        return _trunk(run, features[0], base).to(a.base.dtype), memory, statistics
+        return _like(a.base, _trunk(run, features[0], base)), memory, statistics
     out = base
     for step in run.program:
         p = run.prologue(step, features)
@@ -271,7 +276,7 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
             add(p, raw)
         for index in step.unused:
             del features[index]
-    return out.to(a.base.dtype), memory, statistics
+    return _like(a.base, out), memory, statistics
 
 
 def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
