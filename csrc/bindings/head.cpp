@@ -23,27 +23,12 @@ py::tuple needs(const py::tuple& size, bool backward, const std::string& arithme
     return py::make_tuple(found.blocks, found.shared_bytes);
 }
 
-// (address, strides, whether float32 rather than the arithmetic's type)
-HeadImage parse_image(const char* name, const py::tuple& image) {
-    if (image.size() != 3) throw py::value_error(std::string(name) + ": expected (address, strides, wide)");
-    HeadImage result{};
-    result.wide = image[2].cast<bool>() ? 1 : 0;
-    const auto data = image[0].cast<uintptr_t>();
-    check_address(name, data, result.wide ? 4 : 2);
-    result.data = address(data);
-    parse_strides(name, image[1].cast<py::tuple>(), result.stride);
-    return result;
-}
-
 HeadParams common(const py::tuple& size, const py::tuple& prologue, int channels, const py::tuple& weight,
                   int64_t blocks, int num_filters) {
     HeadParams params{};
     parse_size(params.prologue, size, num_filters);
     parse_prologue(params.prologue, prologue);
-    if (channels < 1 || channels > kHeadChannels)
-        throw py::value_error("channels: got " + std::to_string(channels) + "; expected 1 to 4");
-    params.channels = channels;
-    params.weight = parse_weight("weight", weight);
+    parse_to_image(params, channels, weight);
     params.blocks = blocks;
     return params;
 }
@@ -52,11 +37,7 @@ void head(const py::tuple& size, const py::tuple& prologue, int channels, const 
           const py::tuple& bias, const py::tuple& base, uintptr_t result, const py::tuple& result_strides,
           int64_t blocks, const std::string& arithmetic, int num_filters, int device, uintptr_t stream) {
     HeadParams params = common(size, prologue, channels, weight, blocks, num_filters);
-    params.bias = parse_vector("bias", bias);
-    params.base = parse_image("base", base);
-    check_address("result", result, params.base.wide ? 4 : 2);
-    params.result = address(result);
-    parse_strides("result", result_strides, params.result_stride);
+    parse_result(params, bias, base, result, result_strides);
     check_launch("head",
                  launch_head(params, HeadKernel::kForward, parse_arithmetic(arithmetic), device, address(stream)),
                  device);

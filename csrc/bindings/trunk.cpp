@@ -17,10 +17,12 @@ using namespace learned_resizer;
 TrunkParams common(const py::tuple& size, const py::tuple& prologue, const py::tuple& weight1, const py::handle& norm1,
                    int num_filters) {
     TrunkParams params{};
-    parse_size(params, size, num_filters);
+    parse_size(params.prologue, size, num_filters);
     if (num_filters > kTrunkFilters)
         throw py::value_error("num_filters: got " + std::to_string(num_filters) + "; expected 1 to 16");
-    parse_prologue(params, prologue);
+    parse_prologue(params.prologue, prologue);
+    params.negative_slope = params.prologue.negative_slope;
+    params.prologue.negative_slope = 1.0f;
     params.weight1 = parse_weight("weight1", weight1);
     params.norm1 = parse_norm("norm1", norm1);
     return params;
@@ -33,30 +35,20 @@ void trunk_block(const py::tuple& size, const py::tuple& prologue, const py::tup
     params.weight2 = parse_weight("weight2", weight2);
     check_address("output", output, 16);
     params.output = address(output);
-    plan_trunk(params, TrunkKernel::kBlock, multiprocessors);
-    check_launch("trunk_block", launch_trunk(params, TrunkKernel::kBlock, bfloat16, device, address(stream)), device);
+    check_launch("trunk_block",
+                 launch_trunk(params, TrunkKernel::kBlock, bfloat16, multiprocessors, device, address(stream)), device);
 }
 
 void trunk_tail(const py::tuple& size, const py::tuple& prologue, const py::tuple& weight1, const py::object& norm1,
-                int channels, const py::tuple& weight, const py::tuple& bias, uintptr_t base,
-                const py::tuple& base_strides, uintptr_t result, const py::tuple& result_strides, bool wide,
-                bool bfloat16, int num_filters, int multiprocessors, int device, uintptr_t stream) {
+                int channels, const py::tuple& weight, const py::tuple& bias, const py::tuple& base, uintptr_t result,
+                const py::tuple& result_strides, bool bfloat16, int num_filters, int multiprocessors, int device,
+                uintptr_t stream) {
     TrunkParams params = common(size, prologue, weight1, norm1, num_filters);
-    if (params.skip == nullptr) throw py::value_error("skip: got none; expected the feature skip");
-    if (channels < 1 || channels > 4)
-        throw py::value_error("channels: got " + std::to_string(channels) + "; expected 1 to 4");
-    params.channels = channels;
-    params.weight = parse_weight("weight", weight);
-    params.bias = parse_vector("bias", bias);
-    check_address("base", base, wide ? 4 : 2);
-    check_address("result", result, wide ? 4 : 2);
-    params.base = address(base);
-    params.result = address(result);
-    parse_strides("base", base_strides, params.base_stride);
-    parse_strides("result", result_strides, params.result_stride);
-    params.wide = wide;
-    plan_trunk(params, TrunkKernel::kTail, multiprocessors);
-    check_launch("trunk_tail", launch_trunk(params, TrunkKernel::kTail, bfloat16, device, address(stream)), device);
+    if (params.prologue.skip == nullptr) throw py::value_error("skip: got none; expected the feature skip");
+    parse_to_image(params, channels, weight);
+    parse_result(params, bias, base, result, result_strides);
+    check_launch("trunk_tail",
+                 launch_trunk(params, TrunkKernel::kTail, bfloat16, multiprocessors, device, address(stream)), device);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "conv/conv.cuh"
+#include "conv/conv_backward.cuh"
 #include "parameters.h"
 
 namespace learned_resizer {
@@ -122,7 +122,8 @@ struct Check {
     template <class Prepare>
     void run(ConvKernel kernel, int multiprocessors, bool backwards, const Prepare& prepare) {
         const bool found = with_conv_kernel(kernel, M, filters, [&](auto instance, int shared_bytes, int rows) {
-            p.blocks = conv_blocks(k.batch, k.height, k.width, rows, multiprocessors);
+            p.tiles = tile_count(p.prologue, rows, kConvColumns);
+            p.blocks = tile_blocks(p.tiles, multiprocessors);
             prepare();
             host::run({p.blocks, kConvThreads, static_cast<size_t>(shared_bytes), backwards}, [&] { instance(p); });
         });

@@ -93,8 +93,8 @@ struct Check {
             if (static_cast<int>(i % n) < filters) visit(i, static_cast<int>(i % n));
     }
     bool wide() const { return k.wide || !kIs16Bit<M>; }
-    HeadImage image_of() const {
-        HeadImage r{};
+    ImageView image_of() const {
+        ImageView r{};
         r.data = wide() ? static_cast<const void*>(image_wide.data()) : image_narrow.data();
         std::memcpy(r.stride, stride, sizeof stride);
         r.wide = wide();
@@ -140,7 +140,8 @@ struct Check {
     template <class Prepare>
     void run(HeadKernel kernel, int multiprocessors, bool backwards, const Prepare& prepare) {
         const bool found = with_head_kernel(kernel, M, filters, [&](auto instance, int shared_bytes, int rows) {
-            p.blocks = head_blocks(k.batch, k.height, k.width, rows, multiprocessors);
+            p.tiles = tile_count(p.prologue, rows, kHeadColumns);
+            p.blocks = tile_blocks(p.tiles, multiprocessors);
             prepare();
             host::run({p.blocks, kHeadThreads, static_cast<size_t>(shared_bytes), backwards}, [&] { instance(p); });
         });

@@ -100,30 +100,31 @@ struct Check {
         for (auto& x : base) x = k.wide ? x : F::rounded(x);
 
         TrunkParams p{};
-        p.batch = k.batch, p.height = k.height, p.width = k.width;
-        p.filters = k.filters, p.input = t.data(), p.norm = norm.norm();
-        p.skip = k.skip || tail ? u.data() : nullptr, p.skip_norm = skip_norm.norm();
+        PrologueParams& q = p.prologue;
+        q.batch = k.batch, q.height = k.height, q.width = k.width;
+        q.filters = k.filters, q.input = t.data(), q.norm = norm.norm(), q.negative_slope = 1.0f;
+        if (k.skip || tail) q.skip = u.data(), q.skip_norm = skip_norm.norm();
         p.weight1 = weight1.weight(), p.norm1 = norm1.norm(), p.negative_slope = k.slope;
         p.weight2 = weight2.weight();
-        p.channels = k.channels, p.weight = weight.weight(), p.bias = bias.vector(), p.wide = k.wide;
+        p.channels = k.channels, p.weight = weight.weight(), p.bias = bias.vector(), p.base.wide = k.wide;
         const int64_t interleaved[4] = {k.height * k.width * k.channels, 1, k.width * k.channels, k.channels};
         const int64_t planar[4] = {k.height * k.width * k.channels, k.height * k.width, k.width, 1};
         const int64_t* stride = k.planes ? planar : interleaved;
-        std::memcpy(p.base_stride, stride, sizeof(p.base_stride));
+        std::memcpy(p.base.stride, stride, sizeof(p.base.stride));
         std::memcpy(p.result_stride, stride, sizeof(p.result_stride));
         const auto at = [&](int64_t b, int c, int64_t y, int64_t x) {
             return b * stride[0] + c * stride[1] + y * stride[2] + x * stride[3];
         };
         std::vector<S> small(base.size());
         for (size_t i = 0; i < base.size(); ++i) small[i] = F::encode(base[i]);
-        p.base = k.wide ? static_cast<const void*>(base.data()) : small.data();
+        p.base.data = k.wide ? static_cast<const void*>(base.data()) : small.data();
 
         // The formulas.
         Map v(pixels * n), exact;
         for (int64_t i = 0; i < pixels * n; ++i) {
             if (i % n >= k.filters) continue;
             v[i] = norm.apply(i % n, F::decode(t[i]));
-            if (p.skip != nullptr) v[i] += skip_norm.apply(i % n, F::decode(u[i]));
+            if (q.skip != nullptr) v[i] += skip_norm.apply(i % n, F::decode(u[i]));
         }
         Map middle = convolve(v, weight1, n);
         for (int64_t i = 0; i < pixels * n; ++i) {
@@ -154,11 +155,12 @@ struct Check {
             std::vector<float> out_wide(exact.size(), std::nanf(""));
             p.output = out.data();
             p.result = k.wide ? static_cast<void*>(out_wide.data()) : out.data();
-            p.tiles = trunk_tiles(p, which);
-            host::Launch launch{turn == 0 ? p.tiles : std::min<int64_t>(p.tiles, 2), kTrunkThreads,
-                                static_cast<size_t>(trunk_shared_bytes(which)), turn == 1};
-            with_trunk_kernel(which, M == Arithmetic::kBFloat16,
-                              [&](auto kernel) { host::run(launch, [&] { kernel(p); }); });
+            p.tiles = tile_count(q, trunk_side(which), trunk_side(which));
+            with_trunk_kernel(which, M == Arithmetic::kBFloat16, [&](auto kernel, int shared_bytes) {
+                host::run({turn == 0 ? p.tiles : std::min<int64_t>(p.tiles, 2), kTrunkThreads,
+                           static_cast<size_t>(shared_bytes), turn == 1},
+                          [&] { kernel(p); });
+            });
             results[turn] = out_wide;
             if (!tail || !k.wide)
                 for (size_t i = 0; i < out.size(); ++i) results[turn][i] = F::decode(out[i]);

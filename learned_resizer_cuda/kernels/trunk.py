@@ -44,17 +44,14 @@ def trunk_tail(a: TrunkTail) -> Tensor:
     """
     start, weight, bias, base = a
     out = torch.empty_like(base)
-    address, strides, wide = arguments.image("base", base, start.input.dtype)
     native.load().trunk_tail(
         *_start(start, 1.0),
         weight.shape[0],
         arguments.weight(weight),
         arguments.vector(bias),
-        address,
-        strides,
+        arguments.image("base", base, start.input.dtype),
         out.data_ptr(),
         out.stride(),
-        wide,
         *_place(start),
     )
     return out

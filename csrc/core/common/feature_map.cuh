@@ -59,7 +59,12 @@ struct FeatureMap {
             return PixelTerms<M>::load_a(row + x * kStride + c, kStride);
         }
     }
-    // Columns of the product: the 8 channels from c on, and the 8 after them.
+    // Columns of the product: the 8 channels from c on.
+    LR_DEVICE static void load_pixels_b(typename F::B (&b)[1], const S* row, int x, int c) {
+        static_assert(kIs16Bit<M>);
+        load_matrices_transposed(b[0].r, row + place(x + lane_index() % 16, c));
+    }
+    // And the 8 after them.
     LR_DEVICE static void load_pixels_b(typename F::B (&b)[2], const S* row, int x, int c) {
         const int lane = lane_index();
         if constexpr (kIs16Bit<M>) {

@@ -68,6 +68,12 @@ struct Fragments16 {
         const Two p = *reinterpret_cast<const Two*>(column);
         return {{p.r[0], p.r[1]}};
     }
+    // Two neighbouring column tiles, 16-byte aligned.
+    LR_DEVICE static void load_b(B& even, B& odd, const S* columns) {
+        const Quad<uint32_t> p = *reinterpret_cast<const Quad<uint32_t>*>(columns);
+        even.r[0] = p.v[0], even.r[1] = p.v[1];
+        odd.r[0] = p.v[2], odd.r[1] = p.v[3];
+    }
     // From values in registers: `even` and `odd` are C of two neighbouring column tiles (chained terms).
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return {{pack(even[0], even[1]), pack(even[2], even[3]), pack(odd[0], odd[1]), pack(odd[2], odd[3])}};
@@ -112,6 +118,9 @@ struct Fragments<Arithmetic::kTF32> {
         const Four<S> p = *reinterpret_cast<const Four<S>*>(column);
         return {{p.v[0], p.v[1], p.v[2], p.v[3]}};
     }
+    LR_DEVICE static void load_b(B& even, B& odd, const S* columns) {
+        even = load_b(columns), odd = load_b(columns + 4);
+    }
     // From terms that were encoded already.
     LR_DEVICE static A make(const float (&p)[4], const float (&q)[4]) {
         return {{p[0], p[1], p[2], p[3]}, {q[0], q[1], q[2], q[3]}};
@@ -149,6 +158,7 @@ struct Fragments<Arithmetic::kFloat32> {
     LR_DEVICE static B make_b(const float (&v)[4]) { return T::make_b(v); }
     LR_DEVICE static A load_a(const S* pixel, const S* pixel8) { return T::load_a(pixel, pixel8); }
     LR_DEVICE static B load_b(const S* column) { return T::load_b(column); }
+    LR_DEVICE static void load_b(B& even, B& odd, const S* columns) { T::load_b(even, odd, columns); }
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return make({even[0], even[1], odd[0], odd[1]}, {even[2], even[3], odd[2], odd[3]});
     }

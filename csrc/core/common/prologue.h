@@ -1,6 +1,7 @@
 // The prologue, which conv and head apply to their input as they load it. Plain C++: no torch, no Python.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "common/parameter.h"
@@ -23,6 +24,14 @@ struct PrologueParams {
     void* grad_skip;  // du; null without a skip
     const void* earlier_skip;
 };
+
+// Threads of a block that loads tiles (tile.cuh), and the tiles of `rows` by `columns` pixels of the features.
+constexpr int kTileThreads = 256;
+inline int64_t tile_count(const PrologueParams& p, int64_t rows, int64_t columns) {
+    return p.batch * ((p.height + rows - 1) / rows) * ((p.width + columns - 1) / columns);
+}
+// About two blocks per multiprocessor, each with several tiles: it loads its weights once.
+inline int64_t tile_blocks(int64_t tiles, int multiprocessors) { return std::min(tiles, int64_t{2} * multiprocessors); }
 
 // Launch requirements of a kernel's instance.
 struct Needs {

@@ -7,8 +7,7 @@
 
 namespace learned_resizer {
 
-// Statistics of the values that one lane has added for its C channels: channel i is 8 (i / 2) + 2 t + i % 2, t = lane %
-// 4, as in a fragment.
+// Statistics of the values that one lane has added for its C channels.
 template <int C>
 struct LaneMoments {
     float count = 0.0f;
@@ -50,10 +49,16 @@ struct LaneMoments {
     }
 };
 
+// Channel of value i of the lanes t, t + 4, ..., as in a fragment.
+struct FragmentChannel {
+    LR_DEVICE int operator()(int t, int i) const { return 8 * (i / 2) + 2 * t + i % 2; }
+};
+
 // Merges all lanes of all warps of a block into partial[3][filters] (count, mean, M2), filters being at most 4C.
 // `shared`: [warps][3][4C], free. All threads call it; it begins and ends with a barrier.
-template <int C>
-LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial, int filters = 4 * C) {
+template <int C, class Channel = FragmentChannel>
+LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial, int filters = 4 * C,
+                             const Channel& channel = {}) {
     constexpr int n = 4 * C;
     LR_UNROLL
     for (int mask = 4; mask < 32; mask *= 2) {
@@ -74,7 +79,7 @@ LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial
         float* to = shared + warp_index() * 3 * n;
         LR_UNROLL
         for (int i = 0; i < C; ++i) {
-            const int c = 8 * (i / 2) + 2 * lane_index() + i % 2;
+            const int c = channel(lane_index(), i);
             to[c] = lane.count;
             to[n + c] = lane.mean[i];
             to[2 * n + c] = lane.m2[i];

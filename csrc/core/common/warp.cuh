@@ -12,6 +12,12 @@ LR_DEVICE int warp_count() { return thread_count() / 32; }
 
 #if defined(__CUDACC__)
 
+// lane_index(), read anew: the compiler does not compute what follows from it before a loop and keep it in registers.
+LR_DEVICE int lane_index_again() {
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
 LR_DEVICE void warp_barrier() { __syncwarp(); }
 LR_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 // The value that `lane` holds.
@@ -71,6 +77,14 @@ LR_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
     const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+// The same for two matrices, whose rows' addresses the lanes 0-15 give.
+LR_DEVICE void load_matrices_transposed(uint32_t (&r)[2], const void* row) {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
                  : "r"(address)
                  : "memory");
 }

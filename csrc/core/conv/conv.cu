@@ -1,5 +1,5 @@
 #include "common/launch.h"
-#include "conv/conv.cuh"
+#include "conv/conv_backward.cuh"
 
 namespace learned_resizer {
 
@@ -7,7 +7,7 @@ Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, in
     Needs needs;
     const PrologueParams& p = params.prologue;
     with_conv_kernel(kernel, static_cast<Arithmetic>(arithmetic), p.filters, [&](auto, int shared_bytes, int rows) {
-        needs = {conv_blocks(p.batch, p.height, p.width, rows, multiprocessors), shared_bytes};
+        needs = {tile_blocks(tile_count(p, rows, kConvColumns), multiprocessors), shared_bytes};
     });
     return needs;
 }
@@ -17,8 +17,10 @@ int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int
     if (guard.error() != cudaSuccess) return guard.error();
     cudaError_t error = cudaErrorInvalidValue;
     with_conv_kernel(kernel, static_cast<Arithmetic>(arithmetic), params.prologue.filters,
-                     [&](auto instance, int shared_bytes, int) {
-                         error = launch(instance, params.blocks, kConvThreads, shared_bytes, stream, params);
+                     [&](auto instance, int shared_bytes, int rows) {
+                         ConvParams p = params;
+                         p.tiles = tile_count(p.prologue, rows, kConvColumns);
+                         error = launch(instance, p.blocks, kConvThreads, shared_bytes, stream, p);
                      });
     return error;
 }

@@ -1,7 +1,6 @@
 // Parameters and launchers of the 3x3 convolution with its prologue, and of its adjoint. Plain C++.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "common/prologue.h"
@@ -25,12 +24,13 @@ struct ConvParams {
     int64_t count;           // M
     float* partials;         // [blocks][filters filters 9 + 3 filters]: dW, sum g' t, sum g', sum g' u
 
-    int64_t blocks;  // to launch; from conv_blocks
+    int64_t tiles;   // filled by the launcher
+    int64_t blocks;  // to launch; from conv_needs
 };
 
 enum class ConvKernel : int32_t { kForward = 0, kBackward = 1 };
 
-constexpr int kConvThreads = 256;
+constexpr int kConvThreads = kTileThreads;
 constexpr int kConvColumns = 32;  // output columns of a tile
 
 // Output rows of a tile: as many as fit into shared memory at `bytes` per pixel.
@@ -41,11 +41,6 @@ constexpr int conv_rows(ConvKernel kernel, int bytes) {
                                           : (bytes <= 32   ? 16
                                              : bytes <= 96 ? 8
                                                            : 4);
-}
-// About two blocks per multiprocessor.
-inline int64_t conv_blocks(int64_t batch, int64_t height, int64_t width, int rows, int multiprocessors) {
-    const int64_t tiles = batch * ((height + rows - 1) / rows) * ((width + kConvColumns - 1) / kConvColumns);
-    return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
 }
 // Of the instance for an arithmetic (Arithmetic of fragment.cuh, as a number) and the prologue's size and filters.
 Needs conv_needs(const ConvParams& params, ConvKernel kernel, int arithmetic, int multiprocessors);

@@ -7,7 +7,7 @@ Needs head_needs(const HeadParams& params, HeadKernel kernel, int arithmetic, in
     Needs needs;
     const PrologueParams& p = params.prologue;
     with_head_kernel(kernel, static_cast<Arithmetic>(arithmetic), p.filters, [&](auto, int shared_bytes, int rows) {
-        needs = {head_blocks(p.batch, p.height, p.width, rows, multiprocessors), shared_bytes};
+        needs = {tile_blocks(tile_count(p, rows, kHeadColumns), multiprocessors), shared_bytes};
     });
     return needs;
 }
@@ -17,8 +17,10 @@ int launch_head(const HeadParams& params, HeadKernel kernel, int arithmetic, int
     if (guard.error() != cudaSuccess) return guard.error();
     cudaError_t error = cudaErrorInvalidValue;
     with_head_kernel(kernel, static_cast<Arithmetic>(arithmetic), params.prologue.filters,
-                     [&](auto instance, int shared_bytes, int) {
-                         error = launch(instance, params.blocks, kHeadThreads, shared_bytes, stream, params);
+                     [&](auto instance, int shared_bytes, int rows) {
+                         HeadParams p = params;
+                         p.tiles = tile_count(p.prologue, rows, kHeadColumns);
+                         error = launch(instance, p.blocks, kHeadThreads, shared_bytes, stream, p);
                      });
     return error;
 }

@@ -1,4 +1,14 @@
-// The adjoint of the head (formulas in head.cuh).
+// The adjoint of the head:
+//
+//   dW = sum dy * v,   dbias = sum dy,   dbase = dy (the caller's),   dv = W^T * dy
+//   then the prologue's adjoint (prologue.cuh)
+//
+// C is 3 or so, and a matrix product has 8 columns and 16 rows to fill:
+//
+//   dv    4 taps of a row times the channels, padded to 4, are the 16 terms of a step.
+//   dW    the same 16 are the rows of a product whose terms are 16 pixels and whose columns are v's channels.
+//
+// It therefore reads v at its own pixels only and dy, which is narrow, with three pixels around.
 #pragma once
 
 #include "common/dispatch.h"
@@ -8,15 +18,16 @@
 namespace learned_resizer {
 
 template <Arithmetic M, int n>
-struct HeadBackward : HeadTraits<M, n> {
-    using Traits = HeadTraits<M, n>;
-    using F = Fragments<M>;
-    using S = typename F::S;
-    using Terms = PixelTerms<M>;
-    using Traits::kStride;
-    using Traits::kTiles;
+struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
+    using Traits = HeadTraits<M, n, HeadKernel::kBackward>;
+    using typename Traits::F;
     using typename Traits::Map;
-    static constexpr int kHeight = head_rows(HeadKernel::kBackward, Traits::kBytes);
+    using typename Traits::S;
+    using Terms = PixelTerms<M>;
+    using Product = Convolve3<M, n>;  // a lane's channels
+    using Traits::kHeight;
+    using Traits::kStride;
+    static constexpr int kTiles = n / 8, kSteps = n / 16, kLane = Product::kLane;
     static constexpr int kRows = kHeight / 4;       // rows of dv that a warp holds: each has one unit of a tile
     static constexpr int kWide = kHeadColumns + 8;  // pixels of dy's row: three around, one read for a tap of no use
     static constexpr int kTall = kHeight + 6;
@@ -24,7 +35,6 @@ struct HeadBackward : HeadTraits<M, n> {
     // ldmatrix reads is 16 bytes on a boundary of 16.
     static constexpr int kGrad = kIs16Bit<M> ? 8 : 4;
     static constexpr int kWeights = 7 * 2 * 32 * kTiles * 4;
-    static constexpr int kChunk = Prologue<M, n>::kChunk, kChunks = Prologue<M, n>::kChunks;
 
     // Dynamic shared memory, in this order.
     Prologue<M, n> prologue;
@@ -40,7 +50,7 @@ struct HeadBackward : HeadTraits<M, n> {
         constexpr int working =
             (kHeight * kHeadColumns * kStride + kTall * kWide * kGrad + kWeights) * static_cast<int>(sizeof(S));
         // At the end the same memory holds the block's sums.
-        constexpr int last = 4 * (kHeadChannels * n * 49 + kHeadChannels + kPrologueSums * n);
+        constexpr int last = 4 * (kImageChannels * n * 49 + kImageChannels + kPrologueSums * n);
         return (working > last ? working : last) + 3 * n * 4;
     }
 
@@ -54,7 +64,7 @@ struct HeadBackward : HeadTraits<M, n> {
         LR_NO_UNROLL
         for (int i = thread_index(); i < kWeights; i += thread_count()) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
-            const int term = Map::term(lane % 4, i % 4), column = 8 * tile + lane / 4;
+            const int term = Map::term(lane % 4, i % 4), column = Product::channel(tile, lane / 4);
             const int f = step / 2, e = step % 2 * 4 + term / 4, k = term % 4;
             float w = 0.0f;
             if (e < 7 && k < p.channels && column < filters()) w = load_weight(p.weight, k, column, 6 - f, 6 - e);
@@ -62,46 +72,48 @@ struct HeadBackward : HeadTraits<M, n> {
         }
     }
 
-    LR_DEVICE void load(const HeadTile& tile, float (&bias)[kHeadChannels]) {
-        const int c = thread_index() % kChunks * kChunk;
+    LR_DEVICE void load(const Tile& tile, float (&bias)[kImageChannels]) const {
+        TileLoader<M, n>::template load<kHeight, kHeadColumns, 2>(
+            v, prologue.source(), p.prologue, tile.image, tile.top, tile.left,
+            [](int y, int x, int c) { return y * kHeadColumns * kStride + Map::place(x, c); });
+        // dy, of two pixels a thread at a time, whose loads wait for memory together.
         LR_NO_UNROLL
-        for (int i = thread_index(); i < kHeight * kHeadColumns * kChunks; i += thread_count()) {
-            const int pixel = i / kChunks;
-            const int64_t row = int64_t{tile.top} + pixel / kHeadColumns,
-                          column = int64_t{tile.left} + pixel % kHeadColumns;
-            float value[kChunk] = {};
-            if (row < p.prologue.height && column < p.prologue.width)
-                prologue.value(value, prologue.offset(tile.image, row, column), c);
-            const int y = pixel / kHeadColumns, x = pixel % kHeadColumns;
-            Prologue<M, n>::store_chunk(v + y * kHeadColumns * kStride + Map::place(x, c), value);
-        }
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < kTall * kWide; i += thread_count()) {
-            const int y = i / kWide, x = i - y * kWide;
-            const int64_t row = int64_t{tile.top} - 3 + y, column = int64_t{tile.left} - 3 + x;
-            const bool inside = row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
-            const bool own = y >= 3 && y < kHeight + 3 && x >= 3 && x < kHeadColumns + 3;
-            const int64_t at = tile.image * p.grad.stride[0] + row * p.grad.stride[2] + column * p.grad.stride[3];
-            float d[kHeadChannels] = {};
+        for (int first = thread_index(); first < kTall * kWide; first += 2 * kHeadThreads) {
+            float d[2][kImageChannels];
             LR_UNROLL
-            for (int k = 0; k < kHeadChannels; ++k) {
-                if (inside && k < p.channels) d[k] = read_element<M>(p.grad, at + k * p.grad.stride[1]);
-                if (own) bias[k] += d[k];
+            for (int k = 0; k < 2; ++k) {
+                const int i = first + k * kHeadThreads, y = i / kWide, x = i - y * kWide;
+                const int64_t row = int64_t{tile.top} - 3 + y, column = int64_t{tile.left} - 3 + x;
+                const bool inside =
+                    y < kTall && row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
+                const int64_t at = tile.image * p.grad.stride[0] + row * p.grad.stride[2] + column * p.grad.stride[3];
+                LR_UNROLL
+                for (int c = 0; c < kImageChannels; ++c)
+                    d[k][c] = inside && c < p.channels ? read_element<M>(p.grad, at + c * p.grad.stride[1]) : 0.0f;
             }
-            if constexpr (kIs16Bit<M>) {
-                const Pair<uint32_t> words{F::pack(d[0], d[1]), F::pack(d[2], d[3])};
-                *reinterpret_cast<Pair<uint32_t>*>(grad + i * kGrad) = words;
-                if (x > 0) *reinterpret_cast<Pair<uint32_t>*>(grad + (i - 1) * kGrad + 4) = words;
-            } else {
-                *reinterpret_cast<Quad<float>*>(grad + i * kGrad) =
-                    Quad<float>{{F::encode(d[0]), F::encode(d[1]), F::encode(d[2]), F::encode(d[3])}};
+            LR_UNROLL
+            for (int k = 0; k < 2; ++k) {
+                const int i = first + k * kHeadThreads, y = i / kWide, x = i - y * kWide;
+                if (y >= kTall) break;
+                if (y >= 3 && y < kHeight + 3 && x >= 3 && x < kHeadColumns + 3) {
+                    LR_UNROLL
+                    for (int c = 0; c < kImageChannels; ++c) bias[c] += d[k][c];
+                }
+                if constexpr (kIs16Bit<M>) {
+                    const Pair<uint32_t> words{F::pack(d[k][0], d[k][1]), F::pack(d[k][2], d[k][3])};
+                    *reinterpret_cast<Pair<uint32_t>*>(grad + i * kGrad) = words;
+                    if (x > 0) *reinterpret_cast<Pair<uint32_t>*>(grad + (i - 1) * kGrad + 4) = words;
+                } else {
+                    *reinterpret_cast<Quad<float>*>(grad + i * kGrad) =
+                        Quad<float>{{F::encode(d[k][0]), F::encode(d[k][1]), F::encode(d[k][2]), F::encode(d[k][3])}};
+                }
             }
         }
     }
 
     // dv of 16 pixels of kRows rows, and what the prologue's adjoint makes of it.
-    LR_DEVICE void data(const HeadTile& tile, float (&sums)[kPrologueSums][kTiles][2]) const {
-        const int lane = lane_index(), g = lane / 4, t = lane % 4;
+    LR_DEVICE void data(const Tile& tile, float (&sums)[kPrologueSums][kLane]) const {
+        const int lane = lane_index_again(), g = lane / 4, t = lane % 4, c = kLane * t;
         const int x = warp_index() % 2 * 16, y = warp_index() / 2 * kRows;
         constexpr int kPart = kRows < 2 ? kRows : 2;  // rows at a time: registers
         LR_NO_UNROLL
@@ -133,26 +145,37 @@ struct HeadBackward : HeadTraits<M, n> {
             }
             LR_UNROLL
             for (int q = 0; q < kPart; ++q) {
+                typename Prologue<M, n>::Reads reads[2];
+                bool valid[2];
+                int64_t at[2];
+                const int row = y + part + q;
                 LR_UNROLL
                 for (int h = 0; h < 2; ++h) {
-                    const int row = y + part + q, column = x + g + 8 * h;
-                    const int64_t at_y = int64_t{tile.top} + row, at_x = int64_t{tile.left} + column;
-                    if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
-                    const S* value = v + row * kHeadColumns * kStride;
-                    const int64_t at = prologue.offset(tile.image, at_y, at_x);
+                    const int64_t at_y = int64_t{tile.top} + row, at_x = int64_t{tile.left} + x + g + 8 * h;
+                    valid[h] = at_y < p.prologue.height && at_x < p.prologue.width;
+                    at[h] = prologue.offset(tile.image, at_y, at_x) + c;
+                    if (valid[h]) prologue.request(reads[h], at[h]);
+                }
+                LR_UNROLL
+                for (int h = 0; h < 2; ++h) {
+                    if (!valid[h]) continue;
+                    float of_lane[kLane];
                     LR_UNROLL
-                    for (int j = 0; j < kTiles; ++j)
-                        prologue.adjoint(j, {dv[q][j][2 * h], dv[q][j][2 * h + 1]},
-                                         value + Map::place(column, 8 * j + 2 * t), at, sums);
+                    for (int i = 0; i < kLane; ++i) of_lane[i] = dv[q][i / 2][2 * h + i % 2];
+                    prologue.adjoint(reads[h], of_lane, v + row * kHeadColumns * kStride + Map::place(x + g + 8 * h, c),
+                                     c, at[h], sums);
                 }
             }
         }
     }
 
-    // Neighbouring warps share the pixels: each has the products of four columns of taps and of 16 channels.
-    static constexpr int kShare = 2 * Traits::kSteps;
+    // Neighbouring warps share the pixels: each has the products of four columns of taps and of 8 channels (16 bits) or
+    // 16, as many as two blocks on a multiprocessor have registers for.
+    static constexpr int kColumns = kIs16Bit<M> ? 8 : 16, kChannelParts = n / kColumns, kShare = 2 * kChannelParts;
+    static constexpr int kGradTiles = kColumns / 8;
+    using Grad = float[7][kGradTiles][4];
     LR_DEVICE static int tap_half() { return warp_index() % 2; }
-    LR_DEVICE static int channel_half() { return warp_index() / 2 % Traits::kSteps; }
+    LR_DEVICE static int channel_part() { return warp_index() / 2 % kChannelParts; }
 
     // Rows of the product: the dy's channel k that lies e to the right, row 4 (e % 4) + k. Its terms: 16 pixels.
     LR_DEVICE static typename F::A load_rows(const S* from) {
@@ -168,15 +191,15 @@ struct HeadBackward : HeadTraits<M, n> {
     }
 
     // dw[f]: taps of row 6 - f.
-    LR_DEVICE void weight_products(float (&dw)[7][2][4]) const {
+    LR_DEVICE void weight_products(Grad& dw) const {
         constexpr int kDown = kIs16Bit<M> ? 4 : 2;  // rows of v at a time: each row of dy serves them all
         LR_NO_UNROLL
         for (int unit = warp_index() / kShare; unit < 2 * (kHeight / kDown); unit += warp_count() / kShare) {
             const int x = unit % 2 * 16, y = unit / 2 * kDown;
-            typename F::B b[kDown][2];
+            typename F::B b[kDown][kGradTiles];
             LR_UNROLL
             for (int q = 0; q < kDown; ++q)
-                Map::load_pixels_b(b[q], v + (y + q) * kHeadColumns * kStride, x, 16 * channel_half());
+                Map::load_pixels_b(b[q], v + (y + q) * kHeadColumns * kStride, x, kColumns * channel_part());
             LR_UNROLL
             for (int r = 0; r < kDown + 6; ++r) {
                 const auto a = load_rows(grad + ((y + r) * kWide + x + 4 * tap_half()) * kGrad);
@@ -184,16 +207,16 @@ struct HeadBackward : HeadTraits<M, n> {
                 for (int q = 0; q < kDown; ++q) {
                     const int f = r - q;
                     if (f < 0 || f > 6) continue;
-                    F::multiply(dw[f][0], a, b[q][0]);
-                    F::multiply(dw[f][1], a, b[q][1]);
+                    LR_UNROLL
+                    for (int j = 0; j < kGradTiles; ++j) F::multiply(dw[f][j], a, b[q][j]);
                 }
             }
         }
     }
 
     // The block's sums, warp after warp.
-    LR_DEVICE void finish(const float (&dw)[7][2][4], float (&bias)[kHeadChannels],
-                          float (&sums)[kPrologueSums][kTiles][2], float* partial) {
+    LR_DEVICE void finish(const Grad& dw, float (&bias)[kImageChannels], float (&sums)[kPrologueSums][kLane],
+                          float* partial) {
         const int lane = lane_index(), g = lane / 4, t = lane % 4;
         float* total = reinterpret_cast<float*>(v);  // [C][filters][7][7], [C], [3][filters]
         const int count = elements(), biases = p.channels * filters() * 49;
@@ -201,7 +224,7 @@ struct HeadBackward : HeadTraits<M, n> {
         LR_UNROLL
         for (int mask = 1; mask < 32; mask *= 2) {
             LR_UNROLL
-            for (int k = 0; k < kHeadChannels; ++k) bias[k] += shuffle_xor(bias[k], mask);
+            for (int k = 0; k < kImageChannels; ++k) bias[k] += shuffle_xor(bias[k], mask);
         }
         barrier();
         for (int i = thread_index(); i < count; i += thread_count()) total[i] = 0.0f;
@@ -212,18 +235,18 @@ struct HeadBackward : HeadTraits<M, n> {
                 LR_UNROLL
                 for (int f = 0; f < 7; ++f) {
                     LR_UNROLL
-                    for (int j = 0; j < 2; ++j) {
+                    for (int j = 0; j < kGradTiles; ++j) {
                         LR_UNROLL
                         for (int i = 0; i < 4; ++i) {
                             const int row = g + i / 2 * 8, e = 4 * tap_half() + row / 4, k = row % 4;
-                            const int channel = 16 * channel_half() + 8 * j + 2 * t + i % 2;
+                            const int channel = kColumns * channel_part() + 8 * j + 2 * t + i % 2;
                             if (e < 7 && k < p.channels && channel < filters())
                                 total[((k * filters() + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][j][i];
                         }
                     }
                 }
                 LR_UNROLL
-                for (int k = 0; k < kHeadChannels; ++k)
+                for (int k = 0; k < kImageChannels; ++k)
                     if (lane == 0 && k < p.channels) total[biases + k] += bias[k];
                 prologue.add(sums, total + biases + p.channels);
             }
@@ -234,14 +257,15 @@ struct HeadBackward : HeadTraits<M, n> {
 };
 
 template <Arithmetic M, int n>
-LR_KERNEL(kHeadThreads)
+LR_KERNEL_RESIDENT(kHeadThreads, (HeadTraits<M, n, HeadKernel::kBackward>::kResident))
 head_backward_kernel(const HeadParams p) {
     using H = HeadBackward<M, n>;
     H head(p);
-    float dw[7][2][4] = {}, sums[kPrologueSums][H::kTiles][2] = {}, bias[kHeadChannels] = {};
+    typename H::Grad dw = {};
+    float sums[kPrologueSums][H::kLane] = {}, bias[kImageChannels] = {};
     barrier();  // the vectors are there
-    for (int64_t i = block_index(); i < HeadTile::count(p.prologue, H::kHeight); i += block_count()) {
-        const HeadTile tile(p.prologue, i, H::kHeight);
+    for (int64_t i = block_index(); i < p.tiles; i += block_count()) {
+        const Tile tile(p.prologue, i, H::kHeight, kHeadColumns);
         head.load(tile, bias);
         barrier();  // v and dy are there
         head.data(tile, sums);

@@ -3,12 +3,16 @@
 
 namespace learned_resizer {
 
-int launch_trunk(const TrunkParams& params, TrunkKernel kernel, bool bfloat16, int device, void* stream) {
+int launch_trunk(const TrunkParams& params, TrunkKernel kernel, bool bfloat16, int multiprocessors, int device,
+                 void* stream) {
     const DeviceGuard guard(device);
     if (guard.error() != cudaSuccess) return guard.error();
     cudaError_t error = cudaErrorInvalidValue;
-    with_trunk_kernel(kernel, bfloat16, [&](auto instance) {
-        error = launch(instance, params.blocks, kTrunkThreads, trunk_shared_bytes(kernel), stream, params);
+    with_trunk_kernel(kernel, bfloat16, [&](auto instance, int shared_bytes) {
+        const int64_t side = trunk_side(kernel);
+        TrunkParams p = params;
+        p.tiles = tile_count(p.prologue, side, side);
+        error = launch(instance, tile_blocks(p.tiles, multiprocessors), kTrunkThreads, shared_bytes, stream, p);
     });
     return error;
 }

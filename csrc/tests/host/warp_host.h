@@ -9,6 +9,7 @@
 
 namespace learned_resizer {
 
+inline int lane_index_again() { return thread_index() % 32; }
 inline void warp_barrier(int line = __builtin_LINE()) { host::warp_exchange(nullptr, 0, line); }
 
 inline float shuffle(float x, int lane, int line = __builtin_LINE()) {
@@ -50,11 +51,12 @@ inline void load_matrices(uint32_t (&r)[4], const void* row, int line = __builti
     // No lane overwrites what another still reads.
     warp_barrier(line);
 }
-inline void load_matrices_transposed(uint32_t (&r)[4], const void* row, int line = __builtin_LINE()) {
+template <int N>
+void load_matrices_transposed(uint32_t (&r)[N], const void* row, int line = __builtin_LINE()) {
     require_aligned(row, 16);
     const int g = thread_index() % 32 / 4, t = thread_index() % 4;
     const auto* rows = static_cast<const void* const*>(host::warp_exchange(&row, sizeof(row), line));
-    for (int m = 0; m < 4; ++m) {
+    for (int m = 0; m < N; ++m) {
         uint16_t low, high;
         std::memcpy(&low, static_cast<const uint16_t*>(rows[8 * m + 2 * t]) + g, 2);
         std::memcpy(&high, static_cast<const uint16_t*>(rows[8 * m + 2 * t + 1]) + g, 2);

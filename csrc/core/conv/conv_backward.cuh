@@ -1,0 +1,241 @@
+// The adjoint of the 3x3 convolution:
+//
+//   g  = draw + dmean / M + 2 (raw - mean) / M dvar,   dW = sum g * v,   dv = W^T * g
+//   then the prologue's adjoint (prologue.cuh)
+//
+// A block loads v and g with a pixel around and makes dv and dW from the same tiles. dW stays in registers until the
+// block has done all of its tiles: a warp has the products of 8 channels, so that two blocks fit a multiprocessor. One
+// row of partial results per block, added in a fixed order: bitwise reproducible for a given number of blocks.
+#pragma once
+
+#include "conv/conv.cuh"
+
+namespace learned_resizer {
+
+template <Arithmetic M, int n>
+struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
+    using Traits = ConvTraits<M, n, ConvKernel::kBackward>;
+    using Product = typename Traits::Product;
+    using Traits::kHeight;
+    using Traits::kPitch;
+    using Traits::kRows;
+    using Traits::kStride;
+    using typename Traits::F;
+    using typename Traits::Map;
+    using typename Traits::S;
+    static constexpr int kLane = Product::kLane;
+    // Neighbouring warps share a row of pixels: each has the products of 16 filters by 8 channels (16 bits) or 16.
+    static constexpr int kFilterParts = n / 16, kColumns = kIs16Bit<M> ? 8 : 16, kChannelParts = n / kColumns;
+    static constexpr int kShare = kFilterParts * kChannelParts, kGradTiles = kColumns / 8;
+    // Where two blocks fit a multiprocessor, dW waits in shared memory while other phases need the registers.
+    static constexpr bool kKept = Traits::kResident == 2;
+    using Grad = float[9][kGradTiles][4];
+
+    // Dynamic shared memory, in this order.
+    float* statistics;  // [3][n]: g as a source: 1, its constant, its factor of raw
+    Prologue<M, n> prologue;
+    S* v;         // [kHeight + 2][kPitch][kStride]
+    S* g;         // the same
+    S* weights;   // as in Convolve3
+    float* kept;  // [8 warps][9][kGradTiles][32 lanes][4], if kKept
+
+    const ConvParams& p;
+    Grad dw;
+    float sums[kPrologueSums][kLane];  // of g' t, of g', of g' u
+
+    LR_DEVICE int filters() const { return p.prologue.filters; }
+    LR_DEVICE int elements() const { return (filters() * 9 + kPrologueSums) * filters(); }
+
+    LR_HOST_DEVICE static constexpr int shared_bytes() {
+        constexpr int working = (2 * Traits::kMap + Product::kWeights) * static_cast<int>(sizeof(S)) + 6 * n * 4 +
+                                (kKept ? kConvThreads * 9 * kGradTiles * 16 : 0);
+        // At the end the same memory holds the block's sums.
+        constexpr int last = 4 * (n * n * 9 + kPrologueSums * n);
+        return working > last ? working : last;
+    }
+
+    LR_DEVICE explicit ConvBackward(const ConvParams& params)
+        : statistics(reinterpret_cast<float*>(dynamic_shared())),
+          prologue(params.prologue, statistics + 3 * n),
+          p(params),
+          dw{},
+          sums{} {
+        v = reinterpret_cast<S*>(prologue.affine + 3 * n);
+        g = v + Traits::kMap;
+        weights = g + Traits::kMap;
+        kept = reinterpret_cast<float*>(weights + Product::kWeights) + warp_index() * 9 * kGradTiles * 128 +
+               lane_index() * 4;
+        if constexpr (kKept) keep();
+        const float pixels = static_cast<float>(p.count);
+        for (int c = thread_index(); c < n; c += thread_count()) {
+            float common = 0.0f, each = 0.0f;
+            if (p.mean != nullptr && c < filters()) {
+                each = 2.0f * p.grad_var[c] / pixels;
+                common = p.grad_mean[c] / pixels - p.mean[c] * each;
+            }
+            statistics[c] = 1.0f;
+            statistics[n + c] = common;
+            statistics[2 * n + c] = each;
+        }
+        Product::load_weights(weights, p.weight, filters(), true);
+    }
+
+    LR_DEVICE void load(const Tile& tile) const {
+        const TileSource grad{p.grad_raw, p.mean == nullptr ? nullptr : p.raw, statistics, 1.0f};
+        const auto load = [&](S* to, const TileSource& source) {
+            TileLoader<M, n>::template load<kHeight + 2, kPitch, 3>(to, source, p.prologue, tile.image, tile.top - 1,
+                                                                    tile.left - 1, Traits::place);
+        };
+        load(v, prologue.source());
+        load(g, grad);
+    }
+
+    // dt, du and the sums of the prologue's adjoint.
+    LR_DEVICE void data(const Tile& tile) {
+        // A row at a time: what the adjoint reads of them is on its way together.
+        constexpr int kBatch = 2;
+        const int row = lane_index() / 4, c = lane_index() % 4 * kLane;
+        LR_NO_UNROLL
+        for (int unit = warp_index(); unit < Traits::kUnits; unit += warp_count()) {
+            const int x = unit % 2 * 16, y = unit / 2 * kRows;
+            float sum[kRows][Product::kTiles][4] = {};
+            Product::multiply(sum, g, kPitch, y, x, weights);
+            LR_UNROLL
+            for (int from = 0; from < 2 * kRows; from += kBatch) {
+                typename Prologue<M, n>::Reads reads[kBatch];
+                bool valid[kBatch];
+                int64_t at[kBatch];
+                LR_UNROLL
+                for (int k = 0; k < kBatch; ++k) {
+                    const int r = from + k;
+                    const int64_t at_y = int64_t{tile.top} + y + r / 2, at_x = int64_t{tile.left} + x + row + r % 2 * 8;
+                    valid[k] = at_y < p.prologue.height && at_x < p.prologue.width;
+                    at[k] = prologue.offset(tile.image, at_y, at_x) + c;
+                    if (valid[k]) prologue.request(reads[k], at[k]);
+                }
+                LR_UNROLL
+                for (int k = 0; k < kBatch; ++k) {
+                    const int r = from + k;
+                    if (!valid[k]) continue;
+                    float dv[kLane];
+                    LR_UNROLL
+                    for (int i = 0; i < kLane; ++i) dv[i] = sum[r / 2][i / 2][r % 2 * 2 + i % 2];
+                    prologue.adjoint(reads[k], dv, v + Traits::place(y + r / 2 + 1, x + row + r % 2 * 8 + 1, c), c,
+                                     at[k], sums);
+                }
+            }
+        }
+    }
+
+    LR_DEVICE static int filter_part() { return warp_index() % kFilterParts; }
+    LR_DEVICE static int channel_part() { return warp_index() / kFilterParts % kChannelParts; }
+
+    LR_DEVICE void keep() {
+        LR_UNROLL
+        for (int i = 0; i < 9 * kGradTiles; ++i) {
+            const float (&sum)[4] = dw[i / kGradTiles][i % kGradTiles];
+            *reinterpret_cast<Quad<float>*>(kept + 128 * i) = Quad<float>{{sum[0], sum[1], sum[2], sum[3]}};
+        }
+    }
+    LR_DEVICE void take() {
+        LR_UNROLL
+        for (int i = 0; i < 9 * kGradTiles; ++i) {
+            const auto sum = *reinterpret_cast<const Quad<float>*>(kept + 128 * i);
+            LR_UNROLL
+            for (int j = 0; j < 4; ++j) dw[i / kGradTiles][i % kGradTiles][j] = sum.v[j];
+        }
+    }
+
+    LR_DEVICE void weight_products() {
+        if constexpr (kKept) take();
+        constexpr int kDown = kIs16Bit<M> ? 4 : 1;  // rows of g at a time: each row of v serves three of them
+        LR_NO_UNROLL
+        for (int unit = warp_index() / kShare; unit < kConvColumns / 16 * (kHeight / kDown);
+             unit += warp_count() / kShare) {
+            const int x = unit % 2 * 16, y = unit / 2 * kDown;
+            typename F::A a[kDown];
+            LR_UNROLL
+            for (int q = 0; q < kDown; ++q)
+                a[q] = Map::load_pixels_a(g + (y + q + 1) * kPitch * kStride, x + 1, 16 * filter_part());
+            LR_UNROLL
+            for (int r = 0; r < kDown + 2; ++r) {
+                LR_UNROLL
+                for (int dx = 0; dx < 3; ++dx) {
+                    typename F::B b[kGradTiles];
+                    Map::load_pixels_b(b, v + (y + r) * kPitch * kStride, x + dx, kColumns * channel_part());
+                    LR_UNROLL
+                    for (int q = 0; q < kDown; ++q) {
+                        const int dy = r - q;
+                        if (dy < 0 || dy > 2) continue;
+                        LR_UNROLL
+                        for (int j = 0; j < kGradTiles; ++j) F::multiply(dw[3 * dy + dx][j], a[q], b[j]);
+                    }
+                }
+            }
+        }
+        if constexpr (kKept) keep();
+    }
+
+    // The block's sums, warp after warp.
+    LR_DEVICE void finish(float* partial) {
+        const int lane = lane_index(), row = lane / 4, t = lane % 4;
+        float* total = reinterpret_cast<float*>(dynamic_shared());  // [filters][filters][9], then [3][filters]
+        const int count = elements();
+        Prologue<M, n>::reduce(sums);
+        if constexpr (kKept) take();
+        barrier();
+        for (int i = thread_index(); i < count; i += thread_count()) total[i] = 0.0f;
+        barrier();
+        LR_NO_UNROLL
+        for (int w = 0; w < warp_count(); ++w) {
+            if (w == warp_index()) {
+                LR_UNROLL
+                for (int tap = 0; tap < 9; ++tap) {
+                    LR_UNROLL
+                    for (int j = 0; j < kGradTiles; ++j) {
+                        LR_UNROLL
+                        for (int i = 0; i < 4; ++i) {
+                            const int filter = 16 * filter_part() + row + i / 2 * 8;
+                            const int channel = kColumns * channel_part() + 8 * j + 2 * t + i % 2;
+                            if (filter < filters() && channel < filters())
+                                total[(filter * filters() + channel) * 9 + tap] += dw[tap][j][i];
+                        }
+                    }
+                }
+                prologue.add(sums, total + filters() * filters() * 9);
+            }
+            barrier();
+        }
+        for (int i = thread_index(); i < count; i += thread_count()) partial[i] = total[i];
+    }
+};
+
+template <Arithmetic M, int n>
+LR_KERNEL_RESIDENT(kConvThreads, (ConvTraits<M, n, ConvKernel::kBackward>::kResident))
+conv_backward_kernel(const ConvParams p) {
+    using C = ConvBackward<M, n>;
+    C conv(p);
+    barrier();  // the vectors are there
+    for (int64_t i = block_index(); i < p.tiles; i += block_count()) {
+        const Tile tile(p.prologue, i, C::kHeight, kConvColumns);
+        conv.load(tile);
+        barrier();  // v and g are there
+        conv.data(tile);
+        conv.weight_products();
+        barrier();  // and free again
+    }
+    conv.finish(p.partials + block_index() * conv.elements());
+}
+
+// Calls launch(kernel, shared_bytes, rows of a tile) with the instance; false if it does not exist.
+template <class Launch>
+bool with_conv_kernel(ConvKernel kernel, Arithmetic arithmetic, int filters, const Launch& launch) {
+    return dispatch_tensor(arithmetic, filters, [&](auto M, auto n) {
+        if (kernel == ConvKernel::kForward)
+            launch(conv_kernel<M, n>, Conv<M, n>::shared_bytes(), Conv<M, n>::kHeight);
+        else
+            launch(conv_backward_kernel<M, n>, ConvBackward<M, n>::shared_bytes(), ConvBackward<M, n>::kHeight);
+    });
+}
+
+}  // namespace learned_resizer
