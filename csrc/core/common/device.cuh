@@ -19,15 +19,6 @@
 // By a constant of the kernel's instance.
 #define LR_UNROLL_BY(n) LR_PRAGMA(unroll n)
 #define LR_PRAGMA(text) _Pragma(#text)
-// Shared memory of a multiprocessor, in bytes, of the architecture that is compiled for (CUDA C++ Programming Guide,
-// technical specifications per compute capability).
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870)
-#define LR_SHARED_BYTES (164 * 1024)
-#elif defined(__CUDA_ARCH__) && ((__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200))
-#define LR_SHARED_BYTES (228 * 1024)
-#else
-#define LR_SHARED_BYTES (100 * 1024)
-#endif
 #else
 #include "device_host.h"
 #endif

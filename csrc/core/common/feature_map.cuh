@@ -60,20 +60,13 @@ struct FeatureMap {
         }
     }
     // Columns of the product: the 8 channels from c on.
-    LR_DEVICE static void load_pixels_b(typename F::B (&b)[1], const S* row, int x, int c) {
-        static_assert(kIs16Bit<M>);
-        load_matrices_transposed(b[0].r, row + place(x + lane_index() % 16, c));
-    }
-    // And the 8 after them.
-    LR_DEVICE static void load_pixels_b(typename F::B (&b)[2], const S* row, int x, int c) {
-        const int lane = lane_index();
+    LR_DEVICE static typename F::B load_pixels_b(const S* row, int x, int c) {
         if constexpr (kIs16Bit<M>) {
-            uint32_t r[4];
-            load_matrices_transposed(r, row + place(x + lane / 8 % 2 * 8 + lane % 8, c + lane / 16 * 8));
-            b[0] = {{r[0], r[1]}};
-            b[1] = {{r[2], r[3]}};
+            typename F::B b;
+            load_matrices_transposed(b.r, row + place(x + lane_index() % 16, c));
+            return b;
         } else {
-            PixelTerms<M>::load_b(b, row + x * kStride + c, kStride);
+            return PixelTerms<M>::gather(row + x * kStride + c + lane_index() / 4, kStride);
         }
     }
 };

@@ -25,13 +25,17 @@ struct PrologueParams {
     const void* earlier_skip;
 };
 
-// Threads of a block that loads tiles (tile.cuh), and the tiles of `rows` by `columns` pixels of the features.
+// Threads of a block that loads tiles (tile.cuh), and the tiles of `rows` by `columns` pixels of the features. 0: more
+// than a launch can have, of features that no memory holds.
 constexpr int kTileThreads = 256;
-inline int64_t tile_count(const PrologueParams& p, int64_t rows, int64_t columns) {
-    return p.batch * ((p.height + rows - 1) / rows) * ((p.width + columns - 1) / columns);
+inline uint32_t tile_count(const PrologueParams& p, int64_t rows, int64_t columns) {
+    const int64_t tiles = p.batch * ((p.height + rows - 1) / rows) * ((p.width + columns - 1) / columns);
+    return tiles <= INT32_MAX ? static_cast<uint32_t>(tiles) : 0;
 }
 // About two blocks per multiprocessor, each with several tiles: it loads its weights once.
-inline int64_t tile_blocks(int64_t tiles, int multiprocessors) { return std::min(tiles, int64_t{2} * multiprocessors); }
+inline int64_t tile_blocks(uint32_t tiles, int multiprocessors) {
+    return std::min<int64_t>(tiles, int64_t{2} * multiprocessors);
+}
 
 // Launch requirements of a kernel's instance.
 struct Needs {

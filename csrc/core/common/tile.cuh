@@ -11,13 +11,17 @@ namespace learned_resizer {
 struct Tile {
     int image, top, left;
 
-    LR_DEVICE Tile(const PrologueParams& p, int64_t index, int rows, int columns) {
-        const int64_t across = (p.width + columns - 1) / columns, down = (p.height + rows - 1) / rows;
-        image = static_cast<int>(index / (across * down));
-        const int64_t within = index - image * (across * down);
-        top = static_cast<int>(within / across) * rows;
-        left = static_cast<int>(within % across) * columns;
+    LR_DEVICE Tile(const PrologueParams& p, uint32_t index, int rows, int columns) {
+        const uint32_t across = (static_cast<uint32_t>(p.width) + columns - 1) / columns,
+                       down = (static_cast<uint32_t>(p.height) + rows - 1) / rows;
+        const uint32_t row = index / across;
+        image = static_cast<int>(row / down);
+        top = static_cast<int>(row % down) * rows;
+        left = static_cast<int>(index % across) * columns;
     }
+    // A block's tiles.
+    LR_DEVICE static uint32_t first() { return static_cast<uint32_t>(block_index()); }
+    LR_DEVICE static uint32_t stride() { return static_cast<uint32_t>(block_count()); }
 };
 
 // lrelu(scale t + shift [+ skip_scale u])

@@ -105,7 +105,7 @@ conv_kernel(const ConvParams p) {
     const C conv(p);
     LaneMoments<C::kLane> moments;
     barrier();  // the vectors are there
-    for (int64_t i = block_index(); i < p.tiles; i += block_count()) {
+    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
         const Tile tile(p.prologue, i, C::kHeight, kConvColumns);
         conv.load(tile);
         barrier();  // v is there

@@ -24,7 +24,7 @@ struct ConvParams {
     int64_t count;           // M
     float* partials;         // [blocks][filters filters 9 + 3 filters]: dW, sum g' t, sum g', sum g' u
 
-    int64_t tiles;   // filled by the launcher
+    uint32_t tiles;  // filled by the launcher
     int64_t blocks;  // to launch; from conv_needs
 };
 

@@ -24,12 +24,13 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     using typename Traits::Map;
     using typename Traits::S;
     static constexpr int kLane = Product::kLane;
-    // Neighbouring warps share a row of pixels: each has the products of 16 filters by 8 channels (16 bits) or 16.
-    static constexpr int kFilterParts = n / 16, kColumns = kIs16Bit<M> ? 8 : 16, kChannelParts = n / kColumns;
-    static constexpr int kShare = kFilterParts * kChannelParts, kGradTiles = kColumns / 8;
+    // Neighbouring warps share pixels: each has the products of 16 filters by 8 channels, for which there are
+    // registers.
+    static constexpr int kFilterParts = n / 16, kChannelParts = n / 8, kShare = kFilterParts * kChannelParts;
     // Where two blocks fit a multiprocessor, dW waits in shared memory while other phases need the registers.
     static constexpr bool kKept = Traits::kResident == 2;
-    using Grad = float[9][kGradTiles][4];
+    static constexpr int kTogether = M == Arithmetic::kFloat32 ? 1 : 3;  // TileLoader's
+    using Grad = float[9][4];
 
     // Dynamic shared memory, in this order.
     float* statistics;  // [3][n]: g as a source: 1, its constant, its factor of raw
@@ -37,7 +38,7 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     S* v;         // [kHeight + 2][kPitch][kStride]
     S* g;         // the same
     S* weights;   // as in Convolve3
-    float* kept;  // [8 warps][9][kGradTiles][32 lanes][4], if kKept
+    float* kept;  // [8 warps][9][32 lanes][4], if kKept
 
     const ConvParams& p;
     Grad dw;
@@ -48,7 +49,7 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
 
     LR_HOST_DEVICE static constexpr int shared_bytes() {
         constexpr int working = (2 * Traits::kMap + Product::kWeights) * static_cast<int>(sizeof(S)) + 6 * n * 4 +
-                                (kKept ? kConvThreads * 9 * kGradTiles * 16 : 0);
+                                (kKept ? kConvThreads * 9 * 16 : 0);
         // At the end the same memory holds the block's sums.
         constexpr int last = 4 * (n * n * 9 + kPrologueSums * n);
         return working > last ? working : last;
@@ -63,8 +64,7 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
         v = reinterpret_cast<S*>(prologue.affine + 3 * n);
         g = v + Traits::kMap;
         weights = g + Traits::kMap;
-        kept = reinterpret_cast<float*>(weights + Product::kWeights) + warp_index() * 9 * kGradTiles * 128 +
-               lane_index() * 4;
+        kept = reinterpret_cast<float*>(weights + Product::kWeights) + warp_index() * 9 * 128 + lane_index() * 4;
         if constexpr (kKept) keep();
         const float pixels = static_cast<float>(p.count);
         for (int c = thread_index(); c < n; c += thread_count()) {
@@ -83,8 +83,8 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     LR_DEVICE void load(const Tile& tile) const {
         const TileSource grad{p.grad_raw, p.mean == nullptr ? nullptr : p.raw, statistics, 1.0f};
         const auto load = [&](S* to, const TileSource& source) {
-            TileLoader<M, n>::template load<kHeight + 2, kPitch, 3>(to, source, p.prologue, tile.image, tile.top - 1,
-                                                                    tile.left - 1, Traits::place);
+            TileLoader<M, n>::template load<kHeight + 2, kPitch, kTogether>(to, source, p.prologue, tile.image,
+                                                                            tile.top - 1, tile.left - 1, Traits::place);
         };
         load(v, prologue.source());
         load(g, grad);
@@ -92,8 +92,7 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
 
     // dt, du and the sums of the prologue's adjoint.
     LR_DEVICE void data(const Tile& tile) {
-        // A row at a time: what the adjoint reads of them is on its way together.
-        constexpr int kBatch = 2;
+        constexpr int kBatch = kIs16Bit<M> ? 2 : 1;  // pixels whose reads are on their way together
         const int row = lane_index() / 4, c = lane_index() % 4 * kLane;
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < Traits::kUnits; unit += warp_count()) {
@@ -132,17 +131,16 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
 
     LR_DEVICE void keep() {
         LR_UNROLL
-        for (int i = 0; i < 9 * kGradTiles; ++i) {
-            const float (&sum)[4] = dw[i / kGradTiles][i % kGradTiles];
-            *reinterpret_cast<Quad<float>*>(kept + 128 * i) = Quad<float>{{sum[0], sum[1], sum[2], sum[3]}};
-        }
+        for (int tap = 0; tap < 9; ++tap)
+            *reinterpret_cast<Quad<float>*>(kept + 128 * tap) =
+                Quad<float>{{dw[tap][0], dw[tap][1], dw[tap][2], dw[tap][3]}};
     }
     LR_DEVICE void take() {
         LR_UNROLL
-        for (int i = 0; i < 9 * kGradTiles; ++i) {
-            const auto sum = *reinterpret_cast<const Quad<float>*>(kept + 128 * i);
+        for (int tap = 0; tap < 9; ++tap) {
+            const auto sum = *reinterpret_cast<const Quad<float>*>(kept + 128 * tap);
             LR_UNROLL
-            for (int j = 0; j < 4; ++j) dw[i / kGradTiles][i % kGradTiles][j] = sum.v[j];
+            for (int i = 0; i < 4; ++i) dw[tap][i] = sum.v[i];
         }
     }
 
@@ -161,14 +159,12 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
             for (int r = 0; r < kDown + 2; ++r) {
                 LR_UNROLL
                 for (int dx = 0; dx < 3; ++dx) {
-                    typename F::B b[kGradTiles];
-                    Map::load_pixels_b(b, v + (y + r) * kPitch * kStride, x + dx, kColumns * channel_part());
+                    const auto b = Map::load_pixels_b(v + (y + r) * kPitch * kStride, x + dx, 8 * channel_part());
                     LR_UNROLL
                     for (int q = 0; q < kDown; ++q) {
                         const int dy = r - q;
                         if (dy < 0 || dy > 2) continue;
-                        LR_UNROLL
-                        for (int j = 0; j < kGradTiles; ++j) F::multiply(dw[3 * dy + dx][j], a[q], b[j]);
+                        F::multiply(dw[3 * dy + dx], a[q], b);
                     }
                 }
             }
@@ -192,14 +188,11 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
                 LR_UNROLL
                 for (int tap = 0; tap < 9; ++tap) {
                     LR_UNROLL
-                    for (int j = 0; j < kGradTiles; ++j) {
-                        LR_UNROLL
-                        for (int i = 0; i < 4; ++i) {
-                            const int filter = 16 * filter_part() + row + i / 2 * 8;
-                            const int channel = kColumns * channel_part() + 8 * j + 2 * t + i % 2;
-                            if (filter < filters() && channel < filters())
-                                total[(filter * filters() + channel) * 9 + tap] += dw[tap][j][i];
-                        }
+                    for (int i = 0; i < 4; ++i) {
+                        const int filter = 16 * filter_part() + row + i / 2 * 8;
+                        const int channel = 8 * channel_part() + 2 * t + i % 2;
+                        if (filter < filters() && channel < filters())
+                            total[(filter * filters() + channel) * 9 + tap] += dw[tap][i];
                     }
                 }
                 prologue.add(sums, total + filters() * filters() * 9);
@@ -216,7 +209,7 @@ conv_backward_kernel(const ConvParams p) {
     using C = ConvBackward<M, n>;
     C conv(p);
     barrier();  // the vectors are there
-    for (int64_t i = block_index(); i < p.tiles; i += block_count()) {
+    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
         const Tile tile(p.prologue, i, C::kHeight, kConvColumns);
         conv.load(tile);
         barrier();  // v and g are there

@@ -74,7 +74,7 @@ head_kernel(const HeadParams p) {
     using H = HeadForward<M, n>;
     const H head(p);
     barrier();  // the vectors are there
-    for (int64_t i = block_index(); i < p.tiles; i += block_count()) {
+    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
         const Tile tile(p.prologue, i, H::kHeight, kHeadColumns);
         head.load(tile);
         barrier();  // v is there

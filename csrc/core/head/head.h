@@ -17,7 +17,7 @@ struct HeadParams : ToImage {
     ImageView grad;   // dy
     float* partials;  // [blocks][C filters 49 + C + 3 filters]: dW, dbias, sum g' t, sum g', sum g' u
 
-    int64_t tiles;   // filled by the launcher
+    uint32_t tiles;  // filled by the launcher
     int64_t blocks;  // to launch; from head_needs
 };
 

@@ -115,7 +115,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
     LR_DEVICE void data(const Tile& tile, float (&sums)[kPrologueSums][kLane]) const {
         const int lane = lane_index_again(), g = lane / 4, t = lane % 4, c = kLane * t;
         const int x = warp_index() % 2 * 16, y = warp_index() / 2 * kRows;
-        constexpr int kPart = kRows < 2 ? kRows : 2;  // rows at a time: registers
+        constexpr int kPart = kIs16Bit<M> || n == 16 ? 2 : 1;  // rows at a time: registers
         LR_NO_UNROLL
         for (int part = 0; part < kRows; part += kPart) {
             float dv[kPart][kTiles][4] = {};
@@ -169,11 +169,10 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
         }
     }
 
-    // Neighbouring warps share the pixels: each has the products of four columns of taps and of 8 channels (16 bits) or
-    // 16, as many as two blocks on a multiprocessor have registers for.
-    static constexpr int kColumns = kIs16Bit<M> ? 8 : 16, kChannelParts = n / kColumns, kShare = 2 * kChannelParts;
-    static constexpr int kGradTiles = kColumns / 8;
-    using Grad = float[7][kGradTiles][4];
+    // Neighbouring warps share pixels: each has the products of four columns of taps by 8 channels, for which there are
+    // registers.
+    static constexpr int kChannelParts = n / 8, kShare = 2 * kChannelParts;
+    using Grad = float[7][4];
     LR_DEVICE static int tap_half() { return warp_index() % 2; }
     LR_DEVICE static int channel_part() { return warp_index() / 2 % kChannelParts; }
 
@@ -196,10 +195,10 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
         LR_NO_UNROLL
         for (int unit = warp_index() / kShare; unit < 2 * (kHeight / kDown); unit += warp_count() / kShare) {
             const int x = unit % 2 * 16, y = unit / 2 * kDown;
-            typename F::B b[kDown][kGradTiles];
+            typename F::B b[kDown];
             LR_UNROLL
             for (int q = 0; q < kDown; ++q)
-                Map::load_pixels_b(b[q], v + (y + q) * kHeadColumns * kStride, x, kColumns * channel_part());
+                b[q] = Map::load_pixels_b(v + (y + q) * kHeadColumns * kStride, x, 8 * channel_part());
             LR_UNROLL
             for (int r = 0; r < kDown + 6; ++r) {
                 const auto a = load_rows(grad + ((y + r) * kWide + x + 4 * tap_half()) * kGrad);
@@ -207,8 +206,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
                 for (int q = 0; q < kDown; ++q) {
                     const int f = r - q;
                     if (f < 0 || f > 6) continue;
-                    LR_UNROLL
-                    for (int j = 0; j < kGradTiles; ++j) F::multiply(dw[f][j], a, b[q][j]);
+                    F::multiply(dw[f], a, b[q]);
                 }
             }
         }
@@ -235,14 +233,11 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
                 LR_UNROLL
                 for (int f = 0; f < 7; ++f) {
                     LR_UNROLL
-                    for (int j = 0; j < kGradTiles; ++j) {
-                        LR_UNROLL
-                        for (int i = 0; i < 4; ++i) {
-                            const int row = g + i / 2 * 8, e = 4 * tap_half() + row / 4, k = row % 4;
-                            const int channel = kColumns * channel_part() + 8 * j + 2 * t + i % 2;
-                            if (e < 7 && k < p.channels && channel < filters())
-                                total[((k * filters() + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][j][i];
-                        }
+                    for (int i = 0; i < 4; ++i) {
+                        const int row = g + i / 2 * 8, e = 4 * tap_half() + row / 4, k = row % 4;
+                        const int channel = 8 * channel_part() + 2 * t + i % 2;
+                        if (e < 7 && k < p.channels && channel < filters())
+                            total[((k * filters() + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][i];
                     }
                 }
                 LR_UNROLL
@@ -264,7 +259,7 @@ head_backward_kernel(const HeadParams p) {
     typename H::Grad dw = {};
     float sums[kPrologueSums][H::kLane] = {}, bias[kImageChannels] = {};
     barrier();  // the vectors are there
-    for (int64_t i = block_index(); i < p.tiles; i += block_count()) {
+    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
         const Tile tile(p.prologue, i, H::kHeight, kHeadColumns);
         head.load(tile, bias);
         barrier();  // v and dy are there

@@ -9,7 +9,7 @@ int launch_trunk(const TrunkParams& params, TrunkKernel kernel, bool bfloat16, i
     if (guard.error() != cudaSuccess) return guard.error();
     cudaError_t error = cudaErrorInvalidValue;
     with_trunk_kernel(kernel, bfloat16, [&](auto instance, int shared_bytes) {
-        const int64_t side = trunk_side(kernel);
+        const int side = trunk_side(kernel);
         TrunkParams p = params;
         p.tiles = tile_count(p.prologue, side, side);
         error = launch(instance, tile_blocks(p.tiles, multiprocessors), kTrunkThreads, shared_bytes, stream, p);

@@ -82,9 +82,8 @@ struct Trunk {
     // The first convolution with its norm and skip or activation, into the middle map, whose first pixel is kAround
     // before the tile's; zero outside the image, as the second convolution pads.
     LR_DEVICE void fill_middle(const Tile& tile) const {
-        const int g = lane_index() / 4, c = lane_index() % 4 * kLane;
+        const int lane = lane_index_again(), g = lane / 4, c = lane % 4 * kLane;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
-        const S* skip = static_cast<const S*>(p.prologue.skip) + prologue.offset(tile.image, 0, 0) + c;
         // Two strips of 16 columns times eight groups of four rows.
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < 16; unit += warp_count()) {
@@ -92,7 +91,8 @@ struct Trunk {
             const int top = tile.top - kAround + y, left = tile.left - kAround + x + g;
             float sum[kRows][First::kTiles][4] = {};
             First::multiply(sum, source, kSource, y, x, weight1);
-            // The skip is requested before the products, to be there after them.
+            const S* skip = static_cast<const S*>(p.prologue.skip) + prologue.offset(tile.image, 0, 0) + c;
+            // The skip of all pixels waits for memory together.
             typename Skip::Channels u[2 * kRows];
             bool inside[2 * kRows];
             LR_UNROLL
@@ -158,14 +158,13 @@ struct Trunk {
     }
 };
 
-// Two blocks per multiprocessor where its shared memory holds them (each takes 1 KiB more).
 template <Arithmetic M, TrunkKernel K>
-LR_KERNEL_RESIDENT(kTrunkThreads, (LR_SHARED_BYTES >= 2 * (Trunk<M, K>::shared_bytes() + 1024) ? 2 : 1))
+LR_KERNEL_RESIDENT(kTrunkThreads, 2)
 trunk_kernel(const TrunkParams p) {
     using T = Trunk<M, K>;
     const T trunk(p);
     barrier();  // the vectors are there
-    for (int64_t i = block_index(); i < p.tiles; i += block_count()) {
+    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
         const Tile tile(p.prologue, i, T::kSide, T::kSide);
         trunk.load(tile);
         barrier();  // v is there, and the weights; nobody still reads the middle map of the tile before

@@ -21,7 +21,7 @@ struct TrunkParams : ToImage {  // the tail's second convolution
     Weight weight2;  // [filters][filters][3][3]
     void* output;
 
-    int64_t tiles;  // filled by the launcher
+    uint32_t tiles;  // filled by the launcher
 };
 
 enum class TrunkKernel : int32_t { kBlock = 0, kTail = 1 };
