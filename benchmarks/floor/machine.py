@@ -24,7 +24,7 @@ class Machine:
     dram_bytes_per_s: float  # datasheet
     dram_share: float  # of it that a copy reaches
     multiprocessors: int = 132  # whitepaper, SXM5
-    clock_hz: float = 1.755e9  # sustained; the maximum boost is 1.98e9. An assumption, between Luo's card and the maximum
+    clock_hz: float = 1.755e9  # sustained, an assumption: Luo's card; the study's ran at its maximum of 1.98e9
 
     # A multiprocessor (whitepaper).
     schedulers: int = 4  # one instruction a clock each
@@ -39,7 +39,7 @@ class Machine:
     l1_clocks: int = 41  # Luo: 40.7; study: 40.2
     l2_clocks: int = 262  # Luo: 263.0; study: 259.9
     dram_clocks: int = 570  # study, on SXM; Luo, on PCIe at a lower clock: 478.8. Without load
-    special_clocks: int = 23  # MUFU and conversions. Assumption: the shortest chains of the study less one fixed latency
+    special_clocks: int = 23  # MUFU and conversions. Assumption, from the study's chains of 29 to 54
     constant_clocks: int = 30  # LDC and S2R. Huerta, 26 to 29
     operands_clocks: int = 12  # until a memory instruction has read its registers. Huerta, 9 to 20 by width
     barrier_clocks: int = 20  # from the last warp's arrival to the next instruction. Assumption
@@ -47,16 +47,14 @@ class Machine:
     # Rates.
     mma_per_clock: float = 0.62  # m16n8k16 of 16 bits, m16n8k8 of tf32; 1 is the peak, mma.sync reaches 0.62 (Luo)
     wavefronts_per_clock: float = 1.0  # 128 bytes of shared memory or L1: 33 TB/s (whitepaper)
-    l2_bytes_per_clock: float = 24.6  # 5.7 TB/s read by 132 multiprocessors (Luo 2025; Chips and Cheese 5.5 to 6)
-    l2_bytes: float = 50e6  # datasheet
+    l2_bytes_per_clock: float = 24.6  # 5.7 TB/s of reads by all; assumption, from Chips and Cheese's 5.5 to 6
     queue_wavefronts: int = 24  # of a multiprocessor's shared memory before warps wait to issue. Assumption
     # How far a multiprocessor may be ahead of its share of DRAM, in clocks: the others are in other phases then. 0 is
     # lockstep. Assumption.
     dram_ahead_clocks: int = 2048
 
     # A stream.
-    gap_us: float = 1.0  # from one kernel's last block to the next's first. Assumption
-    ramp_us: float = 1.0  # the first blocks' launch and the last one's end within a kernel. Assumption
+    gap_us: float = 1.0  # from a kernel's last instruction to the next's first. Assumption
     small_kernel_us: float = 2.0  # one of the reductions, gap included. Assumption
 
     @property
@@ -72,7 +70,7 @@ class Machine:
         return clocks / self.clock_hz * 1e6
 
 
-# Copies of hundreds of MB reach 2.9 TB/s on an H100 SXM and 4.2 on an H200; filters.py grants eager torch the same.
+# The share is an assumption, 2.9 and 4.2 TB/s; filters.py grants eager torch the same.
 H100 = Machine("H100 SXM", dram_bytes_per_s=3.35e12, dram_share=0.87)
 H200 = replace(H100, name="H200", dram_bytes_per_s=4.8e12)
 MACHINES = {"h100": H100, "h200": H200}

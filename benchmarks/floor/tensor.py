@@ -24,11 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from benchmarks.floor.disassembly import (
-    CLOCK_HZ,
     CORE,
-    DRAM_BYTES_PER_S,
-    ISSUE_PER_CLOCK,
-    SMS,
     Instruction,
     Kernel,
     Loop,
@@ -37,12 +33,10 @@ from benchmarks.floor.disassembly import (
     loops,
     reachable,
 )
+from benchmarks.floor.machine import H100, Machine
 from benchmarks.floor.tensor_kernels import ARITHMETICS, INFERENCE, TRAINING, Case, cases
 
-# m16n8k16 of 16-bit elements (or m16n8k8 of tf32) per clock and SM. The peak of 989.4 TFLOP/s dense (H100 whitepaper;
-# at 1.83 GHz on 132 SMs: 4096 FLOP per clock and SM) is one; mma.sync, unlike wgmma, was measured at 0.62 of the peak
-# on Hopper (Luo et al. 2024, arXiv 2402.13499).
-MMA_PER_CLOCK = 0.62
+MMA_PER_CLOCK = H100.mma_per_clock
 
 CLASSES = ("tensor", "float", "integer", "move", "shared", "global", "other")
 _INTEGER = r"IMAD|IADD|LEA|LOP|SHF|ISETP|VIADD|PRMT|PLOP|IABS|IMNMX|SEL|U[A-Z0-9]+|R2U|I2F|F2I|SGXT|BREV|POPC|FLO|LEPC"
@@ -99,13 +93,13 @@ class Row:
     shared: float  # wavefronts
     by_loop: dict[str, float]
 
-    def microseconds(self) -> dict[str, float]:
-        per_second = SMS * CLOCK_HZ
+    def microseconds(self, machine: Machine = H100) -> dict[str, float]:
+        clocks = machine.multiprocessors * machine.clock_hz / 1e6
         return {
-            "issue": sum(self.issued.values()) / ISSUE_PER_CLOCK / per_second * 1e6,
-            "tensor": self.mma / MMA_PER_CLOCK / per_second * 1e6,
-            "shared": self.shared / per_second * 1e6,
-            "DRAM": self.case.bytes / DRAM_BYTES_PER_S * 1e6,
+            "issue": sum(self.issued.values()) / machine.issue_per_clock / clocks,
+            "tensor": self.mma / machine.mma_per_clock / clocks,
+            "shared": self.shared / machine.wavefronts_per_clock / clocks,
+            "DRAM": self.case.bytes / (machine.dram_bytes_per_s * machine.dram_share) * 1e6,
         }
 
     def per_sixteen(self, count: float) -> float:
@@ -129,22 +123,36 @@ def trips(case: Case, loop: Loop, every: list[Loop], sizes: dict[int, int]) -> f
     raise LookupError(f"{case.name}: no trip count for the loop at {sorted(texts)}")
 
 
+def kernel_of(case: Case, arch: str) -> Kernel:
+    """The compiled kernel.
+
+    Raises:
+        LookupError: if there is not exactly one.
+    """
+    matching = [k for name, k in _disassembled(case.source, arch).items() if re.search(case.mangled, name)]
+    if len(matching) != 1:
+        raise LookupError(f"{case.name}: {len(matching)} kernels match {case.mangled}")
+    return matching[0]
+
+
+def trips_of(case: Case, kernel: Kernel, found: list[Loop]) -> dict[int, float]:
+    """Trips of each loop, by header."""
+    sizes: dict[int, int] = {}
+    for loop in found:
+        inside = set().union(*(other.blocks for other in found if other.blocks < loop.blocks))
+        sizes[loop.header] = sum(item.block in loop.blocks and item.block not in inside for item in kernel.instructions)
+    return {loop.header: trips(case, loop, found, sizes) for loop in found}
+
+
 def measure(case: Case, arch: str) -> Row:
     """Count the instructions of one call.
 
     Raises:
         LookupError: for a kernel or a loop that the table does not know.
     """
-    matching = [k for name, k in _disassembled(case.source, arch).items() if re.search(case.mangled, name)]
-    if len(matching) != 1:
-        raise LookupError(f"{case.name}: {len(matching)} kernels match {case.mangled}")
-    kernel = matching[0]
+    kernel = kernel_of(case, arch)
     live, found = reachable(kernel), loops(kernel)
-    sizes: dict[int, int] = {}
-    for loop in found:
-        inside = set().union(*(other.blocks for other in found if other.blocks < loop.blocks))
-        sizes[loop.header] = sum(item.block in loop.blocks and item.block not in inside for item in kernel.instructions)
-    each = {loop.header: trips(case, loop, found, sizes) for loop in found}
+    each = trips_of(case, kernel, found)
     times: dict[int, float] = {}
     names: dict[int, str] = {}
     for block in live:
@@ -157,7 +165,7 @@ def measure(case: Case, arch: str) -> Row:
     by_loop: Counter[str] = Counter()
     mma = shared = 0.0
     for item in kernel.instructions:
-        if item.block not in live or item.opcode.startswith("NOP"):
+        if item.block not in live:
             continue
         count = times[item.block] * share(case, item)
         issued[class_of(item.opcode)] += count
