@@ -35,7 +35,7 @@ from benchmarks.floor.machine import MACHINES, Machine
 from benchmarks.floor.simulation import REASONS, Op, Run, simulate
 from benchmarks.floor.tensor_kernels import ARITHMETICS, MEMORY, SHARED, Case, Memory
 
-LIMIT = 300_000  # instructions of a multiprocessor that are simulated one by one
+LIMIT = 600_000  # instructions of a multiprocessor that are simulated one by one
 REDUCTIONS = 10  # launches of csrc/core/reduce in a training step
 
 _FLOAT = r"F(ADD|MUL|FMA)|H(ADD|MUL|FMA)2"
@@ -241,6 +241,8 @@ class Program:
                                 chosen[share] = take((owner, share), share, 0.0)
                             if not chosen[share]:
                                 continue
+                    if i not in operations:  # hopper.py removed it
+                        continue
                     far, near, part = operations[i]
                     out.append(far if part == 1 or take(("far", i), part, phase) else near)
 
@@ -492,6 +494,41 @@ def table(prediction: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def hopper(machine: Machine, arithmetic: str, batch: int) -> str:
+    """Upper bounds of what Hopper's own instructions gain, as Markdown."""
+    from benchmarks.floor.hopper import apply, features
+
+    with tensor_kernels.batch_of(batch):
+        calls = {"inference": tensor_kernels.INFERENCE, "train": tensor_kernels.TRAINING}
+        cases = [c for c in tensor_kernels.cases([arithmetic]) if any(c.name in names for names in calls.values())]
+        shared = shared_bytes(cases)
+        before = {c.name: Model(c, machine, shared[c.name, arithmetic]).predict().us for c in cases}
+        sums = totals(machine, arithmetic, before | {"resample": resample_us(machine, arithmetic)})
+        lines = [
+            "| feature | kernel | removed / 16 px | replaced | µs an image | after | of inference | of training |",
+            "|---" * 8 + "|",
+        ]
+        for feature in features(machine):
+            gains = dict.fromkeys(calls, 0.0)
+            for case in cases:
+                if not re.search(feature.kernels, case.name):
+                    continue
+                model = Model(case, machine, shared[case.name, arithmetic])
+                removed, changed = apply(model, feature.edit)
+                after = model.predict().us
+                gain = {call: (before[case.name] - after) * names.get(case.name, 0) for call, names in calls.items()}
+                gains = {call: gains[call] + gain[call] for call in calls}
+                parts = " | ".join(f"{gain[call] / sums[call]:.1%}" for call in calls)
+                lines.append(
+                    f"| {feature.name} | {case.name} | {removed:.0f} | {changed:.0f} | {before[case.name] / batch:.2f} "
+                    f"| {after / batch:.2f} | {parts} |"
+                )
+            parts = " | ".join(f"**{gains[call] / sums[call]:.1%}**" for call in calls)
+            verdict = "above" if max(gains[call] / sums[call] for call in calls) > 0.15 else "below"
+            lines.append(f"| **{feature.name}** | {verdict} 15 %; assumes: {feature.assumption} | | | | | {parts} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -499,7 +536,11 @@ def main() -> None:
     parser.add_argument("--arithmetic", choices=ARITHMETICS, default="bfloat16")
     parser.add_argument("--kernel", help="only kernels whose name contains this")
     parser.add_argument("--machine", choices=MACHINES, action="append", help="only this one (repeatable)")
+    parser.add_argument("--hopper", action="store_true", help="what wgmma, TMA and clusters could gain (bfloat16)")
     arguments = parser.parse_args()
+    if arguments.hopper:
+        print(hopper(MACHINES[(arguments.machine or ["h100"])[0]], "bfloat16", arguments.batch))
+        return
     try:
         result = predict(arguments.machine or list(MACHINES), arguments.arithmetic, arguments.batch, arguments.kernel)
     except FileNotFoundError as missing:

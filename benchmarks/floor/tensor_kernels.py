@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.floor.disassembly import SMS
 
@@ -187,6 +187,11 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^store:.*convert" if short else r"^convert:.*(half_to_float\(|map\[c\]|<< 16)", 0),
         Rule(r"^(load_channels:.*x\.data|convert:)", 0.75),
     )
+
+
+def _parameters(arithmetic: str) -> Rule:
+    """Parameters have the arithmetic's type: of three ways to read one, the others are not taken."""
+    return Rule(rf"^load_parameter:.*(Half|{'kFloat32' if arithmetic == 'bfloat16' else 'BFloat16'})", 0)
 
 
 def _stem(arithmetic: str, statistics: bool) -> Case:
@@ -445,4 +450,4 @@ def cases(arithmetics: Iterable[str] = ARITHMETICS) -> list[Case]:
         result += [_conv(arithmetic, False, False), _conv(arithmetic, False, True), _head(arithmetic, False)]
         result += [_head(arithmetic, True), _conv(arithmetic, True, True), _conv(arithmetic, True, False)]
         result += [_stem_backward(arithmetic, False), _stem_backward(arithmetic, True)]
-    return result
+    return [replace(case, shares=(*case.shares, _parameters(case.arithmetic))) for case in result]
