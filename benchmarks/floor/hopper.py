@@ -55,7 +55,7 @@ _KEPT = r"^(decode|element|value|fused_multiply_add|pack\w*|encode|store_chunk|c
 
 
 def _tiles(pattern: str, machine: Machine, counted: bool) -> Edit:
-    """Rows or tiles that are there in time: a load reads shared memory. With `counted`, the TMA counts addresses too."""
+    """Rows or tiles that are there in time: loads read shared memory. With `counted`, the TMA counts addresses."""
 
     def edit(program: Program, i: int, op: Op) -> Op | None:
         frames = _frames(program, i)

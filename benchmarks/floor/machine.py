@@ -54,8 +54,8 @@ class Machine:
     dram_ahead_clocks: int = 2048
 
     # A stream.
-    gap_us: float = 1.0  # from a kernel's last instruction to the next's first. Assumption
-    small_kernel_us: float = 2.0  # one of the reductions, gap included. Assumption
+    ramp_us: float = 1.0  # from the end of the kernel before to a kernel's first instruction. Assumption
+    small_kernel_us: float = 2.0  # one of the reductions. Assumption
 
     @property
     def issue_per_clock(self) -> int:

@@ -1,6 +1,7 @@
 """Predicted times of the kernels with latency and real residency, from their disassembly, without a GPU.
 
-    python -m benchmarks.floor.model [--json] [--batch N] [--arithmetic NAME] [--kernel NAME] [--machine NAME]
+    python -m benchmarks.floor.model [--json | --verbose] [--batch N] [--arithmetic A] [--kernel NAME] [--machine M]
+    python -m benchmarks.floor.model --hopper
 
 448→224, bilinear with antialias, 16 filters, 3 channels, one block; the constants are in machine.py.
 
@@ -402,7 +403,7 @@ class Model:
             clocks_a_unit /= self.units(0)
         spent = sum(run.stalls.values())
         return Prediction(
-            us=machine.microseconds(run.clocks),
+            us=machine.microseconds(run.clocks) + machine.ramp_us,
             bound_us=self.row.microseconds(machine),
             registers=self.kernel.registers,
             shared_bytes=self.shared,
@@ -428,7 +429,7 @@ def resample_us(machine: Machine, arithmetic: str) -> float:
     size = 2 if arithmetic == "bfloat16" else 4
     pixels = tensor_kernels.IN_PIXELS + tensor_kernels.OUT_PIXELS
     moved = pixels * tensor_kernels.CHANNELS * size
-    return moved / (machine.dram_bytes_per_s * machine.dram_share) * 1e6
+    return moved / (machine.dram_bytes_per_s * machine.dram_share) * 1e6 + machine.ramp_us
 
 
 def totals(machine: Machine, arithmetic: str, us: dict[str, float]) -> dict[str, float]:
@@ -440,13 +441,8 @@ def totals(machine: Machine, arithmetic: str, us: dict[str, float]) -> dict[str,
         ("train", tensor_kernels.TRAINING, REDUCTIONS),
     ):
         if calls.keys() <= us.keys():
-            launches = 1 + sum(calls.values())
-            result[name] = (
-                us["resample"]
-                + sum(count * us[kernel] for kernel, count in calls.items())
-                + launches * machine.gap_us
-                + small * machine.small_kernel_us
-            )
+            result[name] = us["resample"] + small * machine.small_kernel_us
+            result[name] += sum(count * us[kernel] for kernel, count in calls.items())
     return result
 
 
@@ -529,6 +525,19 @@ def hopper(machine: Machine, arithmetic: str, batch: int) -> str:
     return "\n".join(lines)
 
 
+def by_loop(arithmetic: str, kernel: str | None) -> str:
+    """Instructions for 16 pixels of each kernel, by class and by the line that closes their loop."""
+    lines = []
+    for case in tensor_kernels.cases([arithmetic]):
+        if kernel is None or kernel in case.name:
+            row = tensor.measure(case, "90")
+            classes = ", ".join(f"{name} {row.per_sixteen(row.issued.get(name, 0.0)):.1f}" for name in tensor.CLASSES)
+            lines.append(f"{case.name}: {row.per_sixteen(sum(row.issued.values())):.1f} for 16 pixels: {classes}")
+            for name, count in sorted(row.by_loop.items(), key=lambda pair: -pair[1]):
+                lines.append(f"    {row.per_sixteen(count):8.2f}  {name[:100]}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -536,13 +545,18 @@ def main() -> None:
     parser.add_argument("--arithmetic", choices=ARITHMETICS, default="bfloat16")
     parser.add_argument("--kernel", help="only kernels whose name contains this")
     parser.add_argument("--machine", choices=MACHINES, action="append", help="only this one (repeatable)")
+    parser.add_argument("--verbose", action="store_true", help="print the instructions of every loop instead")
     parser.add_argument("--hopper", action="store_true", help="what wgmma, TMA and clusters could gain (bfloat16)")
     arguments = parser.parse_args()
-    if arguments.hopper:
-        print(hopper(MACHINES[(arguments.machine or ["h100"])[0]], "bfloat16", arguments.batch))
-        return
+    machines = arguments.machine or list(MACHINES)
     try:
-        result = predict(arguments.machine or list(MACHINES), arguments.arithmetic, arguments.batch, arguments.kernel)
+        if arguments.verbose:
+            print(by_loop(arguments.arithmetic, arguments.kernel))
+            return
+        if arguments.hopper:
+            print(hopper(MACHINES[machines[0]], "bfloat16", arguments.batch))
+            return
+        result = predict(machines, arguments.arithmetic, arguments.batch, arguments.kernel)
     except FileNotFoundError as missing:
         raise SystemExit(f"benchmarks.floor.model: {missing}") from missing
     if arguments.json:

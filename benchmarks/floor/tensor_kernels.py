@@ -1,4 +1,4 @@
-"""The kernels that tensor.py counts: trips of loops, shares of branches, bytes moved.
+"""The kernels that tensor.py counts: trips of loops, shares of branches, bytes moved, where accesses are served.
 
 Trips are those of an average warp each time it enters the loop; the expressions follow the sources.
 """
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from benchmarks.floor.disassembly import SMS
+from benchmarks.floor.machine import H100
 
+SMS = H100.multiprocessors
 BATCH, CHANNELS, FILTERS = 64, 3, 16
 SIDE_IN, SIDE_OUT = 448, 224
 ARITHMETICS = {"bfloat16": 0, "tf32": 2, "float32": 3}  # as in fragment.cuh

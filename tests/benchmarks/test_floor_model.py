@@ -150,4 +150,7 @@ def test_an_access_without_a_rule_is_an_error() -> None:
 
 def test_calls_are_sums_of_their_kernels() -> None:
     us = dict.fromkeys((*tensor_kernels.INFERENCE, "resample"), 10.0)
-    assert model.totals(H100, "bfloat16", us) == {"inference": 40.0 + 4 * H100.gap_us}
+    assert model.totals(H100, "bfloat16", us) == {"inference": 40.0}
+    us |= dict.fromkeys(tensor_kernels.TRAINING, 10.0)
+    launches = 1 + sum(tensor_kernels.TRAINING.values())
+    assert model.totals(H100, "bfloat16", us)["train"] == launches * 10.0 + model.REDUCTIONS * H100.small_kernel_us
