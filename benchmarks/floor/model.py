@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.floor import tensor, tensor_kernels
-from benchmarks.floor.disassembly import CORE, Instruction, Kernel, Loop, loops, reachable, successors
+from benchmarks.floor.disassembly import CORE, Instruction, Kernel, Loop, core_file, loops, reachable, successors
 from benchmarks.floor.machine import MACHINES, Machine
 from benchmarks.floor.simulation import REASONS, Op, Run, simulate
 from benchmarks.floor.tensor_kernels import ARITHMETICS, MEMORY, SHARED, Case, Memory
@@ -300,35 +300,30 @@ def shared_bytes(cases: list[Case]) -> dict[tuple[str, str], int]:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         raise FileNotFoundError("nvcc: not on PATH")
-    lines = []
     enums = {"bfloat16": "kBFloat16", "tf32": "kTF32", "float32": "kFloat32"}
-    for case in cases:
-        texts = [text for start, text in SHARED.items() if case.name.startswith(start)]
-        if not texts:
-            raise LookupError(f"{case.name}: no expression for its shared memory")
-        value = texts[0].format(
-            M=f"Arithmetic::{enums[case.arithmetic]}",
-            warps=case.threads // 32,
-            outputs=tensor_kernels.stem_plan().tile_outputs,
-        )
-        lines.append(f'    std::printf("%d\\n", static_cast<int>({value}));')
-    headers = sorted(f"{path.parent.name}/{path.name}" for path in CORE.glob("*/*.cuh") if path.parent.name != "common")
-    program = "\n".join(
-        [
-            "#include <cstdio>",
-            *(f'#include "{name}"' for name in headers),
-            "using namespace learned_resizer;",
-            "int main() {",
-            *lines,
-            "}",
-        ]
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        source, binary = Path(folder) / "shared.cu", Path(folder) / "shared"
-        source.write_text(program)
-        subprocess.run([nvcc, "-std=c++17", "-O0", f"-I{CORE}", source, "-o", binary], check=True)
-        text = subprocess.run([binary], check=True, stdout=subprocess.PIPE, text=True).stdout
-    return {(c.name, c.arithmetic): int(n) for c, n in zip(cases, text.split(), strict=True)}
+    result = {}
+    for source in {case.source for case in cases}:
+        own = [case for case in cases if case.source == source]
+        lines = []
+        for case in own:
+            texts = [text for start, text in SHARED.items() if case.name.startswith(start)]
+            if not texts:
+                raise LookupError(f"{case.name}: no expression for its shared memory")
+            value = texts[0].format(
+                M=f"Arithmetic::{enums[case.arithmetic]}",
+                warps=case.threads // 32,
+                outputs=tensor_kernels.stem_plan().tile_outputs,
+            )
+            lines.append(f'    std::printf("%d\\n", static_cast<int>({value}));')
+        headers = re.findall(r"#include .*\.cuh.*", core_file(source).read_text())
+        program = ["#include <cstdio>", *headers, "using namespace learned_resizer;", "int main() {", *lines, "}"]
+        with tempfile.TemporaryDirectory() as folder:
+            text, binary = Path(folder) / "shared.cu", Path(folder) / "shared"
+            text.write_text("\n".join(program))
+            subprocess.run([nvcc, "-std=c++17", "-O0", f"-I{CORE}", text, "-o", binary], check=True)
+            printed = subprocess.run([binary], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+        result |= {(case.name, case.arithmetic): int(n) for case, n in zip(own, printed, strict=True)}
+    return result
 
 
 def _between(a: Run, b: Run, t: float) -> Run:
