@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.floor.machine import H100
+
 CORE = Path(__file__).resolve().parents[2] / "csrc" / "core"
 
-# H100 SXM5 80 GB: NVIDIA H100 Tensor Core GPU Architecture, table 3; four schedulers an SM, one instruction each.
-SMS, CLOCK_HZ, DRAM_BYTES_PER_S, ISSUE_PER_CLOCK = 132, 1.755e9, 3.35e12, 4
+SMS, CLOCK_HZ, DRAM_BYTES_PER_S = H100.multiprocessors, H100.clock_hz, H100.dram_bytes_per_s
+ISSUE_PER_CLOCK = H100.issue_per_clock
 
 Frame = tuple[str, int]  # file name, line
 
@@ -30,6 +32,7 @@ class Instruction(NamedTuple):
     block: int  # basic block
     chain: tuple[Frame, ...]  # inlining chain, from the innermost frame outwards
     operands: str = ""
+    control: int = 0  # the fields that schedule it: bits 105 and up of the encoding
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Kernel:
 
     instructions: list[Instruction]
     labels: dict[str, int]  # of basic blocks
+    registers: int = 0  # of a thread
+    shared: int = 0  # static shared memory of a block
 
 
 def disassembler() -> str:
@@ -70,19 +75,26 @@ def disassemble(source: str, arch: str) -> dict[str, Kernel]:
         raise FileNotFoundError("nvcc: not on PATH")
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
-        options = ["-std=c++17", "-O3", "-lineinfo", f"-arch=sm_{arch}", "-cubin", f"-I{CORE}"]
-        subprocess.run([nvcc, *options, core_file(source), "-o", cubin], check=True)
+        options = ["-std=c++17", "-O3", "-lineinfo", f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin", f"-I{CORE}"]
+        compiled = subprocess.run(
+            [nvcc, *options, core_file(source), "-o", cubin], check=True, stderr=subprocess.PIPE, text=True
+        )
         text = subprocess.run(
-            [disassembler(), "-gi", "-c", cubin], check=True, stdout=subprocess.PIPE, text=True
+            [disassembler(), "-gi", "-hex", "-c", cubin], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
-    return parse(text)
+    kernels = parse(text)
+    for name, usage in re.findall(r"entry function '(\w+)'.*?(Used [^\n]*)", compiled.stderr, re.DOTALL):
+        kernels[name].registers = int(re.search(r"(\d+) registers", usage)[1])
+        if static := re.search(r"(\d+) bytes smem", usage):
+            kernels[name].shared = int(static[1])
+    return kernels
 
 
 _ENDS = ("BRA", "BRX", "JMP", "EXIT", "RET", "BREAK")  # instructions that end a basic block
 
 
 def parse(text: str) -> dict[str, Kernel]:
-    """Kernels in the output of ``nvdisasm -gi -c``, by mangled name."""
+    """Kernels in the output of ``nvdisasm -gi -c``, by mangled name; with ``-hex``, control fields too."""
     kernels: dict[str, Kernel] = {}
     current = Kernel([], {})
     chain: list[Frame] = []
@@ -105,6 +117,8 @@ def parse(text: str) -> dict[str, Kernel]:
                 Instruction(match[2], match[1] is not None, block, tuple(chain), match[3].strip())
             )
             block += match[2].split(".")[0] in _ENDS
+        elif match := re.fullmatch(r"\s*/\* 0x([0-9a-f]{16}) \*/\s*", line):  # an encoding's high half
+            current.instructions[-1] = current.instructions[-1]._replace(control=int(match[1], 16) >> 41)
         in_comment = False
     return kernels
 

@@ -11,7 +11,8 @@ Nothing here ran on a GPU. Batch 64, 448→224, bilinear with antialias, bfloat1
   instructions, matrix products, wavefronts of shared memory and L1, and DRAM. Tiles are the best of those tried.
 - native: tensor.py's count of the instance of 16 or 32 filters, with the bytes of n. Needs nvcc, and minutes.
 
-All three are given DRAM_SHARE of the DRAM's peak. Latency is in none of them, but eager's calls have little of it.
+All three are given the share of the DRAM's peak that a copy reaches. Latency is in none of them, but eager's calls have
+little of it.
 
 The whole is 2.3 to 3.6 times as fast in Triton as in eager torch for 8, 24 and 64 filters, and 2.0 to 3.4 times with
 the padded CUDA kernels for 8 and 24. By kernel, Triton's stem gains 4 to 7 times forward and 2.3 to 5.4 backward, the
@@ -33,21 +34,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.floor import tensor, tensor_kernels
-from benchmarks.floor.disassembly import (
-    CLOCK_HZ,
-    DRAM_BYTES_PER_S,
-    ISSUE_PER_CLOCK,
-    SMS,
-    Kernel,
-    disassembler,
-    loops,
-    parse,
-    reachable,
-)
-from benchmarks.floor.tensor import MMA_PER_CLOCK, wavefronts
+from benchmarks.floor.disassembly import Kernel, disassembler, loops, parse, reachable
+from benchmarks.floor.machine import H100
+from benchmarks.floor.tensor import wavefronts
 from benchmarks.floor.tensor_kernels import BATCH, CHANNELS, IN_PIXELS, OUT_PIXELS, SIDE_IN, SIDE_OUT, Case
 
-DRAM_SHARE = 0.87  # of the peak that a kernel bound by it reaches
 FLOPS = 989.4e12  # bfloat16, dense: what cuDNN's convolutions are granted
 PADDED_CHANNELS = 4  # of an image as the Triton kernels read it
 SIZE = 2  # bytes of an element
@@ -82,12 +73,13 @@ class Times(NamedTuple):
 
 def dram(moved: float) -> float:
     """Microseconds for so many bytes."""
-    return moved / (DRAM_BYTES_PER_S * DRAM_SHARE) * 1e6
+    return moved / (H100.dram_bytes_per_s * H100.dram_share) * 1e6
 
 
 def _times(issued: float, products: float, waves: float, moved: float) -> Times:
-    clocks = SMS * CLOCK_HZ / 1e6
-    return Times(issued / ISSUE_PER_CLOCK / clocks, products / MMA_PER_CLOCK / clocks, waves / clocks, dram(moved))
+    clocks = H100.multiprocessors * H100.clock_hz / 1e6
+    issue, tensor_time = issued / H100.issue_per_clock / clocks, products / H100.mma_per_clock / clocks
+    return Times(issue, tensor_time, waves / clocks, dram(moved))
 
 
 def eager(n: int, training: bool) -> dict[str, float]:
@@ -298,7 +290,7 @@ def _products(opcode: str, operands: str) -> tuple[float, float]:
     shape = re.match(r"x(\d+)x(\d+)\S* R\d+, (\w)", operands)
     assert shape is not None, operands
     columns = int(shape[1])
-    return columns / 8 * MMA_PER_CLOCK, (16 * columns * 2 / 128) / 4 + 4 * (shape[3] != "R")
+    return columns / 8 * H100.mma_per_clock, (16 * columns * 2 / 128) / 4 + 4 * (shape[3] != "R")
 
 
 def _wavefronts(opcode: str) -> float:
@@ -426,11 +418,14 @@ def _of_32(case: Case) -> Case:
     if case.name.startswith("stem_backward"):  # one row a step, not two
         (trips,) = (rule.trips for rule in case.loops if rule.pattern == _LOOPS["items"])
         tiles = -(-SIDE_IN // 128)
-        strips = trips * SMS / (BATCH * tiles)
+        strips = trips * H100.multiprocessors / (BATCH * tiles)
         return replace(_with_trips(case, begin=7, rows=SIDE_IN / strips), mma=BATCH * tiles * 8 * SIDE_IN * 136)
     if case.name == "head forward":  # tiles of 8 rows
         tiles = tensor_kernels._across(8)
-        return replace(_with_trips(case, head=tiles / (2 * SMS), pixels=38 * 14 * 4 / 256, steps=2), mma=outputs * 56)
+        return replace(
+            _with_trips(case, head=tiles / (2 * H100.multiprocessors), pixels=38 * 14 * 4 / 256, steps=2),
+            mma=outputs * 56,
+        )
     if case.name == "head backward":
         (trips,) = (rule.trips for rule in case.loops if rule.pattern == _LOOPS["products"])
         return replace(_with_trips(case, products=2 * trips), mma=outputs * 112)

@@ -1,8 +1,6 @@
-"""Instructions, matrix products and bytes of the tensor kernels: their bottlenecks, without a GPU.
+"""Instructions, matrix products and bytes of the tensor kernels, counted in their disassembly.
 
-    python -m benchmarks.floor.tensor [--arch 90] [--kernel NAME] [--verbose]
-
-Batch 64, 448→224, bilinear with antialias, 16 filters, 3 channels. Method (docs/kernels-tensor.md discusses it):
+model.py predicts times from them; batch 64, 448→224, bilinear with antialias, 16 filters, 3 channels.
 
 1. A kernel is compiled, disassembled, and its loops are found in the flow graph. The branch that closes a loop carries
    the line of its ``for``; the tables of tensor_kernels.py say how often each runs for an average warp. A loop
@@ -10,25 +8,20 @@ Batch 64, 448→224, bilinear with antialias, 16 filters, 3 channels. Method (do
 2. An instruction runs as often as the loops around it say. Both sides of a branch count as issued, except where the
    table gives a share (the dtype of the image, the fold and gather forms). Code reached only by a call (slow paths of
    divisions) does not count.
-3. issue: warp instructions at 4 per clock and SM. tensor: matrix products at MMA_PER_CLOCK. shared: wavefronts at 1 per
-   clock and SM, bank conflicts where the table names them. DRAM: each map of the kernel once at peak bandwidth.
-   The four overlap in time; the largest is the prediction. Latency, uneven ends and the L2 are not in it.
+3. Bounds without latency: issue, warp instructions at 4 per clock and SM; tensor, matrix products at the rate of
+   mma.sync; shared, wavefronts at 1 per clock and SM, bank conflicts where the table names them; DRAM, each map of the
+   kernel once at the bandwidth of a copy.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
 from benchmarks.floor.disassembly import (
-    CLOCK_HZ,
     CORE,
-    DRAM_BYTES_PER_S,
-    ISSUE_PER_CLOCK,
-    SMS,
     Instruction,
     Kernel,
     Loop,
@@ -37,12 +30,8 @@ from benchmarks.floor.disassembly import (
     loops,
     reachable,
 )
-from benchmarks.floor.tensor_kernels import ARITHMETICS, INFERENCE, TRAINING, Case, cases
-
-# m16n8k16 of 16-bit elements (or m16n8k8 of tf32) per clock and SM. The peak of 989.4 TFLOP/s dense (H100 whitepaper;
-# at 1.83 GHz on 132 SMs: 4096 FLOP per clock and SM) is one; mma.sync, unlike wgmma, was measured at 0.62 of the peak
-# on Hopper (Luo et al. 2024, arXiv 2402.13499).
-MMA_PER_CLOCK = 0.62
+from benchmarks.floor.machine import H100, Machine
+from benchmarks.floor.tensor_kernels import Case
 
 CLASSES = ("tensor", "float", "integer", "move", "shared", "global", "other")
 _INTEGER = r"IMAD|IADD|LEA|LOP|SHF|ISETP|VIADD|PRMT|PLOP|IABS|IMNMX|SEL|U[A-Z0-9]+|R2U|I2F|F2I|SGXT|BREV|POPC|FLO|LEPC"
@@ -99,13 +88,13 @@ class Row:
     shared: float  # wavefronts
     by_loop: dict[str, float]
 
-    def microseconds(self) -> dict[str, float]:
-        per_second = SMS * CLOCK_HZ
+    def microseconds(self, machine: Machine = H100) -> dict[str, float]:
+        clocks = machine.multiprocessors * machine.clock_hz / 1e6
         return {
-            "issue": sum(self.issued.values()) / ISSUE_PER_CLOCK / per_second * 1e6,
-            "tensor": self.mma / MMA_PER_CLOCK / per_second * 1e6,
-            "shared": self.shared / per_second * 1e6,
-            "DRAM": self.case.bytes / DRAM_BYTES_PER_S * 1e6,
+            "issue": sum(self.issued.values()) / machine.issue_per_clock / clocks,
+            "tensor": self.mma / machine.mma_per_clock / clocks,
+            "shared": self.shared / machine.wavefronts_per_clock / clocks,
+            "DRAM": self.case.bytes / (machine.dram_bytes_per_s * machine.dram_share) * 1e6,
         }
 
     def per_sixteen(self, count: float) -> float:
@@ -129,22 +118,36 @@ def trips(case: Case, loop: Loop, every: list[Loop], sizes: dict[int, int]) -> f
     raise LookupError(f"{case.name}: no trip count for the loop at {sorted(texts)}")
 
 
+def kernel_of(case: Case, arch: str) -> Kernel:
+    """The compiled kernel.
+
+    Raises:
+        LookupError: if there is not exactly one.
+    """
+    matching = [k for name, k in _disassembled(case.source, arch).items() if re.search(case.mangled, name)]
+    if len(matching) != 1:
+        raise LookupError(f"{case.name}: {len(matching)} kernels match {case.mangled}")
+    return matching[0]
+
+
+def trips_of(case: Case, kernel: Kernel, found: list[Loop]) -> dict[int, float]:
+    """Trips of each loop, by header."""
+    sizes: dict[int, int] = {}
+    for loop in found:
+        inside = set().union(*(other.blocks for other in found if other.blocks < loop.blocks))
+        sizes[loop.header] = sum(item.block in loop.blocks and item.block not in inside for item in kernel.instructions)
+    return {loop.header: trips(case, loop, found, sizes) for loop in found}
+
+
 def measure(case: Case, arch: str) -> Row:
     """Count the instructions of one call.
 
     Raises:
         LookupError: for a kernel or a loop that the table does not know.
     """
-    matching = [k for name, k in _disassembled(case.source, arch).items() if re.search(case.mangled, name)]
-    if len(matching) != 1:
-        raise LookupError(f"{case.name}: {len(matching)} kernels match {case.mangled}")
-    kernel = matching[0]
+    kernel = kernel_of(case, arch)
     live, found = reachable(kernel), loops(kernel)
-    sizes: dict[int, int] = {}
-    for loop in found:
-        inside = set().union(*(other.blocks for other in found if other.blocks < loop.blocks))
-        sizes[loop.header] = sum(item.block in loop.blocks and item.block not in inside for item in kernel.instructions)
-    each = {loop.header: trips(case, loop, found, sizes) for loop in found}
+    each = trips_of(case, kernel, found)
     times: dict[int, float] = {}
     names: dict[int, str] = {}
     for block in live:
@@ -157,7 +160,7 @@ def measure(case: Case, arch: str) -> Row:
     by_loop: Counter[str] = Counter()
     mma = shared = 0.0
     for item in kernel.instructions:
-        if item.block not in live or item.opcode.startswith("NOP"):
+        if item.block not in live:
             continue
         count = times[item.block] * share(case, item)
         issued[class_of(item.opcode)] += count
@@ -184,44 +187,3 @@ def conflict(case: Case, item: Instruction) -> float:
         if re.match(opcode, item.opcode) and any(re.search(rule.pattern, frame) for frame in frames):
             return rule.trips
     return 1.0
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="90", help="compute capability to disassemble (default 90)")
-    parser.add_argument("--kernel", help="only kernels whose name contains this")
-    parser.add_argument("--arithmetic", choices=ARITHMETICS, action="append", help="only this one (repeatable)")
-    parser.add_argument("--verbose", action="store_true", help="print the instructions of every loop")
-    arguments = parser.parse_args()
-    print("batch 64, 448→224; instructions and products per 16 pixels of the kernel's larger map; times in µs")
-    print(f"| kernel | arithmetic | MB | {' | '.join(CLASSES)} | all | mma | issue | tensor | shared | DRAM | binds |")
-    print("|---" * (len(CLASSES) + 10) + "|")
-    done: dict[str, dict[str, dict[str, float]]] = {}
-    for case in cases(arguments.arithmetic or ARITHMETICS):
-        if arguments.kernel and arguments.kernel not in case.name:
-            continue
-        try:
-            row = measure(case, arguments.arch)
-        except FileNotFoundError as missing:
-            raise SystemExit(f"benchmarks.floor.tensor: {missing}") from missing
-        times = row.microseconds()
-        done.setdefault(case.arithmetic, {})[case.name] = times
-        classes = " | ".join(f"{row.per_sixteen(row.issued.get(name, 0.0)):.0f}" for name in CLASSES)
-        print(
-            f"| {case.name} | {case.arithmetic} | {case.bytes / 1e6:.0f} | {classes} "
-            f"| {row.per_sixteen(sum(row.issued.values())):.0f} | {row.per_sixteen(row.mma):.1f} "
-            f"| {' | '.join(f'{t:.0f}' for t in times.values())} | {max(times, key=lambda name: times[name])} |"
-        )
-        if arguments.verbose:
-            for name, count in sorted(row.by_loop.items(), key=lambda pair: -pair[1]):
-                print(f"    {row.per_sixteen(count):8.2f}  {name[:100]}")
-    for what, calls in (("inference", INFERENCE), ("training step", TRAINING)):
-        for arithmetic, times_of in done.items():
-            if calls.keys() <= times_of.keys():
-                bound = sum(count * max(times_of[name].values()) for name, count in calls.items())
-                moved = sum(count * times_of[name]["DRAM"] for name, count in calls.items())
-                print(f"{what}, {arithmetic}: {bound:.0f} µs; if every kernel were bound by DRAM: {moved:.0f} µs")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The kernels that tensor.py counts: trips of loops, shares of branches, bytes moved.
+"""The kernels that tensor.py counts: trips of loops, shares of branches, bytes moved, where accesses are served.
 
 Trips are those of an average warp each time it enters the loop; the expressions follow the sources.
 """
@@ -6,11 +6,13 @@ Trips are those of an average warp each time it enters the loop; the expressions
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
-from benchmarks.floor.disassembly import SMS
+from benchmarks.floor.machine import H100
 
+SMS = H100.multiprocessors
 BATCH, CHANNELS, FILTERS = 64, 3, 16
 SIDE_IN, SIDE_OUT = 448, 224
 ARITHMETICS = {"bfloat16": 0, "tf32": 2, "float32": 3}  # as in fragment.cuh
@@ -39,6 +41,59 @@ class Case:
     loops: tuple[Rule, ...]
     shares: tuple[Rule, ...] = ()
     conflicts: tuple[tuple[str, Rule], ...] = field(default=())  # opcode, and the factor for its wavefronts
+    threads: int = 256  # of a block
+    memory: tuple[Memory, ...] = ()  # looked at before MEMORY
+
+    @property
+    def blocks(self) -> int:
+        return round(self.warps * 32 / self.threads)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where global accesses whose frames match `pattern` are served: "dram", "l2" or "l1"."""
+
+    pattern: str
+    where: str
+    share: float = 1.0  # of the executions; the others find their sectors in `rest`
+    sectors: float = 1.0  # bytes that such an execution brings, in units of those it asks for
+    rest: str = "l1"
+    opcode: str = ""
+
+
+# The first match of any frame of an access. First touches of maps and images are in the DRAM; reads of what another
+# block or an earlier phase read are in the L2; tables and parameters that neighbours read are in the L1.
+MEMORY = (
+    Memory(r"^(Stem\w+|Conv|Head\w+|Trunk|Prologue|load_weights|load_head_weights):", "l2"),
+    Memory(r"^(store_moments|finish):", "l2"),
+    Memory(r"table<|^(load_parameter|load_taps|filter_rows:.*load_element)", "l1"),
+    # Of four reads of a dz row (two image rows, two rows each) one is the first, of two columns the first.
+    Memory(r"^load_cached:", "dram", 1 / 8, 0.6),
+    Memory(r"^pull:", "l1"),
+    # Half of a pixel an access, the other half in the next.
+    Memory(r"^store_total:", "dram", 1 / 2, 2.0, opcode="LDG"),
+    Memory(r"^adjoint:", "l2", opcode="LDG"),  # reads again what the loader read
+    Memory(r"^fill_middle:", "dram", 1 / 2, 2.0, "l2"),
+    Memory(r"^(store|store_result|finish_tail):", "dram", 1 / 2, 2.0, opcode="LDG"),  # neighbours in an image
+    Memory(r"^(load|request|load_channels|load_source|read_element):", "dram"),
+    Memory(r"^(adjoint|forward|finish_\w+|store\w*|write_row):", "dram", opcode="STG"),
+)
+
+# Dynamic shared memory of a block, by the start of a kernel's name, as an expression of csrc/core; {M} is the
+# arithmetic, {warps} those of a block.
+_STEM_BACKWARD = "[] {{ StemBackwardParams p{{}}; p.warps = {warps}; p.weights.filters = 16; p.image.channels = 3; "
+SHARED = {
+    "stem with": "Stem<{M}, 16, 2>::shared_bytes([] {{ StemPlanShape p{{}}; p.warps = {warps}; p.taps = 4; "
+    "p.pieces = 1; p.tile_outputs = {outputs}; return p; }}())",
+    "trunk block": "trunk_shared_bytes(TrunkKernel::kBlock)",
+    "trunk tail": "trunk_shared_bytes(TrunkKernel::kTail)",
+    "conv forward": "Conv<{M}, 16, ConvKernel::kForward>::shared_bytes()",
+    "conv backward": "Conv<{M}, 16, ConvKernel::kBackward>::shared_bytes()",
+    "head forward": "HeadForward<{M}, 16>::shared_bytes()",
+    "head backward": "HeadBackward<{M}, 16>::shared_bytes()",
+    "stem_backward weights": _STEM_BACKWARD + "return StemWeightGradients<{M}, 16>::shared_bytes(p); }}()",
+    "stem_backward image": _STEM_BACKWARD + "return StemImageGradient<{M}, 16>::shared_bytes(p); }}()",
+}
 
 
 _NO_SKIP = Rule(r"skip|u\.word", 0)
@@ -135,6 +190,11 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
     )
 
 
+def _parameters(arithmetic: str) -> Rule:
+    """Parameters have the arithmetic's type: of three ways to read one, the others are not taken."""
+    return Rule(rf"^load_parameter:.*(Half|{'kFloat32' if arithmetic == 'bfloat16' else 'BFloat16'})", 0)
+
+
 def _stem(arithmetic: str, statistics: bool) -> Case:
     plan = stem_plan()
     rows = 3 if arithmetic == "bfloat16" else 2  # kRows
@@ -171,8 +231,10 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
             Rule(r"^filter_rows:.*(state\[k \+ 1\]\[v\] : c\[|gather_table|weight \+=)", 0),
             Rule(r"^\w*:.*p\.partials != nullptr", float(statistics)),
             Rule(r"^filter_columns:.*kept\[", 0),  # windows that do not fit a block
+            Rule(r"^emit:barrier", 1 / 2),
         ),
         (_PAIRED_STORE,) if arithmetic == "bfloat16" else (),
+        threads=threads,
     )
 
 
@@ -346,9 +408,26 @@ def _head(arithmetic: str, backward: bool) -> Case:
     )
 
 
-# Runs of each kernel in a call of the resizer with one block. Left out: the resize of the image (bound by DRAM) and the
-# reductions.
+@contextmanager
+def batch_of(images: int) -> Iterator[None]:
+    """Cases of a batch of so many images instead of 64."""
+    global BATCH, IN_PIXELS, OUT_PIXELS
+    before = BATCH
+    BATCH, IN_PIXELS, OUT_PIXELS = images, images * SIDE_IN**2, images * SIDE_OUT**2
+    try:
+        yield
+    finally:
+        BATCH, IN_PIXELS, OUT_PIXELS = before, before * SIDE_IN**2, before * SIDE_OUT**2
+
+
+# Runs of each kernel in a call of the resizer with one block. Left out: the resize of the image and the reductions.
 INFERENCE = {"stem without statistics": 1, "trunk block": 1, "trunk tail": 1}
+INFERENCE_32_BIT = {
+    "stem without statistics": 1,
+    "conv forward": 2,
+    "conv forward with skip": 1,
+    "head forward": 1,
+}
 TRAINING = {
     "stem with statistics": 1,
     "conv forward": 2,
@@ -372,4 +451,4 @@ def cases(arithmetics: Iterable[str] = ARITHMETICS) -> list[Case]:
         result += [_conv(arithmetic, False, False), _conv(arithmetic, False, True), _head(arithmetic, False)]
         result += [_head(arithmetic, True), _conv(arithmetic, True, True), _conv(arithmetic, True, False)]
         result += [_stem_backward(arithmetic, False), _stem_backward(arithmetic, True)]
-    return result
+    return [replace(case, shares=(*case.shares, _parameters(case.arithmetic))) for case in result]
