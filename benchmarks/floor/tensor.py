@@ -175,7 +175,7 @@ def share(case: Case, item: Instruction) -> float:
     result = 1.0
     frames = describe(item.chain)
     for rule in case.shares:
-        if any(re.search(rule.pattern, frame) for frame in frames):
+        if all(any(re.search(pattern, frame) for frame in frames) for pattern in (rule.pattern, rule.within)):
             result *= rule.trips
     return result
 

@@ -26,6 +26,7 @@ class Rule:
     pattern: str
     trips: float
     unrolled: bool = False  # the compiler makes two loops of it: four at a time, and the rest
+    within: str = ""  # and another frame matches this
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,16 @@ class Memory:
 # The first match of any frame of an access. First touches of maps and images are in the DRAM; reads of what another
 # block or an earlier phase read are in the L2; tables and parameters that neighbours read are in the L1.
 MEMORY = (
-    Memory(r"^(Stem\w+|Conv|Head\w+|Trunk|Prologue|load_weights|load_head_weights):", "l2"),
+    Memory(r"^(Stem\w+|Conv\w*|Head\w+|Trunk|Prologue|load_weights):", "l2"),
     Memory(r"^(store_moments|finish):", "l2"),
     Memory(r"table<|^(load_parameter|load_taps|filter_rows:.*load_element)", "l1"),
     # Of four reads of a dz row (two image rows, two rows each) one is the first, of two columns the first.
     Memory(r"^load_cached:", "dram", 1 / 8, 0.6),
     Memory(r"^pull:", "l1"),
-    # Half of a pixel an access, the other half in the next.
-    Memory(r"^store_total:", "dram", 1 / 2, 2.0, opcode="LDG"),
-    Memory(r"^adjoint:", "l2", opcode="LDG"),  # reads again what the loader read
-    Memory(r"^fill_middle:", "dram", 1 / 2, 2.0, "l2"),
-    Memory(r"^(store|store_result|finish_tail):", "dram", 1 / 2, 2.0, opcode="LDG"),  # neighbours in an image
-    Memory(r"^(load|request|load_channels|load_source|read_element):", "dram"),
-    Memory(r"^(adjoint|forward|finish_\w+|store\w*|write_row):", "dram", opcode="STG"),
+    Memory(r"^load_lane:", "l2"),  # reads again what the loader read
+    Memory(r"^(finish_tail|convolve):", "dram", 1 / 2, 2.0, opcode="LDG"),  # neighbours in an image
+    Memory(r"^(load|load_grad|load_written|request|load_channels):", "dram"),
+    Memory(r"^(store\w*|adjoint|write_row):", "dram", opcode="STG"),
 )
 
 # Dynamic shared memory of a block, by the start of a kernel's name, as an expression of csrc/core; {M} is the
@@ -85,10 +83,10 @@ _STEM_BACKWARD = "[] {{ StemBackwardParams p{{}}; p.warps = {warps}; p.weights.f
 SHARED = {
     "stem with": "Stem<{M}, 16, 2>::shared_bytes([] {{ StemPlanShape p{{}}; p.warps = {warps}; p.taps = 4; "
     "p.pieces = 1; p.tile_outputs = {outputs}; return p; }}())",
-    "trunk block": "trunk_shared_bytes(TrunkKernel::kBlock)",
-    "trunk tail": "trunk_shared_bytes(TrunkKernel::kTail)",
-    "conv forward": "Conv<{M}, 16, ConvKernel::kForward>::shared_bytes()",
-    "conv backward": "Conv<{M}, 16, ConvKernel::kBackward>::shared_bytes()",
+    "trunk block": "Trunk<{M}, TrunkKernel::kBlock>::shared_bytes()",
+    "trunk tail": "Trunk<{M}, TrunkKernel::kTail>::shared_bytes()",
+    "conv forward": "Conv<{M}, 16>::shared_bytes()",
+    "conv backward": "ConvBackward<{M}, 16>::shared_bytes()",
     "head forward": "HeadForward<{M}, 16>::shared_bytes()",
     "head backward": "HeadBackward<{M}, 16>::shared_bytes()",
     "stem_backward weights": _STEM_BACKWARD + "return StemWeightGradients<{M}, 16>::shared_bytes(p); }}()",
@@ -96,12 +94,11 @@ SHARED = {
 }
 
 
-_NO_SKIP = Rule(r"skip|u\.word", 0)
-_EARLIER = r"^store_total:.*(earlier !=|e\.word|const auto e)"
+_SKIP = r"^(request_adjoint:.*r\.u|adjoint:.*(r\.u|2 \* n|grad_skip))"
+_EARLIER = r"^(request_adjoint|adjoint):.*earlier"
+_WIDE_IMAGE = r"^\w+:.*(request|store|load_grad)<float>"  # images have the features' dtype
 # 16-bit image rings and dy keep a pixel with its right neighbour: two stores of 8 bytes, 16 bytes from lane to lane.
-_PAIRED_STORE = ("STS", Rule(r"^store:.*Four<S>\*>\(to|^load:.*\(grad \+", 2.0))
-# 32-bit pixels of 64 bytes: 0 and 2 are in one bank, where the prologue's adjoint reads 8 bytes of each.
-_WIDE_ADJOINT = ("LDS", Rule(r"^adjoint:.*decode\(v\[", 2.0))
+_PAIRED_STORE = ("STS", Rule(r"^store:.*Four<S>\*>\(to|^load_grad:.*\(grad \+", 2.0))
 IN_PIXELS, OUT_PIXELS = BATCH * SIDE_IN**2, BATCH * SIDE_OUT**2
 
 
@@ -170,9 +167,9 @@ def stem_plan() -> StemPlan:
 def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
     """Loops that run once per block; their exact count does not matter."""
     return (
-        Rule(r"^(StemFeatures|StemAdjoint|StemImageGradient|Conv|Head\w+):.*(kW0|kW1|kWeights)", weights / threads),
-        Rule(r"^(load_weights|load_head_weights):", weights / threads),
-        Rule(r"^(Prologue|Conv|StemFeatures|StemAdjoint|Trunk):.*(c < n|i < [23] \* n)", 1, True),
+        Rule(r"^(StemFeatures|StemAdjoint|StemImageGradient|HeadBackward):.*(kW0|kW1|kWeights)", weights / threads),
+        Rule(r"^load_weights:", weights / threads),
+        Rule(r"^(Prologue|ConvBackward|StemFeatures|StemAdjoint|Trunk):.*(c < n|i < 2 \* n)", 1, True),
         Rule(r"^(finish):.*(kElements|elements|count);", 2500 / threads, True),
         Rule(r"^(finish|store_moments):.*w < warp_count", 1),
     )
@@ -291,17 +288,34 @@ def _across(rows: int) -> int:
     return BATCH * -(-SIDE_OUT // rows) * -(-SIDE_OUT // 32)
 
 
+def _loader(pixels: int, together: int, chunks: int, skip: bool, activation: float, caller: str = "") -> tuple[Rule, ...]:
+    """TileLoader::load of a tile: passes of the block, `together` of them a batch."""
+    passes = -(-pixels // (256 // chunks))
+    return (
+        Rule(r"^load:.*batch", -(-passes // together)),
+        Rule(rf"^load:.*kTogether, {'false' if skip else 'true'}>", 0, within=caller),
+        Rule(r"^load:.*v\[j\] \*= source", activation, within=caller),
+    )
+
+
 def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
     stride = FILTERS * _size(arithmetic)
     limit = (32, 16, 8) if not backward else (16, 8, 4)
     height = limit[0 if stride <= 32 else 1 if stride <= 96 else 2]
     tiles = _across(height)
     blocks = min(tiles, 2 * SMS)
-    units = 2 * height / 4
     chunks = FILTERS * _size(arithmetic) // 16
     short = arithmetic == "bfloat16"
+    down = 4 if short else 1  # rows of dW's products together
     # Rows of 16 pixels: 3x3 has 9 steps by 2 column tiles; dW has 9 taps by 2.
     products = tiles * 2 * height * 18 * (2 if backward else 1) * _products(arithmetic)
+    # Of the two convolutions without a skip one has an activation before it.
+    activation = 0 if skip else 1 / 2
+    together = 5 if not backward else 1 if arithmetic == "float32" else 3
+    batch, *source = _loader(34 * (height + 2), together, chunks, skip, activation, r"^load:.*load\(v," if backward else "")
+    if backward:
+        # g is made from draw and raw.
+        source += _loader(34 * (height + 2), together, chunks, True, 0, r"^load:.*load\(g,")[1:]
     return Case(
         f"conv {'backward' if backward else 'forward'}{' with skip' if skip else ''}",
         arithmetic,
@@ -314,19 +328,17 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
         _maps(arithmetic, (4.5 if backward else 2) + skip * (2.5 if backward else 1)),
         products,
         (
-            Rule(r"^:for \(int64_t tile", tiles / blocks),
-            Rule(r"^load:.*kPixels", 34 * (height + 2) * chunks / 256),
-            Rule(r"^(forward|backward_data):.*unit", units / 8),
-            Rule(r"^backward_weights:", 2 * height / 8),
-            Rule(r"^convolve:.*dx", 3),
-            Rule(r"^convolve:.*s < kSteps", 1),
+            Rule(r"^\w*:for \(uint32_t i =", tiles / blocks),
+            batch,
+            Rule(r"^(convolve|data):.*unit <", 2 * height / 4 / 8),
+            Rule(r"^weight_products:", 2 * (height / down) / 4),
+            Rule(r"^multiply:.*dx", 3),
+            Rule(r"^multiply:.*s < kSteps", 1),
             *_setup(256, 9 * 32 * 2 * 4),
         ),
-        (Rule(_EARLIER, 1 / 2), *(() if skip else (_NO_SKIP,))),
-        ()
-        if short
-        # Pixels of 64 bytes: 0, 2, 4 and 6 are in one bank.
-        else (("LDS", Rule(r"^backward_weights:", 4.0)), _WIDE_ADJOINT),
+        (*source, Rule(_EARLIER, 1 / 2), *(() if skip else (Rule(_SKIP, 0),))),
+        # 32 bits, pixels of 64 bytes: 0, 2, 4 and 6 are in one bank.
+        () if short else (("LDS", Rule(r"^weight_products:", 4.0)),),
     )
 
 
@@ -336,6 +348,7 @@ def _trunk(tail: bool) -> Case:
     blocks = min(tiles, 2 * SMS)
     # 16 units of 4 rows of 16 pixels; the tail's 7x7 makes 32 pixels a product: 7 units of 4 rows, 56 taps.
     products = tiles * (16 * 72 + (7 * 4 * 56 if tail else 16 * 72))
+    batch, *source = _loader(34 * 34, 5, 2, tail, 0)
     return Case(
         f"trunk {'tail' if tail else 'block'}",
         "bfloat16",
@@ -346,17 +359,14 @@ def _trunk(tail: bool) -> Case:
         _maps("bfloat16", 2, 2 if tail else 0),
         products,
         (
-            Rule(r"^:for \(int64_t tile", tiles / blocks),
-            Rule(r"^load_source:", 34 * 34 * 2 / 256),
+            Rule(r"^\w*:for \(uint32_t i =", tiles / blocks),
+            batch,
             Rule(r"^(fill_middle|finish_block):.*unit", 2),
             Rule(r"^finish_tail:.*unit", 7 / 8),
-            Rule(r"^finish_tail:.*dx", 8),
-            Rule(r"^load_head_weights:", 7 * 8 * 32 * 4 / 256),
-            *_setup(256, 9 * 32 * 2 * 4),
+            Rule(r"^multiply:.*dx", 8),
+            *_setup(256, (9 * 2 + 7 * 8) * 32 * 4 / 2),  # of two sets of weights each
         ),
-        (Rule(r"^store_result:.*float\*>", 0),) if tail else (_NO_SKIP,),
-        # Eight neighbouring columns are four even ones and four odd ones, 16 pixels apart: in the same banks.
-        (("STS", Rule(r"^fill_middle:", 2.0)),) if tail else (),
+        (*source, Rule(_WIDE_IMAGE, 0)),
     )
 
 
@@ -370,6 +380,7 @@ def _head(arithmetic: str, backward: bool) -> Case:
     # Forward: 32 pixels a product, 56 taps. Backward, rows of 16 pixels: 14 steps by 2 column tiles, and as many for dW
     # with the two warps that share them.
     products = tiles * height * (56 if not backward else 2 * (28 + 28)) * _products(arithmetic)
+    batch, *source = _loader(32 * height if backward else 38 * (height + 6), 2 if backward else 5, chunks, True, 0)
     return Case(
         f"head {'backward' if backward else 'forward'}",
         arithmetic,
@@ -381,30 +392,24 @@ def _head(arithmetic: str, backward: bool) -> Case:
         _maps(arithmetic, 4, 1) if backward else _maps(arithmetic, 2, 2),
         products,
         (
-            Rule(r"^:for \(int64_t i =", tiles / blocks),
-            Rule(r"^load:.*kPixels", 38 * (height + 6) * chunks / 256),
-            Rule(r"^load:.*kHeight", height * 32 * chunks / 256),
-            Rule(r"^load:.*kTall", (height + 6) * 40 / 256),
-            Rule(r"^convolve:.*dx", 8),
-            Rule(r"^convolve:.*s < kSteps", 1),
+            Rule(r"^\w*:for \(uint32_t i =", tiles / blocks),
+            batch,
+            Rule(r"^load_grad:", (height + 6) * 40 / 512),
+            Rule(r"^multiply:.*dx", 8),
+            Rule(r"^multiply:.*s < kSteps", 1),
             Rule(r"^data:.*part", height / 4 / 2),
             Rule(r"^data:.*s < 2", 2),
-            Rule(r"^weight_products:", 2 * (height / down) / 4),
+            Rule(r"^weight_products:", 2 * (height / down) / 2),
             *_setup(256, 7 * 8 * 32 * 4),
         ),
         (
+            *source,
             Rule(_EARLIER, 0),
-            Rule(r"^load:.*read_element", 0.75),
-            *(
-                [Rule(r"^(read_element|store):.*const float\*|static_cast<float\*>", 0)]
-                if arithmetic == "bfloat16"
-                else []
-            ),
+            *((Rule(_WIDE_IMAGE, 0),) if arithmetic == "bfloat16" else ()),
         ),
-        # Forward, 16 bits: of four neighbouring pixels, two even and two odd columns, the first and the last meet.
-        (_PAIRED_STORE if backward else ("STS", Rule(r"^store_chunk:", 2.0)),)
+        ((_PAIRED_STORE,) if backward else ())
         if arithmetic == "bfloat16"
-        else (("LDS", Rule(r"^weight_products:.*load_pixels_b", 4.0)), _WIDE_ADJOINT),
+        else (("LDS", Rule(r"^weight_products:.*load_pixels_b", 4.0)),),
     )
 
 

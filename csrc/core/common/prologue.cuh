@@ -38,8 +38,15 @@ struct Prologue {
     }
 
     LR_DEVICE static float element(const Channels& words, int i) { return TileLoader<M, n>::element(words.word, i); }
-    LR_DEVICE static Channels load(const void* map, int64_t at) {
+    LR_DEVICE static Channels load_lane(const void* map, int64_t at) {
         return load_words<S, kLane>(static_cast<const S*>(map) + at);
+    }
+    // From shared memory, or of what this kernel writes: not through the read-only cache.
+    LR_DEVICE static Channels load_written(const void* map, int64_t at) {
+        struct alignas(sizeof(Channels) < 16 ? sizeof(Channels) : 16) Aligned {
+            Channels words;
+        };
+        return reinterpret_cast<const Aligned*>(static_cast<const S*>(map) + at)->words;
     }
     // A lane's channels of a pixel.
     LR_DEVICE static void store(void* map, int64_t at, const float (&v)[kLane]) {
@@ -57,32 +64,27 @@ struct Prologue {
         }
     }
 
-    // What the adjoint reads of a pixel, at a lane's channels. Earlier gradients may be in the memory that this kernel
-    // writes: they do not go through the read-only cache.
+    // What the adjoint reads of a pixel, at a lane's channels. Without a branch on whether the pixel exists, so that the
+    // loads follow one another. Earlier gradients may be in the memory that this kernel writes.
     struct Reads {
         Channels t, u, earlier_input, earlier_skip;
     };
-    LR_DEVICE void request(Reads& r, int64_t at) const {
-        r.t = load(p.input, at);
-        if (p.skip != nullptr) r.u = load(p.skip, at);
+    LR_DEVICE void request_adjoint(Reads& r, int64_t at) const {
+        r.t = load_lane(p.input, at);
+        if (p.skip != nullptr) r.u = load_lane(p.skip, at);
         if (p.earlier_input != nullptr) r.earlier_input = load_written(p.earlier_input, at);
         if (p.earlier_skip != nullptr) r.earlier_skip = load_written(p.earlier_skip, at);
-    }
-    LR_DEVICE static Channels load_written(const void* map, int64_t at) {
-        struct alignas(sizeof(Channels) < 16 ? sizeof(Channels) : 16) Aligned {
-            Channels words;
-        };
-        return reinterpret_cast<const Aligned*>(static_cast<const S*>(map) + at)->words;
     }
 
     // Processes dv of a pixel at a lane's channels, from c on; `v` points to its v there, `at` is the place in memory.
     // Stores dt and du and adds to the sums.
     LR_DEVICE void adjoint(const Reads& r, const float (&dv)[kLane], const S* v, int c, int64_t at,
                            float (&sums)[kPrologueSums][kLane]) const {
+        const Channels value = load_written(v, 0);
         float d[kLane], total[kLane];
         LR_UNROLL
         for (int i = 0; i < kLane; ++i) {
-            d[i] = F::decode(v[i]) > 0.0f ? dv[i] : dv[i] * p.negative_slope;
+            d[i] = element(value, i) > 0.0f ? dv[i] : dv[i] * p.negative_slope;
             sums[0][i] = fused_multiply_add(d[i], element(r.t, i), sums[0][i]);
             sums[1][i] += d[i];
             total[i] = affine[c + i] * d[i];

@@ -41,8 +41,8 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     float* kept;  // [8 warps][9][32 lanes][4], if kKept
 
     const ConvParams& p;
-    Grad dw;
-    float sums[kPrologueSums][kLane];  // of g' t, of g', of g' u
+    Grad dw = {};
+    float sums[kPrologueSums][kLane] = {};  // of g' t, of g', of g' u
 
     LR_DEVICE int filters() const { return p.prologue.filters; }
     LR_DEVICE int elements() const { return (filters() * 9 + kPrologueSums) * filters(); }
@@ -58,9 +58,7 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     LR_DEVICE explicit ConvBackward(const ConvParams& params)
         : statistics(reinterpret_cast<float*>(dynamic_shared())),
           prologue(params.prologue, statistics + 3 * n),
-          p(params),
-          dw{},
-          sums{} {
+          p(params) {
         v = reinterpret_cast<S*>(prologue.affine + 3 * n);
         g = v + Traits::kMap;
         weights = g + Traits::kMap;
@@ -109,8 +107,8 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
                     const int r = from + k;
                     const int64_t at_y = int64_t{tile.top} + y + r / 2, at_x = int64_t{tile.left} + x + row + r % 2 * 8;
                     valid[k] = at_y < p.prologue.height && at_x < p.prologue.width;
-                    at[k] = prologue.offset(tile.image, at_y, at_x) + c;
-                    if (valid[k]) prologue.request(reads[k], at[k]);
+                    at[k] = prologue.offset(tile.image, valid[k] ? at_y : 0, valid[k] ? at_x : 0) + c;
+                    prologue.request_adjoint(reads[k], at[k]);
                 }
                 LR_UNROLL
                 for (int k = 0; k < kBatch; ++k) {

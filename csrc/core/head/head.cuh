@@ -37,19 +37,22 @@ struct HeadForward : HeadTraits<M, n, HeadKernel::kForward> {
 
     // Dynamic shared memory, in this order.
     Prologue<M, n> prologue;
-    S* v;        // [kHeight + 6][kPitch], columns as Convolve7 places them
-    S* weights;  // as in Convolve7
+    float* bias;  // [4]
+    S* v;         // [kHeight + 6][kPitch], columns as Convolve7 places them
+    S* weights;   // as in Convolve7
     const HeadParams& p;
 
     LR_HOST_DEVICE static constexpr int shared_bytes() {
-        return ((kHeight + 6) * kPitch + Product::kWeights) * static_cast<int>(sizeof(S)) + 3 * n * 4;
+        return ((kHeight + 6) * kPitch + Product::kWeights) * static_cast<int>(sizeof(S)) + (3 * n + 4) * 4;
     }
 
     LR_DEVICE explicit HeadForward(const HeadParams& params)
         : prologue(params.prologue, reinterpret_cast<float*>(dynamic_shared())), p(params) {
-        v = reinterpret_cast<S*>(prologue.affine + 3 * n);
+        bias = prologue.affine + 3 * n;
+        v = reinterpret_cast<S*>(bias + 4);
         weights = v + (kHeight + 6) * kPitch;
         Product::load_weights(weights, p.weight, p.channels, p.prologue.filters);
+        if (const int c = thread_index(); c < p.channels) bias[c] = load_parameter(p.bias, c);
     }
 
     LR_DEVICE void load(const Tile& tile) const {
@@ -64,7 +67,7 @@ struct HeadForward : HeadTraits<M, n, HeadKernel::kForward> {
                                        kHeadColumns);
         float sum[kRows][4] = {};
         Product::template multiply<kWidth>(sum, v + y * kPitch, [](int r) { return r; }, weights);
-        rows.store(sum);
+        rows.store(sum, bias);
     }
 };
 

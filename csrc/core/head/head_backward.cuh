@@ -76,36 +76,50 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
         TileLoader<M, n>::template load<kHeight, kHeadColumns, 2>(
             v, prologue.source(), p.prologue, tile.image, tile.top, tile.left,
             [](int y, int x, int c) { return y * kHeadColumns * kStride + Map::place(x, c); });
-        // dy, of two pixels a thread at a time, whose loads wait for memory together.
+        if (is_wide<M>(p.grad))
+            load_grad<float>(tile, bias);
+        else
+            load_grad<S>(tile, bias);
+    }
+
+    // dy and the block's sum of it, of two pixels a thread at a time: their loads wait for memory together.
+    template <class T>
+    LR_DEVICE void load_grad(const Tile& tile, float (&bias)[kImageChannels]) const {
+        const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         LR_NO_UNROLL
         for (int first = thread_index(); first < kTall * kWide; first += 2 * kHeadThreads) {
-            float d[2][kImageChannels];
+            uint32_t bits[2][kImageChannels] = {};
+            bool inside[2];
             LR_UNROLL
             for (int k = 0; k < 2; ++k) {
                 const int i = first + k * kHeadThreads, y = i / kWide, x = i - y * kWide;
-                const int64_t row = int64_t{tile.top} - 3 + y, column = int64_t{tile.left} - 3 + x;
-                const bool inside =
-                    y < kTall && row >= 0 && row < p.prologue.height && column >= 0 && column < p.prologue.width;
-                const int64_t at = tile.image * p.grad.stride[0] + row * p.grad.stride[2] + column * p.grad.stride[3];
+                const int row = tile.top - 3 + y, column = tile.left - 3 + x;
+                inside[k] = static_cast<uint32_t>(row) < static_cast<uint32_t>(height) &&
+                            static_cast<uint32_t>(column) < static_cast<uint32_t>(width);
+                const int64_t at = tile.image * p.grad.stride[0] +
+                                   (inside[k] ? row * p.grad.stride[2] + column * p.grad.stride[3] : 0);
                 LR_UNROLL
                 for (int c = 0; c < kImageChannels; ++c)
-                    d[k][c] = inside && c < p.channels ? read_element<M>(p.grad, at + c * p.grad.stride[1]) : 0.0f;
+                    if (c < p.channels) bits[k][c] = load_bits<T>(p.grad, at + c * p.grad.stride[1]);
             }
             LR_UNROLL
             for (int k = 0; k < 2; ++k) {
                 const int i = first + k * kHeadThreads, y = i / kWide, x = i - y * kWide;
                 if (y >= kTall) break;
+                float d[kImageChannels];
+                LR_UNROLL
+                for (int c = 0; c < kImageChannels; ++c) d[c] = inside[k] ? decode_bits<M, T>(bits[k][c]) : 0.0f;
                 if (y >= 3 && y < kHeight + 3 && x >= 3 && x < kHeadColumns + 3) {
                     LR_UNROLL
-                    for (int c = 0; c < kImageChannels; ++c) bias[c] += d[k][c];
+                    for (int c = 0; c < kImageChannels; ++c) bias[c] += d[c];
                 }
                 if constexpr (kIs16Bit<M>) {
-                    const Pair<uint32_t> words{F::pack(d[k][0], d[k][1]), F::pack(d[k][2], d[k][3])};
+                    const Pair<uint32_t> words{F::pack(d[0], d[1]), F::pack(d[2], d[3])};
                     *reinterpret_cast<Pair<uint32_t>*>(grad + i * kGrad) = words;
                     if (x > 0) *reinterpret_cast<Pair<uint32_t>*>(grad + (i - 1) * kGrad + 4) = words;
                 } else {
                     *reinterpret_cast<Quad<float>*>(grad + i * kGrad) =
-                        Quad<float>{{F::encode(d[k][0]), F::encode(d[k][1]), F::encode(d[k][2]), F::encode(d[k][3])}};
+                        Quad<float>{{F::encode(d[0]), F::encode(d[1]), F::encode(d[2]), F::encode(d[3])}};
                 }
             }
         }
@@ -153,8 +167,8 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
                 for (int h = 0; h < 2; ++h) {
                     const int64_t at_y = int64_t{tile.top} + row, at_x = int64_t{tile.left} + x + g + 8 * h;
                     valid[h] = at_y < p.prologue.height && at_x < p.prologue.width;
-                    at[h] = prologue.offset(tile.image, at_y, at_x) + c;
-                    if (valid[h]) prologue.request(reads[h], at[h]);
+                    at[h] = prologue.offset(tile.image, valid[h] ? at_y : 0, valid[h] ? at_x : 0) + c;
+                    prologue.request_adjoint(reads[h], at[h]);
                 }
                 LR_UNROLL
                 for (int h = 0; h < 2; ++h) {

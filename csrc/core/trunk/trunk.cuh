@@ -38,6 +38,7 @@ struct Trunk {
     // Dynamic shared memory, in this order.
     Prologue<M, n> prologue;
     float* between;  // [2][n]: scale and shift of norm1, the tail's with skip_norm's shift
+    float* bias;     // [4], of the tail
     S* source;       // [kSource][kSource][n]: v
     S* middle;       // [kGrid][kPitch]; the tail's columns as Convolve7 places them
     S* weight1;      // as in Convolve3
@@ -48,13 +49,14 @@ struct Trunk {
     LR_HOST_DEVICE static constexpr int shared_bytes() {
         constexpr int maps = kSource * kSource * n + kGrid * kPitch;
         constexpr int weights = First::kWeights + (kTail ? Last::kWeights : First::kWeights);
-        return (maps + weights) * static_cast<int>(sizeof(S)) + 5 * n * 4;
+        return (maps + weights) * static_cast<int>(sizeof(S)) + (5 * n + 4) * 4;
     }
 
     LR_DEVICE explicit Trunk(const TrunkParams& params)
         : prologue(params.prologue, reinterpret_cast<float*>(dynamic_shared())), p(params) {
         between = prologue.affine + 3 * n;
-        source = reinterpret_cast<S*>(between + 2 * n);
+        bias = between + 2 * n;
+        source = reinterpret_cast<S*>(bias + 4);
         middle = source + kSource * kSource * n;
         weight1 = middle + kGrid * kPitch;
         weight2 = weight1 + First::kWeights;
@@ -65,10 +67,12 @@ struct Trunk {
             between[n + c] = exists ? shift_of(p.norm1, c) + (kTail ? shift_of(p.prologue.skip_norm, c) : 0.0f) : 0.0f;
         }
         First::load_weights(weight1, p.weight1, filters);
-        if constexpr (kTail)
+        if constexpr (kTail) {
             Last::load_weights(weight2, p.weight, p.channels, filters);
-        else
+            if (const int c = thread_index(); c < p.channels) bias[c] = load_parameter(p.bias, c);
+        } else {
             First::load_weights(weight2, p.weight2, filters);
+        }
     }
 
     LR_DEVICE void load(const Tile& tile) const {
@@ -100,7 +104,7 @@ struct Trunk {
                 const int row = top + r / 2, column = left + r % 2 * 8;
                 inside[r] = static_cast<uint32_t>(row) < static_cast<uint32_t>(height) &&
                             static_cast<uint32_t>(column) < static_cast<uint32_t>(width);
-                if constexpr (kTail) u[r] = Skip::load(skip, inside[r] ? (int64_t{row} * width + column) * n : 0);
+                if constexpr (kTail) u[r] = Skip::load_lane(skip, inside[r] ? (int64_t{row} * width + column) * n : 0);
             }
             LR_UNROLL
             for (int r = 0; r < 2 * kRows; ++r) {
@@ -153,7 +157,7 @@ struct Trunk {
             // Rows of the product beyond the tile's pairs repeat the last one and are not stored.
             Last::template multiply<kGrid>(
                 sum, middle + y * kPitch, [](int r) { return r < kLastPair ? r : kLastPair; }, weight2);
-            rows.store(sum);
+            rows.store(sum, bias);
         }
     }
 };
