@@ -1,6 +1,8 @@
 // Arguments that the convolution, the head and the trunk share.
 #pragma once
 
+#include <string>
+
 #include "arguments.h"
 #include "common/prologue.h"
 #include "common/to_image.h"
@@ -21,6 +23,9 @@ inline void parse_size(PrologueParams& params, const py::tuple& size, int filter
     params.width = size[2].cast<int64_t>();
     if (params.batch < 1 || params.height < 1 || params.width < 1)
         throw py::value_error("size: expected a batch, height and width of at least 1");
+    if (params.width > kMostWidth)
+        throw py::value_error("size: got a width of " + std::to_string(params.width) + "; expected at most " +
+                              std::to_string(kMostWidth) + " on the native kernels");
     params.filters = check_filters(filters);
 }
 

@@ -33,54 +33,50 @@ struct Prologue {
     }
     LR_DEVICE TileSource source() const { return {p.input, p.skip, affine, p.negative_slope}; }
 
-    LR_DEVICE int64_t offset(int64_t image, int64_t y, int64_t x) const {
-        return ((image * p.height + y) * p.width + x) * n;
-    }
-
     LR_DEVICE static float element(const Channels& words, int i) { return TileLoader<M, n>::element(words.word, i); }
-    LR_DEVICE static Channels load_lane(const void* map, int64_t at) {
-        return load_words<S, kLane>(static_cast<const S*>(map) + at);
-    }
+    LR_DEVICE static Channels load_lane(const S* from) { return load_words<S, kLane>(from); }
     // From shared memory, or of what this kernel writes: not through the read-only cache.
-    LR_DEVICE static Channels load_written(const void* map, int64_t at) {
+    LR_DEVICE static Channels load_written(const S* from) {
         struct alignas(sizeof(Channels) < 16 ? sizeof(Channels) : 16) Aligned {
             Channels words;
         };
-        return reinterpret_cast<const Aligned*>(static_cast<const S*>(map) + at)->words;
+        return reinterpret_cast<const Aligned*>(from)->words;
     }
     // A lane's channels of a pixel.
-    LR_DEVICE static void store(void* map, int64_t at, const float (&v)[kLane]) {
+    LR_DEVICE static void store(S* to, const float (&v)[kLane]) {
         if constexpr (!kIs16Bit<M>) {
             LR_UNROLL
             for (int i = 0; i < kLane; i += 4)
-                *reinterpret_cast<Quad<float>*>(static_cast<float*>(map) + at + i) =
-                    Quad<float>{{v[i], v[i + 1], v[i + 2], v[i + 3]}};
+                *reinterpret_cast<Quad<float>*>(to + i) = Quad<float>{{v[i], v[i + 1], v[i + 2], v[i + 3]}};
         } else if constexpr (kLane == 4) {
-            *reinterpret_cast<Pair<uint32_t>*>(static_cast<S*>(map) + at) =
-                Pair<uint32_t>{F::pack(v[0], v[1]), F::pack(v[2], v[3])};
+            *reinterpret_cast<Pair<uint32_t>*>(to) = Pair<uint32_t>{F::pack(v[0], v[1]), F::pack(v[2], v[3])};
         } else {
-            *reinterpret_cast<Quad<uint32_t>*>(static_cast<S*>(map) + at) =
+            *reinterpret_cast<Quad<uint32_t>*>(to) =
                 Quad<uint32_t>{{F::pack(v[0], v[1]), F::pack(v[2], v[3]), F::pack(v[4], v[5]), F::pack(v[6], v[7])}};
         }
     }
 
-    // What the adjoint reads of a pixel, at a lane's channels. Without a branch on whether the pixel exists, so that the
-    // loads follow one another. Earlier gradients may be in the memory that this kernel writes.
+    // What the adjoint reads of a pixel, at a lane's channels. Without a branch on whether the pixel exists, so that
+    // the loads follow one another. Earlier gradients may be in the memory that this kernel writes.
     struct Reads {
         Channels t, u, earlier_input, earlier_skip;
     };
-    LR_DEVICE void request_adjoint(Reads& r, int64_t at) const {
-        r.t = load_lane(p.input, at);
-        if (p.skip != nullptr) r.u = load_lane(p.skip, at);
-        if (p.earlier_input != nullptr) r.earlier_input = load_written(p.earlier_input, at);
-        if (p.earlier_skip != nullptr) r.earlier_skip = load_written(p.earlier_skip, at);
+    LR_DEVICE void request_adjoint(Reads& r, int64_t first, int at) const {
+        r.t = load_lane(place(p.input, first, at));
+        if (p.skip != nullptr) r.u = load_lane(place(p.skip, first, at));
+        if (p.earlier_input != nullptr) r.earlier_input = load_written(place(p.earlier_input, first, at));
+        if (p.earlier_skip != nullptr) r.earlier_skip = load_written(place(p.earlier_skip, first, at));
     }
+    LR_DEVICE static const S* place(const void* map, int64_t first, int at) {
+        return static_cast<const S*>(map) + first + at;
+    }
+    LR_DEVICE static S* place(void* map, int64_t first, int at) { return static_cast<S*>(map) + first + at; }
 
-    // Processes dv of a pixel at a lane's channels, from c on; `v` points to its v there, `at` is the place in memory.
-    // Stores dt and du and adds to the sums.
-    LR_DEVICE void adjoint(const Reads& r, const float (&dv)[kLane], const S* v, int c, int64_t at,
+    // Processes dv of a pixel at a lane's channels, from c on; `v` points to its v there, its place in memory is `at`
+    // from `first` on. Stores dt and du and adds to the sums.
+    LR_DEVICE void adjoint(const Reads& r, const float (&dv)[kLane], const S* v, int c, int64_t first, int at,
                            float (&sums)[kPrologueSums][kLane]) const {
-        const Channels value = load_written(v, 0);
+        const Channels value = load_written(v);
         float d[kLane], total[kLane];
         LR_UNROLL
         for (int i = 0; i < kLane; ++i) {
@@ -93,7 +89,7 @@ struct Prologue {
             LR_UNROLL
             for (int i = 0; i < kLane; ++i) total[i] += element(r.earlier_input, i);
         }
-        store(p.grad_input, at, total);
+        store(place(p.grad_input, first, at), total);
         if (p.skip == nullptr) return;
         LR_UNROLL
         for (int i = 0; i < kLane; ++i) {
@@ -104,7 +100,7 @@ struct Prologue {
             LR_UNROLL
             for (int i = 0; i < kLane; ++i) total[i] += element(r.earlier_skip, i);
         }
-        store(p.grad_skip, at, total);
+        store(place(p.grad_skip, first, at), total);
     }
 
     // Adds up the lanes of a warp that hold the same channels.

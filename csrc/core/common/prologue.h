@@ -25,6 +25,8 @@ struct PrologueParams {
     const void* earlier_skip;
 };
 
+constexpr int64_t kMostWidth = 1 << 20;  // places within a tile are 32-bit
+
 // Threads of a block that loads tiles (tile.cuh), and the tiles of `rows` by `columns` pixels of the features. 0: more
 // than a launch can have, of features that no memory holds.
 constexpr int kTileThreads = 256;

@@ -19,6 +19,10 @@ struct Tile {
         top = static_cast<int>(row % down) * rows;
         left = static_cast<int>(index % across) * columns;
     }
+    // Number of an image's pixel. Within a tile, int is enough to count from there (kMostWidth).
+    LR_DEVICE int64_t pixel(const PrologueParams& p, int y, int x) const {
+        return (image * p.height + y) * p.width + x;
+    }
     // A block's tiles.
     LR_DEVICE static uint32_t first() { return static_cast<uint32_t>(block_index()); }
     LR_DEVICE static uint32_t stride() { return static_cast<uint32_t>(block_count()); }
@@ -45,23 +49,23 @@ struct TileLoader {
             return float_from_bits(words[i]);
     }
 
-    // The kHeight rows of kWidth pixels from (top, left) of an image on; zero outside the image. Channel c of the pixel
-    // (y, x) of the tile goes to to[place(y, x, c)]. The loads of kTogether passes of the block are on their way
+    // The kHeight rows of kWidth pixels from `around` before the tile's first on; zero outside the image. Channel c of
+    // the pixel (y, x) goes to to[place(y, x, c)]. The loads of kTogether passes of the block are on their way
     // together, as many as the kernel's registers allow: a batch of them waits for memory once.
     template <int kHeight, int kWidth, int kTogether, class Place>
-    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, int64_t image, int top,
-                               int left, const Place& place) {
+    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, const Tile& tile, int around,
+                               const Place& place) {
         if (source.u == nullptr)
-            load<kHeight, kWidth, kTogether, false>(to, source, p, image, top, left, place);
+            load<kHeight, kWidth, kTogether, false>(to, source, p, tile, around, place);
         else
-            load<kHeight, kWidth, kTogether, true>(to, source, p, image, top, left, place);
+            load<kHeight, kWidth, kTogether, true>(to, source, p, tile, around, place);
     }
 
   private:
     template <int kHeight, int kWidth, int kTogether, bool kSkip, class Place>
-    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, int64_t image, int top,
-                               int left, const Place& place) {
-        constexpr int kPixels = kHeight * kWidth, kPass = kTileThreads / kChunks;  // pixels of a pass
+    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, const Tile& tile, int around,
+                               const Place& place) {
+        constexpr int kPixels = kHeight * kWidth, kPass = kTileThreads / kChunks;  // pixels of a pass of the block
         constexpr int kBatches = ((kPixels + kPass - 1) / kPass + kTogether - 1) / kTogether;
         constexpr int kBatch = (kPixels + kBatches * kPass - 1) / (kBatches * kPass);
         // In the last batch, passes from here on are beyond the tile for some of the threads.
@@ -76,9 +80,11 @@ struct TileLoader {
             skip_scale[j] = source.affine[2 * n + c + j];
         }
         const int height = static_cast<int>(p.height), width = static_cast<int>(p.width);
-        const int64_t first = image * p.height * p.width * n + c;
+        const int top = tile.top - around, left = tile.left - around;
+        const int64_t first = tile.pixel(p, top, left) * n + c;
         const S* from = static_cast<const S*>(source.t) + first;
         const S* from_skip = static_cast<const S*>(source.u) + (kSkip ? first : 0);
+        const int corner = ((top < 0 ? -top : 0) * width + (left < 0 ? -left : 0)) * n;  // the first within the image
         LR_NO_UNROLL
         for (int batch = 0; batch < kBatches; ++batch) {
             const int pixel = batch * kBatch * kPass + thread_index() / kChunks;
@@ -90,8 +96,8 @@ struct TileLoader {
                 const int row = top + y, column = left + x;
                 inside[k] = static_cast<uint32_t>(row) < static_cast<uint32_t>(height) &&
                             static_cast<uint32_t>(column) < static_cast<uint32_t>(width);
-                // Outside, the image's first pixel: no branch, so that the loads follow one another.
-                const int64_t at = inside[k] ? (int64_t{row} * width + column) * n : 0;
+                // No branch, so that the loads follow one another.
+                const int at = inside[k] ? (y * width + x) * n : corner;
                 t[k] = load_words<S, kChunk>(from + at);
                 if constexpr (kSkip) u[k] = load_words<S, kChunk>(from_skip + at);
             }

@@ -66,8 +66,8 @@ struct Conv : ConvTraits<M, n, ConvKernel::kForward> {
     }
 
     LR_DEVICE void load(const Tile& tile) const {
-        TileLoader<M, n>::template load<kHeight + 2, Traits::kPitch, 5>(v, prologue.source(), p.prologue, tile.image,
-                                                                        tile.top - 1, tile.left - 1, Traits::place);
+        TileLoader<M, n>::template load<kHeight + 2, Traits::kPitch, 5>(v, prologue.source(), p.prologue, tile, 1,
+                                                                        Traits::place);
     }
 
     // The value as stored. Unlike F::rounded it keeps float32 for tf32, which only products round.
@@ -77,21 +77,23 @@ struct Conv : ConvTraits<M, n, ConvKernel::kForward> {
     }
 
     LR_DEVICE void convolve(const Tile& tile, LaneMoments<kLane>& moments) const {
-        const int row = lane_index() / 4, c = lane_index() % 4 * kLane;
+        const int column = lane_index() / 4, c = lane_index() % 4 * kLane;
+        const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < Traits::kUnits; unit += warp_count()) {
             const int x = unit % 2 * 16, y = unit / 2 * kRows;
             float sum[kRows][Product::kTiles][4] = {};
             Product::multiply(sum, v, Traits::kPitch, y, x, weights);
+            const int top = tile.top + y, left = tile.left + x + column;
+            S* raw = static_cast<S*>(p.raw) + tile.pixel(p.prologue, top, left) * n + c;
             float value[2 * kRows][kLane];
             bool valid[2 * kRows];
             LR_UNROLL
             for (int r = 0; r < 2 * kRows; ++r) {
-                const int64_t at_y = int64_t{tile.top} + y + r / 2, at_x = int64_t{tile.left} + x + row + r % 2 * 8;
-                valid[r] = at_y < p.prologue.height && at_x < p.prologue.width;
+                valid[r] = top + r / 2 < height && left + r % 2 * 8 < width;
                 LR_UNROLL
                 for (int i = 0; i < kLane; ++i) value[r][i] = stored(sum[r / 2][i / 2][r % 2 * 2 + i % 2]);
-                if (valid[r]) prologue.store(p.raw, prologue.offset(tile.image, at_y, at_x) + c, value[r]);
+                if (valid[r]) prologue.store(raw + (r / 2 * width + r % 2 * 8) * n, value[r]);
             }
             if (p.moments != nullptr) moments.template add<2 * kRows>(valid, [&](int r, int i) { return value[r][i]; });
         }

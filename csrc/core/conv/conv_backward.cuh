@@ -81,8 +81,8 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     LR_DEVICE void load(const Tile& tile) const {
         const TileSource grad{p.grad_raw, p.mean == nullptr ? nullptr : p.raw, statistics, 1.0f};
         const auto load = [&](S* to, const TileSource& source) {
-            TileLoader<M, n>::template load<kHeight + 2, kPitch, kTogether>(to, source, p.prologue, tile.image,
-                                                                            tile.top - 1, tile.left - 1, Traits::place);
+            TileLoader<M, n>::template load<kHeight + 2, kPitch, kTogether>(to, source, p.prologue, tile, 1,
+                                                                            Traits::place);
         };
         load(v, prologue.source());
         load(g, grad);
@@ -91,24 +91,26 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     // dt, du and the sums of the prologue's adjoint.
     LR_DEVICE void data(const Tile& tile) {
         constexpr int kBatch = kIs16Bit<M> ? 2 : 1;  // pixels whose reads are on their way together
-        const int row = lane_index() / 4, c = lane_index() % 4 * kLane;
+        const int column = lane_index() / 4, c = lane_index() % 4 * kLane;
+        const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < Traits::kUnits; unit += warp_count()) {
             const int x = unit % 2 * 16, y = unit / 2 * kRows;
             float sum[kRows][Product::kTiles][4] = {};
             Product::multiply(sum, g, kPitch, y, x, weights);
+            const int top = tile.top + y, left = tile.left + x + column;
+            const int64_t first = tile.pixel(p.prologue, tile.top, tile.left) * n;
             LR_UNROLL
             for (int from = 0; from < 2 * kRows; from += kBatch) {
                 typename Prologue<M, n>::Reads reads[kBatch];
                 bool valid[kBatch];
-                int64_t at[kBatch];
+                int at[kBatch];
                 LR_UNROLL
                 for (int k = 0; k < kBatch; ++k) {
                     const int r = from + k;
-                    const int64_t at_y = int64_t{tile.top} + y + r / 2, at_x = int64_t{tile.left} + x + row + r % 2 * 8;
-                    valid[k] = at_y < p.prologue.height && at_x < p.prologue.width;
-                    at[k] = prologue.offset(tile.image, valid[k] ? at_y : 0, valid[k] ? at_x : 0) + c;
-                    prologue.request_adjoint(reads[k], at[k]);
+                    valid[k] = top + r / 2 < height && left + r % 2 * 8 < width;
+                    at[k] = (valid[k] ? ((y + r / 2) * width + x + column + r % 2 * 8) * n : 0) + c;
+                    prologue.request_adjoint(reads[k], first, at[k]);
                 }
                 LR_UNROLL
                 for (int k = 0; k < kBatch; ++k) {
@@ -117,8 +119,8 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
                     float dv[kLane];
                     LR_UNROLL
                     for (int i = 0; i < kLane; ++i) dv[i] = sum[r / 2][i / 2][r % 2 * 2 + i % 2];
-                    prologue.adjoint(reads[k], dv, v + Traits::place(y + r / 2 + 1, x + row + r % 2 * 8 + 1, c), c,
-                                     at[k], sums);
+                    prologue.adjoint(reads[k], dv, v + Traits::place(y + r / 2 + 1, x + column + r % 2 * 8 + 1, c), c,
+                                     first, at[k], sums);
                 }
             }
         }

@@ -57,7 +57,7 @@ struct HeadForward : HeadTraits<M, n, HeadKernel::kForward> {
 
     LR_DEVICE void load(const Tile& tile) const {
         TileLoader<M, n>::template load<kHeight + 6, kWidth, 5>(
-            v, prologue.source(), p.prologue, tile.image, tile.top - 3, tile.left - 3,
+            v, prologue.source(), p.prologue, tile, 3,
             [](int y, int x, int c) { return y * kPitch + Map::place(Product::template place<kWidth>(x), c); });
     }
 

@@ -74,7 +74,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
 
     LR_DEVICE void load(const Tile& tile, float (&bias)[kImageChannels]) const {
         TileLoader<M, n>::template load<kHeight, kHeadColumns, 2>(
-            v, prologue.source(), p.prologue, tile.image, tile.top, tile.left,
+            v, prologue.source(), p.prologue, tile, 0,
             [](int y, int x, int c) { return y * kHeadColumns * kStride + Map::place(x, c); });
         if (is_wide<M>(p.grad))
             load_grad<float>(tile, bias);
@@ -129,6 +129,8 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
     LR_DEVICE void data(const Tile& tile, float (&sums)[kPrologueSums][kLane]) const {
         const int lane = lane_index_again(), g = lane / 4, t = lane % 4, c = kLane * t;
         const int x = warp_index() % 2 * 16, y = warp_index() / 2 * kRows;
+        const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
+        const int64_t first = tile.pixel(p.prologue, tile.top, tile.left) * n;
         constexpr int kPart = kIs16Bit<M> || n == 16 ? 2 : 1;  // rows at a time: registers
         LR_NO_UNROLL
         for (int part = 0; part < kRows; part += kPart) {
@@ -161,14 +163,14 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
             for (int q = 0; q < kPart; ++q) {
                 typename Prologue<M, n>::Reads reads[2];
                 bool valid[2];
-                int64_t at[2];
+                int at[2];
                 const int row = y + part + q;
                 LR_UNROLL
                 for (int h = 0; h < 2; ++h) {
-                    const int64_t at_y = int64_t{tile.top} + row, at_x = int64_t{tile.left} + x + g + 8 * h;
-                    valid[h] = at_y < p.prologue.height && at_x < p.prologue.width;
-                    at[h] = prologue.offset(tile.image, valid[h] ? at_y : 0, valid[h] ? at_x : 0) + c;
-                    prologue.request_adjoint(reads[h], at[h]);
+                    const int column = x + g + 8 * h;
+                    valid[h] = tile.top + row < height && tile.left + column < width;
+                    at[h] = (valid[h] ? (row * width + column) * n : 0) + c;
+                    prologue.request_adjoint(reads[h], first, at[h]);
                 }
                 LR_UNROLL
                 for (int h = 0; h < 2; ++h) {
@@ -177,7 +179,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
                     LR_UNROLL
                     for (int i = 0; i < kLane; ++i) of_lane[i] = dv[q][i / 2][2 * h + i % 2];
                     prologue.adjoint(reads[h], of_lane, v + row * kHeadColumns * kStride + Map::place(x + g + 8 * h, c),
-                                     c, at[h], sums);
+                                     c, first, at[h], sums);
                 }
             }
         }

@@ -76,8 +76,8 @@ struct Trunk {
     }
 
     LR_DEVICE void load(const Tile& tile) const {
-        TileLoader<M, n>::template load<kSource, kSource, 5>(
-            source, prologue.source(), p.prologue, tile.image, tile.top - kAround - 1, tile.left - kAround - 1,
+        TileLoader<M, n>::template load<kSource, kSource, 4>(
+            source, prologue.source(), p.prologue, tile, kAround + 1,
             [](int y, int x, int c) { return y * kSource * n + Map::place(x, c); });
     }
 
@@ -95,7 +95,8 @@ struct Trunk {
             const int top = tile.top - kAround + y, left = tile.left - kAround + x + g;
             float sum[kRows][First::kTiles][4] = {};
             First::multiply(sum, source, kSource, y, x, weight1);
-            const S* skip = static_cast<const S*>(p.prologue.skip) + prologue.offset(tile.image, 0, 0) + c;
+            const S* skip = static_cast<const S*>(p.prologue.skip) + tile.pixel(p.prologue, top, left) * n + c;
+            const int corner = ((tile.top - top) * width + tile.left - left) * n;  // the tile's first pixel
             // The skip of all pixels waits for memory together.
             typename Skip::Channels u[2 * kRows];
             bool inside[2 * kRows];
@@ -104,7 +105,8 @@ struct Trunk {
                 const int row = top + r / 2, column = left + r % 2 * 8;
                 inside[r] = static_cast<uint32_t>(row) < static_cast<uint32_t>(height) &&
                             static_cast<uint32_t>(column) < static_cast<uint32_t>(width);
-                if constexpr (kTail) u[r] = Skip::load_lane(skip, inside[r] ? (int64_t{row} * width + column) * n : 0);
+                if constexpr (kTail)
+                    u[r] = Skip::load_lane(skip + (inside[r] ? (r / 2 * width + r % 2 * 8) * n : corner));
             }
             LR_UNROLL
             for (int r = 0; r < 2 * kRows; ++r) {
@@ -126,6 +128,7 @@ struct Trunk {
 
     LR_DEVICE void finish_block(const Tile& tile) const {
         const int g = lane_index() / 4, c = lane_index() % 4 * kLane;
+        const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         // The last strip and the last group of rows begin earlier instead of reading beyond the map: what they share
         // with the ones before is computed twice, to the same bits, and stored by both.
         LR_NO_UNROLL
@@ -134,14 +137,15 @@ struct Trunk {
                       y = unit / 2 * kRows < kSide - kRows ? unit / 2 * kRows : kSide - kRows;
             float sum[kRows][First::kTiles][4] = {};
             First::multiply(sum, middle, kGrid, y, x, weight2);
+            const int top = tile.top + y, left = tile.left + x + g;
+            S* to = static_cast<S*>(p.output) + tile.pixel(p.prologue, top, left) * n + c;
             LR_UNROLL
             for (int r = 0; r < 2 * kRows; ++r) {
-                const int64_t at_y = int64_t{tile.top} + y + r / 2, at_x = int64_t{tile.left} + x + g + r % 2 * 8;
-                if (at_y >= p.prologue.height || at_x >= p.prologue.width) continue;
+                if (top + r / 2 >= height || left + r % 2 * 8 >= width) continue;
                 float v[kLane];
                 LR_UNROLL
                 for (int i = 0; i < kLane; ++i) v[i] = sum[r / 2][i / 2][r % 2 * 2 + i % 2];
-                prologue.store(p.output, prologue.offset(tile.image, at_y, at_x) + c, v);
+                prologue.store(to + (r / 2 * width + r % 2 * 8) * n, v);
             }
         }
     }
