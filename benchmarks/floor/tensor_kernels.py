@@ -348,7 +348,7 @@ def _trunk(tail: bool) -> Case:
     blocks = min(tiles, 2 * SMS)
     # 16 units of 4 rows of 16 pixels; the tail's 7x7 makes 32 pixels a product: 7 units of 4 rows, 56 taps.
     products = tiles * (16 * 72 + (7 * 4 * 56 if tail else 16 * 72))
-    batch, *source = _loader(34 * 34, 4, 2, tail, 0)
+    batch, *source = _loader(34 * 34, 4 if tail else 5, 2, tail, 0)
     return Case(
         f"trunk {'tail' if tail else 'block'}",
         "bfloat16",

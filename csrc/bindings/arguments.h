@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -96,7 +97,14 @@ inline Weight parse_weight(const char* name, const py::handle& value) {
     const auto at = triple[0].cast<uintptr_t>();
     check_address(name, at, dtype == DType::kFloat32 ? 4 : 2);
     Weight weight{address(at), dtype, {}};
-    parse_strides(name, triple[2].cast<py::tuple>(), weight.stride);
+    int64_t strides[4];
+    parse_strides(name, triple[2].cast<py::tuple>(), strides);
+    for (int i = 0; i < 4; ++i) {
+        if (std::abs(strides[i]) >= kMostWeightStride)
+            throw py::value_error(std::string(name) + ": got a stride of " + std::to_string(strides[i]) +
+                                  "; expected below " + std::to_string(kMostWeightStride));
+        weight.stride[i] = static_cast<int32_t>(strides[i]);
+    }
     return weight;
 }
 // (mean, var, gamma, beta, eps), each vector as in parse_vector; or None

@@ -25,17 +25,14 @@ struct Convolve3 {
     // [9 taps][kSteps][32 lanes][kTiles][4] of weight [filters][filters][3][3]. Adjoint: the sum runs over filters, and
     // the taps in the other direction.
     LR_DEVICE static void load_weights(S* to, const Weight& weight, int filters, bool adjoint = false) {
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < kWeights; i += thread_count()) {
+        learned_resizer::load_weights<kWeights, 9>(to, weight, F::encode, [&](int i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % kSteps;
             const int tap = i / (128 * kTiles * kSteps);
             const int term = 16 * step + Map::term(lane % 4, i % 4), column = channel(tile, lane / 4);
-            float w = 0.0f;
-            if (term < filters && column < filters)
-                w = adjoint ? load_weight(weight, term, column, 2 - tap / 3, 2 - tap % 3)
-                            : load_weight(weight, column, term, tap / 3, tap % 3);
-            to[i] = F::encode(w);
-        }
+            if (term >= filters || column >= filters) return -1;
+            return adjoint ? weight_place(weight, term, column, 2 - tap / 3, 2 - tap % 3)
+                           : weight_place(weight, column, term, tap / 3, tap % 3);
+        });
     }
 
     // sum[q] += the convolution at row y + q, columns x ... x + 15, of `map` [][pitch][kStride], whose pixels (0 ... 2,
@@ -87,14 +84,13 @@ struct Convolve7 {
 
     // [7 rows][8 columns][kSteps][32 lanes][4] of weight [channels][filters][7][7]
     LR_DEVICE static void load_weights(S* to, const Weight& weight, int channels, int filters) {
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < kWeights; i += thread_count()) {
+        learned_resizer::load_weights<kWeights, 7>(to, weight, F::encode, [&](int i) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
             const int term = 16 * step + Map::term(lane % 4, i % 4), column = lane / 4;
             const int pixel = column >= channels ? 1 : 0, c = column - pixel * channels, x = tap % 8 - pixel;
             const bool exists = column < 2 * channels && term < filters && x >= 0 && x < 7;
-            to[i] = F::encode(exists ? load_weight(weight, c, term, tap / 8, x) : 0.0f);
-        }
+            return exists ? weight_place(weight, c, term, tap / 8, x) : -1;
+        });
     }
 
     // Every second pixel is a row of the product: a map of `width` columns keeps even columns before odd ones, so that

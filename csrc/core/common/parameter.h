@@ -14,11 +14,12 @@ struct Vector {
     DType dtype;
 };
 
-// The weight of a convolution, [filters][channels][rows][columns], of any strides, in elements.
+// The weight of a convolution, [filters][channels][rows][columns], of any strides below kMostWeightStride, in elements.
+constexpr int64_t kMostWeightStride = 1 << 24;  // the place of any element then fits 32 bits
 struct Weight {
     const void* data;
     DType dtype;
-    int64_t stride[4];
+    int32_t stride[4];
 };
 
 // A batch normalisation with given statistics: t -> gamma (t - mean) / sqrt(var + eps) + beta. Without a mean: t -> t.

@@ -78,13 +78,12 @@ struct ImageRows {
         LR_UNROLL
         for (int i = 0; i < 4; ++i) {
             int channel, column;
-            const bool exists = locate(lane, i, channel, column);
-            // Where there is no pixel, one that there is: no branch, so that the loads follow one another.
-            const int64_t from =
-                exists ? offset(p.base.stride, image, channel, y, column) : offset(p.base.stride, image, 0, y, x);
+            const bool exists = locate(lane, i, channel, column) && rows > 0;
+            // Where there is no pixel, the image's first: no branch, so that the loads follow one another.
+            const int64_t from = exists ? offset(p.base.stride, image, channel, y, column) : image * p.base.stride[0];
             LR_UNROLL
             for (int q = 0; q < kRows; ++q)
-                base[q][i] = load_bits<T>(p.base, from + (q < rows ? q * p.base.stride[2] : 0));
+                base[q][i] = load_bits<T>(p.base, from + (exists && q < rows ? q * p.base.stride[2] : 0));
         }
     }
     template <class T>

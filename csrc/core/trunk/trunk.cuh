@@ -76,7 +76,7 @@ struct Trunk {
     }
 
     LR_DEVICE void load(const Tile& tile) const {
-        TileLoader<M, n>::template load<kSource, kSource, 4>(
+        TileLoader<M, n>::template load<kSource, kSource, kTail ? 4 : 5>(
             source, prologue.source(), p.prologue, tile, kAround + 1,
             [](int y, int x, int c) { return y * kSource * n + Map::place(x, c); });
     }
