@@ -84,16 +84,16 @@ def operation(case: Case, item: Instruction, machine: Machine, where: str = "", 
         fields |= {"pipe": 5, "busy": 2.0, "wavefronts": max(size / 128, 1.0), "latency": latency}
         if where != "l1":
             fields |= {"l2": size, "dram": size * dram if where == "dram" else 0.0, "reason": "global"}
-        fields["load"] = where != "l1" and name in ("LDG", "LD")
+        fields["load"] = where != "l1" and name in ("LDG", "LD", "LDGSTS")
         if name == "LDGSTS":
             fields["kind"] = "copy"
     elif name == "LDGDEPBAR":
         fields["kind"] = "commit"
     elif name == "DEPBAR":
-        found = re.search(r"SB(\d),\s*(0x[0-9a-f]+)", item.operands)
-        if found:
-            fields |= {"kind": "await", "wait": (*fields["wait"], int(found[1])), "pending": int(found[2], 16)}
-            fields["wait"] = (int(found[1]), *(b for b in fields["wait"] if b != int(found[1])))
+        if found := re.search(r"SB(\d),\s*(0x[0-9a-f]+)", item.operands):
+            board = int(found[1])  # first, for "await"
+            fields["wait"] = (board, *(other for other in fields["wait"] if other != board))
+            fields |= {"kind": "await", "pending": int(found[2], 16)}
     elif name == "BAR":
         fields["kind"] = "barrier" if "ARV" not in item.opcode else ""
     elif waves := tensor.wavefronts(item.opcode):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside the tests")
 
-from benchmarks.floor import model, tensor, tensor_kernels
+from benchmarks.floor import disassembly, model, tensor, tensor_kernels
 from benchmarks.floor.machine import H100
 from benchmarks.floor.simulation import Op, simulate
 from tests.benchmarks.test_floor import ALL, QUICK, needs_disassembly
@@ -74,7 +75,7 @@ def test_blocks_that_are_not_resident_wait_for_a_place() -> None:
 
 def test_asynchronous_copies_are_awaited_by_group() -> None:
     """With one group pending the wait is for the first alone."""
-    copy = Op(kind="copy", pipe=5, wavefronts=1.0, latency=500, l2=1e-9)
+    copy = Op(kind="copy", pipe=5, wavefronts=1.0, latency=500, l2=1e-9, load=True)
     commit = Op(kind="commit", write=0, stall=200)
     both = [copy, commit, copy, commit]
     assert clocks(*both, Op(kind="await", wait=(0,), pending=1), NEXT) == pytest.approx(500, abs=5)
@@ -140,12 +141,38 @@ def test_prediction_of_a_kernel(capsys: pytest.CaptureFixture[str], monkeypatch:
         assert kernel["round_trips"] > 0
 
 
-def test_an_access_without_a_rule_is_an_error() -> None:
-    from benchmarks.floor.disassembly import Instruction
+ENCODED = """
+.section .text.kernel,"ax",@progbits
+        /*0000*/                   S2R R122, SR_TID.X ;              /* 0x00000000007a7919 */
+                                                                     /* 0x000e220000002100 */
+        /*0010*/                   HMMA.16816.F32 R56, R56, R72, R24 ; /* 0x000000483838723c */
+                                                                     /* 0x004fe20000001818 */
+        /*0020*/                   DEPBAR.LE SB0, 0x2 ;              /* 0x000080800000791a */
+                                                                     /* 0x000fc80000000000 */
+"""
 
+
+def test_control_fields_are_read_from_the_encoding() -> None:
+    """Stall counts, the scoreboard that guards a result, those waited for, and a wait for groups of copies."""
+    items = disassembly.parse(ENCODED)["kernel"].instructions
+    case = _case("trunk block", "bfloat16")
+    tid, product, groups = (model.operation(case, item, H100) for item in items)
+    assert (tid.stall, tid.write, tid.wait) == (1, 0, ())
+    assert (product.stall, product.write, product.wait) == (1, None, (2,))
+    assert (groups.kind, groups.wait, groups.pending, groups.stall) == ("await", (0,), 2, 4)
+
+
+def test_a_loop_without_a_rule_is_an_error() -> None:
+    needs_disassembly()
+    case = replace(_case("trunk block", "bfloat16"), loops=())
+    with pytest.raises(LookupError, match="no trip count for the loop"):
+        model.Model(case, H100, 0)
+
+
+def test_an_access_without_a_rule_is_an_error() -> None:
     case = _case("trunk block", "bfloat16")
     with pytest.raises(LookupError, match="no memory for LDG"):
-        model.memory_of(case, Instruction("LDG.E", False, 0, ()))
+        model.memory_of(case, disassembly.Instruction("LDG.E", False, 0, ()))
 
 
 def test_calls_are_sums_of_their_kernels() -> None:
