@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside the tests")
 
-from benchmarks.floor import disassembly, model, tensor, tensor_kernels
+from benchmarks.floor import disassembly, model, program, tensor, tensor_kernels
 from benchmarks.floor.machine import H100
 from benchmarks.floor.simulation import Op, simulate
 from tests.benchmarks.test_floor import ALL, QUICK, needs_disassembly
@@ -108,19 +108,19 @@ def test_simulated_instructions_and_bytes_are_the_counted_ones(name: str, arithm
     needs_disassembly()
     case = _case(name, arithmetic)
     predicted = model.Model(case, H100, 0)
-    program, warps = predicted.program, case.threads // 32
+    made, warps = predicted.program, case.threads // 32
     counted = sum(tensor.measure(case, "90").issued.values()) / case.warps
-    assert sum(program.times.values()) == pytest.approx(counted, rel=1e-9)
+    assert sum(made.times.values()) == pytest.approx(counted, rel=1e-9)
     # Few trips of the loops that a call runs through once, for an average of four blocks.
-    trips = program.trips | {predicted.main.loop.header: 8, predicted.unit.loop.header: 8}
-    expected = program.executions(trips)
-    paths = [program.path(predicted.operations, trips, w / (4 * warps)) for w in range(4 * warps)]
+    trips = made.trips | {predicted.main.loop.header: 8, predicted.unit.loop.header: 8}
+    expected = made.executions(trips)
+    paths = [made.path(predicted.operations, trips, w / (4 * warps)) for w in range(4 * warps)]
     assert sum(map(len, paths)) / len(paths) == pytest.approx(sum(expected.values()), rel=0.02)
     moved = sum(op.dram for path in paths for op in path) / len(paths)
-    assert moved == pytest.approx(program.dram_bytes(expected), rel=0.03)
-    assert program.dram_bytes(program.times) * case.warps == pytest.approx(case.bytes, rel=1e-9)
+    assert moved == pytest.approx(made.dram_bytes(expected), rel=0.03)
+    assert made.dram_bytes(made.times) * case.warps == pytest.approx(case.bytes, rel=1e-9)
     # What is read twice is a halo or few bytes: the accesses do not ask for many times the bytes of the shapes.
-    assert 0.2 < program.first_touch < 1.2
+    assert 0.2 < made.first_touch < 1.2
 
 
 def test_prediction_of_a_kernel(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_control_fields_are_read_from_the_encoding() -> None:
     """Stall counts, the scoreboard that guards a result, those waited for, and a wait for groups of copies."""
     items = disassembly.parse(ENCODED)["kernel"].instructions
     case = _case("trunk block", "bfloat16")
-    tid, product, groups = (model.operation(case, item, H100) for item in items)
+    tid, product, groups = (program.operation(case, item, H100) for item in items)
     assert (tid.stall, tid.write, tid.wait) == (1, 0, ())
     assert (product.stall, product.write, product.wait) == (1, None, (2,))
     assert (groups.kind, groups.wait, groups.pending, groups.stall) == ("await", (0,), 2, 4)
@@ -172,7 +172,7 @@ def test_a_loop_without_a_rule_is_an_error() -> None:
 def test_an_access_without_a_rule_is_an_error() -> None:
     case = _case("trunk block", "bfloat16")
     with pytest.raises(LookupError, match="no memory for LDG"):
-        model.memory_of(case, disassembly.Instruction("LDG.E", False, 0, ()))
+        program.memory_of(case, disassembly.Instruction("LDG.E", False, 0, ()))
 
 
 def test_calls_are_sums_of_their_kernels() -> None:
