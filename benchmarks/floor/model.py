@@ -246,8 +246,8 @@ def table(prediction: dict[str, Any]) -> str:
     """A machine's predictions as Markdown; times in µs an image."""
     batch = prediction["batch"]
     head = (
-        "kernel | registers | shared | resident | waves | units | round trips | in flight | issue/clk | issue | tensor "
-        "| shared µs | DRAM | µs an image | waits for"
+        "kernel | registers | shared | resident | waves | setup, clocks | units | round trips | in flight | issue/clk "
+        "| issue | tensor | shared µs | DRAM | µs an image | waits for"
     )
     lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
     for name, k in prediction["kernels"].items():
@@ -255,14 +255,15 @@ def table(prediction: dict[str, Any]) -> str:
         waits = sorted(((v, n) for n, v in k["stalls"].items() if n != "issued"), reverse=True)[:3]
         lines.append(
             f"| {name} | {k['registers']} | {k['shared_bytes']} | {k['resident']} | {k['waves']:.2f} "
-            f"| {k['units']:.0f} | {k['round_trips']:.1f} | {k['loads_in_flight']:.1f} ({k['most_in_flight']}) "
+            f"| {k['setup_clocks']:.0f} | {k['units']:.0f} "
+            f"| {k['round_trips']:.1f} | {k['loads_in_flight']:.1f} ({k['most_in_flight']}) "
             f"| {k['issue_rate']:.2f} "
             f"| {bounds} | **{k['us_per_image']:.2f}** | {', '.join(f'{n} {v:.0%}' for v, n in waits)} |"
         )
-    lines.append(f"| resample |{' |' * 12} **{prediction['resample_us']:.2f}** | |")
+    lines.append(f"| resample |{' |' * 13} **{prediction['resample_us']:.2f}** | |")
     for key, label in (("inference_us", "inference"), ("train_us", "training step")):
         if key in prediction:
-            lines.append(f"| **{label}** |{' |' * 12} **{prediction[key]:.2f}** | |")
+            lines.append(f"| **{label}** |{' |' * 13} **{prediction[key]:.2f}** | |")
     return "\n".join(lines)
 
 
