@@ -66,7 +66,7 @@ class Memory:
 MEMORY = (
     Memory(r"^(Stem\w+|Conv\w*|Head\w+|Trunk|Prologue|load_weights|load_head_weights):", "l2"),
     Memory(r"^(store_moments|finish):", "l2"),
-    Memory(r"table<|^(load_parameter|load_taps|filter_rows:.*load_element)", "l1"),
+    Memory(r"table<|^(load_parameter|load_taps|load_bands|filter_rows?:.*load_element)", "l1"),
     # Of four reads of a dz row (two image rows, two rows each) one is the first, of two columns the first.
     Memory(r"^load_cached:", "dram", 1 / 8, 0.6),
     Memory(r"^pull:", "l1"),

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside the tests")
 
-from benchmarks.floor import disassembly, model, program, tensor, tensor_kernels
+from benchmarks.floor import disassembly, hopper, model, program, tensor, tensor_kernels
 from benchmarks.floor.machine import H100
 from benchmarks.floor.simulation import Op, simulate
 from tests.benchmarks.test_floor import ALL, QUICK, needs_disassembly
@@ -139,6 +139,19 @@ def test_prediction_of_a_kernel(capsys: pytest.CaptureFixture[str], monkeypatch:
         assert math.isclose(sum(kernel["stalls"].values()), 1.0, abs_tol=0.01)
         assert kernel["resident"] >= 1
         assert kernel["round_trips"] > 0
+
+
+def test_an_edit_of_the_loader_shortens_a_kernel() -> None:
+    """hopper.py: without counting addresses and waiting for loads; never below the matrix products' time."""
+    needs_disassembly()
+    with tensor_kernels.batch_of(8):
+        case = _case("trunk block", "bfloat16")
+    before, after = (model.Model(case, H100, 80_000) for _ in range(2))
+    (feature,) = (feature for feature in hopper.features(H100) if feature.name == "TMA, tiles")
+    removed, changed = hopper.apply(after, feature.edit)
+    assert 10 < removed < 200 and changed > 0
+    edited = after.predict()
+    assert edited.bound_us["tensor"] < edited.us < before.predict().us
 
 
 ENCODED = """
