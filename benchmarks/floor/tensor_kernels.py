@@ -64,7 +64,7 @@ class Memory:
 # The first match of any frame of an access. First touches of maps and images are in the DRAM; reads of what another
 # block or an earlier phase read are in the L2; tables and parameters that neighbours read are in the L1.
 MEMORY = (
-    Memory(r"^(Stem\w+|Conv\w*|Head\w+|Trunk|Prologue|load_weights|load_head_weights):", "l2"),
+    Memory(r"^(Stem\w+|Conv|Head\w+|Trunk|Prologue|load_weights|load_head_weights):", "l2"),
     Memory(r"^(store_moments|finish):", "l2"),
     Memory(r"table<|^(load_parameter|load_taps|load_bands|filter_rows?:.*load_element)", "l1"),
     # Of four reads of a dz row (two image rows, two rows each) one is the first, of two columns the first.
@@ -170,9 +170,9 @@ def stem_plan() -> StemPlan:
 def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
     """Loops that run once per block; their exact count does not matter."""
     return (
-        Rule(r"^(Stem\w+|Conv\w*|Head\w+):.*(kW0|kW1|kWeights)", weights / threads),
+        Rule(r"^(StemFeatures|StemAdjoint|StemImageGradient|Conv|Head\w+):.*(kW0|kW1|kWeights)", weights / threads),
         Rule(r"^(load_weights|load_head_weights):", weights / threads),
-        Rule(r"^(Prologue|Conv\w*|Stem\w+|Trunk):.*(c < n|i < [23] \* n)", 1, True),
+        Rule(r"^(Prologue|Conv|StemFeatures|StemAdjoint|Trunk):.*(c < n|i < [23] \* n)", 1, True),
         Rule(r"^(finish):.*(kElements|elements|count);", 2500 / threads, True),
         Rule(r"^(finish|store_moments):.*w < warp_count", 1),
     )
