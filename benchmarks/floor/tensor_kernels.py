@@ -191,8 +191,8 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
 
 
 def _parameters(arithmetic: str) -> Rule:
-    """Parameters have the arithmetic's type: of three ways to read one, the others are not taken."""
-    return Rule(rf"^load_parameter:.*(Half|{'kFloat32' if arithmetic == 'bfloat16' else 'BFloat16'})", 0)
+    """Parameters have the arithmetic's type; the two of 16 bits share their load."""
+    return Rule(rf"^load_parameter:.*({'kFloat32' if arithmetic == 'bfloat16' else 'Half|BFloat16'})", 0)
 
 
 def _stem(arithmetic: str, statistics: bool) -> Case:

@@ -100,6 +100,10 @@ def _case(name: str, arithmetic: str) -> tensor_kernels.Case:
     return next(c for c in tensor_kernels.cases([arithmetic]) if c.name == name)
 
 
+def _frames(made: program.Program, i: int) -> list[str]:
+    return tensor.describe(made.kernel.instructions[i].chain)
+
+
 @pytest.mark.parametrize(
     ("name", "arithmetic"), [pytest.param(*key, marks=[] if key == QUICK else [pytest.mark.slow]) for key in ALL]
 )
@@ -111,6 +115,9 @@ def test_simulated_instructions_and_bytes_are_the_counted_ones(name: str, arithm
     made, warps = predicted.program, case.threads // 32
     counted = sum(tensor.measure(case, "90").issued.values()) / case.warps
     assert sum(made.times.values()) == pytest.approx(counted, rel=1e-9)
+    # Parameters are read in one dtype.
+    reads = {i for i in made.memory if any(f.startswith("load_parameter:") for f in _frames(made, i))}
+    assert len({made.kernel.instructions[i].opcode for i in reads}) == 1
     # Few trips of the loops that a call runs through once, for an average of four blocks.
     trips = made.trips | {predicted.main.loop.header: 8, predicted.unit.loop.header: 8}
     expected = made.executions(trips)
