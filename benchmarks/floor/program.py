@@ -16,7 +16,7 @@ from benchmarks.floor.simulation import Op
 from benchmarks.floor.tensor_kernels import MEMORY, Case, Memory
 
 _FLOAT = r"F(ADD|MUL|FMA)|H(ADD|MUL|FMA)2"
-_SPECIAL = r"MUFU|I2F|F2I|F2F\b|FRND|POPC|FLO|I2I"
+_SPECIAL = r"MUFU|I2F\b|F2I\b|F2F\b|FRND|POPC|FLO|I2I"
 _CONSTANT = r"LDC|S2R|S2UR|R2UR|CS2R|B2R"
 _CONTROL = r"BR|JMP|EXIT|RET|CALL|BSSY|BSYNC|WARPSYNC|NOP|YIELD|MEMBAR|ERRBAR|CCTL"
 
@@ -57,7 +57,12 @@ def operation(case: Case, item: Instruction, machine: Machine, where: str = "", 
     if is_global(item.opcode):
         size = 32 * access_bytes(item.opcode)
         latency = {"dram": machine.dram_clocks, "l2": machine.l2_clocks, "l1": machine.l1_clocks}[where]
-        fields |= {"pipe": 5, "busy": 2.0, "wavefronts": max(size / 128, 1.0), "latency": latency}
+        fields |= {
+            "pipe": 5,
+            "busy": machine.memory_rate_clocks,
+            "wavefronts": max(size / 128, 1.0),
+            "latency": latency,
+        }
         if where != "l1":
             fields |= {"l2": size, "dram": size * dram if where == "dram" else 0.0, "reason": "global"}
         fields["load"] = where != "l1" and name in ("LDG", "LD", "LDGSTS")
@@ -74,17 +79,17 @@ def operation(case: Case, item: Instruction, machine: Machine, where: str = "", 
         fields["kind"] = "barrier" if "ARV" not in item.opcode else ""
     elif waves := tensor.wavefronts(item.opcode):
         waves *= tensor.conflict(case, item)
-        fields |= {"pipe": 5, "busy": 2.0, "wavefronts": waves, "latency": machine.shared_clocks}
+        fields |= {"pipe": 5, "busy": machine.memory_rate_clocks, "wavefronts": waves, "latency": machine.shared_clocks}
     elif "MMA" in name:
         fields |= {"pipe": 4, "busy": machine.schedulers / machine.mma_per_clock}
     elif re.match(_SPECIAL, item.opcode):
-        fields |= {"pipe": 3, "busy": 8.0, "latency": machine.special_clocks}
+        fields |= {"pipe": 3, "busy": machine.special_rate_clocks, "latency": machine.special_clocks}
     elif re.match(_CONSTANT, item.opcode):
         fields |= {"latency": machine.constant_clocks}
     elif re.match(r"IMAD|IDP", item.opcode):
-        fields |= {"pipe": 1, "busy": 2.0}
+        fields |= {"pipe": 1, "busy": machine.half_rate_clocks}
     elif not re.match(rf"{_FLOAT}|{_CONTROL}|U[A-Z]", item.opcode):
-        fields |= {"pipe": 2, "busy": 2.0}
+        fields |= {"pipe": 2, "busy": machine.half_rate_clocks}
     return Op(**fields)
 
 
