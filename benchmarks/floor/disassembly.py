@@ -136,13 +136,13 @@ class Source:
         for name, lines in self.text.items():
             function, depth = "", 0
             for number, line in enumerate(lines, 1):
-                match = re.search(r"(?:LR_DEVICE|LR_KERNEL).*?\b(\w+)\((?!threads)", line)
+                match = re.search(r"(?:LR_DEVICE.*?|LR_KERNEL\w*\([^()]*\)\s+)\b(\w+)\((?!threads)", line)
                 if match and depth == 0 and "#define" not in line:
                     function = match[1]
                 if function:
                     self.owner[name, number] = function
                     depth += line.count("{") - line.count("}")
-                    if depth == 0 and ("}" in line or line.rstrip().endswith(";")):
+                    if depth == 0 and re.search(r"[};]\s*(//.*)?$", line):  # not `member{},` of a constructor
                         function = ""
 
     def line(self, frame: Frame) -> str:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.floor import tensor
 from benchmarks.floor.machine import Machine
-from benchmarks.floor.model import Model, Program
+from benchmarks.floor.model import Model
+from benchmarks.floor.program import Program
 from benchmarks.floor.simulation import Op
 
 Edit = Callable[[Program, int, Op], Op | None]  # of an instruction, by its index

@@ -44,6 +44,11 @@ class Machine:
     operands_clocks: int = 12  # until a memory instruction has read its registers. Huerta, 9 to 20 by width
     barrier_clocks: int = 20  # from the last warp's arrival to the next instruction. Assumption
 
+    # Clocks that an instruction takes its scheduler's pipe.
+    half_rate_clocks: float = 2.0  # integers, comparisons, conversions by shifts: 64 results a clock (guide)
+    special_rate_clocks: float = 8.0  # MUFU and conversions: 16 results a clock (guide)
+    memory_rate_clocks: float = 2.0  # to issue to memory: half a warp a clock. Assumption, after Huerta
+
     # Rates.
     mma_per_clock: float = 0.62  # m16n8k16 of 16 bits, m16n8k8 of tf32; 1 is the peak, mma.sync reaches 0.62 (Luo)
     wavefronts_per_clock: float = 1.0  # 128 bytes of shared memory or L1: 33 TB/s (whitepaper)

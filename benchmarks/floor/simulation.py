@@ -38,7 +38,7 @@ class Op:
     wavefronts: float = 0.0  # of shared memory or L1
     l2: float = 0.0  # bytes from the L2
     dram: float = 0.0  # bytes of the DRAM
-    load: bool = False  # a load from the L2 or DRAM
+    load: bool = False  # from the L2 or DRAM
     kind: str = ""  # "barrier"; "copy" (asynchronous), "commit" (of such), "await" (until at most `pending` are left)
     pending: int = 0
 
@@ -212,7 +212,7 @@ def simulate(machine: Machine, blocks: Sequence[Sequence[Sequence[Op]]], residen
             begin = max(now, shared_free)
             shared_free = begin + op.wavefronts / machine.wavefronts_per_clock
             done = shared_free - 1 + op.latency
-            if op.l2 and (op.load or op.kind == "copy"):
+            if op.l2 and op.load:
                 port_free = max(port_free, begin) + op.l2 / port_rate
                 done = max(done, port_free + op.latency)
             if op.dram:

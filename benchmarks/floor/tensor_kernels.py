@@ -67,7 +67,7 @@ class Memory:
 MEMORY = (
     Memory(r"^(Stem\w+|Conv\w*|Head\w+|Trunk|Prologue|load_weights):", "l2"),
     Memory(r"^(store_moments|finish):", "l2"),
-    Memory(r"table<|^(load_parameter|load_taps|filter_rows:.*load_element)", "l1"),
+    Memory(r"table<|^(load_parameter|load_taps|load_bands|filter_rows?:.*load_element)", "l1"),
     # Of four reads of a dz row (two image rows, two rows each) one is the first, of two columns the first.
     Memory(r"^load_cached:", "dram", 1 / 8, 0.6),
     Memory(r"^pull:", "l1"),
@@ -188,8 +188,8 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
 
 
 def _parameters(arithmetic: str) -> Rule:
-    """Parameters have the arithmetic's type: of three ways to read one, the others are not taken."""
-    return Rule(rf"^load_parameter:.*(Half|{'kFloat32' if arithmetic == 'bfloat16' else 'BFloat16'})", 0)
+    """Parameters have the arithmetic's type; the two of 16 bits share their load."""
+    return Rule(rf"^load_parameter:.*({'kFloat32' if arithmetic == 'bfloat16' else 'Half|BFloat16'})", 0)
 
 
 def _stem(arithmetic: str, statistics: bool) -> Case:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside the tests")
 
-from benchmarks.floor import model, tensor, tensor_kernels
+from benchmarks.floor import disassembly, hopper, model, program, tensor, tensor_kernels
 from benchmarks.floor.machine import H100
 from benchmarks.floor.simulation import Op, simulate
 from tests.benchmarks.test_floor import ALL, QUICK, needs_disassembly
@@ -74,7 +75,7 @@ def test_blocks_that_are_not_resident_wait_for_a_place() -> None:
 
 def test_asynchronous_copies_are_awaited_by_group() -> None:
     """With one group pending the wait is for the first alone."""
-    copy = Op(kind="copy", pipe=5, wavefronts=1.0, latency=500, l2=1e-9)
+    copy = Op(kind="copy", pipe=5, wavefronts=1.0, latency=500, l2=1e-9, load=True)
     commit = Op(kind="commit", write=0, stall=200)
     both = [copy, commit, copy, commit]
     assert clocks(*both, Op(kind="await", wait=(0,), pending=1), NEXT) == pytest.approx(500, abs=5)
@@ -99,6 +100,10 @@ def _case(name: str, arithmetic: str) -> tensor_kernels.Case:
     return next(c for c in tensor_kernels.cases([arithmetic]) if c.name == name)
 
 
+def _frames(made: program.Program, i: int) -> list[str]:
+    return tensor.describe(made.kernel.instructions[i].chain)
+
+
 @pytest.mark.parametrize(
     ("name", "arithmetic"), [pytest.param(*key, marks=[] if key == QUICK else [pytest.mark.slow]) for key in ALL]
 )
@@ -107,19 +112,22 @@ def test_simulated_instructions_and_bytes_are_the_counted_ones(name: str, arithm
     needs_disassembly()
     case = _case(name, arithmetic)
     predicted = model.Model(case, H100, 0)
-    program, warps = predicted.program, case.threads // 32
+    made, warps = predicted.program, case.threads // 32
     counted = sum(tensor.measure(case, "90").issued.values()) / case.warps
-    assert sum(program.times.values()) == pytest.approx(counted, rel=1e-9)
+    assert sum(made.times.values()) == pytest.approx(counted, rel=1e-9)
+    # Parameters are read in one dtype.
+    reads = {i for i in made.memory if any(f.startswith("load_parameter:") for f in _frames(made, i))}
+    assert len({made.kernel.instructions[i].opcode for i in reads}) == 1
     # Few trips of the loops that a call runs through once, for an average of four blocks.
-    trips = program.trips | {predicted.main.loop.header: 8, predicted.unit.loop.header: 8}
-    expected = program.executions(trips)
-    paths = [program.path(predicted.operations, trips, w / (4 * warps)) for w in range(4 * warps)]
+    trips = made.trips | {predicted.main.loop.header: 8, predicted.unit.loop.header: 8}
+    expected = made.executions(trips)
+    paths = [made.path(predicted.operations, trips, w / (4 * warps)) for w in range(4 * warps)]
     assert sum(map(len, paths)) / len(paths) == pytest.approx(sum(expected.values()), rel=0.02)
     moved = sum(op.dram for path in paths for op in path) / len(paths)
-    assert moved == pytest.approx(program.dram_bytes(expected), rel=0.03)
-    assert program.dram_bytes(program.times) * case.warps == pytest.approx(case.bytes, rel=1e-9)
+    assert moved == pytest.approx(made.dram_bytes(expected), rel=0.03)
+    assert made.dram_bytes(made.times) * case.warps == pytest.approx(case.bytes, rel=1e-9)
     # What is read twice is a halo or few bytes: the accesses do not ask for many times the bytes of the shapes.
-    assert 0.2 < program.first_touch < 1.2
+    assert 0.2 < made.first_touch < 1.2
 
 
 def test_prediction_of_a_kernel(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +148,51 @@ def test_prediction_of_a_kernel(capsys: pytest.CaptureFixture[str], monkeypatch:
         assert kernel["round_trips"] > 0
 
 
-def test_an_access_without_a_rule_is_an_error() -> None:
-    from benchmarks.floor.disassembly import Instruction
+def test_an_edit_of_the_loader_shortens_a_kernel() -> None:
+    """hopper.py: without counting addresses and waiting for loads; never below the matrix products' time."""
+    needs_disassembly()
+    with tensor_kernels.batch_of(8):
+        case = _case("trunk block", "bfloat16")
+    before, after = (model.Model(case, H100, 80_000) for _ in range(2))
+    (feature,) = (feature for feature in hopper.features(H100) if feature.name == "TMA, tiles")
+    removed, changed = hopper.apply(after, feature.edit)
+    assert 10 < removed < 200 and changed > 0
+    edited = after.predict()
+    assert edited.bound_us["tensor"] < edited.us < before.predict().us
 
+
+ENCODED = """
+.section .text.kernel,"ax",@progbits
+        /*0000*/                   S2R R122, SR_TID.X ;              /* 0x00000000007a7919 */
+                                                                     /* 0x000e220000002100 */
+        /*0010*/                   HMMA.16816.F32 R56, R56, R72, R24 ; /* 0x000000483838723c */
+                                                                     /* 0x004fe20000001818 */
+        /*0020*/                   DEPBAR.LE SB0, 0x2 ;              /* 0x000080800000791a */
+                                                                     /* 0x000fc80000000000 */
+"""
+
+
+def test_control_fields_are_read_from_the_encoding() -> None:
+    """Stall counts, the scoreboard that guards a result, those waited for, and a wait for groups of copies."""
+    items = disassembly.parse(ENCODED)["kernel"].instructions
+    case = _case("trunk block", "bfloat16")
+    tid, product, groups = (program.operation(case, item, H100) for item in items)
+    assert (tid.stall, tid.write, tid.wait) == (1, 0, ())
+    assert (product.stall, product.write, product.wait) == (1, None, (2,))
+    assert (groups.kind, groups.wait, groups.pending, groups.stall) == ("await", (0,), 2, 4)
+
+
+def test_a_loop_without_a_rule_is_an_error() -> None:
+    needs_disassembly()
+    case = replace(_case("trunk block", "bfloat16"), loops=())
+    with pytest.raises(LookupError, match="no trip count for the loop"):
+        model.Model(case, H100, 0)
+
+
+def test_an_access_without_a_rule_is_an_error() -> None:
     case = _case("trunk block", "bfloat16")
     with pytest.raises(LookupError, match="no memory for LDG"):
-        model.memory_of(case, Instruction("LDG.E", False, 0, ()))
+        program.memory_of(case, disassembly.Instruction("LDG.E", False, 0, ()))
 
 
 def test_calls_are_sums_of_their_kernels() -> None:
