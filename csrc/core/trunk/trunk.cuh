@@ -95,7 +95,7 @@ struct Trunk {
             const int top = tile.top - kAround + y, left = tile.left - kAround + x + g;
             float sum[kRows][First::kTiles][4] = {};
             First::multiply(sum, source, kSource, y, x, weight1);
-            const S* skip = static_cast<const S*>(p.prologue.skip) + tile.pixel(p.prologue, top, left) * n + c;
+            const int64_t first = tile.pixel(p.prologue, top, left) * n + c;
             const int corner = ((tile.top - top) * width + tile.left - left) * n;  // the tile's first pixel
             // The skip of all pixels waits for memory together.
             typename Skip::Channels u[2 * kRows];
@@ -106,7 +106,8 @@ struct Trunk {
                 inside[r] = static_cast<uint32_t>(row) < static_cast<uint32_t>(height) &&
                             static_cast<uint32_t>(column) < static_cast<uint32_t>(width);
                 if constexpr (kTail)
-                    u[r] = Skip::load_lane(skip + (inside[r] ? (r / 2 * width + r % 2 * 8) * n : corner));
+                    u[r] = Skip::load_lane(
+                        Skip::place(p.prologue.skip, first, inside[r] ? (r / 2 * width + r % 2 * 8) * n : corner));
             }
             LR_UNROLL
             for (int r = 0; r < 2 * kRows; ++r) {
