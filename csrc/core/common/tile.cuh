@@ -7,11 +7,11 @@
 
 namespace learned_resizer {
 
-// Tile `index` of `rows` by `columns` pixels, row by row of an image, image by image.
-struct Tile {
+// MapTile `index` of `rows` by `columns` pixels, row by row of an image, image by image.
+struct MapTile {
     int image, top, left;
 
-    LR_DEVICE Tile(const PrologueParams& p, uint32_t index, int rows, int columns) {
+    LR_DEVICE MapTile(const PrologueParams& p, uint32_t index, int rows, int columns) {
         const uint32_t across = (static_cast<uint32_t>(p.width) + columns - 1) / columns,
                        down = (static_cast<uint32_t>(p.height) + rows - 1) / rows;
         const uint32_t row = index / across;
@@ -53,8 +53,8 @@ struct TileLoader {
     // the pixel (y, x) goes to to[place(y, x, c)]. The loads of kTogether passes of the block are on their way
     // together, as many as the kernel's registers allow: a batch of them waits for memory once.
     template <int kHeight, int kWidth, int kTogether, class Place>
-    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, const Tile& tile, int around,
-                               const Place& place) {
+    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, const MapTile& tile,
+                               int around, const Place& place) {
         if (source.u == nullptr)
             load<kHeight, kWidth, kTogether, false>(to, source, p, tile, around, place);
         else
@@ -63,8 +63,8 @@ struct TileLoader {
 
   private:
     template <int kHeight, int kWidth, int kTogether, bool kSkip, class Place>
-    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, const Tile& tile, int around,
-                               const Place& place) {
+    LR_DEVICE static void load(S* to, const TileSource& source, const PrologueParams& p, const MapTile& tile,
+                               int around, const Place& place) {
         constexpr int kPixels = kHeight * kWidth, kPass = kTileThreads / kChunks;  // pixels of a pass of the block
         constexpr int kBatches = ((kPixels + kPass - 1) / kPass + kTogether - 1) / kTogether;
         constexpr int kBatch = (kPixels + kBatches * kPass - 1) / (kBatches * kPass);

@@ -65,7 +65,7 @@ struct Conv : ConvTraits<M, n, ConvKernel::kForward> {
         Product::load_weights(weights, p.weight, p.prologue.filters);
     }
 
-    LR_DEVICE void load(const Tile& tile) const {
+    LR_DEVICE void load(const MapTile& tile) const {
         TileLoader<M, n>::template load<kHeight + 2, Traits::kPitch, 5>(v, prologue.source(), p.prologue, tile, 1,
                                                                         Traits::place);
     }
@@ -76,7 +76,7 @@ struct Conv : ConvTraits<M, n, ConvKernel::kForward> {
         return x;
     }
 
-    LR_DEVICE void convolve(const Tile& tile, LaneMoments<kLane>& moments) const {
+    LR_DEVICE void convolve(const MapTile& tile, LaneMoments<kLane>& moments) const {
         const int column = lane_index() / 4, c = lane_index() % 4 * kLane;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         LR_NO_UNROLL
@@ -107,8 +107,8 @@ conv_kernel(const ConvParams p) {
     const C conv(p);
     LaneMoments<C::kLane> moments;
     barrier();  // the vectors are there
-    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
-        const Tile tile(p.prologue, i, C::kHeight, kConvColumns);
+    for (uint32_t i = MapTile::first(); i < p.tiles; i += MapTile::stride()) {
+        const MapTile tile(p.prologue, i, C::kHeight, kConvColumns);
         conv.load(tile);
         barrier();  // v is there
         conv.convolve(tile, moments);

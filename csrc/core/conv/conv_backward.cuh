@@ -78,7 +78,7 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
         Product::load_weights(weights, p.weight, filters(), true);
     }
 
-    LR_DEVICE void load(const Tile& tile) const {
+    LR_DEVICE void load(const MapTile& tile) const {
         const TileSource grad{p.grad_raw, p.mean == nullptr ? nullptr : p.raw, statistics, 1.0f};
         const auto load = [&](S* to, const TileSource& source) {
             TileLoader<M, n>::template load<kHeight + 2, kPitch, kTogether>(to, source, p.prologue, tile, 1,
@@ -89,7 +89,7 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     }
 
     // dt, du and the sums of the prologue's adjoint.
-    LR_DEVICE void data(const Tile& tile) {
+    LR_DEVICE void data(const MapTile& tile) {
         constexpr int kBatch = kIs16Bit<M> ? 2 : 1;  // pixels whose reads are on their way together
         const int column = lane_index() / 4, c = lane_index() % 4 * kLane;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
@@ -209,8 +209,8 @@ conv_backward_kernel(const ConvParams p) {
     using C = ConvBackward<M, n>;
     C conv(p);
     barrier();  // the vectors are there
-    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
-        const Tile tile(p.prologue, i, C::kHeight, kConvColumns);
+    for (uint32_t i = MapTile::first(); i < p.tiles; i += MapTile::stride()) {
+        const MapTile tile(p.prologue, i, C::kHeight, kConvColumns);
         conv.load(tile);
         barrier();  // v and g are there
         conv.data(tile);

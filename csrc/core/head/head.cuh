@@ -55,13 +55,13 @@ struct HeadForward : HeadTraits<M, n, HeadKernel::kForward> {
         if (const int c = thread_index(); c < p.channels) bias[c] = load_parameter(p.bias, c);
     }
 
-    LR_DEVICE void load(const Tile& tile) const {
+    LR_DEVICE void load(const MapTile& tile) const {
         TileLoader<M, n>::template load<kHeight + 6, kWidth, 5>(
             v, prologue.source(), p.prologue, tile, 3,
             [](int y, int x, int c) { return y * kPitch + Map::place(Product::template place<kWidth>(x), c); });
     }
 
-    LR_DEVICE void convolve(const Tile& tile) const {
+    LR_DEVICE void convolve(const MapTile& tile) const {
         const int y = warp_index() * kRows;
         const ImageRows<M, kRows> rows(p, tile.image, tile.top + y, tile.left, p.prologue.height, p.prologue.width,
                                        kHeadColumns);
@@ -77,8 +77,8 @@ head_kernel(const HeadParams p) {
     using H = HeadForward<M, n>;
     const H head(p);
     barrier();  // the vectors are there
-    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
-        const Tile tile(p.prologue, i, H::kHeight, kHeadColumns);
+    for (uint32_t i = MapTile::first(); i < p.tiles; i += MapTile::stride()) {
+        const MapTile tile(p.prologue, i, H::kHeight, kHeadColumns);
         head.load(tile);
         barrier();  // v is there
         head.convolve(tile);

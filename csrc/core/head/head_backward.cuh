@@ -69,7 +69,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
         });
     }
 
-    LR_DEVICE void load(const Tile& tile, float (&bias)[kImageChannels]) const {
+    LR_DEVICE void load(const MapTile& tile, float (&bias)[kImageChannels]) const {
         TileLoader<M, n>::template load<kHeight, kHeadColumns, 2>(
             v, prologue.source(), p.prologue, tile, 0,
             [](int y, int x, int c) { return y * kHeadColumns * kStride + Map::place(x, c); });
@@ -81,7 +81,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
 
     // dy and the block's sum of it, of two pixels a thread at a time: their loads wait for memory together.
     template <class T>
-    LR_DEVICE void load_grad(const Tile& tile, float (&bias)[kImageChannels]) const {
+    LR_DEVICE void load_grad(const MapTile& tile, float (&bias)[kImageChannels]) const {
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         LR_NO_UNROLL
         for (int first = thread_index(); first < kTall * kWide; first += 2 * kHeadThreads) {
@@ -123,7 +123,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
     }
 
     // dv of 16 pixels of kRows rows, and what the prologue's adjoint makes of it.
-    LR_DEVICE void data(const Tile& tile, float (&sums)[kPrologueSums][kLane]) const {
+    LR_DEVICE void data(const MapTile& tile, float (&sums)[kPrologueSums][kLane]) const {
         const int lane = lane_index_again(), g = lane / 4, t = lane % 4, c = kLane * t;
         const int x = warp_index() % 2 * 16, y = warp_index() / 2 * kRows;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
@@ -272,8 +272,8 @@ head_backward_kernel(const HeadParams p) {
     typename H::Grad dw = {};
     float sums[kPrologueSums][H::kLane] = {}, bias[kImageChannels] = {};
     barrier();  // the vectors are there
-    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
-        const Tile tile(p.prologue, i, H::kHeight, kHeadColumns);
+    for (uint32_t i = MapTile::first(); i < p.tiles; i += MapTile::stride()) {
+        const MapTile tile(p.prologue, i, H::kHeight, kHeadColumns);
         head.load(tile, bias);
         barrier();  // v and dy are there
         head.data(tile, sums);

@@ -75,7 +75,7 @@ struct Trunk {
         }
     }
 
-    LR_DEVICE void load(const Tile& tile) const {
+    LR_DEVICE void load(const MapTile& tile) const {
         TileLoader<M, n>::template load<kSource, kSource, kTail ? 4 : 5>(
             source, prologue.source(), p.prologue, tile, kAround + 1,
             [](int y, int x, int c) { return y * kSource * n + Map::place(x, c); });
@@ -85,7 +85,7 @@ struct Trunk {
 
     // The first convolution with its norm and skip or activation, into the middle map, whose first pixel is kAround
     // before the tile's; zero outside the image, as the second convolution pads.
-    LR_DEVICE void fill_middle(const Tile& tile) const {
+    LR_DEVICE void fill_middle(const MapTile& tile) const {
         const int lane = lane_index_again(), g = lane / 4, c = lane % 4 * kLane;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         // Two strips of 16 columns times eight groups of four rows.
@@ -127,7 +127,7 @@ struct Trunk {
         }
     }
 
-    LR_DEVICE void finish_block(const Tile& tile) const {
+    LR_DEVICE void finish_block(const MapTile& tile) const {
         const int g = lane_index() / 4, c = lane_index() % 4 * kLane;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         // The last strip and the last group of rows begin earlier instead of reading beyond the map: what they share
@@ -151,7 +151,7 @@ struct Trunk {
         }
     }
 
-    LR_DEVICE void finish_tail(const Tile& tile) const {
+    LR_DEVICE void finish_tail(const MapTile& tile) const {
         constexpr int kLastPair = kSide / 2 - 1;
         LR_NO_UNROLL
         for (int unit = warp_index(); unit < (kSide + kRows - 1) / kRows; unit += warp_count()) {
@@ -173,8 +173,8 @@ trunk_kernel(const TrunkParams p) {
     using T = Trunk<M, K>;
     const T trunk(p);
     barrier();  // the vectors are there
-    for (uint32_t i = Tile::first(); i < p.tiles; i += Tile::stride()) {
-        const Tile tile(p.prologue, i, T::kSide, T::kSide);
+    for (uint32_t i = MapTile::first(); i < p.tiles; i += MapTile::stride()) {
+        const MapTile tile(p.prologue, i, T::kSide, T::kSide);
         trunk.load(tile);
         barrier();  // v is there, and the weights; nobody still reads the middle map of the tile before
         trunk.fill_middle(tile);
