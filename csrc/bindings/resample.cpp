@@ -29,7 +29,7 @@ DType parse_dtype(const std::string& name) {
 }
 
 Plan plan_resample(const std::string& dtype, int64_t planes, int64_t channels, bool vectors, int multiprocessors,
-                   const py::tuple& rows, const py::tuple& columns) {
+                   int shared_memory, const py::tuple& rows, const py::tuple& columns) {
     const AxisArgument row_axis(rows, "rows");
     const AxisArgument column_axis(columns, "columns");
     learned_resizer::PlanRequest request{};
@@ -40,6 +40,7 @@ Plan plan_resample(const std::string& dtype, int64_t planes, int64_t channels, b
     request.channels = channels;
     request.vectors = vectors;
     request.multiprocessors = multiprocessors;
+    request.shared_memory = shared_memory;
     return learned_resizer::make_plan(request);
 }
 
@@ -106,6 +107,7 @@ py::dict shape_dict(const Plan& plan) {
     d["form"] = s.form == Form::kFold ? "fold" : "gather";
     d["vectors"] = s.vectors != 0;
     d["pair_store"] = s.pair_store != 0;
+    d["resident"] = plan.resident;
 #define LR_FIELD(name) d[#name] = s.name
     LR_FIELD(slots), LR_FIELD(threads), LR_FIELD(shared_bytes), LR_FIELD(strip_rows), LR_FIELD(strips), LR_FIELD(tiles);
     LR_FIELD(pieces), LR_FIELD(group_planes), LR_FIELD(group_channels), LR_FIELD(channel_groups);
@@ -126,9 +128,9 @@ void bind_resample(py::module_& module) {
                                    {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
         })
         .def_property_readonly("shape", &shape_dict,
-                               "What was planned, as a dict: the fields of PlanShape in resample.h.");
+                               "What was planned, as a dict: the fields of PlanShape and Plan.");
     module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("planes"), py::arg("channels"),
-               py::arg("vectors"), py::arg("multiprocessors"), py::arg("rows"), py::arg("columns"),
+               py::arg("vectors"), py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("rows"), py::arg("columns"),
                "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
     module.def("resample_vectors", &resample_vectors, py::arg("dtype"), py::arg("image"), py::arg("width"),
                py::arg("channels"), py::arg("strides"), "Whether rows of this image can be read as aligned vectors.");

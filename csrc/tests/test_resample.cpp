@@ -247,6 +247,7 @@ void test_plans() {
                 request.channels = z.channels;
                 request.vectors = z.in * z.channels % 8 == 0;
                 request.multiprocessors = 132;
+                request.shared_memory = 227 * 1024;
                 const PlanShape p = make_plan(request).shape;
                 const bool good =
                     p.shared_bytes <= kSharedLimit && p.threads % 32 == 0 && p.threads >= 32 && p.threads <= kThreads &&

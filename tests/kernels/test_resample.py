@@ -269,7 +269,8 @@ def test_binding_names_a_bad_argument() -> None:
     except native.NativeUnavailable as unavailable:
         pytest.skip(str(unavailable))
     axis = axis_arguments(get_bands(8, 4, None, "bilinear", True))
-    arguments = {"planes": 2, "channels": 1, "vectors": False, "multiprocessors": 1, "rows": axis, "columns": axis}
+    arguments = {"planes": 2, "channels": 1, "vectors": False, "multiprocessors": 1, "shared_memory": 227 * 1024}
+    arguments |= {"rows": axis, "columns": axis}
     plan = module.plan_resample("float32", **arguments)
     assert len(memoryview(plan)) > 0 and plan.shape["form"] == "fold"
     for change, message in (

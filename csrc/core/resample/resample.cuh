@@ -210,7 +210,7 @@ struct Resample {
         return true;
     }
 
-    LR_DEVICE void run_strip(const Source<T, V, kVectors>& source, int strip) {
+    LR_DEVICE void run_strip(const Source<T, V, kVectors>& source, int strip, int64_t window) {
         const int32_t* strip_begin = reinterpret_cast<const int32_t*>(p.tables + p.plan.strip_begin) + strip;
         const int32_t* strip_first =
             reinterpret_cast<const int32_t*>(p.tables + p.plan.strip_first) + strip * kGroupSteps;
@@ -221,11 +221,15 @@ struct Resample {
         typename Source<T, V, kVectors>::Raw raw[kInFlight] = {};
         LR_UNROLL
         for (int q = 0; q < kInFlight; ++q) source.load(raw[q], strip_first[q], row_bytes);
+        // While the first rows arrive. The tables of the window before are free: its last batch ended with a barrier.
+        copy_to_shared(weights, p.tables + p.plan.weight_table + window * weight_bytes(), weight_bytes());
+        const int64_t entry_bytes = round_up_16(sizeof(Entry) * p.plan.tile_entries);
+        copy_to_shared(entries, p.tables + p.plan.entry_table + window * entry_bytes, static_cast<int>(entry_bytes));
         A kept[K][V] = {};  // fold: the open output rows; gather: the last image rows
         int done = 0;       // output rows that have gone through the horizontal filter
         for (int chunk = begin; chunk < end; chunk += kChunkSteps) {
             const int count = end - chunk < kChunkSteps ? end - chunk : kChunkSteps;
-            barrier();  // the steps before are free
+            if (chunk > begin) barrier();  // the steps before are free
             copy_to_shared(steps, program + chunk, count * static_cast<int>(sizeof(S)));
             barrier();
             LR_NO_UNROLL
@@ -368,11 +372,6 @@ struct Resample {
                 const int64_t window = tile_index * plan.pieces + piece;
                 const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
                 entry_count = planes * tile.entries_per_plane;
-                // The tables of the window before are free: its last batch ended with a barrier.
-                copy_to_shared(weights, p.tables + plan.weight_table + window * weight_bytes(), weight_bytes());
-                const int64_t entry_bytes = round_up_16(sizeof(Entry) * plan.tile_entries);
-                copy_to_shared(entries, p.tables + plan.entry_table + window * entry_bytes,
-                               static_cast<int>(entry_bytes));
                 Source<T, V, kVectors> source;
                 if constexpr (kVectors) {
                     source.base = nullptr;
@@ -385,14 +384,14 @@ struct Resample {
                             locate(thread_index() + v * thread_count(), planes, tile, plane, channel, source.base[v]);
                     }
                 }
-                run_strip(source, static_cast<int>(strip));
+                run_strip(source, static_cast<int>(strip), window);
             }
         }
     }
 };
 
 template <class T, int K, Form F, bool kVectors>
-LR_KERNEL(kThreads)
+LR_KERNEL_RESIDENT(kThreads, resident_blocks(DTypeOf<T>::value, K, F, kVectors))
 resample_kernel(const ResampleParams params) {
     Resample<T, K, F, kVectors>(params).run();
 }

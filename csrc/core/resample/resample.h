@@ -22,6 +22,15 @@ constexpr int vector_length(DType dtype, bool vectors) {
 }
 constexpr int row_capacity(DType dtype, bool vectors) { return kThreads * vector_length(dtype, vectors); }
 
+// Blocks of kThreads threads that the 65,536 registers of a multiprocessor hold: the kernel's launch bound, which the
+// compiler keeps, and what the planner counts on.
+constexpr int resident_blocks(DType dtype, int slots, Form form, bool vectors) {
+    if (dtype == DType::kFloat64) return 2;
+    const int kept = slots * vector_length(dtype, vectors);
+    if (!vectors) return 4;
+    return kept <= 24 ? 5 : kept <= 48 || form == Form::kGather ? 4 : 3;
+}
+
 // Output columns that one thread filters together: neighbours share most of their taps when enlarging.
 constexpr int outputs_per_entry(Form form) { return form == Form::kGather ? 2 : 1; }
 

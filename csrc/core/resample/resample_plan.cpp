@@ -38,14 +38,27 @@ int64_t choose_group_planes(const ColumnPlanner& planner, const Columns& c, int6
     return best;
 }
 
-// Tall strips read fewer rows twice and are set up less often; short ones give more blocks, which fill the device more
-// evenly. Counts the rows that the busiest multiprocessor handles, for every number of strips, and takes the least.
+// Blocks of this shape that a multiprocessor holds at a time.
+int64_t resident(const PlanShape& shape, int64_t shared_bytes, int64_t shared_memory) {
+    const int64_t warps = 4 * resident_blocks(shape.dtype, shape.slots, shape.form, shape.vectors != 0);
+    const int64_t by_registers = warps / (shape.threads / 32);
+    const int64_t by_shared = (shared_memory + 1024) / (shared_bytes + 1024);
+    return std::max<int64_t>(std::min(by_registers, by_shared), 1);
+}
+
+// Tall strips read fewer rows twice and are set up less often; but the blocks should fill whole waves. Takes the number
+// of strips whose busiest multiprocessor is done first: its waves one after another, the last one at the rate of the
+// blocks that it has.
 int64_t choose_strip_rows(const PlanRequest& request, const Axis& axis, int64_t most_rows, int64_t blocks_per_strip,
-                          int64_t threads) {
+                          int64_t warps, int64_t resident) {
     const int64_t out = request.rows.out_size;
     const int64_t processors = std::max(request.multiprocessors, 1);
-    const double setup = 8.0;    // a strip's setup, in rows
-    const int64_t enough = 512;  // threads that hide a multiprocessor's latencies
+    const double setup = 8.0;   // a strip's setup, in rows
+    const double enough = 16.0;  // warps that hide a multiprocessor's latencies
+    // Time of `blocks` blocks that run together, in turns of one block at full rate.
+    const auto wave = [&](int64_t blocks) {
+        return std::max(static_cast<double>(blocks), blocks > 0 ? enough / static_cast<double>(warps) : 0.0);
+    };
     double best_cost = std::numeric_limits<double>::infinity();
     int64_t best = std::min<int64_t>(most_rows, kBatchRows);
     for (int64_t count = divide_up(out, most_rows); count <= divide_up(out, kBatchRows); count += 1 + count / 16) {
@@ -56,12 +69,11 @@ int64_t choose_strip_rows(const PlanRequest& request, const Axis& axis, int64_t 
         const int64_t last = std::min(middle + rows, out) - 1;
         const double work =
             static_cast<double>(std::max<int64_t>(axis.end[last] - axis.begin[middle], 0) + last + 1 - middle) + setup;
-        const int64_t blocks = strips * blocks_per_strip;
-        const int64_t busiest = divide_up(blocks, processors);
-        const double hidden = std::min(1.0, static_cast<double>(busiest * threads) / static_cast<double>(enough));
-        const double cost = work * static_cast<double>(busiest) / hidden;
-        if (cost < best_cost) {
-            best_cost = cost;
+        const int64_t busiest = divide_up(strips * blocks_per_strip, processors);
+        const double waves =
+            static_cast<double>(busiest / resident) * wave(resident) + wave(busiest % resident);
+        if (work * waves < best_cost) {
+            best_cost = work * waves;
             best = rows;
         }
     }
@@ -148,8 +160,10 @@ Plan make_plan(const PlanRequest& request) {
         most_rows = std::min<int64_t>(most_rows, 32);
         while (planner.shared_bytes(c, step_bytes, 1, most_rows) > kSharedLimit) most_rows -= kBatchRows;
     }
-    shape.strip_rows =
-        static_cast<int32_t>(choose_strip_rows(request, rows, most_rows, blocks_per_strip, shape.threads));
+    const int64_t most_shared = planner.shared_bytes(c, step_bytes, group_planes, most_rows);
+    plan.resident = resident(shape, most_shared, request.shared_memory);
+    shape.strip_rows = static_cast<int32_t>(
+        choose_strip_rows(request, rows, most_rows, blocks_per_strip, shape.threads / 32, plan.resident));
     shape.strips = static_cast<int32_t>(divide_up(shape.out_height, shape.strip_rows));
     shape.blocks = blocks_per_strip * shape.strips;
     if (c.tile_columns * request.channels > std::numeric_limits<int32_t>::max())
