@@ -337,10 +337,10 @@ def predict(
     ready += max(machine.dram_clocks, work.copies * machine.l2_clocks)
 
     busiest = -(-blocks // machine.multiprocessors)
-    full, rest = divmod(busiest, resident)
-    last = blocks - full * resident * machine.multiprocessors
     times = dict.fromkeys(("issue", "shared", "dram", "latency", "longest"), 0.0)
-    for here, everywhere in [(resident, resident * machine.multiprocessors)] * full + [(rest, last)] * (rest > 0):
+    for begun in range(0, busiest, resident):
+        here = min(resident, busiest - begun)
+        everywhere = min(here * machine.multiprocessors, blocks - begun * machine.multiprocessors)
         wave = {
             "issue": here * issued / blocks / machine.issue_per_clock,
             "shared": here * shared / blocks / machine.wavefronts_per_clock,
