@@ -54,30 +54,24 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
     frames = dict(zip(reversed(owners), reversed(chain), strict=True))
     if "divide" in frames and " d;" in source.line(frames["divide"]) and "uint32" not in source.line(frames["divide"]):
         return "64-bit division"  # for more than 2^32 blocks
-    strided = " strided" if "add_taps_strided" in frames else ""
-    for tap in ("add_neighbours", "add_strided", "add_shared"):
-        if tap in frames:
-            caller = source.line((*chain, ("", 0))[owners.index(tap) + 1])
-            return f"{tap} {'remainder' if 'if (taps > 0)' in caller else 'loop'}{strided}"
-    if "filter_columns" in frames:
-        for name in ("resume", "keep"):
+    if "filter_entries" in frames:
+        call = source.line(frames["filter_columns"])
+        way = "part" if "false, false" in call else "unit" if "true, true" in call else "strided"
+        taps = next((name for name in ("add_neighbours", "add_strided", "add_shared") if name in frames), None)
+        if taps:
+            # The loop handles two trips at a time; what is left follows it.
+            caller = source.line((*chain, ("", 0))[owners.index(taps) + 1])
+            return f"{taps} {'rest' if 'if (taps > 0)' in caller else 'loop'} {way}"
+        loop = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
+        for sign, name in (("taps -= 4", "add_neighbours"), ("taps >= 2", "add_shared"), ("taps -= 2", "add_strided")):
+            if sign in loop:
+                return f"{name} loop {way}"
+        for name in ("resume", "keep", "store"):
             if name in frames:
-                return name
-        line = source.line(frames["filter_columns"])
-        if "store<" in line:
-            kind = next((name for name in ("store_pair", "store_two") if name in frames), "store")
-            return f"{kind} {'full' if 'store<true>' in line else 'part'}"
-        if "add_taps" in frames or strided:
-            line = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
-            for sign, name in (
-                ("taps -= 4", "add_neighbours loop"),
-                ("taps -= 2,", "add_shared loop" if "for" in line else "add_strided loop"),
-                ("while", "add_strided loop"),
-            ):
-                if sign in line:
-                    return name + strided
-            return f"entry{strided or ' unit'}"
-        return "flush" if "target +=" in line else "entry"
+                return f"{name} {way}"
+        return f"entry {way}"
+    if "filter_columns" in frames:
+        return "flush"
     for name in ("emit_folded", "emit_gathered", "fold_row", "keep_row"):
         if name in frames:
             # The body of one case of with_slot's switch, unless all bodies are issued under predicates.
@@ -152,32 +146,30 @@ def work_of(plan: Any, tables: bytes) -> Work:
     full = float(((flags >> 8) == 4).sum() / ((flags >> 8) > 0).sum())
     taps = s["taps"]
     unit = s["group_channels"] == 1
-    strided = "" if unit else " strided"
     count: dict[str, float] = defaultdict(float)
     count["step"] = count["load"] = steps * warps / 4  # four copies of the code, each run once a group
     count["group"] = steps / 4 * warps
     count["flush"] = flushes * warps
-    count["entry"] = count[f"entry{strided or ' unit'}"] = entry_passes
-    kind = "store" if s["form"] == "fold" else "store_pair" if s["pair_store"] else "store_two"
-    for name in {"store", kind}:
-        count[f"{name} full"] = entry_passes * full
-        count[f"{name} part"] = entry_passes * (1 - full)
+    way = "unit" if (unit if s["form"] == "fold" else s["pair_store"]) else "strided"
+    for name, share in ((way, full), ("part", 1 - full)):
+        count[f"entry {name}"] = count[f"store {name}"] = entry_passes * share
+        if s["form"] == "gather":
+            count[f"add_shared loop {name}"] = entry_passes * share * (taps // 2)
+            count[f"add_shared rest {name}"] = entry_passes * share * (taps % 2)
+        elif unit:
+            count[f"add_neighbours loop {name}"] = entry_passes * share * (taps // 4)
+            count[f"add_neighbours rest {name}"] = entry_passes * share * (taps % 4 // 2)
+        else:
+            count[f"add_strided loop {name}"] = entry_passes * share * (taps // 2)
     if s["form"] == "fold":
         count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
         count["emit_folded"] = emits * warps / 4
         count["emit_folded slot"] = emits * warps / 4 / s["slots"]
-        if unit:
-            count["add_neighbours loop"] = entry_passes * (taps // 4)
-            count["add_neighbours remainder"] = entry_passes * (taps % 4 // 2)
-        else:
-            count["add_strided loop strided"] = entry_passes * (taps // 2)
         data_loads = taps / 2 * 4 * (1 if width == 2 else 2)
         weight_wavefronts = taps / 2 * 2
     else:
         count["keep_row"] = count["load"] = rows * warps / 4
         count["emit_gathered"] = emits * warps / 4
-        count[f"add_shared loop{strided}"] = entry_passes * (taps // 2)
-        count[f"add_shared remainder{strided}"] = entry_passes * (taps % 2)
         data_loads = taps * 4
         weight_wavefronts = taps * 2
     threads = s["threads"]
@@ -322,7 +314,7 @@ def predict(
 
     fold = s["form"] == "fold"
     per_warp = work.executions
-    entries = per_warp["entry"] / blocks / warps
+    entries = sum(per_warp[f"entry {way}"] for way in ("unit", "strided", "part")) / blocks / warps
     unit = s["group_channels"] == 1
     turns = 1 + -(-s["taps"] // (4 if fold and unit else 2))
     own = (

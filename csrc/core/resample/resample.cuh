@@ -37,6 +37,7 @@ struct Resample {
     static constexpr int kOutputs = outputs_per_entry(F);
     using S = Step<A, K>;
     using Taps = ColumnTaps<A, R, kOutputs, E>;
+    using RowBytes = typename Source<T, V, kVectors>::RowBytes;
 
     // Dynamic shared memory, in this order (the planner adds up the same sizes).
     A* rows;         // [R][E]: the batch, after the vertical filter
@@ -89,8 +90,21 @@ struct Resample {
 
     // Horizontal filter of the batch's `count` rows, the strip's rows from `first` on. Moves the target behind them.
     LR_DEVICE void filter_columns(int first, int count) {
-        const int step = p.plan.group_channels;
-        const int64_t row_elements = p.plan.out_row_elements;
+        // Nearly all batches are whole and of one window: an entry is short, and each question asked for it counts.
+        if (count != R || p.plan.pieces > 1)
+            filter_entries<false, false>(first, count);
+        else if (F == Form::kFold ? p.plan.group_channels == 1 : p.plan.pair_store)
+            filter_entries<true, true>(first, R);
+        else
+            filter_entries<true, false>(first, R);
+        target += count * p.plan.out_row_elements;
+    }
+
+    // kWhole: four rows, one window. kUnit: then also, fold: a tap's neighbour is the next element; gather: pairs are
+    // stored.
+    template <bool kWhole, bool kUnit>
+    LR_DEVICE void filter_entries(int first, int count) {
+        const int step = kUnit ? 1 : p.plan.group_channels;
         LR_NO_UNROLL
         for (int j = thread_index(); j < entry_count; j += thread_count()) {
             const Entry entry = entries[j];
@@ -102,19 +116,16 @@ struct Resample {
                 LR_UNROLL
                 for (int o = 0; o < kOutputs; ++o) sum[r][o] = Encode<T>::kRoundingBias;
             }
-            if (piece > 0) resume(sum, first, count, j);
-            if (step == 1)
+            if (!kWhole && piece > 0) resume(sum, first, count, j);
+            if (kUnit || (!kWhole && step == 1))
                 add_taps(sum, from, 1, weight);
             else
                 add_taps_strided(sum, from, step, weight);
-            if (piece + 1 < p.plan.pieces)
+            if (!kWhole && piece + 1 < p.plan.pieces)
                 keep(sum, first, count, j);
-            else if (count == R)
-                store<true>(entry, sum, count, row_elements);
             else
-                store<false>(entry, sum, count, row_elements);
+                store<kWhole, kUnit>(entry, sum, count);
         }
-        target += count * row_elements;
     }
 
     // The sums of an output whose taps come in several windows, between two of them.
@@ -174,15 +185,15 @@ struct Resample {
         T x, y;
     };
 
-    template <bool kFull>
-    LR_DEVICE void store(const Entry& entry, const A (&sum)[R][kOutputs], int count, int64_t row_elements) const {
+    template <bool kWhole, bool kUnit>
+    LR_DEVICE void store(const Entry& entry, const A (&sum)[R][kOutputs], int count) const {
         T* to = target + entry.target;
         LR_UNROLL
-        for (int r = 0; r < R; ++r, to += row_elements) {
-            if (!kFull && r >= count) break;
+        for (int r = 0; r < R; ++r, to += p.plan.out_row_elements) {
+            if (!kWhole && r >= count) break;
             if constexpr (F == Form::kFold)
                 *to = Encode<T>::of(sum[r][0]);
-            else if (p.plan.pair_store)
+            else if (kUnit || (!kWhole && p.plan.pair_store))
                 store_pair(to, sum[r]);
             else
                 store_two(to, sum[r], entry);
@@ -217,7 +228,7 @@ struct Resample {
         const int begin = strip_begin[0];
         const int end = strip_begin[1];
         const S* program = reinterpret_cast<const S*>(p.tables + p.plan.steps);
-        const int64_t row_bytes = p.stride_row * static_cast<int64_t>(sizeof(T));
+        const auto row_bytes = static_cast<RowBytes>(p.stride_row * static_cast<int64_t>(sizeof(T)));
         typename Source<T, V, kVectors>::Raw raw[kInFlight] = {};
         LR_UNROLL
         for (int q = 0; q < kInFlight; ++q) source.load(raw[q], strip_first[q], row_bytes);
@@ -251,7 +262,7 @@ struct Resample {
         }
     }
 
-    LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step, int64_t row_bytes,
+    LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step, RowBytes row_bytes,
                             typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
         if constexpr (F == Form::kFold) {
             // An idle step has zero weights only; where folding is short, a branch around it costs more than it saves.
@@ -276,10 +287,8 @@ struct Resample {
         for (int v = 0; v < V; ++v) x[v] = Source<T, V, kVectors>::value(raw, v);
         LR_UNROLL
         for (int k = 0; k < K; ++k) {
-            if (step.weight[k] != A(0)) {
-                LR_UNROLL
-                for (int v = 0; v < V; ++v) kept[k][v] = fused_multiply_add(step.weight[k], x[v], kept[k][v]);
-            }
+            LR_UNROLL
+            for (int v = 0; v < V; ++v) add_weighted(step.weight[k], x[v], kept[k][v]);
         }
     }
     // Calls `use` with the row in the step's slot. A switch, not a loop over the slots: the compiler may replace a
@@ -341,10 +350,8 @@ struct Resample {
         A sum[V] = {};
         LR_UNROLL
         for (int k = 0; k < K; ++k) {
-            if (step.weight[k] != A(0)) {
-                LR_UNROLL
-                for (int v = 0; v < V; ++v) sum[v] = fused_multiply_add(step.weight[k], kept[k][v], sum[v]);
-            }
+            LR_UNROLL
+            for (int v = 0; v < V; ++v) add_weighted(step.weight[k], kept[k][v], sum[v]);
         }
         put_row(batch_row_of(step), sum);
     }

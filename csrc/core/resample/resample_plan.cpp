@@ -1,6 +1,7 @@
 #include "resample/resample_plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -91,6 +92,7 @@ bool vectors_allowed(DType dtype, const void* image, int64_t width, int64_t chan
     const int64_t v = vector_length(dtype, true);
     const int64_t size = element_bytes(dtype);
     if (reinterpret_cast<uintptr_t>(image) % std::min<int64_t>(v * size, 16) != 0) return false;
+    if (std::abs(stride_row) > std::numeric_limits<int32_t>::max() / size) return false;
     if (stride_image % v != 0 || stride_plane % v != 0 || stride_row % v != 0) return false;
     if (channels > 1 && stride_channel != 1) return false;
     const bool flat = stride_column == channels && width * channels % v == 0;

@@ -39,7 +39,7 @@ void write_columns_as(const ColumnPlanner& planner, const Columns& c, PlanShape&
                     const int64_t column = begin + tap + u;
                     if (output + o < last && column < end)
                         weights[window * weight_stride + 2 * pair + (per_entry == 2 ? o : u % 2)] =
-                            static_cast<A>(axis.weight(output + o, column));
+                            static_cast<A>(column_scale(shape.dtype) * axis.weight(output + o, column));
                 }
             }
             for (int64_t g = 0; g < shape.group_planes; ++g) {

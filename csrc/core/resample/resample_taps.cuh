@@ -26,14 +26,10 @@ struct ColumnTaps {
         add_pair(sum, pair(weight), x);
     }
     LR_DEVICE static void add_pair(A (&sum)[R][kOutputs], const Pair<A>& w, const Pair<A> (&x)[R]) {
-        if (w.x != A(0)) {
-            LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][0] = fused_multiply_add(w.x, x[r].x, sum[r][0]);
-        }
-        if (w.y != A(0)) {
-            LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][0] = fused_multiply_add(w.y, x[r].y, sum[r][0]);
-        }
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) add_weighted(w.x, x[r].x, sum[r][0]);
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) add_weighted(w.y, x[r].y, sum[r][0]);
     }
     // One tap that two neighbouring outputs share.
     LR_DEVICE static void add_shared(A (&sum)[R][kOutputs], const A* from, const A* weight) {
@@ -41,13 +37,10 @@ struct ColumnTaps {
         A x[R];
         LR_UNROLL
         for (int r = 0; r < R; ++r) x[r] = from[r * E];
-        if (w.x != A(0)) {
-            LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][0] = fused_multiply_add(w.x, x[r], sum[r][0]);
-        }
-        if (w.y != A(0)) {
-            LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][1] = fused_multiply_add(w.y, x[r], sum[r][1]);
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) {
+            add_weighted(w.x, x[r], sum[r][0]);
+            add_weighted(w.y, x[r], sum[r][1]);
         }
     }
 };
