@@ -63,9 +63,9 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
             caller = source.line((*chain, ("", 0))[owners.index(taps) + 1])
             return f"{taps} {'rest' if 'if (taps > 0)' in caller else 'loop'} {way}"
         loop = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
-        for sign, name in (("taps -= 4", "add_neighbours"), ("taps >= 2", "add_shared"), ("taps -= 2", "add_strided")):
-            if sign in loop:
-                return f"{name} loop {way}"
+        if "taps -= " in loop:
+            kind = "add_shared" if "taps -= 2" in loop else "add_strided" if "step" in loop else "add_neighbours"
+            return f"{kind} loop {way}"
         for name in ("resume", "keep", "store"):
             if name in frames:
                 return f"{name} {way}"
@@ -156,11 +156,10 @@ def work_of(plan: Any, tables: bytes) -> Work:
         if s["form"] == "gather":
             count[f"add_shared loop {name}"] = entry_passes * share * (taps // 2)
             count[f"add_shared rest {name}"] = entry_passes * share * (taps % 2)
-        elif unit:
-            count[f"add_neighbours loop {name}"] = entry_passes * share * (taps // 4)
-            count[f"add_neighbours rest {name}"] = entry_passes * share * (taps % 4 // 2)
         else:
-            count[f"add_strided loop {name}"] = entry_passes * share * (taps // 2)
+            kind = "add_neighbours" if unit else "add_strided"
+            count[f"{kind} loop {name}"] = entry_passes * share * (taps // 4)
+            count[f"{kind} rest {name}"] = entry_passes * share * (taps % 4 // 2)
     if s["form"] == "fold":
         count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
         count["emit_folded"] = emits * warps / 4
@@ -205,8 +204,12 @@ def analyse(
     names = [region(item.chain, item.predicated, source) for item in kernel]
     # Constants that a case sets carry no line of their own: they belong to the case whose block they are in.
     cases = {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
+    # Likewise what a loop's line sets before the loop is part of the entry: the loop is where the products are.
+    products = {item.block for item in kernel if item.opcode in ("FFMA", "DFMA")}
     for item, own in zip(kernel, names, strict=True):
         name = cases.get(item.block, own) if own in ("step", "emit_folded") else own
+        if " loop " in name and item.block not in products:
+            name = f"entry {name.split()[-1]}"
         sizes[name] += 1
         if item.opcode.split(".E")[0] in _SHARED and not name.startswith("add_"):
             shared += _SHARED[item.opcode] * work.executions.get(name, 0.0)
@@ -315,8 +318,7 @@ def predict(
     fold = s["form"] == "fold"
     per_warp = work.executions
     entries = sum(per_warp[f"entry {way}"] for way in ("unit", "strided", "part")) / blocks / warps
-    unit = s["group_channels"] == 1
-    turns = 1 + -(-s["taps"] // (4 if fold and unit else 2))
+    turns = 1 + -(-s["taps"] // (4 if fold else 2))
     own = (
         (issued - by_region["setup"] - by_region["copy tables"] - by_region["copy steps"]) / blocks / warps
         + (4 * work.groups + entries * turns) * machine.shared_clocks

@@ -175,7 +175,11 @@ struct Resample {
             const int stride = 2 * p.plan.entry_columns;
             int taps = p.plan.taps;
             LR_NO_UNROLL
-            for (; taps > 0; taps -= 2, from += 2 * step, weight += stride) Taps::add_strided(sum, from, step, weight);
+            for (; taps >= 4; taps -= 4, from += 4 * step, weight += 2 * stride) {
+                Taps::add_strided(sum, from, step, weight);
+                Taps::add_strided(sum, from + 2 * step, step, weight + stride);
+            }
+            if (taps > 0) Taps::add_strided(sum, from, step, weight);
         } else {
             add_taps(sum, from, step, weight);
         }
