@@ -45,6 +45,8 @@ _MANGLED = {
 }
 
 
+# The ways of filter_entries for whole batches, by its kStep.
+_STEPS = {"unit": 1, "RGB": 3, "strided": 0}
 _SOURCES = ("resample.cuh", "resample_source.cuh", "resample_taps.cuh", "device.cuh")
 
 
@@ -56,7 +58,7 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
         return "64-bit division"  # for more than 2^32 blocks
     if "filter_entries" in frames:
         call = source.line(frames["filter_columns"])
-        way = "part" if "false, false" in call else "unit" if "true, true" in call else "strided"
+        way = next(way for way, step in _STEPS.items() if f", {step}>" in call) if "true" in call else "part"
         taps = next((name for name in ("add_neighbours", "add_strided", "add_shared") if name in frames), None)
         if taps:
             # The loop handles two trips at a time; what is left follows it.
@@ -150,7 +152,8 @@ def work_of(plan: Any, tables: bytes) -> Work:
     count["step"] = count["load"] = steps * warps / 4  # four copies of the code, each run once a group
     count["group"] = steps / 4 * warps
     count["flush"] = flushes * warps
-    way = "unit" if (unit if s["form"] == "fold" else s["pair_store"]) else "strided"
+    alone = unit if s["form"] == "fold" else s["whole_store"]
+    way = "unit" if alone else "RGB" if s["group_channels"] == s["channels"] == 3 else "strided"
     for name, share in ((way, full), ("part", 1 - full)):
         count[f"entry {name}"] = count[f"store {name}"] = entry_passes * share
         if s["form"] == "gather":
@@ -170,17 +173,17 @@ def work_of(plan: Any, tables: bytes) -> Work:
         count["keep_row"] = count["load"] = rows * warps / 4
         count["emit_gathered"] = emits * warps / 4
         data_loads = taps * 4
-        weight_wavefronts = taps * 2
+        weight_wavefronts = taps * 4
     threads = s["threads"]
     strip_bytes = float(np.diff(strip_begin).mean()) * step_words * 4
     chunk_bytes = _CHUNK_STEPS * step_words * 4
-    pairs = (taps // 2 if s["form"] == "fold" else taps) * s["entry_columns"]
-    table_bytes = pairs * 2 * accumulator + s["tile_entries"] * 8
+    weight_bytes = taps * s["entry_columns"] * (1 if s["form"] == "fold" else 4) * accumulator
+    table_bytes = weight_bytes + s["tile_entries"] * 8
     count["copy steps"] = s["blocks"] * warps * max(strip_bytes / 16 / threads, 1.0)
     # Two call sites, so two copies of the loop: each runs its own share.
     count["copy tables"] = s["blocks"] * warps * max(table_bytes / 16 / threads / 2, 1.0)
     count["setup"] = s["blocks"] * warps
-    turns = [pairs * 2 * accumulator, s["tile_entries"] * 8, min(strip_bytes, chunk_bytes)]
+    turns = [weight_bytes, s["tile_entries"] * 8, min(strip_bytes, chunk_bytes)]
     return Work(
         count,
         passes * (conflicts * data_loads + entry_warps * weight_wavefronts),
@@ -317,7 +320,7 @@ def predict(
 
     fold = s["form"] == "fold"
     per_warp = work.executions
-    entries = sum(per_warp[f"entry {way}"] for way in ("unit", "strided", "part")) / blocks / warps
+    entries = sum(per_warp[f"entry {way}"] for way in (*_STEPS, "part")) / blocks / warps
     turns = 1 + -(-s["taps"] // (4 if fold else 2))
     own = (
         (issued - by_region["setup"] - by_region["copy tables"] - by_region["copy steps"]) / blocks / warps

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <string>
@@ -69,10 +70,11 @@ void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t plane
     if (tables == 0 || tables % 16 != 0)
         throw py::value_error("tables: got address " + std::to_string(tables) + "; expected a 16-byte aligned one");
     if (image == 0) throw py::value_error("image: got a null address");
-    // The kernel stores up to two elements at once.
-    if (output == 0 || output % (2 * kSizes[dtype]) != 0)
+    // The kernel stores up to four elements at once, of at most 16 bytes.
+    const uintptr_t store_bytes = std::min<int64_t>(4 * kSizes[dtype], 16);
+    if (output == 0 || output % store_bytes != 0)
         throw py::value_error("output: got address " + std::to_string(output) + "; expected one aligned to " +
-                              std::to_string(2 * kSizes[dtype]) + " bytes");
+                              std::to_string(store_bytes) + " bytes");
     if (planes_per_image < 1 || plan.shape.planes % planes_per_image != 0)
         throw py::value_error("planes_per_image: got " + std::to_string(planes_per_image) + "; expected a divisor of " +
                               std::to_string(plan.shape.planes));
@@ -106,7 +108,7 @@ py::dict shape_dict(const Plan& plan) {
     d["dtype"] = kDTypes[static_cast<size_t>(s.dtype)];
     d["form"] = s.form == Form::kFold ? "fold" : "gather";
     d["vectors"] = s.vectors != 0;
-    d["pair_store"] = s.pair_store != 0;
+    d["whole_store"] = s.whole_store != 0;
     d["resident"] = plan.resident;
 #define LR_FIELD(name) d[#name] = s.name
     LR_FIELD(slots), LR_FIELD(threads), LR_FIELD(shared_bytes), LR_FIELD(strip_rows), LR_FIELD(strips), LR_FIELD(tiles);

@@ -42,9 +42,9 @@ struct Resample {
     // Dynamic shared memory, in this order (the planner adds up the same sizes).
     A* rows;         // [R][E]: the batch, after the vertical filter
     S* steps;        // [kChunkSteps]
-    A* weights;      // [fold: taps/2, gather: taps][entry_columns][2]
+    A* weights;      // fold: [taps/2][entry_columns][2], gather: [taps][entry_columns][4]
     Entry* entries;  // [tile_entries]
-    A* partial;      // [strip_rows][tile_entries][2], only if pieces > 1
+    A* partial;      // [strip_rows][tile_entries][kOutputs], only if pieces > 1
 
     const ResampleParams& p;
     T* target;        // the tile's first output of the next batch
@@ -65,8 +65,7 @@ struct Resample {
     }
 
     LR_DEVICE int weight_bytes() const {
-        const int64_t pairs = int64_t{F == Form::kFold ? p.plan.taps / 2 : p.plan.taps} * p.plan.entry_columns;
-        return static_cast<int>(round_up_16(pairs * 2 * sizeof(A)));
+        return static_cast<int>(round_up_16(int64_t{p.plan.taps} * p.plan.entry_columns * kOutputs * sizeof(A)));
     }
 
     // Stores row `row` of the batch from one slot, in the order that Source hands out the elements.
@@ -92,24 +91,26 @@ struct Resample {
     LR_DEVICE void filter_columns(int first, int count) {
         // Nearly all batches are whole and of one window: an entry is short, and each question asked for it counts.
         if (count != R || p.plan.pieces > 1)
-            filter_entries<false, false>(first, count);
-        else if (F == Form::kFold ? p.plan.group_channels == 1 : p.plan.pair_store)
-            filter_entries<true, true>(first, R);
+            filter_entries<false, 0>(first, count);
+        else if (F == Form::kFold ? p.plan.group_channels == 1 : p.plan.whole_store)
+            filter_entries<true, 1>(first, R);
+        else if (p.plan.group_channels == 3 && p.plan.channels == 3)
+            filter_entries<true, 3>(first, R);
         else
-            filter_entries<true, false>(first, R);
+            filter_entries<true, 0>(first, R);
         target += count * p.plan.out_row_elements;
     }
 
-    // kWhole: four rows, one window. kUnit: then also, fold: a tap's neighbour is the next element; gather: pairs are
-    // stored.
-    template <bool kWhole, bool kUnit>
+    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; gather: 1 if also the
+    // outputs of an entry are stored together.
+    template <bool kWhole, int kStep>
     LR_DEVICE void filter_entries(int first, int count) {
-        const int step = kUnit ? 1 : p.plan.group_channels;
+        const int step = kStep > 0 ? kStep : p.plan.group_channels;
         LR_NO_UNROLL
         for (int j = thread_index(); j < entry_count; j += thread_count()) {
             const Entry entry = entries[j];
-            const A* from = rows + (entry.source & 0xffffu);
-            const A* weight = weights + 2 * ((entry.source >> 16) & 0x7fffu);
+            const A* from = rows + (entry.source & 0x1fffu);
+            const A* weight = weights + (F == Form::kFold ? 2 : kOutputs) * (entry.source >> 16);
             A sum[R][kOutputs];
             LR_UNROLL
             for (int r = 0; r < R; ++r) {
@@ -117,14 +118,14 @@ struct Resample {
                 for (int o = 0; o < kOutputs; ++o) sum[r][o] = Encode<T>::kRoundingBias;
             }
             if (!kWhole && piece > 0) resume(sum, first, count, j);
-            if (kUnit || (!kWhole && step == 1))
+            if (kStep == 1 || (!kWhole && step == 1))
                 add_taps(sum, from, 1, weight);
             else
                 add_taps_strided(sum, from, step, weight);
             if (!kWhole && piece + 1 < p.plan.pieces)
                 keep(sum, first, count, j);
             else
-                store<kWhole, kUnit>(entry, sum, count);
+                store<kWhole, kStep>(entry, sum, count);
         }
     }
 
@@ -152,7 +153,7 @@ struct Resample {
     // All taps of an entry. Two trips at a time hide the latency of shared memory; more would only take registers.
     // `taps` is at least 2 (fold) or 1 (gather). With a step that is the constant 1, addresses become immediates.
     LR_DEVICE void add_taps(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
-        const int stride = 2 * p.plan.entry_columns;
+        const int stride = (F == Form::kFold ? 2 : kOutputs) * p.plan.entry_columns;
         int taps = p.plan.taps;
         if constexpr (F == Form::kFold) {
             LR_NO_UNROLL
@@ -185,11 +186,11 @@ struct Resample {
         }
     }
 
-    struct alignas(2 * sizeof(T)) Two {
-        T x, y;
+    struct alignas(kOutputs * sizeof(T) < 16 ? kOutputs * sizeof(T) : 16) Outputs {
+        T value[kOutputs];
     };
 
-    template <bool kWhole, bool kUnit>
+    template <bool kWhole, int kStep>
     LR_DEVICE void store(const Entry& entry, const A (&sum)[R][kOutputs], int count) const {
         T* to = target + entry.target;
         LR_UNROLL
@@ -197,18 +198,22 @@ struct Resample {
             if (!kWhole && r >= count) break;
             if constexpr (F == Form::kFold)
                 *to = Encode<T>::of(sum[r][0]);
-            else if (kUnit || (!kWhole && p.plan.pair_store))
-                store_pair(to, sum[r]);
+            else if (kStep == 1 || (!kWhole && p.plan.whole_store))
+                store_together(to, sum[r]);
             else
-                store_two(to, sum[r], entry);
+                store_apart(to, sum[r], (entry.source >> 13) & 7, kStep > 0 ? kStep : p.plan.channels);
         }
     }
-    LR_DEVICE static void store_pair(T* to, const A (&sum)[kOutputs]) {
-        *reinterpret_cast<Two*>(to) = Two{Encode<T>::of(sum[0]), Encode<T>::of(sum[1])};
+    LR_DEVICE static void store_together(T* to, const A (&sum)[kOutputs]) {
+        Outputs outputs;
+        LR_UNROLL
+        for (int o = 0; o < kOutputs; ++o) outputs.value[o] = Encode<T>::of(sum[o]);
+        *reinterpret_cast<Outputs*>(to) = outputs;
     }
-    LR_DEVICE void store_two(T* to, const A (&sum)[kOutputs], const Entry& entry) const {
-        *to = Encode<T>::of(sum[0]);
-        if (!(entry.source >> 31)) to[p.plan.channels] = Encode<T>::of(sum[1]);
+    LR_DEVICE static void store_apart(T* to, const A (&sum)[kOutputs], uint32_t outputs, int64_t step) {
+        LR_UNROLL
+        for (int o = 0; o < kOutputs; ++o)
+            if (o < static_cast<int>(outputs)) to[o * step] = Encode<T>::of(sum[o]);
     }
 
     // Element e of the row buffer: its plane within the group, column of the window and channel.
@@ -402,7 +407,7 @@ struct Resample {
 };
 
 template <class T, int K, Form F, bool kVectors>
-LR_KERNEL_RESIDENT(kThreads, resident_blocks(DTypeOf<T>::value, K, F, kVectors))
+LR_KERNEL_RESIDENT(kThreads, resident_blocks(DTypeOf<T>::value, K, kVectors))
 resample_kernel(const ResampleParams params) {
     Resample<T, K, F, kVectors>(params).run();
 }

@@ -41,7 +41,7 @@ int64_t choose_group_planes(const ColumnPlanner& planner, const Columns& c, int6
 
 // Blocks of this shape that a multiprocessor holds at a time.
 int64_t resident(const PlanShape& shape, int64_t shared_bytes, int64_t shared_memory) {
-    const int64_t warps = 4 * resident_blocks(shape.dtype, shape.slots, shape.form, shape.vectors != 0);
+    const int64_t warps = 4 * resident_blocks(shape.dtype, shape.slots, shape.vectors != 0);
     const int64_t by_registers = warps / (shape.threads / 32);
     const int64_t by_shared = (shared_memory + 1024) / (shared_bytes + 1024);
     return std::max<int64_t>(std::min(by_registers, by_shared), 1);
@@ -153,7 +153,7 @@ Plan make_plan(const PlanRequest& request) {
     shape.entry_columns = static_cast<int32_t>(c.entry_columns);
     shape.tile_columns = static_cast<int32_t>(c.tile_columns);
     shape.tile_entries = static_cast<int32_t>(group_planes * c.entry_columns * c.group_channels);
-    shape.pair_store = request.channels == 1 && shape.out_width % 2 == 0;
+    shape.whole_store = !fold && request.channels == 1 && shape.out_width % outputs_per_entry(shape.form) == 0;
     shape.plane_groups = divide_up(request.planes, group_planes);
     const int64_t blocks_per_strip = shape.tiles * shape.channel_groups * shape.plane_groups;
     int64_t most_rows = open_limit > 0 ? open_limit : 256;

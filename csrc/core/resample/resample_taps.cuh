@@ -5,7 +5,7 @@
 
 namespace learned_resizer {
 
-// A: accumulator. R: rows of a batch. kOutputs: neighbouring outputs a thread makes. E: elements from one row to the
+// A: accumulator. R: rows of a batch. kOutputs: neighbouring outputs that a thread makes. E: elements from one row to the
 // next.
 template <class A, int R, int kOutputs, int E>
 struct ColumnTaps {
@@ -31,16 +31,16 @@ struct ColumnTaps {
         LR_UNROLL
         for (int r = 0; r < R; ++r) add_weighted(w.y, x[r].y, sum[r][0]);
     }
-    // One tap that two neighbouring outputs share.
+    // One tap that four neighbouring outputs share.
     LR_DEVICE static void add_shared(A (&sum)[R][kOutputs], const A* from, const A* weight) {
-        const Pair<A> w = pair(weight);
+        const Quad<A> w = *reinterpret_cast<const Quad<A>*>(weight);
         A x[R];
         LR_UNROLL
         for (int r = 0; r < R; ++r) x[r] = from[r * E];
         LR_UNROLL
         for (int r = 0; r < R; ++r) {
-            add_weighted(w.x, x[r], sum[r][0]);
-            add_weighted(w.y, x[r], sum[r][1]);
+            LR_UNROLL
+            for (int o = 0; o < kOutputs; ++o) add_weighted(w.v[o], x[r], sum[r][o]);
         }
     }
 };
