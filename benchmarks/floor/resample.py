@@ -167,6 +167,7 @@ def work_of(plan: Any, tables: bytes) -> Work:
         count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
         count["emit_folded"] = emits * warps / 4
         count["emit_folded slot"] = emits * warps / 4 / s["slots"]
+        count["emit_folded tried"] = emits * warps / 4 / 2  # about, in a tree of comparisons
         data_loads = taps / 2 * 4 * (1 if width == 2 else 2)
         weight_wavefronts = taps / 2 * 2
     else:
@@ -206,7 +207,13 @@ def analyse(
     shared = work.tap_wavefronts
     names = [region(item.chain, item.predicated, source) for item in kernel]
     # Constants that a case sets carry no line of their own: they belong to the case whose block they are in.
-    cases = {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
+    # Where the compiler predicates a case, other slots' emissions pass it too.
+    cases = {
+        item.block: "emit_folded tried"
+        for item, name in zip(kernel, names, strict=True)
+        if name == "emit_folded" and item.opcode.startswith("STS")
+    }
+    cases |= {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
     # Likewise what a loop's line sets before the loop is part of the entry: the loop is where the products are.
     products = {item.block for item in kernel if item.opcode in ("FFMA", "DFMA")}
     for item, own in zip(kernel, names, strict=True):
@@ -215,7 +222,8 @@ def analyse(
             name = f"entry {name.split()[-1]}"
         sizes[name] += 1
         if item.opcode.split(".E")[0] in _SHARED and not name.startswith("add_"):
-            shared += _SHARED[item.opcode] * work.executions.get(name, 0.0)
+            taken = name.replace("tried", "slot")
+            shared += _SHARED[item.opcode] * work.executions.get(taken, 0.0)
     issued = {name: size * work.executions.get(name, 0.0) for name, size in sizes.items()}
     return sum(issued.values()), shared, issued, sizes
 

@@ -39,10 +39,11 @@ int64_t choose_group_planes(const ColumnPlanner& planner, const Columns& c, int6
     return best;
 }
 
-// Blocks of this shape that a multiprocessor holds at a time.
-int64_t resident(const PlanShape& shape, int64_t shared_bytes, int64_t shared_memory) {
-    const int64_t warps = 4 * resident_blocks(shape.dtype, shape.slots, shape.vectors != 0);
-    const int64_t by_registers = warps / (shape.threads / 32);
+constexpr double kEnoughWarps = 16.0;  // that hide a multiprocessor's latencies
+
+// Blocks that a multiprocessor holds at a time.
+int64_t resident(const PlanShape& shape, int64_t warps, int64_t shared_bytes, int64_t shared_memory) {
+    const int64_t by_registers = 4 * resident_blocks(shape.dtype, shape.slots, shape.vectors != 0) / warps;
     const int64_t by_shared = (shared_memory + 1024) / (shared_bytes + 1024);
     return std::max<int64_t>(std::min(by_registers, by_shared), 1);
 }
@@ -55,10 +56,9 @@ int64_t choose_strip_rows(const PlanRequest& request, const Axis& axis, int64_t 
     const int64_t out = request.rows.out_size;
     const int64_t processors = std::max(request.multiprocessors, 1);
     const double setup = 8.0;   // a strip's setup, in rows
-    const double enough = 16.0;  // warps that hide a multiprocessor's latencies
     // Time of `blocks` blocks that run together, in turns of one block at full rate.
     const auto wave = [&](int64_t blocks) {
-        return std::max(static_cast<double>(blocks), blocks > 0 ? enough / static_cast<double>(warps) : 0.0);
+        return std::max(static_cast<double>(blocks), blocks > 0 ? kEnoughWarps / static_cast<double>(warps) : 0.0);
     };
     double best_cost = std::numeric_limits<double>::infinity();
     int64_t best = std::min<int64_t>(most_rows, kBatchRows);
@@ -132,12 +132,21 @@ Plan make_plan(const PlanRequest& request) {
     const int64_t step_bytes = step_size(shape.dtype, shape.slots);
 
     ColumnPlanner planner{columns, shape.form, request.dtype, request.channels, request.vectors};
-    Columns c = planner.choose(step_bytes);
+    // Of a cut of the columns: warps for a row of a plane, and more of them where too few are resident.
+    const auto cost = [&](const Columns& c) {
+        const int64_t planes = choose_group_planes(planner, c, step_bytes, request);
+        const int64_t warps = divide_up(planes * planner.slot_elements(c), 32 * planner.vector());
+        const int64_t shared = planner.shared_bytes(c, step_bytes, planes, 0);
+        const auto together = static_cast<double>(warps * resident(shape, warps, shared, request.shared_memory));
+        return static_cast<double>(c.tiles * (warps + 1)) / static_cast<double>(planes) *
+               std::max(1.0, kEnoughWarps / together);
+    };
+    Columns c = planner.choose(step_bytes, cost);
     if (c.tiles == 0) {
         // No cut at vectors fits a block (flat rows of many channels, not a multiple of the vector): read elements.
         planner.vectors = false;
         shape.vectors = 0;
-        c = planner.choose(step_bytes);
+        c = planner.choose(step_bytes, cost);
     }
     const int64_t group_planes = choose_group_planes(planner, c, step_bytes, request);
     const int64_t elements = c.pieces > 1 ? c.piece_columns * c.group_channels : planner.slot_elements(c);
@@ -163,7 +172,7 @@ Plan make_plan(const PlanRequest& request) {
         while (planner.shared_bytes(c, step_bytes, 1, most_rows) > kSharedLimit) most_rows -= kBatchRows;
     }
     const int64_t most_shared = planner.shared_bytes(c, step_bytes, group_planes, most_rows);
-    plan.resident = resident(shape, most_shared, request.shared_memory);
+    plan.resident = resident(shape, shape.threads / 32, most_shared, request.shared_memory);
     shape.strip_rows = static_cast<int32_t>(
         choose_strip_rows(request, rows, most_rows, blocks_per_strip, shape.threads / 32, plan.resident));
     shape.strips = static_cast<int32_t>(divide_up(shape.out_height, shape.strip_rows));

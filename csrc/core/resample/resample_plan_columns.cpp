@@ -104,7 +104,7 @@ Columns ColumnPlanner::in_pieces(int64_t group_channels, int64_t step_bytes) con
     return c;
 }
 
-Columns ColumnPlanner::choose(int64_t step_bytes) const {
+Columns ColumnPlanner::choose(int64_t step_bytes, const std::function<double(const Columns&)>& cost) const {
     Columns best;
     std::vector<int64_t> groups;
     for (int64_t g = 1; g <= std::min(channels, capacity()); ++g)
@@ -114,12 +114,11 @@ Columns ColumnPlanner::choose(int64_t step_bytes) const {
         c.group_channels = group;
         const int64_t per_entry = outputs_per_entry(form);
         int tried = 0;
-        for (int64_t count = 1; tried < 4; count += std::max<int64_t>(1, count / 16)) {
+        for (int64_t count = 1; tried < 8; count += std::max<int64_t>(1, count / 16)) {
             c.tile_columns = round_up(divide_up(axis.table.out_size, count), per_entry);
             if (fits(c, step_bytes)) {
                 ++tried;
-                const int64_t warps = divide_up(slot_elements(c), 32 * vector());
-                c.cost = static_cast<double>(c.tiles * warps) * static_cast<double>(channels / group);
+                c.cost = cost(c) * static_cast<double>(channels / group);
                 // Narrow channel groups waste the parts of a 32-byte sector that the other groups read.
                 if (group != channels && group * element_bytes(dtype) < 32) c.cost *= 2;
                 if (c.cost < best.cost) best = c;

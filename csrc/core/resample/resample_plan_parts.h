@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -146,7 +147,8 @@ struct ColumnPlanner {
     // One output's taps exceed a block: tiles of one entry, whose window is cut into pieces that are summed in order.
     Columns in_pieces(int64_t group_channels, int64_t step_bytes) const;
 
-    Columns choose(int64_t step_bytes) const;
+    // The cut with the least `cost`, of those that fit a block.
+    Columns choose(int64_t step_bytes, const std::function<double(const Columns&)>& cost) const;
 };
 
 // Tiles, entries and horizontal weights (resample_plan_columns.cpp). Fills tile_table, entry_table and weight_table.
