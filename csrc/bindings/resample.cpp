@@ -129,10 +129,10 @@ void bind_resample(py::module_& module) {
             return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
                                    {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
         })
-        .def_property_readonly("shape", &shape_dict,
-                               "What was planned, as a dict: the fields of PlanShape and Plan.");
+        .def_property_readonly("shape", &shape_dict, "What was planned, as a dict: the fields of PlanShape and Plan.");
     module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("planes"), py::arg("channels"),
-               py::arg("vectors"), py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("rows"), py::arg("columns"),
+               py::arg("vectors"), py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("rows"),
+               py::arg("columns"),
                "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
     module.def("resample_vectors", &resample_vectors, py::arg("dtype"), py::arg("image"), py::arg("width"),
                py::arg("channels"), py::arg("strides"), "Whether rows of this image can be read as aligned vectors.");

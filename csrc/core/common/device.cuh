@@ -146,10 +146,12 @@ LR_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 LR_DEVICE float minimum(float a, float b) { return fminf(a, b); }
 LR_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LR_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
-// Adds weight * x to the sum unless the weight is zero: under a predicate, where the compiler makes a branch of some ifs
-// and repeats in each what they share.
+// Adds weight * x to the sum unless the weight is zero: under a predicate, where the compiler makes a branch of some
+// ifs and repeats in each what they share.
 LR_DEVICE void add_weighted(float weight, float x, float& sum) {
-    asm("{.reg .pred p; setp.neu.f32 p, %1, 0f00000000; @p fma.rn.f32 %0, %1, %2, %0;}" : "+f"(sum) : "f"(weight), "f"(x));
+    asm("{.reg .pred p; setp.neu.f32 p, %1, 0f00000000; @p fma.rn.f32 %0, %1, %2, %0;}"
+        : "+f"(sum)
+        : "f"(weight), "f"(x));
 }
 LR_DEVICE void add_weighted(double weight, double x, double& sum) {
     if (weight != 0.0) sum = __fma_rn(weight, x, sum);

@@ -101,8 +101,8 @@ struct Resample {
         target += count * p.plan.out_row_elements;
     }
 
-    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; gather: 1 if also the
-    // outputs of an entry are stored together.
+    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; gather: 1 if also
+    // the outputs of an entry are stored together.
     template <bool kWhole, int kStep>
     LR_DEVICE void filter_entries(int first, int count) {
         const int step = kStep > 0 ? kStep : p.plan.group_channels;
@@ -367,8 +367,11 @@ struct Resample {
 
     LR_DEVICE void run() {
         const PlanShape& plan = p.plan;
+        int64_t block = block_index();
+        piece = 0;
+        // One loop over blocks and pieces: what it computes from them need not be kept in registers over a strip.
         LR_NO_UNROLL
-        for (int64_t block = block_index(); block < plan.blocks; block += block_count()) {
+        while (block < plan.blocks) {
             // Neighbouring tiles and strips run together and share their halos in L2.
             int64_t rest, tile_index, strip, channel_group, plane_group;
             divide(block, plan.tiles, rest, tile_index);
@@ -378,29 +381,30 @@ struct Resample {
             const int64_t channel = channel_group * plan.group_channels;
             const int planes =
                 static_cast<int>(plan.planes - plane < plan.group_planes ? plan.planes - plane : plan.group_planes);
-            LR_NO_UNROLL
-            for (piece = 0; piece < plan.pieces; ++piece) {
-                target = static_cast<T*>(p.output) +
-                         ((plane * plan.out_height + strip * plan.strip_rows) * plan.out_width +
-                          tile_index * plan.tile_columns) *
-                             plan.channels +
-                         channel;
-                const int64_t window = tile_index * plan.pieces + piece;
-                const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
-                entry_count = planes * tile.entries_per_plane;
-                Source<T, V, kVectors> source;
-                if constexpr (kVectors) {
-                    source.base = nullptr;
-                    source.valid = locate(thread_index() * V, planes, tile, plane, channel, source.base);
-                } else {
-                    LR_UNROLL
-                    for (int v = 0; v < V; ++v) {
-                        source.base[v] = nullptr;
-                        source.valid[v] =
-                            locate(thread_index() + v * thread_count(), planes, tile, plane, channel, source.base[v]);
-                    }
+            target = static_cast<T*>(p.output) +
+                     ((plane * plan.out_height + strip * plan.strip_rows) * plan.out_width +
+                      tile_index * plan.tile_columns) *
+                         plan.channels +
+                     channel;
+            const int64_t window = tile_index * plan.pieces + piece;
+            const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
+            entry_count = planes * tile.entries_per_plane;
+            Source<T, V, kVectors> source;
+            if constexpr (kVectors) {
+                source.base = nullptr;
+                source.valid = locate(thread_index() * V, planes, tile, plane, channel, source.base);
+            } else {
+                LR_UNROLL
+                for (int v = 0; v < V; ++v) {
+                    source.base[v] = nullptr;
+                    source.valid[v] =
+                        locate(thread_index() + v * thread_count(), planes, tile, plane, channel, source.base[v]);
                 }
-                run_strip(source, static_cast<int>(strip), window);
+            }
+            run_strip(source, static_cast<int>(strip), window);
+            if (++piece == plan.pieces) {
+                piece = 0;
+                block += block_count();
             }
         }
     }

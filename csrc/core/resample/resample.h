@@ -22,8 +22,8 @@ constexpr int vector_length(DType dtype, bool vectors) {
 }
 constexpr int row_capacity(DType dtype, bool vectors) { return kThreads * vector_length(dtype, vectors); }
 
-// Factors of the vertical and the horizontal weights. The kernel reads a byte b as b * 2^-133 (Pixel); 2^133 is no float,
-// and in two parts every sum is far from a float's ends.
+// Factors of the vertical and the horizontal weights. The kernel reads a byte b as b * 2^-133 (Pixel); 2^133 is no
+// float, and in two parts every sum is far from a float's ends.
 constexpr double row_scale(DType dtype) { return dtype == DType::kUInt8 ? 0x1p100 : 1.0; }
 constexpr double column_scale(DType dtype) { return dtype == DType::kUInt8 ? 0x1p33 : 1.0; }
 

@@ -55,7 +55,7 @@ int64_t choose_strip_rows(const PlanRequest& request, const Axis& axis, int64_t 
                           int64_t warps, int64_t resident) {
     const int64_t out = request.rows.out_size;
     const int64_t processors = std::max(request.multiprocessors, 1);
-    const double setup = 8.0;   // a strip's setup, in rows
+    const double setup = 8.0;  // a strip's setup, in rows
     // Time of `blocks` blocks that run together, in turns of one block at full rate.
     const auto wave = [&](int64_t blocks) {
         return std::max(static_cast<double>(blocks), blocks > 0 ? kEnoughWarps / static_cast<double>(warps) : 0.0);
@@ -71,8 +71,7 @@ int64_t choose_strip_rows(const PlanRequest& request, const Axis& axis, int64_t 
         const double work =
             static_cast<double>(std::max<int64_t>(axis.end[last] - axis.begin[middle], 0) + last + 1 - middle) + setup;
         const int64_t busiest = divide_up(strips * blocks_per_strip, processors);
-        const double waves =
-            static_cast<double>(busiest / resident) * wave(resident) + wave(busiest % resident);
+        const double waves = static_cast<double>(busiest / resident) * wave(resident) + wave(busiest % resident);
         if (work * waves < best_cost) {
             best_cost = work * waves;
             best = rows;

@@ -27,7 +27,7 @@ struct PlanRequest {
     int64_t channels;     // interleaved channels; 1 for NCHW
     bool vectors;         // the image allows aligned vector loads (see vectors_allowed)
     int multiprocessors;  // of the device, for the number of blocks
-    int shared_memory;    // bytes of the device's largest block: a multiprocessor has 1 KiB more, and takes 1 KiB a block
+    int shared_memory;  // bytes of the device's largest block: a multiprocessor has 1 KiB more, and takes 1 KiB a block
 };
 
 struct Plan {

@@ -34,9 +34,8 @@ void write_columns_as(const ColumnPlanner& planner, const Columns& c, PlanShape&
             const int64_t tap = std::min(planner.first_tap(c, begin, output), c.slot_columns - c.taps);
             for (int64_t u = 0; u < c.taps; ++u) {
                 for (int64_t o = 0; o < per_entry; ++o) {
-                    const int64_t at = shape.form == Form::kGather
-                                           ? (u * c.entry_columns + x) * per_entry + o
-                                           : (u / 2 * c.entry_columns + x) * 2 + u % 2;
+                    const int64_t at = shape.form == Form::kGather ? (u * c.entry_columns + x) * per_entry + o
+                                                                   : (u / 2 * c.entry_columns + x) * 2 + u % 2;
                     const int64_t column = begin + tap + u;
                     if (output + o < last && column < end)
                         weights[window * weight_stride + at] =

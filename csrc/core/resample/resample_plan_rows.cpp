@@ -107,7 +107,8 @@ void write_rows_as(const Axis& axis, PlanShape& shape, Writer& writer) {
         const auto work = shape.form == Form::kFold ? fold_strip(axis, first, last) : gather_strip(axis, first, last);
         if (steps.size() + work.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
             throw std::length_error("resample plan: more than 2^31 - 1 vertical steps");
-        encode_strip<A, K>(work, axis, shape.form, row_scale(shape.dtype), first, last, steps, &strip_first[strip * kGroupSteps]);
+        encode_strip<A, K>(work, axis, shape.form, row_scale(shape.dtype), first, last, steps,
+                           &strip_first[strip * kGroupSteps]);
         strip_begin[strip + 1] = static_cast<int32_t>(steps.size());
     }
     shape.strip_begin = writer.put(strip_begin);

@@ -56,13 +56,11 @@ LR_DEVICE const T* row_of(const T* column, int32_t row, int32_t row_bytes) {
 // The value that the kernel adds up.
 template <class T>
 struct Pixel : Decode<T> {};
-// A byte in a float's bits 16 to 23 is b * 2^-133 without a conversion: linear from the subnormal numbers into the first
-// exponent. The weights carry the factor 2^133 (resample.h).
+// A byte in a float's bits 16 to 23 is b * 2^-133 without a conversion: linear from the subnormal numbers into the
+// first exponent. The weights carry the factor 2^133 (resample.h).
 template <>
 struct Pixel<uint8_t> {
-    LR_DEVICE static float at(const uint32_t* w, int i) {
-        return float_from_bits(select_byte(w[i / 4], i % 4));
-    }
+    LR_DEVICE static float at(const uint32_t* w, int i) { return float_from_bits(select_byte(w[i / 4], i % 4)); }
     LR_DEVICE static float of(uint8_t x) { return float_from_bits(uint32_t{x} << 16); }
 };
 

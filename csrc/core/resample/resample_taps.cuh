@@ -5,8 +5,8 @@
 
 namespace learned_resizer {
 
-// A: accumulator. R: rows of a batch. kOutputs: neighbouring outputs that a thread makes. E: elements from one row to the
-// next.
+// A: accumulator. R: rows of a batch. kOutputs: neighbouring outputs that a thread makes. E: elements from one row to
+// the next.
 template <class A, int R, int kOutputs, int E>
 struct ColumnTaps {
     LR_DEVICE static Pair<A> pair(const A* p) { return *reinterpret_cast<const Pair<A>*>(p); }
