@@ -277,15 +277,20 @@ def _plan(
     )
 
 
-def _counts(plan: Any, arch: str) -> tuple[Work, float, float, dict[str, float], Counter[str]]:
-    """Work of a plan, and `analyse` of its kernel."""
+def _kernel(plan: Any, arch: str) -> tuple[Kernel, Source]:
     kernels, source = _compiled(arch)
     shape = plan.shape
     form = 0 if shape["form"] == "fold" else 1
     instance = f"resample_kernelI{_MANGLED[shape['dtype']]}Li{shape['slots']}ELNS_4FormE{form}ELb1"
     (name,) = (name for name in kernels if instance in name)
+    return kernels[name], source
+
+
+def _counts(plan: Any, arch: str) -> tuple[Work, float, float, dict[str, float], Counter[str]]:
+    """Work of a plan, and `analyse` of its kernel."""
+    kernel, source = _kernel(plan, arch)
     work = work_of(plan, bytes(memoryview(plan)))
-    return work, *analyse(kernels[name].instructions, source, work)
+    return work, *analyse(kernel.instructions, source, work)
 
 
 def predict(
