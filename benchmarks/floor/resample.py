@@ -63,10 +63,10 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
         if taps:
             # The loop handles two trips at a time; what is left follows it.
             caller = source.line((*chain, ("", 0))[owners.index(taps) + 1])
-            return f"{taps} {'rest' if 'if (taps > 0)' in caller else 'loop'} {way}"
+            return f"{taps} {'rest' if 'if (taps' in caller else 'loop'} {way}"
         loop = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
-        if "taps -= " in loop:
-            kind = "add_shared" if "taps -= 2" in loop else "add_strided" if "step" in loop else "add_neighbours"
+        if "for (" in loop:
+            kind = "add_shared" if "left" in loop else "add_strided" if "step" in loop else "add_neighbours"
             return f"{kind} loop {way}"
         for name in ("resume", "keep", "store"):
             if name in frames:

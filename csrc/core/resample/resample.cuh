@@ -164,11 +164,11 @@ struct Resample {
             if (taps > 0) Taps::add_neighbours(sum, from, weight);
         } else {
             LR_NO_UNROLL
-            for (; taps >= 2; taps -= 2, from += 2 * step, weight += 2 * stride) {
+            for (int left = taps; left >= 2; left -= 2, from += 2 * step, weight += 2 * stride) {
                 Taps::add_shared(sum, from, weight);
                 Taps::add_shared(sum, from + step, weight + stride);
             }
-            if (taps > 0) Taps::add_shared(sum, from, weight);
+            if (taps % 2 != 0) Taps::add_shared(sum, from, weight);
         }
     }
     LR_DEVICE void add_taps_strided(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
