@@ -1,6 +1,6 @@
-"""Instructions that the resample kernel issues and bytes it moves: its bottleneck, without a GPU.
+"""Time of the resample kernel from its instructions, bytes, latency and waves, without a GPU.
 
-    python -m benchmarks.floor.resample [--arch 90] [--verbose]
+    python -m benchmarks.floor.resample [--arch 90] [--machine h100] [--verbose]
 
 Method (docs/kernels.md discusses it and its limits):
 
@@ -10,8 +10,8 @@ Method (docs/kernels.md discusses it and its limits):
    line it carries.
 3. The plan says how often a region runs: it is the real one, of the installed native module, and its tables list
    every step, emission and batch. Both sides of a divergent or predicated branch count as issued.
-4. issue time = warp instructions / (4 per clock · SMs · clock); shared-memory time = wavefronts / (1 per clock · SMs
-   · clock), bank conflicts counted from the plan's addresses; DRAM time = (input + output bytes) / peak bandwidth.
+4. `predict` makes times of them: issue, shared memory, DRAM and latency, in waves of the resident blocks; the constants
+   are in machine.py. Bank conflicts are counted from the plan's addresses.
 """
 
 from __future__ import annotations
