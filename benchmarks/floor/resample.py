@@ -1,6 +1,6 @@
-"""Instructions that the resample kernel issues and bytes it moves: its bottleneck, without a GPU.
+"""Time of the resample kernel from its instructions, bytes, latency and waves, without a GPU.
 
-    python -m benchmarks.floor.resample [--arch 90] [--verbose]
+    python -m benchmarks.floor.resample [--arch 90] [--machine h100] [--verbose]
 
 Method (docs/kernels.md discusses it and its limits):
 
@@ -10,34 +10,29 @@ Method (docs/kernels.md discusses it and its limits):
    line it carries.
 3. The plan says how often a region runs: it is the real one, of the installed native module, and its tables list
    every step, emission and batch. Both sides of a divergent or predicated branch count as issued.
-4. issue time = warp instructions / (4 per clock · SMs · clock); shared-memory time = wavefronts / (1 per clock · SMs
-   · clock), bank conflicts counted from the plan's addresses; DRAM time = (input + output bytes) / peak bandwidth.
+4. `predict` makes times of them: issue, shared memory, DRAM and latency, in waves of the resident blocks; the constants
+   are in machine.py. Bank conflicts are counted from the plan's addresses.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from benchmarks.floor.disassembly import (
-    CLOCK_HZ,
-    DRAM_BYTES_PER_S,
-    ISSUE_PER_CLOCK,
-    SMS,
-    Frame,
-    Instruction,
-    Source,
-    disassemble,
-)
+from benchmarks.floor.disassembly import Frame, Instruction, Kernel, Source, disassemble
+from benchmarks.floor.machine import MACHINES, Machine
 from learned_resizer_cuda.kernels import native
 from learned_resizer_cuda.kernels.resample import axis_arguments
 from learned_resizer_cuda.ops.bands import get_bands
 
 BATCH, CHANNELS = 64, 3
+_CHUNK_STEPS = 64  # kChunkSteps of resample.h
 SIZES = ((448, 224), (2048, 224), (224, 448))
 FILTERS = ("bilinear", "bicubic", "lanczos")
 DTYPES = {"float32": 4, "bfloat16": 2, "uint8": 1}
@@ -50,6 +45,8 @@ _MANGLED = {
 }
 
 
+# The ways of filter_entries for whole batches, by its kStep.
+_STEPS = {"unit": 1, "RGB": 3, "strided": 0}
 _SOURCES = ("resample.cuh", "resample_source.cuh", "resample_taps.cuh", "device.cuh")
 
 
@@ -59,30 +56,24 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
     frames = dict(zip(reversed(owners), reversed(chain), strict=True))
     if "divide" in frames and " d;" in source.line(frames["divide"]) and "uint32" not in source.line(frames["divide"]):
         return "64-bit division"  # for more than 2^32 blocks
-    strided = " strided" if "add_taps_strided" in frames else ""
-    for tap in ("add_neighbours", "add_strided", "add_shared"):
-        if tap in frames:
-            caller = source.line((*chain, ("", 0))[owners.index(tap) + 1])
-            return f"{tap} {'remainder' if 'if (taps > 0)' in caller else 'loop'}{strided}"
-    if "filter_columns" in frames:
-        for name in ("resume", "keep"):
+    if "filter_entries" in frames:
+        call = source.line(frames["filter_columns"])
+        way = next(way for way, step in _STEPS.items() if f", {step}>" in call) if "true" in call else "part"
+        taps = next((name for name in ("add_neighbours", "add_strided", "add_shared") if name in frames), None)
+        if taps:
+            # The loop handles two trips at a time; what is left follows it.
+            caller = source.line((*chain, ("", 0))[owners.index(taps) + 1])
+            return f"{taps} {'rest' if 'if (taps' in caller else 'loop'} {way}"
+        loop = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
+        if "for (" in loop:
+            kind = "add_shared" if "left" in loop else "add_strided" if "step" in loop else "add_neighbours"
+            return f"{kind} loop {way}"
+        for name in ("resume", "keep", "store"):
             if name in frames:
-                return name
-        line = source.line(frames["filter_columns"])
-        if "store<" in line:
-            kind = next((name for name in ("store_pair", "store_two") if name in frames), "store")
-            return f"{kind} {'full' if 'store<true>' in line else 'part'}"
-        if "add_taps" in frames or strided:
-            line = source.line(frames.get("add_taps", frames.get("add_taps_strided", ("", 0))))
-            for sign, name in (
-                ("taps -= 4", "add_neighbours loop"),
-                ("taps -= 2,", "add_shared loop" if "for" in line else "add_strided loop"),
-                ("while", "add_strided loop"),
-            ):
-                if sign in line:
-                    return name + strided
-            return f"entry{strided or ' unit'}"
-        return "flush" if "target +=" in line else "entry"
+                return f"{name} {way}"
+        return f"entry {way}"
+    if "filter_columns" in frames:
+        return "flush"
     for name in ("emit_folded", "emit_gathered", "fold_row", "keep_row"):
         if name in frames:
             # The body of one case of with_slot's switch, unless all bodies are issued under predicates.
@@ -91,8 +82,7 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
     if "run_step" in frames:
         return "load" if "load" in frames else "step"
     if "copy_to_shared" in frames:
-        owner = "steps" if "run_strip" in frames else "tables"
-        return f"copy {owner}"
+        return f"copy {'steps' if 'steps' in source.line(frames['run_strip']) else 'tables'}"
     if "run_strip" in frames:
         line = source.line(frames["run_strip"])
         if "const S step" in line or "flush =" in line:
@@ -110,6 +100,10 @@ class Work:
 
     executions: dict[str, float]
     tap_wavefronts: float
+    rows: float  # image rows of a block
+    groups: float  # groups of four steps of a block
+    chunks: float  # chunks of steps of a block
+    copies: float  # turns of the loops that copy the tables and the first chunk
 
 
 def _array(tables: bytes, offset: int, dtype: Any, count: int) -> np.ndarray:
@@ -154,43 +148,51 @@ def work_of(plan: Any, tables: bytes) -> Work:
     full = float(((flags >> 8) == 4).sum() / ((flags >> 8) > 0).sum())
     taps = s["taps"]
     unit = s["group_channels"] == 1
-    strided = "" if unit else " strided"
     count: dict[str, float] = defaultdict(float)
     count["step"] = count["load"] = steps * warps / 4  # four copies of the code, each run once a group
     count["group"] = steps / 4 * warps
     count["flush"] = flushes * warps
-    count["entry"] = count[f"entry{strided or ' unit'}"] = entry_passes
-    kind = "store" if s["form"] == "fold" else "store_pair" if s["pair_store"] else "store_two"
-    for name in {"store", kind}:
-        count[f"{name} full"] = entry_passes * full
-        count[f"{name} part"] = entry_passes * (1 - full)
+    alone = unit if s["form"] == "fold" else s["whole_store"]
+    way = "unit" if alone else "RGB" if s["group_channels"] == s["channels"] == 3 else "strided"
+    for name, share in ((way, full), ("part", 1 - full)):
+        count[f"entry {name}"] = count[f"store {name}"] = entry_passes * share
+        if s["form"] == "gather":
+            count[f"add_shared loop {name}"] = entry_passes * share * (taps // 2)
+            count[f"add_shared rest {name}"] = entry_passes * share * (taps % 2)
+        else:
+            kind = "add_neighbours" if unit else "add_strided"
+            count[f"{kind} loop {name}"] = entry_passes * share * (taps // 4)
+            count[f"{kind} rest {name}"] = entry_passes * share * (taps % 4 // 2)
     if s["form"] == "fold":
         count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
         count["emit_folded"] = emits * warps / 4
         count["emit_folded slot"] = emits * warps / 4 / s["slots"]
-        if unit:
-            count["add_neighbours loop"] = entry_passes * (taps // 4)
-            count["add_neighbours remainder"] = entry_passes * (taps % 4 // 2)
-        else:
-            count["add_strided loop strided"] = entry_passes * (taps // 2)
+        count["emit_folded tried"] = emits * warps / 4 / 2  # about, in a tree of comparisons
         data_loads = taps / 2 * 4 * (1 if width == 2 else 2)
         weight_wavefronts = taps / 2 * 2
     else:
         count["keep_row"] = count["load"] = rows * warps / 4
         count["emit_gathered"] = emits * warps / 4
-        count[f"add_shared loop{strided}"] = entry_passes * (taps // 2)
-        count[f"add_shared remainder{strided}"] = entry_passes * (taps % 2)
         data_loads = taps * 4
-        weight_wavefronts = taps * 2
+        weight_wavefronts = taps * 4
     threads = s["threads"]
-    strip_bytes = np.diff(strip_begin).mean() * step_words * 4
-    pairs = (taps // 2 if s["form"] == "fold" else taps) * s["entry_columns"]
-    table_bytes = pairs * 2 * accumulator + s["tile_entries"] * 8
+    strip_bytes = float(np.diff(strip_begin).mean()) * step_words * 4
+    chunk_bytes = _CHUNK_STEPS * step_words * 4
+    weight_bytes = taps * s["entry_columns"] * (1 if s["form"] == "fold" else 4) * accumulator
+    table_bytes = weight_bytes + s["tile_entries"] * 8
     count["copy steps"] = s["blocks"] * warps * max(strip_bytes / 16 / threads, 1.0)
     # Two call sites, so two copies of the loop: each runs its own share.
     count["copy tables"] = s["blocks"] * warps * max(table_bytes / 16 / threads / 2, 1.0)
     count["setup"] = s["blocks"] * warps
-    return Work(count, passes * (conflicts * data_loads + entry_warps * weight_wavefronts))
+    turns = [weight_bytes, s["tile_entries"] * 8, min(strip_bytes, chunk_bytes)]
+    return Work(
+        count,
+        passes * (conflicts * data_loads + entry_warps * weight_wavefronts),
+        rows / s["blocks"],
+        steps / 4 / s["blocks"],
+        -(-strip_bytes // chunk_bytes),
+        sum(-(-size // (16 * threads)) for size in turns),
+    )
 
 
 # Wavefronts of one warp's store of a whole row buffer's part, by opcode; loads of a step are broadcasts of 16 bytes.
@@ -205,103 +207,215 @@ def analyse(
     shared = work.tap_wavefronts
     names = [region(item.chain, item.predicated, source) for item in kernel]
     # Constants that a case sets carry no line of their own: they belong to the case whose block they are in.
-    cases = {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
+    # Where the compiler predicates a case, other slots' emissions pass it too.
+    cases = {
+        item.block: "emit_folded tried"
+        for item, name in zip(kernel, names, strict=True)
+        if name == "emit_folded" and item.opcode.startswith("STS")
+    }
+    cases |= {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
+    # Likewise what a loop's line sets before the loop is part of the entry: the loop is where the products are.
+    products = {item.block for item in kernel if item.opcode in ("FFMA", "DFMA")}
     for item, own in zip(kernel, names, strict=True):
         name = cases.get(item.block, own) if own in ("step", "emit_folded") else own
+        if " loop " in name and item.block not in products:
+            name = f"entry {name.split()[-1]}"
         sizes[name] += 1
         if item.opcode.split(".E")[0] in _SHARED and not name.startswith("add_"):
-            shared += _SHARED[item.opcode] * work.executions.get(name, 0.0)
+            taken = name.replace("tried", "slot")
+            shared += _SHARED[item.opcode] * work.executions.get(taken, 0.0)
     issued = {name: size * work.executions.get(name, 0.0) for name, size in sizes.items()}
     return sum(issued.values()), shared, issued, sizes
 
 
-@dataclass
-class Row:
-    """One line of the table; times in microseconds for the batch."""
+@dataclass(frozen=True)
+class Prediction:
+    """What one call should take; times in microseconds."""
 
-    case: str
-    direction: str
-    interpolation: str
-    dtype: str
-    layout: str
+    plan: dict[str, Any]
     instructions: float  # lane instructions per pixel of the larger image
     issue: float
     shared: float
     dram: float
+    latency: float  # of the waves, were each block alone
+    setup: float  # until the first rows are there, in the first wave
+    waves: float  # of the busiest multiprocessor
+    total: float
+    copy: float  # a copy of as many bytes
 
     @property
     def binds(self) -> str:
-        return max(("issue", self.issue), ("shared", self.shared), ("DRAM", self.dram), key=lambda t: t[1])[0]
+        return max(("issue", "shared", "dram", "latency"), key=lambda name: getattr(self, name)).replace("dram", "DRAM")
+
+    @property
+    def ratio(self) -> float:
+        """Speed relative to the copy."""
+        return self.copy / self.total
 
 
-def rows(arch: str, verbose: bool) -> list[Row]:
-    module = native.load()
-    kernels, source = disassemble("resample.cu", arch), Source(_SOURCES)
-    result = []
-    for n_in, n_out in SIZES:
+@cache
+def _compiled(arch: str) -> tuple[dict[str, Kernel], Source]:
+    return disassemble("resample.cu", arch), Source(_SOURCES)
+
+
+def _plan(
+    machine: Machine,
+    batch: int,
+    channels: int,
+    size_in: int,
+    size_out: int,
+    interpolation: str,
+    dtype: str,
+    layout: str,
+    direction: str,
+) -> Any:
+    bands = get_bands(size_in, size_out, None, interpolation, True)
+    axis = axis_arguments(bands if direction == "forward" else bands.transposed())
+    planes, inner = (batch * channels, 1) if layout == "NCHW" else (batch, channels)
+    return native.load().plan_resample(
+        dtype, planes, inner, True, machine.multiprocessors, machine.block_shared_bytes, axis, axis
+    )
+
+
+def _kernel(plan: Any, arch: str) -> tuple[Kernel, Source]:
+    kernels, source = _compiled(arch)
+    shape = plan.shape
+    form = 0 if shape["form"] == "fold" else 1
+    instance = f"resample_kernelI{_MANGLED[shape['dtype']]}Li{shape['slots']}ELNS_4FormE{form}ELb1"
+    (name,) = (name for name in kernels if instance in name)
+    return kernels[name], source
+
+
+def _counts(plan: Any, arch: str) -> tuple[Work, float, float, dict[str, float], Counter[str]]:
+    """Work of a plan, and `analyse` of its kernel."""
+    kernel, source = _kernel(plan, arch)
+    work = work_of(plan, bytes(memoryview(plan)))
+    return work, *analyse(kernel.instructions, source, work)
+
+
+def predict(
+    machine: Machine,
+    batch: int,
+    channels: int,
+    size_in: int,
+    size_out: int,
+    interpolation: str,
+    dtype: str,
+    layout: str,
+    direction: str,
+    *,
+    arch: str = "90",
+) -> Prediction:
+    """Time of one call on square images with aligned rows, with latency and waves.
+
+    The blocks run in waves of as many as a multiprocessor holds. A wave takes the longest of four times:
+
+    - issue and shared: of the busiest multiprocessor's blocks.
+    - DRAM: of all blocks of the wave, at the bandwidth that a copy reaches.
+    - latency: one block alone. Its warps issue an instruction a clock and wait for the chain of round trips: a group of
+      four steps (fold) or an image row (gather) takes at least one access to DRAM, since the rows that are requested
+      during one are used in the next; or its own instructions with one access to shared memory a step, one an entry and
+      one for each turn of the loop over the taps, and two barriers a batch.
+
+    Before that, once: a tile's place from L2, then the first rows from DRAM, while the tables are copied from L2.
+
+    Args:
+        layout: "NCHW" or "NHWC".
+        direction: "forward", or "adjoint" of that forward: from ``size_out`` to ``size_in``.
+        arch: compute capability to disassemble.
+    """
+    plan = _plan(machine, batch, channels, size_in, size_out, interpolation, dtype, layout, direction)
+    s = plan.shape
+    work, issued, shared, by_region, _ = _counts(plan, arch)
+    blocks, warps, resident = s["blocks"], s["threads"] // 32, s["resident"]
+    moved = batch * channels * (size_in**2 + size_out**2) * DTYPES[dtype]
+    device_bytes = machine.dram_bytes_per_clock * machine.multiprocessors
+
+    fold = s["form"] == "fold"
+    per_warp = work.executions
+    entries = sum(per_warp[f"entry {way}"] for way in (*_STEPS, "part")) / blocks / warps
+    turns = 1 + -(-s["taps"] // (4 if fold else 2))
+    own = (
+        (issued - by_region["setup"] - by_region["copy tables"] - by_region["copy steps"]) / blocks / warps
+        + (4 * work.groups + entries * turns) * machine.shared_clocks
+        + 2 * per_warp["flush"] / blocks / warps * machine.barrier_clocks
+        + (work.chunks - 1) * (machine.l2_clocks + 2 * machine.barrier_clocks)
+    )
+    # Requests of rows, one after the other; during each at least its share of the block's own time passes.
+    alone = max(own, (work.groups if fold else work.rows) * machine.dram_clocks)
+    ready = by_region["setup"] / blocks / warps + machine.l2_clocks
+    ready += max(machine.dram_clocks, work.copies * machine.l2_clocks)
+
+    busiest = -(-blocks // machine.multiprocessors)
+    times = dict.fromkeys(("issue", "shared", "dram", "latency", "longest"), 0.0)
+    for begun in range(0, busiest, resident):
+        here = min(resident, busiest - begun)
+        everywhere = min(here * machine.multiprocessors, blocks - begun * machine.multiprocessors)
+        wave = {
+            "issue": here * issued / blocks / machine.issue_per_clock,
+            "shared": here * shared / blocks / machine.wavefronts_per_clock,
+            "dram": everywhere * moved / blocks / device_bytes,
+            "latency": alone,
+        }
+        for name, clocks in {**wave, "longest": max(wave.values())}.items():
+            times[name] += clocks
+    us = {name: machine.microseconds(clocks) for name, clocks in times.items()}
+    setup = machine.microseconds(ready)
+    return Prediction(
+        s,
+        issued * 32 / (batch * channels * max(size_in, size_out) ** 2),
+        us["issue"],
+        us["shared"],
+        us["dram"],
+        us["latency"],
+        setup,
+        busiest / resident,
+        us["longest"] + setup + machine.ramp_us,
+        machine.microseconds(moved / device_bytes) + machine.ramp_us,
+    )
+
+
+def cases() -> Iterator[tuple[int, int, str, str, str, str]]:
+    """Sizes, direction, filter, dtype and layout of the table's rows."""
+    for size_in, size_out in SIZES:
         for direction in ("forward", "adjoint"):
             for interpolation in FILTERS:
-                bands = get_bands(n_in, n_out, None, interpolation, True)
-                if direction == "adjoint":
-                    bands = bands.transposed()
-                axis = axis_arguments(bands)
-                for dtype, size in DTYPES.items():
+                for dtype in DTYPES:
                     if direction == "adjoint" and dtype == "uint8":
                         continue  # integers have no gradient
                     for layout in ("NCHW", "NHWC"):
-                        planes, inner = (BATCH * CHANNELS, 1) if layout == "NCHW" else (BATCH, CHANNELS)
-                        plan = module.plan_resample(dtype, planes, inner, True, SMS, axis, axis)
-                        s = plan.shape
-                        tables = bytes(memoryview(plan))
-                        name = next(
-                            k
-                            for k in kernels
-                            if f"resample_kernelI{_MANGLED[dtype]}Li{s['slots']}ELNS_4FormE"
-                            f"{0 if s['form'] == 'fold' else 1}ELb1" in k
-                        )
-                        issued, shared, by_region, sizes = analyse(
-                            kernels[name].instructions, source, work_of(plan, tables)
-                        )
-                        pixels = BATCH * CHANNELS * max(n_in, n_out) ** 2
-                        moved = BATCH * CHANNELS * (n_in**2 + n_out**2) * size
-                        per_second = SMS * CLOCK_HZ
-                        row = Row(
-                            f"{n_in}→{n_out}",
-                            direction,
-                            interpolation,
-                            dtype,
-                            layout,
-                            issued * 32 / pixels,
-                            issued / ISSUE_PER_CLOCK / per_second * 1e6,
-                            shared / per_second * 1e6,
-                            moved / DRAM_BYTES_PER_S * 1e6,
-                        )
-                        result.append(row)
-                        if verbose:
-                            print(row, s)
-                            for key, value in sorted(by_region.items(), key=lambda kv: -kv[1]):
-                                print(f"    {key:26s} {value * 32 / pixels:7.2f}  code {sizes[key]}")
-    return result
+                        yield size_in, size_out, direction, interpolation, dtype, layout
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="90", help="compute capability to disassemble (default 90)")
+    parser.add_argument("--machine", default="h100", choices=MACHINES, help="GPU to predict for (default h100)")
     parser.add_argument("--verbose", action="store_true", help="print every region of every case")
     arguments = parser.parse_args()
+    machine = MACHINES[arguments.machine]
+    print(f"{machine.name}, batch {BATCH}x{CHANNELS}, antialias, times in µs for the batch")
+    print("| case | direction | filter | dtype | layout | instr/px | issue | shared | DRAM | latency | setup |", end="")
+    print(" resident | waves | total | copy | copy/total | binds |")
+    print("|" + "---|" * 17)
     try:
-        table = rows(arguments.arch, arguments.verbose)
+        for size_in, size_out, direction, interpolation, dtype, layout in cases():
+            case = (machine, BATCH, CHANNELS, size_in, size_out, interpolation, dtype, layout, direction)
+            p = predict(*case, arch=arguments.arch)
+            print(
+                f"| {size_in}→{size_out} | {direction} | {interpolation} | {dtype} | {layout} | {p.instructions:.1f} "
+                f"| {p.issue:.0f} | {p.shared:.0f} | {p.dram:.0f} | {p.latency:.0f} | {p.setup:.1f} "
+                f"| {p.plan['resident']}x{p.plan['threads']} | {p.waves:.2f} | {p.total:.0f} | {p.copy:.0f} "
+                f"| {p.ratio:.2f} | {p.binds} |"
+            )
+            if arguments.verbose:
+                print(p.plan)
+                *_, by_region, sizes = _counts(_plan(*case), arguments.arch)
+                pixels = BATCH * CHANNELS * max(size_in, size_out) ** 2
+                for key, value in sorted(by_region.items(), key=lambda kv: -kv[1]):
+                    print(f"    {key:26s} {value * 32 / pixels:7.2f}  code {sizes[key]}")
     except (FileNotFoundError, native.NativeUnavailable) as missing:
         raise SystemExit(f"benchmarks.floor.resample: {missing}") from missing
-    print(f"batch {BATCH}x{CHANNELS}, antialias, times in µs for the batch; instructions per pixel of the larger image")
-    print("| case | direction | filter | dtype | layout | instr/px | issue | shared | DRAM | binds | / DRAM |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
-    for r in table:
-        worst = max(r.issue, r.shared, r.dram)
-        print(
-            f"| {r.case} | {r.direction} | {r.interpolation} | {r.dtype} | {r.layout} | {r.instructions:.1f} "
-            f"| {r.issue:.0f} | {r.shared:.0f} | {r.dram:.0f} | {r.binds} | {worst / r.dram:.2f} |"
-        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <string>
@@ -29,7 +30,7 @@ DType parse_dtype(const std::string& name) {
 }
 
 Plan plan_resample(const std::string& dtype, int64_t planes, int64_t channels, bool vectors, int multiprocessors,
-                   const py::tuple& rows, const py::tuple& columns) {
+                   int shared_memory, const py::tuple& rows, const py::tuple& columns) {
     const AxisArgument row_axis(rows, "rows");
     const AxisArgument column_axis(columns, "columns");
     learned_resizer::PlanRequest request{};
@@ -40,6 +41,7 @@ Plan plan_resample(const std::string& dtype, int64_t planes, int64_t channels, b
     request.channels = channels;
     request.vectors = vectors;
     request.multiprocessors = multiprocessors;
+    request.shared_memory = shared_memory;
     return learned_resizer::make_plan(request);
 }
 
@@ -68,10 +70,11 @@ void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t plane
     if (tables == 0 || tables % 16 != 0)
         throw py::value_error("tables: got address " + std::to_string(tables) + "; expected a 16-byte aligned one");
     if (image == 0) throw py::value_error("image: got a null address");
-    // The kernel stores up to two elements at once.
-    if (output == 0 || output % (2 * kSizes[dtype]) != 0)
+    // The kernel stores up to four elements at once, of at most 16 bytes.
+    const uintptr_t store_bytes = std::min<int64_t>(4 * kSizes[dtype], 16);
+    if (output == 0 || output % store_bytes != 0)
         throw py::value_error("output: got address " + std::to_string(output) + "; expected one aligned to " +
-                              std::to_string(2 * kSizes[dtype]) + " bytes");
+                              std::to_string(store_bytes) + " bytes");
     if (planes_per_image < 1 || plan.shape.planes % planes_per_image != 0)
         throw py::value_error("planes_per_image: got " + std::to_string(planes_per_image) + "; expected a divisor of " +
                               std::to_string(plan.shape.planes));
@@ -105,7 +108,8 @@ py::dict shape_dict(const Plan& plan) {
     d["dtype"] = kDTypes[static_cast<size_t>(s.dtype)];
     d["form"] = s.form == Form::kFold ? "fold" : "gather";
     d["vectors"] = s.vectors != 0;
-    d["pair_store"] = s.pair_store != 0;
+    d["whole_store"] = s.whole_store != 0;
+    d["resident"] = plan.resident;
 #define LR_FIELD(name) d[#name] = s.name
     LR_FIELD(slots), LR_FIELD(threads), LR_FIELD(shared_bytes), LR_FIELD(strip_rows), LR_FIELD(strips), LR_FIELD(tiles);
     LR_FIELD(pieces), LR_FIELD(group_planes), LR_FIELD(group_channels), LR_FIELD(channel_groups);
@@ -125,10 +129,10 @@ void bind_resample(py::module_& module) {
             return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
                                    {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
         })
-        .def_property_readonly("shape", &shape_dict,
-                               "What was planned, as a dict: the fields of PlanShape in resample.h.");
+        .def_property_readonly("shape", &shape_dict, "What was planned, as a dict: the fields of PlanShape and Plan.");
     module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("planes"), py::arg("channels"),
-               py::arg("vectors"), py::arg("multiprocessors"), py::arg("rows"), py::arg("columns"),
+               py::arg("vectors"), py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("rows"),
+               py::arg("columns"),
                "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
     module.def("resample_vectors", &resample_vectors, py::arg("dtype"), py::arg("image"), py::arg("width"),
                py::arg("channels"), py::arg("strides"), "Whether rows of this image can be read as aligned vectors.");

@@ -137,6 +137,7 @@ Plan plan_for(const Image<T>& image, const Case& k, const Table& rows, const Tab
     request.vectors = vectors_allowed(request.dtype, image.origin, k.width, image.channels, image.stride_image,
                                       image.stride_plane, image.stride_channel, image.stride_row, image.stride_column);
     request.multiprocessors = multiprocessors;
+    request.shared_memory = 227 * 1024;
     return make_plan(request);
 }
 

@@ -51,7 +51,7 @@ void check_plan() {
     for (int i = 0; i < 100; ++i) start[i] = 5 * i, offset[i + 1] = 5 * i + 5;
     const std::vector<double> weight(500, 0.2);
     const AxisTable axis{500, 100, start.data(), offset.data(), weight.data()};
-    check_store(make_plan({axis, axis, DType::kFloat32, 3, 1, true, 132}).tables);
+    check_store(make_plan({axis, axis, DType::kFloat32, 3, 1, true, 132, 227 * 1024}).tables);
 }
 
 void check_memory() {

@@ -65,6 +65,7 @@ def _plan(
         channels=channels,
         vectors=vectors,
         multiprocessors=device.multiprocessors(gpu),
+        shared_memory=device.shared_memory(gpu),
         rows=axis_arguments(bands_h),
         columns=axis_arguments(bands_w),
     )

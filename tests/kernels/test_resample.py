@@ -269,7 +269,8 @@ def test_binding_names_a_bad_argument() -> None:
     except native.NativeUnavailable as unavailable:
         pytest.skip(str(unavailable))
     axis = axis_arguments(get_bands(8, 4, None, "bilinear", True))
-    arguments = {"planes": 2, "channels": 1, "vectors": False, "multiprocessors": 1, "rows": axis, "columns": axis}
+    arguments = {"planes": 2, "channels": 1, "vectors": False, "multiprocessors": 1, "shared_memory": 227 * 1024}
+    arguments |= {"rows": axis, "columns": axis}
     plan = module.plan_resample("float32", **arguments)
     assert len(memoryview(plan)) > 0 and plan.shape["form"] == "fold"
     for change, message in (
@@ -284,11 +285,16 @@ def test_binding_names_a_bad_argument() -> None:
             module.plan_resample("float32", **(arguments | change))
     with pytest.raises(ValueError, match="dtype: got 'int8'"):
         module.plan_resample("int8", **arguments)
+    # The kernel reads vectors at 32-bit multiples of a row.
+    rows_apart = {
+        apart: module.resample_vectors("float32", 16, 8, 1, (0, 0, 0, apart, 1)) for apart in (1 << 28, 1 << 29)
+    }
+    assert rows_apart == {1 << 28: True, 1 << 29: False}
     strides = (64, 64, 0, 8, 1)
     for positional, message in (
         ((plan, 8, 16, 2, strides, 16, 0, 0), "tables: got address 8"),
         ((plan, 16, 0, 2, strides, 16, 0, 0), "image: got a null address"),
-        ((plan, 16, 16, 2, strides, 12, 0, 0), "output: got address 12; expected one aligned to 8 bytes"),
+        ((plan, 16, 16, 2, strides, 12, 0, 0), "output: got address 12; expected one aligned to 16 bytes"),
         ((plan, 16, 16, 3, strides, 16, 0, 0), "planes_per_image: got 3"),
         ((plan, 16, 16, 2, strides[:4], 16, 0, 0), "strides: got 4"),
         ((plan, 16, 16, 2, strides, 16, -1, 0), "device: got -1"),

@@ -268,7 +268,7 @@ def test_a_failed_store_keeps_nothing(watched: Watched, monkeypatch: pytest.Monk
 def test_the_device_holds_the_plan(watched: Watched, filter: tuple[str, bool]) -> None:
     rows, columns = (axis_arguments(get_bands(*sizes, None, *filter)) for sizes in ((448, 224), (1000, 300)))
     for plan in (
-        watched.module.plan_resample("float32", 6, 1, True, 132, rows, columns),
+        watched.module.plan_resample("float32", 6, 1, True, 132, 227 * 1024, rows, columns),
         watched.module.plan_stem(4, 132, rows, columns),
     ):
         size = memoryview(plan).nbytes

@@ -125,7 +125,15 @@ LR_DEVICE uint8_t load_element(const uint8_t* p) { return __ldg(p); }
 LR_DEVICE Half load_element(const Half* p) { return {__ldg(&p->bits)}; }
 LR_DEVICE BFloat16 load_element(const BFloat16* p) { return {__ldg(&p->bits)}; }
 
+// base + n * bytes in one instruction, which the compiler does not find where `bytes` is the same for many n.
+LR_DEVICE const char* advance(const char* base, int32_t n, int32_t bytes) {
+    const char* r;
+    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(r) : "r"(n), "r"(bytes), "l"(base));
+    return r;
+}
 LR_DEVICE float float_from_bits(uint32_t bits) { return __uint_as_float(bits); }
+// Byte i of a word, in bits 16 to 23.
+LR_DEVICE uint32_t select_byte(uint32_t word, int i) { return __byte_perm(word, 0, 0x4044 | i << 8); }
 LR_DEVICE double double_from_words(uint32_t low, uint32_t high) {
     return __hiloint2double(static_cast<int>(high), static_cast<int>(low));
 }
@@ -138,6 +146,16 @@ LR_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 LR_DEVICE float minimum(float a, float b) { return fminf(a, b); }
 LR_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LR_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+// Adds weight * x to the sum unless the weight is zero: under a predicate, where the compiler makes a branch of some
+// ifs and repeats in each what they share.
+LR_DEVICE void add_weighted(float weight, float x, float& sum) {
+    asm("{.reg .pred p; setp.neu.f32 p, %1, 0f00000000; @p fma.rn.f32 %0, %1, %2, %0;}"
+        : "+f"(sum)
+        : "f"(weight), "f"(x));
+}
+LR_DEVICE void add_weighted(double weight, double x, double& sum) {
+    if (weight != 0.0) sum = __fma_rn(weight, x, sum);
+}
 // 1 / sqrt(x) with two correct roundings: the approximate instruction would add an error that the formulas do not have.
 LR_DEVICE float inverse_root(float x) { return __frcp_rn(__fsqrt_rn(x)); }
 
@@ -184,13 +202,6 @@ struct Decode<BFloat16> {
         return float_from_bits(i % 2 ? w[i / 2] & 0xffff0000u : w[i / 2] << 16);
     }
     LR_DEVICE static float of(BFloat16 x) { return float_from_bits(static_cast<uint32_t>(x.bits) << 16); }
-};
-template <>
-struct Decode<uint8_t> {
-    LR_DEVICE static float at(const uint32_t* w, int i) {
-        return static_cast<float>(static_cast<uint8_t>(w[i / 4] >> (8 * (i % 4))));
-    }
-    LR_DEVICE static float of(uint8_t x) { return static_cast<float>(x); }
 };
 
 // The one rounding of a result. For uint8 the accumulator started at kRoundingBias, so that floor rounds half up.

@@ -37,13 +37,14 @@ struct Resample {
     static constexpr int kOutputs = outputs_per_entry(F);
     using S = Step<A, K>;
     using Taps = ColumnTaps<A, R, kOutputs, E>;
+    using RowBytes = typename Source<T, V, kVectors>::RowBytes;
 
     // Dynamic shared memory, in this order (the planner adds up the same sizes).
     A* rows;         // [R][E]: the batch, after the vertical filter
     S* steps;        // [kChunkSteps]
-    A* weights;      // [fold: taps/2, gather: taps][entry_columns][2]
+    A* weights;      // fold: [taps/2][entry_columns][2], gather: [taps][entry_columns][4]
     Entry* entries;  // [tile_entries]
-    A* partial;      // [strip_rows][tile_entries][2], only if pieces > 1
+    A* partial;      // [strip_rows][tile_entries][kOutputs], only if pieces > 1
 
     const ResampleParams& p;
     T* target;        // the tile's first output of the next batch
@@ -64,8 +65,7 @@ struct Resample {
     }
 
     LR_DEVICE int weight_bytes() const {
-        const int64_t pairs = int64_t{F == Form::kFold ? p.plan.taps / 2 : p.plan.taps} * p.plan.entry_columns;
-        return static_cast<int>(round_up_16(pairs * 2 * sizeof(A)));
+        return static_cast<int>(round_up_16(int64_t{p.plan.taps} * p.plan.entry_columns * kOutputs * sizeof(A)));
     }
 
     // Stores row `row` of the batch from one slot, in the order that Source hands out the elements.
@@ -89,32 +89,44 @@ struct Resample {
 
     // Horizontal filter of the batch's `count` rows, the strip's rows from `first` on. Moves the target behind them.
     LR_DEVICE void filter_columns(int first, int count) {
-        const int step = p.plan.group_channels;
-        const int64_t row_elements = p.plan.out_row_elements;
+        // Nearly all batches are whole and of one window: an entry is short, and each question asked for it counts.
+        if (count != R || p.plan.pieces > 1)
+            filter_entries<false, 0>(first, count);
+        else if (F == Form::kFold ? p.plan.group_channels == 1 : p.plan.whole_store)
+            filter_entries<true, 1>(first, R);
+        else if (p.plan.group_channels == 3 && p.plan.channels == 3)
+            filter_entries<true, 3>(first, R);
+        else
+            filter_entries<true, 0>(first, R);
+        target += count * p.plan.out_row_elements;
+    }
+
+    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; gather: 1 if also
+    // the outputs of an entry are stored together.
+    template <bool kWhole, int kStep>
+    LR_DEVICE void filter_entries(int first, int count) {
+        const int step = kStep > 0 ? kStep : p.plan.group_channels;
         LR_NO_UNROLL
         for (int j = thread_index(); j < entry_count; j += thread_count()) {
             const Entry entry = entries[j];
-            const A* from = rows + (entry.source & 0xffffu);
-            const A* weight = weights + 2 * ((entry.source >> 16) & 0x7fffu);
+            const A* from = rows + (entry.source & 0x1fffu);
+            const A* weight = weights + (F == Form::kFold ? 2 : kOutputs) * (entry.source >> 16);
             A sum[R][kOutputs];
             LR_UNROLL
             for (int r = 0; r < R; ++r) {
                 LR_UNROLL
                 for (int o = 0; o < kOutputs; ++o) sum[r][o] = Encode<T>::kRoundingBias;
             }
-            if (piece > 0) resume(sum, first, count, j);
-            if (step == 1)
+            if (!kWhole && piece > 0) resume(sum, first, count, j);
+            if (kStep == 1 || (!kWhole && step == 1))
                 add_taps(sum, from, 1, weight);
             else
                 add_taps_strided(sum, from, step, weight);
-            if (piece + 1 < p.plan.pieces)
+            if (!kWhole && piece + 1 < p.plan.pieces)
                 keep(sum, first, count, j);
-            else if (count == R)
-                store<true>(entry, sum, count, row_elements);
             else
-                store<false>(entry, sum, count, row_elements);
+                store<kWhole, kStep>(entry, sum, count);
         }
-        target += count * row_elements;
     }
 
     // The sums of an output whose taps come in several windows, between two of them.
@@ -141,7 +153,7 @@ struct Resample {
     // All taps of an entry. Two trips at a time hide the latency of shared memory; more would only take registers.
     // `taps` is at least 2 (fold) or 1 (gather). With a step that is the constant 1, addresses become immediates.
     LR_DEVICE void add_taps(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
-        const int stride = 2 * p.plan.entry_columns;
+        const int stride = (F == Form::kFold ? 2 : kOutputs) * p.plan.entry_columns;
         int taps = p.plan.taps;
         if constexpr (F == Form::kFold) {
             LR_NO_UNROLL
@@ -152,11 +164,11 @@ struct Resample {
             if (taps > 0) Taps::add_neighbours(sum, from, weight);
         } else {
             LR_NO_UNROLL
-            for (; taps >= 2; taps -= 2, from += 2 * step, weight += 2 * stride) {
+            for (int left = taps; left >= 2; left -= 2, from += 2 * step, weight += 2 * stride) {
                 Taps::add_shared(sum, from, weight);
                 Taps::add_shared(sum, from + step, weight + stride);
             }
-            if (taps > 0) Taps::add_shared(sum, from, weight);
+            if (taps % 2 != 0) Taps::add_shared(sum, from, weight);
         }
     }
     LR_DEVICE void add_taps_strided(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
@@ -164,36 +176,44 @@ struct Resample {
             const int stride = 2 * p.plan.entry_columns;
             int taps = p.plan.taps;
             LR_NO_UNROLL
-            for (; taps > 0; taps -= 2, from += 2 * step, weight += stride) Taps::add_strided(sum, from, step, weight);
+            for (; taps >= 4; taps -= 4, from += 4 * step, weight += 2 * stride) {
+                Taps::add_strided(sum, from, step, weight);
+                Taps::add_strided(sum, from + 2 * step, step, weight + stride);
+            }
+            if (taps > 0) Taps::add_strided(sum, from, step, weight);
         } else {
             add_taps(sum, from, step, weight);
         }
     }
 
-    struct alignas(2 * sizeof(T)) Two {
-        T x, y;
+    struct alignas(kOutputs * sizeof(T) < 16 ? kOutputs * sizeof(T) : 16) Outputs {
+        T value[kOutputs];
     };
 
-    template <bool kFull>
-    LR_DEVICE void store(const Entry& entry, const A (&sum)[R][kOutputs], int count, int64_t row_elements) const {
+    template <bool kWhole, int kStep>
+    LR_DEVICE void store(const Entry& entry, const A (&sum)[R][kOutputs], int count) const {
         T* to = target + entry.target;
         LR_UNROLL
-        for (int r = 0; r < R; ++r, to += row_elements) {
-            if (!kFull && r >= count) break;
+        for (int r = 0; r < R; ++r, to += p.plan.out_row_elements) {
+            if (!kWhole && r >= count) break;
             if constexpr (F == Form::kFold)
                 *to = Encode<T>::of(sum[r][0]);
-            else if (p.plan.pair_store)
-                store_pair(to, sum[r]);
+            else if (kStep == 1 || (!kWhole && p.plan.whole_store))
+                store_together(to, sum[r]);
             else
-                store_two(to, sum[r], entry);
+                store_apart(to, sum[r], (entry.source >> 13) & 7, kStep > 0 ? kStep : p.plan.channels);
         }
     }
-    LR_DEVICE static void store_pair(T* to, const A (&sum)[kOutputs]) {
-        *reinterpret_cast<Two*>(to) = Two{Encode<T>::of(sum[0]), Encode<T>::of(sum[1])};
+    LR_DEVICE static void store_together(T* to, const A (&sum)[kOutputs]) {
+        Outputs outputs;
+        LR_UNROLL
+        for (int o = 0; o < kOutputs; ++o) outputs.value[o] = Encode<T>::of(sum[o]);
+        *reinterpret_cast<Outputs*>(to) = outputs;
     }
-    LR_DEVICE void store_two(T* to, const A (&sum)[kOutputs], const Entry& entry) const {
-        *to = Encode<T>::of(sum[0]);
-        if (!(entry.source >> 31)) to[p.plan.channels] = Encode<T>::of(sum[1]);
+    LR_DEVICE static void store_apart(T* to, const A (&sum)[kOutputs], uint32_t outputs, int64_t step) {
+        LR_UNROLL
+        for (int o = 0; o < kOutputs; ++o)
+            if (o < static_cast<int>(outputs)) to[o * step] = Encode<T>::of(sum[o]);
     }
 
     // Element e of the row buffer: its plane within the group, column of the window and channel.
@@ -210,22 +230,26 @@ struct Resample {
         return true;
     }
 
-    LR_DEVICE void run_strip(const Source<T, V, kVectors>& source, int strip) {
+    LR_DEVICE void run_strip(const Source<T, V, kVectors>& source, int strip, int64_t window) {
         const int32_t* strip_begin = reinterpret_cast<const int32_t*>(p.tables + p.plan.strip_begin) + strip;
         const int32_t* strip_first =
             reinterpret_cast<const int32_t*>(p.tables + p.plan.strip_first) + strip * kGroupSteps;
         const int begin = strip_begin[0];
         const int end = strip_begin[1];
         const S* program = reinterpret_cast<const S*>(p.tables + p.plan.steps);
-        const int64_t row_bytes = p.stride_row * static_cast<int64_t>(sizeof(T));
+        const auto row_bytes = static_cast<RowBytes>(p.stride_row * static_cast<int64_t>(sizeof(T)));
         typename Source<T, V, kVectors>::Raw raw[kInFlight] = {};
         LR_UNROLL
         for (int q = 0; q < kInFlight; ++q) source.load(raw[q], strip_first[q], row_bytes);
+        // While the first rows arrive. The tables of the window before are free: its last batch ended with a barrier.
+        copy_to_shared(weights, p.tables + p.plan.weight_table + window * weight_bytes(), weight_bytes());
+        const int64_t entry_bytes = round_up_16(sizeof(Entry) * p.plan.tile_entries);
+        copy_to_shared(entries, p.tables + p.plan.entry_table + window * entry_bytes, static_cast<int>(entry_bytes));
         A kept[K][V] = {};  // fold: the open output rows; gather: the last image rows
         int done = 0;       // output rows that have gone through the horizontal filter
         for (int chunk = begin; chunk < end; chunk += kChunkSteps) {
             const int count = end - chunk < kChunkSteps ? end - chunk : kChunkSteps;
-            barrier();  // the steps before are free
+            if (chunk > begin) barrier();  // the steps before are free
             copy_to_shared(steps, program + chunk, count * static_cast<int>(sizeof(S)));
             barrier();
             LR_NO_UNROLL
@@ -247,7 +271,7 @@ struct Resample {
         }
     }
 
-    LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step, int64_t row_bytes,
+    LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step, RowBytes row_bytes,
                             typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
         if constexpr (F == Form::kFold) {
             // An idle step has zero weights only; where folding is short, a branch around it costs more than it saves.
@@ -272,10 +296,8 @@ struct Resample {
         for (int v = 0; v < V; ++v) x[v] = Source<T, V, kVectors>::value(raw, v);
         LR_UNROLL
         for (int k = 0; k < K; ++k) {
-            if (step.weight[k] != A(0)) {
-                LR_UNROLL
-                for (int v = 0; v < V; ++v) kept[k][v] = fused_multiply_add(step.weight[k], x[v], kept[k][v]);
-            }
+            LR_UNROLL
+            for (int v = 0; v < V; ++v) add_weighted(step.weight[k], x[v], kept[k][v]);
         }
     }
     // Calls `use` with the row in the step's slot. A switch, not a loop over the slots: the compiler may replace a
@@ -337,18 +359,19 @@ struct Resample {
         A sum[V] = {};
         LR_UNROLL
         for (int k = 0; k < K; ++k) {
-            if (step.weight[k] != A(0)) {
-                LR_UNROLL
-                for (int v = 0; v < V; ++v) sum[v] = fused_multiply_add(step.weight[k], kept[k][v], sum[v]);
-            }
+            LR_UNROLL
+            for (int v = 0; v < V; ++v) add_weighted(step.weight[k], kept[k][v], sum[v]);
         }
         put_row(batch_row_of(step), sum);
     }
 
     LR_DEVICE void run() {
         const PlanShape& plan = p.plan;
+        int64_t block = block_index();
+        piece = 0;
+        // One loop over blocks and pieces: what it computes from them need not be kept in registers over a strip.
         LR_NO_UNROLL
-        for (int64_t block = block_index(); block < plan.blocks; block += block_count()) {
+        while (block < plan.blocks) {
             // Neighbouring tiles and strips run together and share their halos in L2.
             int64_t rest, tile_index, strip, channel_group, plane_group;
             divide(block, plan.tiles, rest, tile_index);
@@ -358,41 +381,37 @@ struct Resample {
             const int64_t channel = channel_group * plan.group_channels;
             const int planes =
                 static_cast<int>(plan.planes - plane < plan.group_planes ? plan.planes - plane : plan.group_planes);
-            LR_NO_UNROLL
-            for (piece = 0; piece < plan.pieces; ++piece) {
-                target = static_cast<T*>(p.output) +
-                         ((plane * plan.out_height + strip * plan.strip_rows) * plan.out_width +
-                          tile_index * plan.tile_columns) *
-                             plan.channels +
-                         channel;
-                const int64_t window = tile_index * plan.pieces + piece;
-                const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
-                entry_count = planes * tile.entries_per_plane;
-                // The tables of the window before are free: its last batch ended with a barrier.
-                copy_to_shared(weights, p.tables + plan.weight_table + window * weight_bytes(), weight_bytes());
-                const int64_t entry_bytes = round_up_16(sizeof(Entry) * plan.tile_entries);
-                copy_to_shared(entries, p.tables + plan.entry_table + window * entry_bytes,
-                               static_cast<int>(entry_bytes));
-                Source<T, V, kVectors> source;
-                if constexpr (kVectors) {
-                    source.base = nullptr;
-                    source.valid = locate(thread_index() * V, planes, tile, plane, channel, source.base);
-                } else {
-                    LR_UNROLL
-                    for (int v = 0; v < V; ++v) {
-                        source.base[v] = nullptr;
-                        source.valid[v] =
-                            locate(thread_index() + v * thread_count(), planes, tile, plane, channel, source.base[v]);
-                    }
+            target = static_cast<T*>(p.output) +
+                     ((plane * plan.out_height + strip * plan.strip_rows) * plan.out_width +
+                      tile_index * plan.tile_columns) *
+                         plan.channels +
+                     channel;
+            const int64_t window = tile_index * plan.pieces + piece;
+            const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
+            entry_count = planes * tile.entries_per_plane;
+            Source<T, V, kVectors> source;
+            if constexpr (kVectors) {
+                source.base = nullptr;
+                source.valid = locate(thread_index() * V, planes, tile, plane, channel, source.base);
+            } else {
+                LR_UNROLL
+                for (int v = 0; v < V; ++v) {
+                    source.base[v] = nullptr;
+                    source.valid[v] =
+                        locate(thread_index() + v * thread_count(), planes, tile, plane, channel, source.base[v]);
                 }
-                run_strip(source, static_cast<int>(strip));
+            }
+            run_strip(source, static_cast<int>(strip), window);
+            if (++piece == plan.pieces) {
+                piece = 0;
+                block += block_count();
             }
         }
     }
 };
 
 template <class T, int K, Form F, bool kVectors>
-LR_KERNEL(kThreads)
+LR_KERNEL_RESIDENT(kThreads, resident_blocks(DTypeOf<T>::value, K, kVectors))
 resample_kernel(const ResampleParams params) {
     Resample<T, K, F, kVectors>(params).run();
 }

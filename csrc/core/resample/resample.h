@@ -22,8 +22,22 @@ constexpr int vector_length(DType dtype, bool vectors) {
 }
 constexpr int row_capacity(DType dtype, bool vectors) { return kThreads * vector_length(dtype, vectors); }
 
+// Factors of the vertical and the horizontal weights. The kernel reads a byte b as b * 2^-133 (Pixel); 2^133 is no
+// float, and in two parts every sum is far from a float's ends.
+constexpr double row_scale(DType dtype) { return dtype == DType::kUInt8 ? 0x1p100 : 1.0; }
+constexpr double column_scale(DType dtype) { return dtype == DType::kUInt8 ? 0x1p33 : 1.0; }
+
+// Blocks of kThreads threads that the 65,536 registers of a multiprocessor hold: the kernel's launch bound, which the
+// compiler keeps, and what the planner counts on.
+constexpr int resident_blocks(DType dtype, int slots, bool vectors) {
+    if (dtype == DType::kFloat64) return 2;
+    const int kept = slots * vector_length(dtype, vectors);
+    if (!vectors) return 4;
+    return kept <= 24 ? 5 : kept <= 48 ? 4 : 3;
+}
+
 // Output columns that one thread filters together: neighbours share most of their taps when enlarging.
-constexpr int outputs_per_entry(Form form) { return form == Form::kGather ? 2 : 1; }
+constexpr int outputs_per_entry(Form form) { return form == Form::kGather ? 4 : 1; }
 
 // Fields of Step::flags.
 constexpr int32_t kStepRow = 1;     // the step consumes an image row
@@ -44,8 +58,7 @@ struct alignas(16) Step {
 
 // One horizontal result of a batch: where its taps start in the filtered row, and where it is stored.
 struct Entry {
-    uint32_t source;  // bits 0-15: element of the row; bits 16-30: column of the weights; bit 31: only the first output
-                      // exists
+    uint32_t source;  // bits 0-12: element of the row; bits 13-15: outputs; bits 16-30: column of the weights
     int32_t target;   // element offset from the tile's first output
 };
 
@@ -77,7 +90,7 @@ struct PlanShape {
     int32_t entry_columns;   // X: columns of the horizontal weights
     int32_t tile_columns;    // output columns of a tile
     int32_t tile_entries;    // entries stored per tile and piece
-    int32_t pair_store;      // 1: the two outputs of an entry are neighbours in memory and aligned
+    int32_t whole_store;     // gather, 1: the outputs of an entry are neighbours in memory and aligned
 
     int64_t planes;        // B*C for NCHW, B for interleaved channels
     int64_t plane_groups;  // ceil(planes / group_planes)
@@ -92,7 +105,7 @@ struct PlanShape {
     int64_t steps;         // Step<A, K> [strip_begin[strips]]
     int64_t tile_table;    // Tile [tiles][pieces]
     int64_t entry_table;   // Entry [tiles][pieces][tile_entries]
-    int64_t weight_table;  // A [tiles][pieces][fold: taps/2, gather: taps][entry_columns][2]
+    int64_t weight_table;  // A [tiles][pieces], fold: [taps/2][entry_columns][2], gather: [taps][entry_columns][4]
     int64_t table_bytes;
 };
 

@@ -1,6 +1,7 @@
 #include "resample/resample_plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -38,14 +39,27 @@ int64_t choose_group_planes(const ColumnPlanner& planner, const Columns& c, int6
     return best;
 }
 
-// Tall strips read fewer rows twice and are set up less often; short ones give more blocks, which fill the device more
-// evenly. Counts the rows that the busiest multiprocessor handles, for every number of strips, and takes the least.
+constexpr double kEnoughWarps = 16.0;  // that hide a multiprocessor's latencies
+
+// Blocks that a multiprocessor holds at a time.
+int64_t resident(const PlanShape& shape, int64_t warps, int64_t shared_bytes, int64_t shared_memory) {
+    const int64_t by_registers = 4 * resident_blocks(shape.dtype, shape.slots, shape.vectors != 0) / warps;
+    const int64_t by_shared = (shared_memory + 1024) / (shared_bytes + 1024);
+    return std::max<int64_t>(std::min(by_registers, by_shared), 1);
+}
+
+// Tall strips read fewer rows twice and are set up less often; but the blocks should fill whole waves. Takes the number
+// of strips whose busiest multiprocessor is done first: its waves one after another, the last one at the rate of the
+// blocks that it has.
 int64_t choose_strip_rows(const PlanRequest& request, const Axis& axis, int64_t most_rows, int64_t blocks_per_strip,
-                          int64_t threads) {
+                          int64_t warps, int64_t resident) {
     const int64_t out = request.rows.out_size;
     const int64_t processors = std::max(request.multiprocessors, 1);
-    const double setup = 8.0;    // a strip's setup, in rows
-    const int64_t enough = 512;  // threads that hide a multiprocessor's latencies
+    const double setup = 8.0;  // a strip's setup, in rows
+    // Time of `blocks` blocks that run together, in turns of one block at full rate.
+    const auto wave = [&](int64_t blocks) {
+        return std::max(static_cast<double>(blocks), blocks > 0 ? kEnoughWarps / static_cast<double>(warps) : 0.0);
+    };
     double best_cost = std::numeric_limits<double>::infinity();
     int64_t best = std::min<int64_t>(most_rows, kBatchRows);
     for (int64_t count = divide_up(out, most_rows); count <= divide_up(out, kBatchRows); count += 1 + count / 16) {
@@ -56,12 +70,10 @@ int64_t choose_strip_rows(const PlanRequest& request, const Axis& axis, int64_t 
         const int64_t last = std::min(middle + rows, out) - 1;
         const double work =
             static_cast<double>(std::max<int64_t>(axis.end[last] - axis.begin[middle], 0) + last + 1 - middle) + setup;
-        const int64_t blocks = strips * blocks_per_strip;
-        const int64_t busiest = divide_up(blocks, processors);
-        const double hidden = std::min(1.0, static_cast<double>(busiest * threads) / static_cast<double>(enough));
-        const double cost = work * static_cast<double>(busiest) / hidden;
-        if (cost < best_cost) {
-            best_cost = cost;
+        const int64_t busiest = divide_up(strips * blocks_per_strip, processors);
+        const double waves = static_cast<double>(busiest / resident) * wave(resident) + wave(busiest % resident);
+        if (work * waves < best_cost) {
+            best_cost = work * waves;
             best = rows;
         }
     }
@@ -79,6 +91,7 @@ bool vectors_allowed(DType dtype, const void* image, int64_t width, int64_t chan
     const int64_t v = vector_length(dtype, true);
     const int64_t size = element_bytes(dtype);
     if (reinterpret_cast<uintptr_t>(image) % std::min<int64_t>(v * size, 16) != 0) return false;
+    if (std::abs(stride_row) > std::numeric_limits<int32_t>::max() / size) return false;
     if (stride_image % v != 0 || stride_plane % v != 0 || stride_row % v != 0) return false;
     if (channels > 1 && stride_channel != 1) return false;
     const bool flat = stride_column == channels && width * channels % v == 0;
@@ -118,12 +131,21 @@ Plan make_plan(const PlanRequest& request) {
     const int64_t step_bytes = step_size(shape.dtype, shape.slots);
 
     ColumnPlanner planner{columns, shape.form, request.dtype, request.channels, request.vectors};
-    Columns c = planner.choose(step_bytes);
+    // Of a cut of the columns: warps for a row of a plane, and more of them where too few are resident.
+    const auto cost = [&](const Columns& c) {
+        const int64_t planes = choose_group_planes(planner, c, step_bytes, request);
+        const int64_t warps = divide_up(planes * planner.slot_elements(c), 32 * planner.vector());
+        const int64_t shared = planner.shared_bytes(c, step_bytes, planes, 0);
+        const auto together = static_cast<double>(warps * resident(shape, warps, shared, request.shared_memory));
+        return static_cast<double>(c.tiles * (warps + 1)) / static_cast<double>(planes) *
+               std::max(1.0, kEnoughWarps / together);
+    };
+    Columns c = planner.choose(step_bytes, cost);
     if (c.tiles == 0) {
         // No cut at vectors fits a block (flat rows of many channels, not a multiple of the vector): read elements.
         planner.vectors = false;
         shape.vectors = 0;
-        c = planner.choose(step_bytes);
+        c = planner.choose(step_bytes, cost);
     }
     const int64_t group_planes = choose_group_planes(planner, c, step_bytes, request);
     const int64_t elements = c.pieces > 1 ? c.piece_columns * c.group_channels : planner.slot_elements(c);
@@ -139,7 +161,7 @@ Plan make_plan(const PlanRequest& request) {
     shape.entry_columns = static_cast<int32_t>(c.entry_columns);
     shape.tile_columns = static_cast<int32_t>(c.tile_columns);
     shape.tile_entries = static_cast<int32_t>(group_planes * c.entry_columns * c.group_channels);
-    shape.pair_store = request.channels == 1 && shape.out_width % 2 == 0;
+    shape.whole_store = !fold && request.channels == 1 && shape.out_width % outputs_per_entry(shape.form) == 0;
     shape.plane_groups = divide_up(request.planes, group_planes);
     const int64_t blocks_per_strip = shape.tiles * shape.channel_groups * shape.plane_groups;
     int64_t most_rows = open_limit > 0 ? open_limit : 256;
@@ -148,8 +170,10 @@ Plan make_plan(const PlanRequest& request) {
         most_rows = std::min<int64_t>(most_rows, 32);
         while (planner.shared_bytes(c, step_bytes, 1, most_rows) > kSharedLimit) most_rows -= kBatchRows;
     }
-    shape.strip_rows =
-        static_cast<int32_t>(choose_strip_rows(request, rows, most_rows, blocks_per_strip, shape.threads));
+    const int64_t most_shared = planner.shared_bytes(c, step_bytes, group_planes, most_rows);
+    plan.resident = resident(shape, shape.threads / 32, most_shared, request.shared_memory);
+    shape.strip_rows = static_cast<int32_t>(
+        choose_strip_rows(request, rows, most_rows, blocks_per_strip, shape.threads / 32, plan.resident));
     shape.strips = static_cast<int32_t>(divide_up(shape.out_height, shape.strip_rows));
     shape.blocks = blocks_per_strip * shape.strips;
     if (c.tile_columns * request.channels > std::numeric_limits<int32_t>::max())

@@ -27,10 +27,12 @@ struct PlanRequest {
     int64_t channels;     // interleaved channels; 1 for NCHW
     bool vectors;         // the image allows aligned vector loads (see vectors_allowed)
     int multiprocessors;  // of the device, for the number of blocks
+    int shared_memory;  // bytes of the device's largest block: a multiprocessor has 1 KiB more, and takes 1 KiB a block
 };
 
 struct Plan {
     PlanShape shape;
+    int64_t resident;  // blocks that a multiprocessor holds at a time
     std::vector<unsigned char> tables;
 };
 
@@ -38,7 +40,7 @@ struct Plan {
 Plan make_plan(const PlanRequest& request);
 
 // Whether rows of this image can be read as aligned vectors: contiguous rows (or contiguous channels, a multiple of the
-// vector), and an address and strides that keep every row aligned.
+// vector), an address and strides that keep every row aligned, and rows less than 2 GiB apart.
 bool vectors_allowed(DType dtype, const void* image, int64_t width, int64_t channels, int64_t stride_image,
                      int64_t stride_plane, int64_t stride_channel, int64_t stride_row, int64_t stride_column);
 

@@ -9,10 +9,9 @@ void write_columns_as(const ColumnPlanner& planner, const Columns& c, PlanShape&
     const Axis& axis = planner.axis;
     const int64_t per_entry = outputs_per_entry(shape.form);
     const int64_t windows = c.tiles * c.pieces;
-    const int64_t pairs = shape.form == Form::kFold ? c.taps / 2 : c.taps;
     const int64_t entry_stride = round_up(static_cast<int64_t>(sizeof(Entry)) * shape.tile_entries, 16) / sizeof(Entry);
     const int64_t weight_stride =
-        round_up(pairs * c.entry_columns * 2 * static_cast<int64_t>(sizeof(A)), 16) / sizeof(A);
+        round_up(c.taps * c.entry_columns * per_entry * static_cast<int64_t>(sizeof(A)), 16) / sizeof(A);
     std::vector<Tile> tiles(windows);
     std::vector<Entry> entries(windows * entry_stride);
     std::vector<A> weights(windows * weight_stride);
@@ -35,19 +34,20 @@ void write_columns_as(const ColumnPlanner& planner, const Columns& c, PlanShape&
             const int64_t tap = std::min(planner.first_tap(c, begin, output), c.slot_columns - c.taps);
             for (int64_t u = 0; u < c.taps; ++u) {
                 for (int64_t o = 0; o < per_entry; ++o) {
-                    const int64_t pair = per_entry == 2 ? u * c.entry_columns + x : u / 2 * c.entry_columns + x;
+                    const int64_t at = shape.form == Form::kGather ? (u * c.entry_columns + x) * per_entry + o
+                                                                   : (u / 2 * c.entry_columns + x) * 2 + u % 2;
                     const int64_t column = begin + tap + u;
                     if (output + o < last && column < end)
-                        weights[window * weight_stride + 2 * pair + (per_entry == 2 ? o : u % 2)] =
-                            static_cast<A>(axis.weight(output + o, column));
+                        weights[window * weight_stride + at] =
+                            static_cast<A>(column_scale(shape.dtype) * axis.weight(output + o, column));
                 }
             }
             for (int64_t g = 0; g < shape.group_planes; ++g) {
                 for (int64_t channel = 0; channel < c.group_channels; ++channel) {
                     Entry& entry = entries[window * entry_stride + (g * columns + x) * c.group_channels + channel];
                     entry.source = static_cast<uint32_t>(g * shape.plane_elements + tap * c.group_channels + channel) |
+                                   static_cast<uint32_t>(std::min(per_entry, last - output)) << 13 |
                                    static_cast<uint32_t>(x) << 16;
-                    if (per_entry == 2 && output + 1 >= last) entry.source |= uint32_t{1} << 31;
                     entry.target = static_cast<int32_t>(
                         (g * shape.out_height * shape.out_width + x * per_entry) * shape.channels + channel);
                 }
@@ -103,7 +103,7 @@ Columns ColumnPlanner::in_pieces(int64_t group_channels, int64_t step_bytes) con
     return c;
 }
 
-Columns ColumnPlanner::choose(int64_t step_bytes) const {
+Columns ColumnPlanner::choose(int64_t step_bytes, const std::function<double(const Columns&)>& cost) const {
     Columns best;
     std::vector<int64_t> groups;
     for (int64_t g = 1; g <= std::min(channels, capacity()); ++g)
@@ -113,12 +113,11 @@ Columns ColumnPlanner::choose(int64_t step_bytes) const {
         c.group_channels = group;
         const int64_t per_entry = outputs_per_entry(form);
         int tried = 0;
-        for (int64_t count = 1; tried < 4; count += std::max<int64_t>(1, count / 16)) {
+        for (int64_t count = 1; tried < 8; count += std::max<int64_t>(1, count / 16)) {
             c.tile_columns = round_up(divide_up(axis.table.out_size, count), per_entry);
             if (fits(c, step_bytes)) {
                 ++tried;
-                const int64_t warps = divide_up(slot_elements(c), 32 * vector());
-                c.cost = static_cast<double>(c.tiles * warps) * static_cast<double>(channels / group);
+                c.cost = cost(c) * static_cast<double>(channels / group);
                 // Narrow channel groups waste the parts of a 32-byte sector that the other groups read.
                 if (group != channels && group * element_bytes(dtype) < 32) c.cost *= 2;
                 if (c.cost < best.cost) best = c;

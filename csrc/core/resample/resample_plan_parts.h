@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -130,10 +131,11 @@ struct ColumnPlanner {
     }
     int shared_bytes(const Columns& c, int64_t step_bytes, int64_t planes, int64_t strip_rows) const {
         const int64_t a = accumulator_bytes(dtype);
-        const int64_t pairs = (form == Form::kFold ? c.taps / 2 : c.taps) * c.entry_columns;
+        const int64_t outputs = outputs_per_entry(form);
+        const int64_t weights = c.taps * c.entry_columns * outputs;
         const int64_t entries = planes * c.entry_columns * c.group_channels;
-        const int64_t partial = c.pieces > 1 ? strip_rows * entries * 2 * a : 0;
-        const int64_t bytes = kBatchRows * capacity() * a + kChunkSteps * step_bytes + round_up(pairs * 2 * a, 16) +
+        const int64_t partial = c.pieces > 1 ? strip_rows * entries * outputs * a : 0;
+        const int64_t bytes = kBatchRows * capacity() * a + kChunkSteps * step_bytes + round_up(weights * a, 16) +
                               round_up(entries * static_cast<int64_t>(sizeof(Entry)), 16) + partial;
         return static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
     }
@@ -145,7 +147,8 @@ struct ColumnPlanner {
     // One output's taps exceed a block: tiles of one entry, whose window is cut into pieces that are summed in order.
     Columns in_pieces(int64_t group_channels, int64_t step_bytes) const;
 
-    Columns choose(int64_t step_bytes) const;
+    // The cut with the least `cost`, of those that fit a block.
+    Columns choose(int64_t step_bytes, const std::function<double(const Columns&)>& cost) const;
 };
 
 // Tiles, entries and horizontal weights (resample_plan_columns.cpp). Fills tile_table, entry_table and weight_table.

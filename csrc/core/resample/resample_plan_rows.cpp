@@ -54,7 +54,7 @@ std::vector<Work> gather_strip(const Axis& axis, int64_t first, int64_t last) {
 }
 
 template <class A, int K>
-void encode_strip(const std::vector<Work>& work, const Axis& axis, Form form, int64_t first, int64_t last,
+void encode_strip(const std::vector<Work>& work, const Axis& axis, Form form, double scale, int64_t first, int64_t last,
                   std::vector<Step<A, K>>& steps, int32_t* strip_first) {
     const size_t base = steps.size();
     steps.resize(base + work.size());
@@ -76,7 +76,7 @@ void encode_strip(const std::vector<Work>& work, const Axis& axis, Form form, in
                 int32_t& ask = j < kGroupSteps ? strip_first[j] : steps[base + j - kGroupSteps].next_row;
                 ask = static_cast<int32_t>(row);
                 for (int64_t o = next; o < last && axis.begin[o] <= row; ++o)
-                    if (axis.end[o] > row) step.weight[(o - first) % K] = static_cast<A>(axis.weight(o, row));
+                    if (axis.end[o] > row) step.weight[(o - first) % K] = static_cast<A>(scale * axis.weight(o, row));
             }
             if (output >= 0) {
                 step.flags |= static_cast<int32_t>((output - first) % K) << kStepSlotShift;
@@ -91,7 +91,7 @@ void encode_strip(const std::vector<Work>& work, const Axis& axis, Form form, in
             }
             if (output >= 0) {
                 for (int64_t i = axis.begin[output]; i < axis.end[output]; ++i)
-                    step.weight[i % K] = static_cast<A>(axis.weight(output, i));
+                    step.weight[i % K] = static_cast<A>(scale * axis.weight(output, i));
             }
         }
     }
@@ -107,7 +107,8 @@ void write_rows_as(const Axis& axis, PlanShape& shape, Writer& writer) {
         const auto work = shape.form == Form::kFold ? fold_strip(axis, first, last) : gather_strip(axis, first, last);
         if (steps.size() + work.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
             throw std::length_error("resample plan: more than 2^31 - 1 vertical steps");
-        encode_strip<A, K>(work, axis, shape.form, first, last, steps, &strip_first[strip * kGroupSteps]);
+        encode_strip<A, K>(work, axis, shape.form, row_scale(shape.dtype), first, last, steps,
+                           &strip_first[strip * kGroupSteps]);
         strip_begin[strip + 1] = static_cast<int32_t>(steps.size());
     }
     shape.strip_begin = writer.put(strip_begin);

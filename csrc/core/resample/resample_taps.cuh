@@ -5,8 +5,8 @@
 
 namespace learned_resizer {
 
-// A: accumulator. R: rows of a batch. kOutputs: neighbouring outputs a thread makes. E: elements from one row to the
-// next.
+// A: accumulator. R: rows of a batch. kOutputs: neighbouring outputs that a thread makes. E: elements from one row to
+// the next.
 template <class A, int R, int kOutputs, int E>
 struct ColumnTaps {
     LR_DEVICE static Pair<A> pair(const A* p) { return *reinterpret_cast<const Pair<A>*>(p); }
@@ -26,28 +26,21 @@ struct ColumnTaps {
         add_pair(sum, pair(weight), x);
     }
     LR_DEVICE static void add_pair(A (&sum)[R][kOutputs], const Pair<A>& w, const Pair<A> (&x)[R]) {
-        if (w.x != A(0)) {
-            LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][0] = fused_multiply_add(w.x, x[r].x, sum[r][0]);
-        }
-        if (w.y != A(0)) {
-            LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][0] = fused_multiply_add(w.y, x[r].y, sum[r][0]);
-        }
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) add_weighted(w.x, x[r].x, sum[r][0]);
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) add_weighted(w.y, x[r].y, sum[r][0]);
     }
-    // One tap that two neighbouring outputs share.
+    // One tap that four neighbouring outputs share.
     LR_DEVICE static void add_shared(A (&sum)[R][kOutputs], const A* from, const A* weight) {
-        const Pair<A> w = pair(weight);
+        const Quad<A> w = *reinterpret_cast<const Quad<A>*>(weight);
         A x[R];
         LR_UNROLL
         for (int r = 0; r < R; ++r) x[r] = from[r * E];
-        if (w.x != A(0)) {
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) {
             LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][0] = fused_multiply_add(w.x, x[r], sum[r][0]);
-        }
-        if (w.y != A(0)) {
-            LR_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][1] = fused_multiply_add(w.y, x[r], sum[r][1]);
+            for (int o = 0; o < kOutputs; ++o) add_weighted(w.v[o], x[r], sum[r][o]);
         }
     }
 };

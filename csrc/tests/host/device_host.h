@@ -58,6 +58,8 @@ T load_element(const T* p) {
     return *p;
 }
 
+inline const char* advance(const char* base, int32_t n, int32_t bytes) { return base + int64_t{n} * bytes; }
+inline uint32_t select_byte(uint32_t word, int i) { return (word >> (8 * i) & 0xffu) << 16; }
 inline float float_from_bits(uint32_t bits) {
     float x;
     std::memcpy(&x, &bits, sizeof(x));
@@ -113,6 +115,10 @@ inline float maximum(float a, float b) { return std::fmax(a, b); }
 inline float minimum(float a, float b) { return std::fmin(a, b); }
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline double fused_multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
+template <class A>
+void add_weighted(A weight, A x, A& sum) {
+    if (weight != A(0)) sum = std::fma(weight, x, sum);
+}
 inline float inverse_root(float x) { return 1.0f / std::sqrt(x); }
 
 inline void copy_to_shared(void* target, const void* source, int bytes) {

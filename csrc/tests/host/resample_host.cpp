@@ -43,6 +43,7 @@ extern "C" __attribute__((visibility("default"))) const char* resample_host(
         request.vectors = vectors_allowed(request.dtype, image, sizes[1], channels, strides[0], strides[1], strides[2],
                                           strides[3], strides[4]);
         request.multiprocessors = multiprocessors;
+        request.shared_memory = 227 * 1024;
         const Plan plan = make_plan(request);
         ResampleParams params{};
         params.plan = plan.shape;
