@@ -100,7 +100,7 @@ def stem_plan() -> StemPlan:
         outputs = -(-SIDE_OUT // count)
         wide = max(-(-max(_cuts(outputs)) // 16), 2)
         resident = 16 // wide * wide
-        if wide <= 8 and (cost := wide * len(_cuts(outputs)) * (resident + 8) / resident) < least:
+        if wide <= 8 and (cost := (16 * wide + 2) * len(_cuts(outputs)) * (resident + 8) / resident) < least:
             least, warps, length = cost, wide, outputs
         if wide == 2:
             break
@@ -131,7 +131,9 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
         Rule(rf"^request:.*request_as<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
-        Rule(r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0),
+        Rule(
+            r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0
+        ),
         Rule(r"^request_as:.*load_element", 0.75),
     )
 
@@ -161,9 +163,8 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
             Rule(r"^load_bands:.*i < count", plan.tile_outputs * _TAPS / threads),
             Rule(r"^load_bands:", 1),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
-            Rule(r"^run_strip:.*from < kRows", 1),
-            Rule(r"^run_strip:.*row <", steps),
-            Rule(r"^filter_row:.*left > 0", emits),
+            Rule(r"^(filter_more:|run_strip:.*from < kRows)", 0),  # when enlarging, and at the image's end
+            Rule(r"^run_strip:", steps),
             Rule(r"^filter_columns:.*group -=", 0.5),
             Rule(r"^filter_columns:.*group \+=", filtered),
             Rule(r"^filter_columns:.*part <", 1),  # weights of 8 bits
@@ -175,7 +176,8 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
         (
             *_image_shares(arithmetic),
             Rule(r"^put:|^clear:", 1 / 2),  # one of two slots
-            Rule(r"^filter_row:.*(y % K|gather_table|state\[k\]\[v\]|sum\[kValues\]|put\(sum)", 0),
+            Rule(r"^(run_strip|filter_rows):.*filter_more", 0),
+            Rule(r"^filter_rows:.*put_slot", emits),
             Rule(r"^\w*:.*p\.partials != nullptr", float(statistics)),
             Rule(r"^count:.*recenter", 1 / 8),
             Rule(r"^filter_columns:.*add_piece", 0),  # windows that do not fit a block

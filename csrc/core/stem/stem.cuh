@@ -63,6 +63,7 @@ struct Stem {
     int parts;  // of R_w's weights
     int piece;
     int emitted, done;  // output rows of the strip that are complete, and those that R_w was applied to
+    int next_work;      // index of the StemRow of the step's first row
     int left;           // complete output rows that wait for a place in `rows`; -1: the next image row is to be added
     float state[K][kValues];
 
@@ -148,14 +149,14 @@ struct Stem {
     }
 
     LR_DEVICE void run_strip() {
-        emitted = done = 0, left = -1;
+        emitted = done = 0, left = -1, next_work = place.strip.rows;
         LR_UNROLL
         for (int k = 0; k < K; ++k) clear(state[k]);
         features.image = place.image, features.column = place.tile.begin;
         features.begin(place.strip.begin);
         barrier();
         LR_NO_UNROLL
-        for (int row = place.strip.begin; row < place.strip.end; row += kRows) {
+        for (int row = place.strip.begin; row < place.strip.end; row += kRows, next_work += kRows) {
             typename Features::Raw raw;
             // With 32 filters and six rows of them no registers are left to hold the pixels meanwhile.
             constexpr bool kEarly = n == 16 || K == 2;
@@ -164,21 +165,13 @@ struct Stem {
                 float a[kRows][kTiles][4], c[kRows][kTiles][4];
                 features.compute(row, a, c);
                 if (p.partials != nullptr) count(row, c);
-                // Again from the row at which `rows` was full.
+                int from = filter_rows(row, c);
                 LR_NO_UNROLL
-                for (int from = 0; from < kRows;) {
-                    int q = 0;
-                    LR_UNROLL
-                    for (; q < kRows; ++q)
-                        if (q >= from && !filter_row(row + q, c[q])) break;
-                    from = q;
-                    if (from == kRows) {
-                        if constexpr (!kEarly) features.request(raw, Features::next(row));
-                        features.store(raw, Features::next(row));
-                    }
-                    filter_columns();  // its barrier: the new image rows are there
-                }
+                for (; from < kRows; from = filter_more(from, row, c)) filter_columns();
             }
+            if constexpr (!kEarly) features.request(raw, Features::next(row));
+            features.store(raw, Features::next(row));
+            filter_columns();  // its barrier: the new image rows are there
         }
         if (p.partials != nullptr)
             counted() += static_cast<float>(valid_columns() * (place.strip.own_end - place.strip.begin));
@@ -260,44 +253,76 @@ struct Stem {
                       p.weights.filters);
     }
 
-    // R_h: adds row y of c and puts the output rows that it completes into `rows`. False if that is full before all
-    // are.
-    LR_DEVICE bool filter_row(int y, const float (&c)[kTiles][4]) {
-        const StemRow<K> work = table<StemRow<K>>(p.plan.row_table)[place.strip.rows + (y - place.strip.begin)];
-        const bool fold = p.plan.form == Form::kFold;
-        if (left < 0) {
-            left = work.emits;
-            LR_UNROLL
-            for (int k = 0; k < K; ++k) {
-                if (fold) {
-                    add(state[k], work.weight[k], [&](int v) { return c[v / 4][v % 4]; });
-                } else if (1 << y % K >> k & 1) {
+    // R_h: adds the rows of c and puts the output rows that they complete into `rows`, which is empty. The row at which
+    // that became full, or kRows.
+    LR_DEVICE int filter_rows(int row, const float (&c)[kRows][kTiles][4]) {
+        StemRow<K> work[kRows];
+        int each = 0, all = 0;
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            work[q] = table<StemRow<K>>(p.plan.row_table)[next_work + q];
+            each |= work[q].emits, all += work[q].emits;
+        }
+        if (p.plan.form == Form::kGather || each > 1 || all > kBuffer) return filter_more(0, row, c);
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            fold(work[q], c[q]);
+            if (work[q].emits == 1) put_slot(work[q].first);
+        }
+        return kRows;
+    }
+    // When enlarging, and at the image's end: row after row, from the one at which `rows` was full.
+    LR_DEVICE int filter_more(int from, int row, const float (&c)[kRows][kTiles][4]) {
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            if (q < from) continue;
+            const StemRow<K> work = table<StemRow<K>>(p.plan.row_table)[next_work + q];
+            if (left < 0) {
+                left = work.emits;
+                if (p.plan.form == Form::kFold) {
+                    fold(work, c[q]);
+                } else {
+                    const int slot = 1 << (row + q) % K;
                     LR_UNROLL
-                    for (int v = 0; v < kValues; ++v) state[k][v] = c[v / 4][v % 4];
+                    for (int k = 0; k < K; ++k) {
+                        if ((slot >> k & 1) == 0) continue;
+                        LR_UNROLL
+                        for (int v = 0; v < kValues; ++v) state[k][v] = c[q][v / 4][v % 4];
+                    }
                 }
             }
-        }
-        LR_NO_UNROLL
-        for (; left > 0; --left) {
-            if (emitted - done == kBuffer) return false;
-            const int output = work.first + work.emits - left;
-            if (fold) {
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) {
-                    if ((1 << output % K >> k & 1) == 0) continue;
-                    put(state[k]);
-                    clear(state[k]);
-                }
-            } else {
-                const float* weight = table<float>(p.plan.gather_table) + int64_t{output} * K;
-                float sum[kValues] = {};
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) add(sum, load_element(weight + k), [&](int v) { return state[k][v]; });
-                put(sum);
+            LR_NO_UNROLL
+            for (; left > 0; --left) {
+                if (emitted - done == kBuffer) return q;
+                const int output = work.first + work.emits - left;
+                if (p.plan.form == Form::kFold)
+                    put_slot(output);
+                else
+                    put_sum(output);
             }
+            left = -1;
         }
-        left = -1;
-        return true;
+        return kRows;
+    }
+    LR_DEVICE void fold(const StemRow<K>& work, const float (&c)[kTiles][4]) {
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) add(state[k], work.weight[k], [&](int v) { return c[v / 4][v % 4]; });
+    }
+    LR_DEVICE void put_slot(int output) {
+        const int slot = 1 << output % K;
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) {
+            if ((slot >> k & 1) == 0) continue;
+            put(state[k]);
+            clear(state[k]);
+        }
+    }
+    LR_DEVICE void put_sum(int output) {
+        const float* weight = table<float>(p.plan.gather_table) + int64_t{output} * K;
+        float sum[kValues] = {};
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) add(sum, load_element(weight + k), [&](int v) { return state[k][v]; });
+        put(sum);
     }
     template <class Value>
     LR_DEVICE static void add(float (&sum)[kValues], float weight, const Value& value) {

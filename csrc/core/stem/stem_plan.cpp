@@ -80,8 +80,9 @@ int64_t fragments_of(const Axis& axis, const std::vector<Cut>& tiles) {
 // Warps of blocks of `warps` warps on a multiprocessor, whose registers hold two blocks of eight.
 int64_t resident_blocks(int64_t warps) { return 2 * kStemMaxWarps / warps; }
 
-// The tiling that takes the least time, the widest blocks first: the columns computed, over the share of the issue
-// slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that is w / (w + 8).
+// The tiling that takes the least time, the widest blocks first: the columns computed, two more a tile for what a block
+// costs, over the share of the issue slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that
+// is w / (w + 8).
 std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
     std::vector<Cut> best;
     double least = std::numeric_limits<double>::infinity();
@@ -95,7 +96,8 @@ std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
         const int64_t w = warps_of(tiles);
         if (w == 0 || fragments_of(axis, tiles) > kStemFragments) continue;
         const double resident = static_cast<double>(resident_blocks(w) * w);
-        const double cost = static_cast<double>(w * tiles.size()) * (resident + 8.0) / resident;
+        const double columns = static_cast<double>((w * kStemWarpColumns + 2) * tiles.size());
+        const double cost = columns * (resident + 8.0) / resident;
         if (cost < least) least = cost, warps = w, best = std::move(tiles);
         // Smaller tiles only repeat more columns.
         if (w == kStemMinWarps) break;
