@@ -413,14 +413,12 @@ struct Stem {
     }
 };
 
-// Two blocks per multiprocessor where the registers allow it.
+// Warps that fit into a multiprocessor's registers, 65536 of them, without a spill.
 template <Arithmetic M, int n, int K>
-struct StemResidency {
-    static constexpr int kBlocks = kIs16Bit<M> && n == 16 && K == 2 ? 2 : 1;
-};
+constexpr int kStemResident = kIs16Bit<M> && n == 16 ? (K == 2 ? 16 : 12) : K == 2 ? 12 : 8;
 
 template <Arithmetic M, int n, int K>
-LR_KERNEL_RESIDENT(32 * kStemMaxWarps, (StemResidency<M, n, K>::kBlocks))
+LR_KERNEL(32 * (kStemResident<M, n, K>))
 stem_kernel(const StemParams p) {
     Stem<M, n, K> stem(p);
     for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item);
