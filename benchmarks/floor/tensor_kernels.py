@@ -78,6 +78,7 @@ class StemPlan:
     tile_outputs: int
     strip_outputs: int
     rows: tuple[int, ...]  # image rows of each strip
+    resident: int  # blocks on a multiprocessor
 
     @property
     def items(self) -> int:
@@ -85,7 +86,7 @@ class StemPlan:
 
     @property
     def blocks(self) -> int:
-        return min(self.items, SMS * (16 // self.warps))
+        return min(self.items, SMS * self.resident)
 
 
 def _cuts(length: int) -> list[int]:
@@ -94,23 +95,24 @@ def _cuts(length: int) -> list[int]:
     return [min(2 * last + 1, SIDE_IN) - max(2 * first - 1, 0) for first, last in ranges]
 
 
-def stem_plan() -> StemPlan:
+def stem_plan(most: int = 16) -> StemPlan:
+    """For a kernel of whose warps `most` are resident: 16 with 16-bit elements, 12 otherwise."""
     least, warps, length = math.inf, 0, 0
     for count in range(1, SIDE_OUT + 1):
         outputs = -(-SIDE_OUT // count)
         wide = max(-(-max(_cuts(outputs)) // 16), 2)
-        resident = 16 // wide * wide
+        resident = most // wide * wide
         if wide <= 8 and (cost := (16 * wide + 2) * len(_cuts(outputs)) * (resident + 8) / resident) < least:
             least, warps, length = cost, wide, outputs
         if wide == 2:
             break
     tiles = len(_cuts(length))
-    resident = SMS * (16 // warps)
+    resident = SMS * (most // warps)
     costs = {
         strips: -(-strips * BATCH * tiles // resident) * (-(-SIDE_IN // strips) + _TAPS + 8) for strips in range(1, 65)
     }
     strip = -(-SIDE_OUT // min(costs, key=lambda strips: costs[strips]))
-    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)))
+    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)), most // warps)
 
 
 def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
@@ -137,7 +139,7 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
 
 
 def _stem(arithmetic: str, statistics: bool) -> Case:
-    plan = stem_plan()
+    plan = stem_plan(16 if arithmetic == "bfloat16" else 12)
     rows = 3 if arithmetic == "bfloat16" else 2  # kRows
     threads = 32 * plan.warps
     steps = sum(-(-r // rows) for r in plan.rows) / plan.strips  # of a strip

@@ -16,6 +16,14 @@ int stem_shared_bytes(int arithmetic, int filters) {
     return result;
 }
 
+int stem_resident_warps(int arithmetic, int filters, int slots) {
+    int result = 0;
+    dispatch_tensor(static_cast<Arithmetic>(arithmetic), filters, [&](auto M, auto n) {
+        result = slots == 2 ? kStemResident<M, n, 2> : kStemResident<M, n, kStemSlots>;
+    });
+    return result;
+}
+
 int launch_stem(const StemParams& params, int arithmetic, int device, void* stream) {
     const DeviceGuard guard(device);
     if (guard.error() != cudaSuccess) return guard.error();

@@ -415,7 +415,9 @@ struct Stem {
 
 // Warps that fit into a multiprocessor's registers, 65536 of them, without a spill.
 template <Arithmetic M, int n, int K>
-constexpr int kStemResident = kIs16Bit<M> && n == 16 ? (K == 2 ? 16 : 12) : K == 2 ? 12 : 8;
+constexpr int kStemResident = kIs16Bit<M> && n == 16 ? (K == 2 ? 16 : 12)
+                              : K == 2               ? 12
+                                                     : 8;
 
 template <Arithmetic M, int n, int K>
 LR_KERNEL(32 * (kStemResident<M, n, K>))

@@ -98,6 +98,9 @@ struct StemParams {
 // Shared memory of a block, the most that any plan needs.
 int stem_shared_bytes(int arithmetic, int filters);
 
+// Warps on a multiprocessor, as far as registers decide, of a kernel that keeps `slots` rows.
+int stem_resident_warps(int arithmetic, int filters, int slots);
+
 int launch_stem(const StemParams& params, int arithmetic, int device, void* stream);
 
 }  // namespace learned_resizer

@@ -77,13 +77,10 @@ int64_t fragments_of(const Axis& axis, const std::vector<Cut>& tiles) {
     return groups * steps * 2;
 }
 
-// Warps of blocks of `warps` warps on a multiprocessor, whose registers hold two blocks of eight.
-int64_t resident_blocks(int64_t warps) { return 2 * kStemMaxWarps / warps; }
-
 // The tiling that takes the least time, the widest blocks first: the columns computed, two more a tile for what a block
 // costs, over the share of the issue slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that
 // is w / (w + 8).
-std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
+std::vector<Cut> choose_tiles(const Axis& axis, int64_t most, int64_t& warps) {
     std::vector<Cut> best;
     double least = std::numeric_limits<double>::infinity();
     const int64_t outputs = axis.table.out_size;
@@ -94,8 +91,8 @@ std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
         before = length;
         std::vector<Cut> tiles = cut_axis(axis, length);
         const int64_t w = warps_of(tiles);
-        if (w == 0 || fragments_of(axis, tiles) > kStemFragments) continue;
-        const double resident = static_cast<double>(resident_blocks(w) * w);
+        if (w == 0 || w > most || fragments_of(axis, tiles) > kStemFragments) continue;
+        const auto resident = static_cast<double>(most / w * w);
         const double columns = static_cast<double>((w * kStemWarpColumns + 2) * tiles.size());
         const double cost = columns * (resident + 8.0) / resident;
         if (cost < least) least = cost, warps = w, best = std::move(tiles);
@@ -194,7 +191,8 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.slots = least <= 2 ? 2 : kStemSlots;
 
     int64_t warps = 0;
-    std::vector<Cut> tiles = choose_tiles(columns, warps);
+    const int64_t most = request.warps[s.slots == 2 ? 0 : 1];  // resident
+    std::vector<Cut> tiles = choose_tiles(columns, most, warps);
     s.pieces = 1;
     if (tiles.empty()) {
         // The columns of a single output exceed a block: they are cut into pieces, summed in order.
@@ -206,7 +204,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     }
     s.warps = static_cast<int32_t>(warps);
     s.tiles = static_cast<int32_t>(tiles.size());
-    const int64_t resident = request.multiprocessors * resident_blocks(warps);
+    const int64_t resident = request.multiprocessors * (most / warps);
     int64_t strip = choose_strip(rows, s.batch * s.tiles, resident);
     if (s.pieces > 1) strip = std::min(strip, kPieceStripRows);
     const std::vector<Cut> strips = cut_axis(rows, strip);
