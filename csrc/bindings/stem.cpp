@@ -36,6 +36,7 @@ StemImage parse_image(const py::tuple& image) {
     result.height = image[3].cast<int64_t>();
     result.width = image[4].cast<int64_t>();
     parse_strides("image", image[5].cast<py::tuple>(), result.stride);
+    for (int64_t& stride : result.stride) stride *= image_bytes(result.dtype);
     if (result.dtype == DType::kUInt8) {
         if (image[6].is_none() || image[7].is_none())
             throw py::value_error("image: got uint8 without mean and std; expected both");
@@ -54,9 +55,13 @@ StemWeights parse_weights(const py::tuple& weights, float negative_slope, int fi
             check_filters(filters)};
 }
 
-StemPlan plan_stem(int64_t batch, int multiprocessors, const py::tuple& rows, const py::tuple& columns) {
+StemPlan plan_stem(int64_t batch, int multiprocessors, const py::tuple& rows, const py::tuple& columns,
+                   const std::string& arithmetic, int num_filters) {
     const AxisArgument row_axis(rows, "rows"), column_axis(columns, "columns");
-    return make_stem_plan({row_axis.table, column_axis.table, batch, multiprocessors});
+    const auto warps = [&](int slots) {
+        return stem_resident_warps(parse_arithmetic(arithmetic), check_filters(num_filters), slots);
+    };
+    return make_stem_plan({row_axis.table, column_axis.table, batch, multiprocessors, {warps(2), warps(kStemSlots)}});
 }
 
 void stem(const StemPlan& plan, uintptr_t tables, const py::tuple& image, const py::tuple& weights,
@@ -178,7 +183,7 @@ void bind_stem(py::module_& module) {
             "blocks", [](const StemPlan& plan) { return plan.shape.blocks; },
             "Blocks of the launch, and so rows of the statistics' partial results.");
     module.def("plan_stem", &plan_stem, py::arg("batch"), py::arg("multiprocessors"), py::arg("rows"),
-               py::arg("columns"),
+               py::arg("columns"), py::arg("arithmetic"), py::arg("num_filters"),
                "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
     module.def("stem", &stem, py::arg("plan"), py::arg("tables"), py::arg("image"), py::arg("weights"),
                py::arg("negative_slope"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("z"),
