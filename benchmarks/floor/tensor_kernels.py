@@ -177,20 +177,27 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
 
 
 def _stem_backward(arithmetic: str, image: bool) -> Case:
-    warps = 8
+    short = arithmetic == "bfloat16"
+    warps = 8 if image else 4
     columns = 16 * warps - (6 if image else 0)
     tiles = -(-SIDE_IN // columns)
-    costs = {s: -(-s * tiles * BATCH // SMS) * (-(-SIDE_IN // s) + 6) for s in range(1, 65)}
+    resident = SMS * (1 if image else 2)  # blocks
+    more = 9 if image else 3
+    costs = {s: -(-s * tiles * BATCH // resident) * (-(-SIDE_IN // s) + more) for s in range(1, 65)}
     strip = -(-SIDE_IN // min(costs, key=lambda s: costs[s]))
     strips = -(-SIDE_IN // strip)
     items = BATCH * tiles * strips
-    blocks = min(items, SMS)
-    rows = 2 if arithmetic == "bfloat16" and not image else 1
+    blocks = min(items, resident)
+    rows = 2 if short and not image else 1  # kRows
+    turns = 1 if image else 2
     mean = SIDE_IN / strips
-    steps = mean + 6 if image else math.ceil(mean / rows)
-    inside = SIDE_IN / (tiles * 16 * warps)  # of the columns computed
-    features = 30 + 2  # a and c, and da
-    products = (features + 49 * mean / steps) if image else features + 7 * 4 + 2
+    steps = mean + 6 if image else math.ceil(mean / rows / turns)
+    inside = SIDE_IN / (tiles * columns)  # of the columns computed
+    # Rows of dz that image rows read together. Two image rows, of which the first is even, read three.
+    read = _OUTPUTS + rows - 1
+    pull = read * 2 * (1 if arithmetic == "float32" else 2) * (inside * mean / steps if image else 1)
+    # Rows of 16 pixels. a and c: 30; da: 2; dW0: 28 by the four warps together; dW1: 2; db0 and db1: 1 each.
+    products = (32 + 49 * mean / steps) if image else 32 + 28 + 2 + 2
     moved = IN_PIXELS * CHANNELS * _size(arithmetic) * (2 if image else 1) + _maps(arithmetic, 1)
     return Case(
         f"stem_backward {'image' if image else 'weights'}",
@@ -200,27 +207,37 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         blocks * warps,
         IN_PIXELS,
         moved,
-        items * warps * steps * rows * products * _products(arithmetic),
+        items * warps * steps * turns * (rows * products + pull) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", items / blocks),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
             Rule(r"^run_item:.*row (=|<)", steps),
+            Rule(r"^run_item:.*y (=|<)", turns),
+            Rule(r"^request:.*end <", rows / 2),
+            Rule(r"^add:.*s < steps", 1),
+            Rule(r"^add:.*o < read", read),
+            Rule(r"^add:.*w < kStemWarps", 4),
+            Rule(r"^finish:.*w < kStemWarps", 1),
             Rule(r"^compute:", 7),
-            Rule(r"^pull:.*count", _OUTPUTS),
-            Rule(r"^pull:.*tap", _OUTPUTS),
             Rule(r"^write_row:", 7),
             *_setup(32 * warps, 7 * 2 * 32 * 2 * 4),
         ),
         (
             *_image_shares(arithmetic),
-            # A warp whose columns are all beyond the image skips them.
-            Rule(r"^pull:", min(inside * (mean / steps if image else 1), 1)),
+            # A warp whose columns are all beyond the image pulls nothing.
+            Rule(
+                r"^add:.*(o < read|steps > 1)|^add:.*load_pixels_b|^add:.*multiply\(e",
+                inside * mean / steps if image else 1,
+            ),
+            Rule(r"^add:(if \(steps > 1|if \(o == end)", 0),  # more than 16 outputs; rows that were not requested ahead
+            Rule(r"^add:.*multiply\(db\[0\]", 1 / 4),  # of the warp's own pixels
+            Rule(r"^add:.*(weight|dc\[q\]\[v)", _OUTPUTS / read),  # the rows that an image row does not read
             Rule(r"^write_row:", mean / steps if image else 1),
         ),
         # 32-bit maps are [pixel][24]. Operands whose terms are pixels: 0, 2, 4 and 6 are in two groups of banks. Reads
         # of 16 bytes: half of a pixel's banks are its neighbour's; of write_row's three reads a step, two are such.
         (_PAIRED_STORE,)
-        if arithmetic == "bfloat16"
+        if short
         else (("LDS", Rule(r"^load_a:.*pixel\[|^load_b:.*gather", 2.0)), ("LDS", Rule(r"^write_row:", 5 / 3))),
     )
 

@@ -8,13 +8,17 @@ namespace learned_resizer {
 // [height][pitch][kStride] of n channels. With 16-bit elements the eight rows of a matrix that ldmatrix reads are eight
 // neighbouring pixels, 16 bytes each, which must lie in different banks: 16 channels are two chunks of 16 bytes that
 // change places in every second group of four columns; 32 channels have a stride of 80 bytes. With 32-bit elements
-// lanes read 16 bytes of two pixels at a time, which do not conflict 64 and 192 bytes apart.
-template <Arithmetic M, int n>
+// lanes read 16 bytes of two pixels at a time, which do not conflict 64 and 192 bytes apart. kWide: another stride of
+// 32 channels or 32-bit elements, where no such reads are made.
+template <Arithmetic M, int n,
+          int kWide = kIs16Bit<M> ? 40
+                      : n == 16   ? 16
+                                  : 48>
 struct FeatureMap {
     using F = Fragments<M>;
     using S = typename F::S;
-    static constexpr int kStride = n == 16 ? 16 : kIs16Bit<M> ? 40 : 48;
     static constexpr bool kSwizzled = kIs16Bit<M> && n == 16;
+    static constexpr int kStride = kSwizzled ? 16 : kWide;
 
     // The position at which a pixel of column x keeps channel c.
     LR_DEVICE static int channel(int x, int c) { return kSwizzled ? c ^ (x / 4 % 2 * 8) : c; }
