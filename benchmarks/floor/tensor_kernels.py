@@ -99,8 +99,9 @@ def stem_plan() -> StemPlan:
     for count in range(1, SIDE_OUT + 1):
         outputs = -(-SIDE_OUT // count)
         wide = max(-(-max(_cuts(outputs)) // 16), 2)
-        if wide <= 8 and wide * 16 * len(_cuts(outputs)) < least:
-            least, warps, length = wide * 16 * len(_cuts(outputs)), wide, outputs
+        resident = 16 // wide * wide
+        if wide <= 8 and (cost := wide * len(_cuts(outputs)) * (resident + 8) / resident) < least:
+            least, warps, length = cost, wide, outputs
         if wide == 2:
             break
     tiles = len(_cuts(length))
@@ -128,10 +129,10 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
     short = arithmetic == "bfloat16"
     return (
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
-        Rule(rf"^request:.*load_channels<({'float' if short else 'Half'}|uint8_t)>", 0),
+        Rule(rf"^request:.*request_as<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
-        Rule(r"^store:.*convert" if short else r"^convert:.*(half_to_float\(|map\[c\]|<< 16)", 0),
-        Rule(r"^(load_channels:.*x\.data|convert:)", 0.75),
+        Rule(r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0),
+        Rule(r"^request_as:.*load_element", 0.75),
     )
 
 
@@ -141,7 +142,9 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
     threads = 32 * plan.warps
     steps = sum(-(-r // rows) for r in plan.rows) / plan.strips  # of a strip
     emits = SIDE_OUT / plan.strips / (steps * rows)
-    outputs = SIDE_OUT / plan.tiles
+    groups = -(-plan.tile_outputs // 16)
+    columns = -(-(15 * 2 + _TAPS) // 16)  # steps of the horizontal filter: 16 columns each
+    filtered = emits * rows * groups / plan.warps  # products of a warp in a step of rows
     return Case(
         f"stem {'with' if statistics else 'without'} statistics",
         arithmetic,
@@ -150,27 +153,32 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
         plan.blocks * plan.warps,
         IN_PIXELS,
         IN_PIXELS * CHANNELS * _size(arithmetic) + _maps(arithmetic, 1),
-        plan.items * plan.warps * steps * rows * 30 * _products(arithmetic),
+        plan.items * plan.warps * steps * (rows * 30 + filtered * columns * 2) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", plan.items / plan.blocks),
             Rule(r"^run_item:.*piece", 1),
-            Rule(r"^load_taps:.*i < count", plan.tile_outputs * _TAPS / threads),
-            Rule(r"^load_taps:", 1),
+            Rule(r"^run_item:.*kBand", groups * columns * 64 / threads),
+            Rule(r"^load_bands:.*i < count", plan.tile_outputs * _TAPS / threads),
+            Rule(r"^load_bands:", 1),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
-            Rule(r"^run_strip:", steps),
-            Rule(r"^filter_rows:.*weight \+=", 0),  # gather
-            Rule(r"^filter_rows:", emits),
-            Rule(r"^filter_columns:.*buffered", 2 * outputs * FILTERS / 4 / threads),
-            Rule(r"^filter_columns:.*tap", _TAPS),
+            Rule(r"^run_strip:.*from < kRows", 1),
+            Rule(r"^run_strip:.*row <", steps),
+            Rule(r"^filter_row:.*left > 0", emits),
+            Rule(r"^filter_columns:.*group -=", 0.5),
+            Rule(r"^filter_columns:.*group \+=", filtered),
+            Rule(r"^filter_columns:.*part <", 1),  # weights of 8 bits
+            Rule(r"^filter_columns:.*s <", columns),
             Rule(r"^compute:", 7),
+            Rule(r"^StemFeatures:.*kW1", 32 * 2 * 4 / threads),
             *_setup(threads, 7 * 2 * 32 * 2 * 4),
         ),
         (
             *_image_shares(arithmetic),
-            Rule(r"^filter_columns:", 1 / 2),  # every second row fills the buffer
-            Rule(r"^filter_rows:.*(state\[k \+ 1\]\[v\] : c\[|gather_table|weight \+=)", 0),
+            Rule(r"^put:|^clear:", 1 / 2),  # one of two slots
+            Rule(r"^filter_row:.*(y % K|gather_table|state\[k\]\[v\]|sum\[kValues\]|put\(sum)", 0),
             Rule(r"^\w*:.*p\.partials != nullptr", float(statistics)),
-            Rule(r"^filter_columns:.*kept\[", 0),  # windows that do not fit a block
+            Rule(r"^count:.*recenter", 1 / 8),
+            Rule(r"^filter_columns:.*add_piece", 0),  # windows that do not fit a block
         ),
         (_PAIRED_STORE,) if arithmetic == "bfloat16" else (),
     )

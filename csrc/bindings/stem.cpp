@@ -36,6 +36,7 @@ StemImage parse_image(const py::tuple& image) {
     result.height = image[3].cast<int64_t>();
     result.width = image[4].cast<int64_t>();
     parse_strides("image", image[5].cast<py::tuple>(), result.stride);
+    for (int64_t& stride : result.stride) stride *= image_bytes(result.dtype);
     if (result.dtype == DType::kUInt8) {
         if (image[6].is_none() || image[7].is_none())
             throw py::value_error("image: got uint8 without mean and std; expected both");

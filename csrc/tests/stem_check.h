@@ -108,6 +108,7 @@ struct StemData {
                         // rounding.
                         x[((b * k.height + y) * k.width + i) * channels + c] = F::rounded(value);
                     }
+        for (int i = 0; i < 4; ++i) s[i] *= image_bytes(k.image);
         params.image.data = k.image == DType::kFloat32 ? static_cast<const void*>(image32.data())
                             : k.image == DType::kUInt8 ? static_cast<const void*>(image8.data())
                                                        : image16.data();

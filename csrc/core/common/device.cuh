@@ -57,6 +57,11 @@ LR_DEVICE int thread_count() { return static_cast<int>(blockDim.x); }
 LR_DEVICE int64_t block_index() { return blockIdx.x; }
 LR_DEVICE int64_t block_count() { return gridDim.x; }
 LR_DEVICE void barrier() { __syncthreads(); }
+// x, unknown to the compiler: what follows from it is computed again in a loop, instead of kept in registers.
+LR_DEVICE int opaque(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
 
 LR_DEVICE unsigned char* dynamic_shared() {
     extern __shared__ uint4 lr_dynamic_shared[];

@@ -7,9 +7,7 @@ int stem_shared_bytes(int arithmetic, int filters) {
     StemPlanShape plan{};
     plan.warps = kStemMaxWarps;
     plan.slots = kStemSlots;
-    // Enlarging has the most taps: 256 outputs of 6 (stem_plan.cpp). Shrinking, a column is in 6 outputs at most.
-    plan.tile_outputs = 256;
-    plan.taps = kStemSlots;
+    plan.groups = 1, plan.steps = kStemFragments, plan.parts = 1;
     plan.strip_outputs = 8;
     plan.pieces = 2;
     int result = 0;

@@ -6,16 +6,20 @@
 //
 // An item of work is a strip of output rows of one column tile of one image. The block walks down the strip's image
 // rows; each warp makes c of its 16 columns in registers and applies R_h there, in the layout of the product's result:
-//   fold    (shrinking)  state[k] += weight[k] c for the output rows that are open, oldest first; a complete one leaves
-//                        and the others move up.
-//   gather  (enlarging)  state holds the last K rows of c; an output row is their weighted sum.
-// Complete rows go to shared memory, and the block applies R_w from there. Which rows are open, complete and weighted
-// at each step was decided on the host (stem_plan.cpp).
+//   fold    (shrinking)  state[o % K] += weight c for the output rows o that are open; a complete one leaves.
+//   gather  (enlarging)  state[y % K] holds the last K rows of c; an output row is their weighted sum.
+// Which rows are open, complete and weighted at each step was decided on the host (stem_plan.cpp).
+//
+// R_w is a product of matrices, 16 outputs by the image columns of their bands. Complete rows go to shared memory as
+// the arithmetic's elements, which is where z loses what it loses: c of an image row is never rounded. The weights are
+// kept as two parts, high + low, unless the arithmetic holds them exactly: a rounded 1/9 would shift a whole map. Zeros
+// beyond the bands are multiplied too, so that an infinity or NaN reaches up to 15 outputs beside those that read it.
 //
 // Statistics count every pixel of the image once, in the item that owns it; each block merges its own.
 #pragma once
 
 #include "common/dispatch.h"
+#include "common/pixel_terms.cuh"
 #include "common/statistics.cuh"
 #include "stem/stem_features.cuh"
 
@@ -26,38 +30,61 @@ struct Stem {
     static constexpr int kRows = kIs16Bit<M> ? (n == 16 ? 3 : K == 2 ? 2 : 1) : (n == 16 ? 2 : 1);
     using Features = StemFeatures<M, n, kRows>;
     using F = typename Features::F;
+    using S = typename Features::S;
     static constexpr int kTiles = Features::kTiles;
     static constexpr int kValues = 4 * kTiles;  // of a row of c that a lane holds
-    // Floats between the pixels of a filtered row: with 8 to spare, neither the fragments' stores nor the filter's
-    // loads have bank conflicts.
-    static constexpr int kPitch = n + 8;
+    // Elements between the pixels of a filtered row: its fragments then load without bank conflicts.
+    static constexpr int kPitch = kIs16Bit<M> ? n + 8 : n + 4;
+    // Rows that wait for R_w: as many are filtered while the next are written.
+    static constexpr int kBuffer = kIs16Bit<M> ? 2 : 1;
+    static constexpr int kBand = 32 * 8;  // elements of R_w's fragment
+    // Of four channels of a lane: the center, the sum of deviations from it and the sum of their squares.
+    static constexpr int kMoments = 3 * (n / 16) + 1;
+    static constexpr int kRecenter = 8 * kRows;  // rows between new centers
+
+    // What the registers have no room for: the item's strip and piece of a tile.
+    struct alignas(16) Place {
+        StemStrip strip;
+        StemTile tile;
+        int64_t image, at;               // at: tile and piece
+        int64_t z;                       // of the first output
+        int32_t window[kStemFragments];  // of 16 outputs, the first column that they read
+    };
 
     const StemParams& p;
+    Place& place;  // at the begin of dynamic shared memory
     Features features;
-    // Dynamic shared memory behind that of the features.
-    float* rows;     // [kStemBuffer][16 warps][kPitch]
-    float* taps;     // [tile_outputs][taps]
-    int32_t* first;  // [tile_outputs]
-    float* partial;  // [strip_outputs][n], only if pieces > 1
+    // Behind what the features keep.
+    S* rows;               // [2 kBuffer][16 warps][kPitch]
+    Quad<float>* moments;  // [kMoments][threads]
+    S* bands;              // [groups][parts][steps][32 lanes][8]
+    float* partial;        // [strip_outputs][n], only if pieces > 1
 
-    StemStrip strip;
-    StemTile tile;
+    int parts;  // of R_w's weights
     int piece;
-    int done, buffered;  // output rows of the strip that were filtered, and that wait in `rows`
+    int emitted, done;  // output rows of the strip that are complete, and those that R_w was applied to
+    int left;           // complete output rows that wait for a place in `rows`; -1: the next image row is to be added
     float state[K][kValues];
 
+    // float32 splits operands itself.
+    LR_HOST_DEVICE static constexpr int parts_of(int planned) { return M == Arithmetic::kFloat32 ? 1 : planned; }
     LR_HOST_DEVICE static constexpr int shared_bytes(const StemPlanShape& plan) {
-        return Features::shared_bytes(plan.warps) +
-               4 * (kStemBuffer * kStemWarpColumns * plan.warps * kPitch + plan.tile_outputs * (plan.taps + 1) +
-                    (plan.pieces > 1 ? plan.strip_outputs * n : 0));
+        return static_cast<int>(sizeof(Place)) + Features::shared_bytes(plan.warps) +
+               static_cast<int>(sizeof(S)) * (2 * kBuffer * kStemWarpColumns * plan.warps * kPitch +
+                                              plan.groups * plan.steps * parts_of(plan.parts) * kBand) +
+               4 * (4 * kMoments * 32 * plan.warps + (plan.pieces > 1 ? plan.strip_outputs * n : 0));
     }
 
     LR_DEVICE explicit Stem(const StemParams& params)
-        : p(params), features(dynamic_shared(), params.image, params.weights) {
-        rows = reinterpret_cast<float*>(dynamic_shared() + Features::shared_bytes(warp_count()));
-        taps = rows + kStemBuffer * kStemWarpColumns * warp_count() * kPitch;
-        first = reinterpret_cast<int32_t*>(taps + p.plan.tile_outputs * p.plan.taps);
-        partial = reinterpret_cast<float*>(first + p.plan.tile_outputs);
+        : p(params),
+          place(*reinterpret_cast<Place*>(dynamic_shared())),
+          features(dynamic_shared() + sizeof(Place), params.image, params.weights),
+          parts(parts_of(params.plan.parts)) {
+        rows = reinterpret_cast<S*>(dynamic_shared() + sizeof(Place) + Features::shared_bytes(warp_count()));
+        moments = reinterpret_cast<Quad<float>*>(rows + 2 * kBuffer * kStemWarpColumns * warp_count() * kPitch);
+        bands = reinterpret_cast<S*>(moments + kMoments * thread_count());
+        partial = reinterpret_cast<float*>(bands + p.plan.groups * p.plan.steps * parts * kBand);
+        for (int i = 0; i < kMoments; ++i) moments[i * thread_count() + thread_index()] = {};
     }
 
     template <class T>
@@ -65,168 +92,299 @@ struct Stem {
         return reinterpret_cast<const T*>(p.tables + offset);
     }
 
-    LR_DEVICE void run_item(int64_t item, LaneMoments<n / 4>& moments) {
-        const int64_t strips = p.plan.strips, tiles = p.plan.tiles;
-        features.image = item / (strips * tiles);
-        const int64_t within = item - features.image * (strips * tiles);
-        strip = table<StemStrip>(p.plan.strip_table)[within / tiles];
+    LR_DEVICE void run_item(int64_t item) {
         for (piece = 0; piece < p.plan.pieces; ++piece) {
-            const int64_t at = within % tiles * p.plan.pieces + piece;
-            tile = table<StemTile>(p.plan.tile_table)[at];
-            features.column = tile.begin;
-            barrier();  // the ring, the taps and the rows of the piece before are free
-            load_taps(at);
-            run_strip(moments);
+            barrier();  // the ring, the bands and the rows of the piece before are free
+            if (thread_index() == 0) locate(item);
+            LR_NO_UNROLL
+            for (int i = thread_index(); i < p.plan.groups * p.plan.steps * parts * kBand / 4; i += thread_count())
+                reinterpret_cast<Four<S>*>(bands)[i] = {};
+            barrier();
+            load_bands();
+            run_strip();
+        }
+    }
+    LR_DEVICE void locate(int64_t item) const {
+        const int64_t strips = p.plan.strips, tiles = p.plan.tiles;
+        place.image = item / (strips * tiles);
+        const int64_t within = item - place.image * (strips * tiles);
+        place.at = within % tiles * p.plan.pieces + piece;
+        place.strip = table<StemStrip>(p.plan.strip_table)[within / tiles];
+        place.tile = table<StemTile>(p.plan.tile_table)[place.at];
+        place.z =
+            ((place.image * p.plan.out_height + place.strip.out_begin) * p.plan.out_width + place.tile.out_begin) * n;
+    }
+
+    // R_w in the order of the lanes, from the taps of each output.
+    LR_DEVICE void load_bands() const {
+        const auto* windows = table<int32_t>(p.plan.window_table) + place.at * p.plan.groups;
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < p.plan.groups; i += thread_count())
+            place.window[i] = load_element(windows + i);
+        const int taps = p.plan.taps, count = p.plan.tile_outputs * taps;
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < count; i += thread_count()) {
+            const float weight = load_element(table<float>(p.plan.tap_table) + place.at * count + i);
+            if (weight == 0.0f) continue;
+            const int o = i / taps, group = o / 16;
+            const int first = load_element(table<int32_t>(p.plan.first_table) + place.at * p.plan.tile_outputs + o);
+            const int column = first + (i - o * taps) - load_element(windows + group);
+            // Chained terms: the lane's i-th of pixel g and of pixel g + 8.
+            const int term = column % 16, lane = o % 8 * 4 + term % 8 / 2, low = term % 2, high = term / 8,
+                      h = o / 8 % 2;
+            const int element = kIs16Bit<M> ? 4 * high + 2 * h + low : 4 * h + 2 * high + low;
+            S* to = bands + (group * parts * p.plan.steps + column / 16) * kBand + lane * 8 + element;
+            to[0] = F::encode(weight);
+            if (parts == 2) to[p.plan.steps * kBand] = F::encode(weight - F::decode(to[0]));
+        }
+    }
+    LR_DEVICE static typename F::A load_band(const S* at) {
+        if constexpr (kIs16Bit<M>) {
+            const auto words = *reinterpret_cast<const Quad<uint32_t>*>(at);
+            return {{words.v[0], words.v[1], words.v[2], words.v[3]}};
+        } else {
+            return F::load_a(at, at + 4);
         }
     }
 
-    LR_DEVICE void load_taps(int64_t at) const {
-        const int count = p.plan.tile_outputs * p.plan.taps;
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < count; i += thread_count())
-            taps[i] = table<float>(p.plan.tap_table)[at * count + i];
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < p.plan.tile_outputs; i += thread_count())
-            first[i] = table<int32_t>(p.plan.first_table)[at * p.plan.tile_outputs + i];
-    }
-
-    LR_DEVICE void run_strip(LaneMoments<n / 4>& moments) {
-        done = buffered = 0;
+    LR_DEVICE void run_strip() {
+        emitted = done = 0, left = -1;
         LR_UNROLL
-        for (int k = 0; k < K; ++k) {
-            LR_UNROLL
-            for (int v = 0; v < kValues; ++v) state[k][v] = 0.0f;
-        }
-        features.begin(strip.begin);
+        for (int k = 0; k < K; ++k) clear(state[k]);
+        features.image = place.image, features.column = place.tile.begin;
+        features.begin(place.strip.begin);
         barrier();
         LR_NO_UNROLL
-        for (int row = strip.begin; row < strip.end; row += kRows) {
+        for (int row = place.strip.begin; row < place.strip.end; row += kRows) {
             typename Features::Raw raw;
             // With 32 filters and six rows of them no registers are left to hold the pixels meanwhile.
             constexpr bool kEarly = n == 16 || K == 2;
             if constexpr (kEarly) features.request(raw, Features::next(row));
-            float a[kRows][kTiles][4], c[kRows][kTiles][4];
-            features.compute(row, a, c);
-            if (p.partials != nullptr) count(row, c, moments);
-            LR_UNROLL
-            for (int q = 0; q < kRows; ++q)
-                if (row + q < strip.end) filter_rows(row + q, c[q]);
-            if constexpr (!kEarly) features.request(raw, Features::next(row));
-            features.store(raw, Features::next(row));
-            barrier();  // the new rows are there
-        }
-    }
-
-    LR_DEVICE void count(int row, const float (&c)[kRows][kTiles][4], LaneMoments<n / 4>& moments) const {
-        bool valid[2 * kRows];
-        LR_UNROLL
-        for (int r = 0; r < 2 * kRows; ++r) {
-            const int x = tile.begin + kStemWarpColumns * warp_index() + lane_index() / 4 + 8 * (r % 2);
-            const int y = row + r / 2;
-            valid[r] = y >= strip.own_begin && y < strip.own_end && x >= tile.own_begin && x < tile.own_end;
-        }
-        moments.template add<2 * kRows>(valid, [&](int r, int i) { return c[r / 2][i / 2][2 * (r % 2) + i % 2]; });
-    }
-
-    // R_h: adds row y of c and stores the output rows that it completes.
-    LR_DEVICE void filter_rows(int y, const float (&c)[kTiles][4]) {
-        const StemRow* work = table<StemRow>(p.plan.row_table) + strip.rows + (y - strip.begin);
-        const int emits = load_element(&work->emits);
-        if (p.plan.form == Form::kFold) {
-            LR_UNROLL
-            for (int k = 0; k < K; ++k)
-                add(state[k], load_element(&work->weight[k]), [&](int v) { return c[v / 4][v % 4]; });
-            for (int e = 0; e < emits; ++e) {
-                emit(state[0]);
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) {
+            {
+                float a[kRows][kTiles][4], c[kRows][kTiles][4];
+                features.compute(row, a, c);
+                if (p.partials != nullptr) count(row, c);
+                // Again from the row at which `rows` was full.
+                LR_NO_UNROLL
+                for (int from = 0; from < kRows;) {
+                    int q = 0;
                     LR_UNROLL
-                    for (int v = 0; v < kValues; ++v) state[k][v] = k + 1 < K ? state[k + 1][v] : 0.0f;
+                    for (; q < kRows; ++q)
+                        if (q >= from && !filter_row(row + q, c[q])) break;
+                    from = q;
+                    if (from == kRows) {
+                        if constexpr (!kEarly) features.request(raw, Features::next(row));
+                        features.store(raw, Features::next(row));
+                    }
+                    filter_columns();  // its barrier: the new image rows are there
                 }
             }
-        } else {
+        }
+        if (p.partials != nullptr)
+            counted() += static_cast<float>(valid_columns() * (place.strip.own_end - place.strip.begin));
+    }
+
+    LR_DEVICE static void clear(float (&v)[kValues]) {
+        LR_UNROLL
+        for (int i = 0; i < kValues; ++i) v[i] = 0.0f;
+    }
+
+    // Statistics of c about a center near the mean, in float32: the variance loses digits only as far as the mean is
+    // from the center. The first pixel is the first center; each kRecenter rows the mean of all that were counted is
+    // the next.
+    LR_DEVICE void count(int row, const float (&c)[kRows][kTiles][4]) {
+        const int columns = valid_columns(), rows_left = place.strip.own_end - row;
+        LR_UNROLL
+        for (int m = 0; m < n / 16; ++m) {
+            Quad<float>* kept = moments + 3 * m * thread_count() + thread_index();
+            Quad<float> center = kept[0], sum = kept[thread_count()], squares = kept[2 * thread_count()];
+            const auto value = [&](int q, int h, int v) { return c[q][2 * m + v / 2][2 * h + v % 2]; };
+            const bool recenter = (row - place.strip.begin) % kRecenter == 0;
+            if (recenter && counted() == 0.0f && row == place.strip.begin) {
+                LR_UNROLL
+                for (int v = 0; v < 4; ++v) center.v[v] = value(0, 0, v);
+            }
             LR_UNROLL
-            for (int k = 0; k < K; ++k) {
+            for (int q = 0; q < kRows; ++q) {
+                if (q >= rows_left) break;
                 LR_UNROLL
-                for (int v = 0; v < kValues; ++v) state[k][v] = k + 1 < K ? state[k + 1][v] : c[v / 4][v % 4];
+                for (int h = 0; h < 2; ++h) {
+                    if (h >= columns) continue;
+                    LR_UNROLL
+                    for (int v = 0; v < 4; ++v) {
+                        const float d = value(q, h, v) - center.v[v];
+                        sum.v[v] += d;
+                        squares.v[v] = fused_multiply_add(d, d, squares.v[v]);
+                    }
+                }
             }
-            const float* weight = table<float>(p.plan.gather_table) + int64_t{work->first_output} * kStemSlots;
-            for (int e = 0; e < emits; ++e, weight += kStemSlots) {
-                float sum[kValues] = {};
-                LR_UNROLL
-                for (int k = 0; k < K; ++k)
-                    add(sum, load_element(weight + kStemSlots - K + k), [&](int v) { return state[k][v]; });
-                emit(sum);
+            if (recenter) {
+                const int rows = row - place.strip.begin + (rows_left < kRows ? rows_left : kRows);
+                move_center(counted() + static_cast<float>(columns * rows), center, sum, squares);
+                kept[0] = center;
             }
+            kept[thread_count()] = sum, kept[2 * thread_count()] = squares;
         }
     }
-    // A weight of zero is "not in the band" and never touches a sum.
+    // Of the lane's two, those that this item counts.
+    LR_DEVICE int valid_columns() const {
+        const int left = place.tile.own_end - place.tile.begin - kStemWarpColumns * warp_index() - lane_index() / 4;
+        return left > 8 ? 2 : left > 0 ? 1 : 0;
+    }
+    // Pixels of the lane, of the items before this one.
+    LR_DEVICE float& counted() const { return moments[(kMoments - 1) * thread_count() + thread_index()].v[0]; }
+    // To the mean of `pixels`: then sum is 0, and squares is M2.
+    LR_DEVICE static void move_center(float pixels, Quad<float>& center, Quad<float>& sum, Quad<float>& squares) {
+        const float inverse = pixels > 0.0f ? 1.0f / pixels : 0.0f;
+        LR_UNROLL
+        for (int v = 0; v < 4; ++v) {
+            const float by = sum.v[v] * inverse;
+            center.v[v] += by;
+            squares.v[v] = fused_multiply_add(-by, sum.v[v], squares.v[v]);
+            sum.v[v] = 0.0f;
+        }
+    }
+    LR_DEVICE void finish() {
+        LaneMoments<n / 4> lane;
+        lane.count = counted();
+        LR_UNROLL
+        for (int m = 0; m < n / 16; ++m) {
+            Quad<float>* kept = moments + 3 * m * thread_count() + thread_index();
+            Quad<float> center = kept[0], sum = kept[thread_count()], squares = kept[2 * thread_count()];
+            move_center(lane.count, center, sum, squares);
+            LR_UNROLL
+            for (int v = 0; v < 4; ++v) lane.mean[4 * m + v] = center.v[v], lane.m2[4 * m + v] = squares.v[v];
+        }
+        barrier();  // the rows are free
+        store_moments(lane, reinterpret_cast<float*>(rows), p.partials + block_index() * 3 * p.weights.filters,
+                      p.weights.filters);
+    }
+
+    // R_h: adds row y of c and puts the output rows that it completes into `rows`. False if that is full before all
+    // are.
+    LR_DEVICE bool filter_row(int y, const float (&c)[kTiles][4]) {
+        const StemRow<K> work = table<StemRow<K>>(p.plan.row_table)[place.strip.rows + (y - place.strip.begin)];
+        const bool fold = p.plan.form == Form::kFold;
+        if (left < 0) {
+            left = work.emits;
+            LR_UNROLL
+            for (int k = 0; k < K; ++k) {
+                if (fold) {
+                    add(state[k], work.weight[k], [&](int v) { return c[v / 4][v % 4]; });
+                } else if (1 << y % K >> k & 1) {
+                    LR_UNROLL
+                    for (int v = 0; v < kValues; ++v) state[k][v] = c[v / 4][v % 4];
+                }
+            }
+        }
+        LR_NO_UNROLL
+        for (; left > 0; --left) {
+            if (emitted - done == kBuffer) return false;
+            const int output = work.first + work.emits - left;
+            if (fold) {
+                LR_UNROLL
+                for (int k = 0; k < K; ++k) {
+                    if ((1 << output % K >> k & 1) == 0) continue;
+                    put(state[k]);
+                    clear(state[k]);
+                }
+            } else {
+                const float* weight = table<float>(p.plan.gather_table) + int64_t{output} * K;
+                float sum[kValues] = {};
+                LR_UNROLL
+                for (int k = 0; k < K; ++k) add(sum, load_element(weight + k), [&](int v) { return state[k][v]; });
+                put(sum);
+            }
+        }
+        left = -1;
+        return true;
+    }
     template <class Value>
     LR_DEVICE static void add(float (&sum)[kValues], float weight, const Value& value) {
-        if (weight == 0.0f) return;
         LR_UNROLL
         for (int v = 0; v < kValues; ++v) sum[v] = fused_multiply_add(weight, value(v), sum[v]);
     }
 
-    // Appends a complete row to the buffer, which is filtered when it is full or the strip ends.
-    LR_DEVICE void emit(const float (&row)[kValues]) {
+    // Of each 16 channels, channel 4 t + 2 j + i is kept at 8 j + 2 t + i, as column 2 t + i of the product's tile j,
+    // so that a lane of the result has four neighbours.
+    LR_DEVICE void put(const float (&row)[kValues]) {
         const int g = lane_index() / 4, t = lane_index() % 4;
-        float* to = rows + (kStemWarpColumns * (buffered * warp_count() + warp_index()) + g) * kPitch + 2 * t;
+        S* to = row_of(emitted) + (kStemWarpColumns * warp_index() + g) * kPitch + 8 * (t % 2) + t / 2 * 2;
         LR_UNROLL
         for (int j = 0; j < kTiles; ++j) {
             LR_UNROLL
-            for (int h = 0; h < 2; ++h)
-                *reinterpret_cast<Pair<float>*>(to + 8 * h * kPitch + 8 * j) =
-                    Pair<float>{row[4 * j + 2 * h], row[4 * j + 2 * h + 1]};
+            for (int h = 0; h < 2; ++h) {
+                S* at = to + 8 * h * kPitch + j / 2 * 16 + j % 2 * 4;
+                const float x = row[4 * j + 2 * h], y = row[4 * j + 2 * h + 1];
+                if constexpr (kIs16Bit<M>)
+                    *reinterpret_cast<uint32_t*>(at) = F::pack(x, y);
+                else
+                    *reinterpret_cast<Pair<float>*>(at) = Pair<float>{F::encode(x), F::encode(y)};
+            }
         }
-        ++buffered;
-        if (buffered < kStemBuffer && done + buffered < strip.out_end - strip.out_begin) return;
-        barrier();  // the rows are complete
-        filter_columns();
-        barrier();  // and free again
-        done += buffered;
-        buffered = 0;
+        ++emitted;
     }
 
-    // R_w: four channels of one output pixel per thread.
-    LR_DEVICE void filter_columns() const {
-        const int outputs = tile.out_end - tile.out_begin;
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < buffered * outputs * (n / 4); i += thread_count()) {
-            const int channel = i % (n / 4) * 4, pixel = i / (n / 4);
-            const int r = pixel / outputs, o = pixel - r * outputs;
-            float sum[4] = {};
-            float* kept = partial + (done + r) * n + channel;
-            if (piece > 0) {
-                LR_UNROLL
-                for (int v = 0; v < 4; ++v) sum[v] = kept[v];
-            }
-            const float* from = rows + (r * kStemWarpColumns * warp_count() + first[o]) * kPitch + channel;
-            LR_NO_UNROLL
-            for (int tap = 0; tap < p.plan.taps; ++tap, from += kPitch) {
-                const float weight = taps[o * p.plan.taps + tap];
-                if (weight == 0.0f) continue;
-                const Quad<float> value = *reinterpret_cast<const Quad<float>*>(from);
-                LR_UNROLL
-                for (int v = 0; v < 4; ++v) sum[v] = fused_multiply_add(weight, value.v[v], sum[v]);
-            }
-            if (piece + 1 < p.plan.pieces) {
-                LR_UNROLL
-                for (int v = 0; v < 4; ++v) kept[v] = sum[v];
-            } else {
-                store(strip.out_begin + done + r, tile.out_begin + o, channel, sum);
-            }
-        }
+    LR_DEVICE S* row_of(int r) const {
+        return rows + (r & (2 * kBuffer - 1)) * kStemWarpColumns * warp_count() * kPitch;
     }
-    LR_DEVICE void store(int y, int x, int channel, const float (&sum)[4]) const {
-        const int64_t at = ((features.image * p.plan.out_height + y) * p.plan.out_width + x) * n + channel;
-        if constexpr (kIs16Bit<M>) {
-            Pair<uint32_t> words{F::pack(sum[0], sum[1]), F::pack(sum[2], sum[3])};
-            *reinterpret_cast<Pair<uint32_t>*>(static_cast<uint16_t*>(p.z) + at) = words;
-        } else {
-            *reinterpret_cast<Quad<float>*>(static_cast<float*>(p.z) + at) =
-                Quad<float>{{sum[0], sum[1], sum[2], sum[3]}};
+
+    // R_w of the rows that wait; a warp takes 16 outputs of a row at a time. Rows that are written next are not those.
+    LR_DEVICE void filter_columns() {
+        barrier();  // the rows are complete
+        const int thread = opaque(thread_index()), lane = thread % 32, g = lane / 4, t = lane % 4;
+        const int outputs = place.tile.out_end - place.tile.out_begin, groups = (outputs + 15) / 16;
+        int r = done;
+        LR_NO_UNROLL
+        for (int group = thread / 32;; group += warp_count()) {
+            for (; group >= groups; group -= groups) ++r;
+            if (r >= emitted) break;
+            float sum[kTiles][4] = {};
+            const S* band = bands + group * parts * p.plan.steps * kBand + lane * 8;
+            LR_NO_UNROLL
+            for (int part = 0; part < parts; ++part) {
+                const S* pixel = row_of(r) + place.window[group] * kPitch;
+                LR_NO_UNROLL
+                for (int s = 0; s < p.plan.steps; ++s, pixel += 16 * kPitch, band += kBand) {
+                    const auto a = load_band(band);
+                    LR_UNROLL
+                    for (int j = 0; j < kTiles; j += 2) {
+                        typename F::B b[2];
+                        PixelTerms<M>::load_b(b, pixel + 8 * j, kPitch);
+                        F::multiply(sum[j], a, b[0]);
+                        F::multiply(sum[j + 1], a, b[1]);
+                    }
+                }
+            }
+            const int o = 16 * group + g;
+            S* z = static_cast<S*>(p.z) + place.z + (int64_t{r} * p.plan.out_width + o) * n + 4 * t;
+            LR_UNROLL
+            for (int h = 0; h < 2; ++h) {
+                if (o + 8 * h >= outputs) continue;
+                LR_UNROLL
+                for (int j = 0; j < kTiles; j += 2) {
+                    float four[4] = {sum[j][2 * h], sum[j][2 * h + 1], sum[j + 1][2 * h], sum[j + 1][2 * h + 1]};
+                    if (p.plan.pieces == 1 || add_piece(four, partial + r * n + 8 * j + 4 * t))
+                        store(z + 8 * h * n + 8 * j, four);
+                }
+            }
         }
+        done = emitted;
+    }
+    // Of the only output of a tile that is cut into pieces. Whether the sum is complete.
+    LR_DEVICE bool add_piece(float (&sum)[4], float* kept) const {
+        LR_UNROLL
+        for (int v = 0; v < 4; ++v) {
+            if (piece > 0) sum[v] += kept[v];
+            kept[v] = sum[v];
+        }
+        return piece + 1 == p.plan.pieces;
+    }
+    LR_DEVICE static void store(S* z, const float (&sum)[4]) {
+        if constexpr (kIs16Bit<M>)
+            *reinterpret_cast<Pair<uint32_t>*>(z) = {F::pack(sum[0], sum[1]), F::pack(sum[2], sum[3])};
+        else
+            *reinterpret_cast<Quad<float>*>(z) = {{sum[0], sum[1], sum[2], sum[3]}};
     }
 };
 
@@ -240,10 +398,8 @@ template <Arithmetic M, int n, int K>
 LR_KERNEL_RESIDENT(32 * kStemMaxWarps, (StemResidency<M, n, K>::kBlocks))
 stem_kernel(const StemParams p) {
     Stem<M, n, K> stem(p);
-    LaneMoments<n / 4> moments;
-    for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item, moments);
-    if (p.partials != nullptr)
-        store_moments(moments, stem.rows, p.partials + block_index() * 3 * p.weights.filters, p.weights.filters);
+    for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item);
+    if (p.partials != nullptr) stem.finish();
 }
 
 // Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.

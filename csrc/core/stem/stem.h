@@ -14,27 +14,27 @@ constexpr int kStemWarpColumns = 16;  // image columns of a warp: one row tile o
 constexpr int kStemRing = 16;         // image rows kept in shared memory
 constexpr int kStemPad = 8;           // pixels of a ring row beyond the block's columns: 3 before and 5 after them
 constexpr int kStemSlots = 6;         // most rows that the vertical filter keeps
-constexpr int kStemBuffer = 2;        // filtered rows that pass through the horizontal filter together
+constexpr int kStemFragments = 24;    // most fragments of the horizontal filter in shared memory
 
-// One image row of a strip.
-struct StemRow {
-    float weight[kStemSlots];  // fold: of each open output row, oldest first
-    int32_t emits;             // output rows that are complete after it
-    int32_t first_output;      // the first of them
+// One image row of a strip, for a kernel that keeps K rows.
+template <int K>
+struct alignas(16) StemRow {
+    float weight[K];  // fold: of the open output row o, at o % K
+    int32_t emits;    // output rows that are complete after it
+    int32_t first;    // the first of them
 };
 
-// A strip: output rows out_begin ... out_end-1 need image rows begin ... end-1. Statistics count own_begin ...
-// own_end-1 here; the strips' own rows partition the image.
+// A strip: output rows out_begin ... out_end-1 need image rows begin ... end-1. Statistics count begin ... own_end-1
+// here; the strips' own rows partition the image.
 struct StemStrip {
-    int32_t out_begin, out_end, begin, end, own_begin, own_end;
+    int32_t out_begin, out_end, begin, end, own_end;
     int32_t rows;  // index of its first StemRow
-    int32_t reserved;
+    int32_t reserved[2];
 };
 
 // The same for columns; a tile whose columns exceed a block is cut into several of these, its pieces.
 struct StemTile {
-    int32_t out_begin, out_end, begin, own_begin, own_end;
-    int32_t reserved[3];
+    int32_t out_begin, out_end, begin, own_end;
 };
 
 // Everything that follows from sizes and bands, made by make_stem_plan (stem_plan.h).
@@ -45,6 +45,8 @@ struct StemPlanShape {
     int32_t strips, tiles, pieces;
     int32_t taps;           // horizontal taps of an output, padded with zero weights
     int32_t tile_outputs;   // most output columns of a tile
+    int32_t groups, steps;  // most groups of 16 outputs of a tile, and of 16 columns that a group reads
+    int32_t parts;          // of a horizontal weight: 2 if some weight has more than 8 significant bits
     int32_t strip_outputs;  // most output rows of a strip
     int64_t batch, height, width, out_height, out_width;
     int64_t items;   // batch * strips * tiles
@@ -52,23 +54,26 @@ struct StemPlanShape {
 
     // Byte offsets into the tables.
     int64_t strip_table;   // StemStrip [strips]
-    int64_t row_table;     // StemRow [all rows of all strips]
-    int64_t gather_table;  // float [out_height][kStemSlots], gather only: of each kept row, newest last
+    int64_t row_table;     // StemRow<slots> [all rows of all strips]
+    int64_t gather_table;  // float [out_height][slots], gather only: of image row y, at y % slots
     int64_t tile_table;    // StemTile [tiles][pieces]
     int64_t first_table;   // int32 [tiles][pieces][tile_outputs]: first tap, relative to the piece's first column
     int64_t tap_table;     // float [tiles][pieces][tile_outputs][taps]
+    int64_t window_table;  // int32 [tiles][pieces][groups]: first column of 16 `steps` that the group reads
     int64_t table_bytes;
 };
 
 // x, of any strides: element (b, c, y, x) at b * stride[0] + c * stride[1] + y * stride[2] + x * stride[3].
 struct StemImage {
     const void* data;
-    int64_t stride[4];  // in elements
+    int64_t stride[4];  // in bytes
     int64_t height, width;
     DType dtype;       // not float64
     int32_t channels;  // 1 ... 4
     Vector mean, std;  // [channels], for uint8: x = (data / 255 - mean) / std
 };
+
+inline int64_t image_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : dtype == DType::kUInt8 ? 1 : 2; }
 
 // Rounded to the arithmetic as they load. n of the maps is 16 or 32; the channels from `filters` on are zero.
 struct StemWeights {

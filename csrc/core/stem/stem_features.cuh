@@ -45,6 +45,10 @@ struct StemFeatures {
     int pitch;  // pixels of a ring row
     int64_t image;
     int column;  // of the image, of the block's first
+    // Of each pixel that the thread loads: its place in the ring, row << 16 | column, negative where the column is
+    // outside the image; and its address in the next rows.
+    int32_t place[kLoads];
+    int64_t from[kLoads];
 
     LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
         return static_cast<int>(sizeof(S)) * (kStemRing * (kStemWarpColumns * warps + kStemPad) * kPixel + kW0 + kW1) +
@@ -88,44 +92,80 @@ struct StemFeatures {
         uint32_t bits[kLoads][4];
     };
 
-    // Requests image rows `row` ... row + kRows - 1.
-    LR_DEVICE void request(Raw& raw, int row) const {
+    // Requests image rows `row` ... row + kRows - 1, which follow those requested before.
+    LR_DEVICE void request(Raw& raw, int row) {
+        // One test for all pixels.
+        if (x.dtype == DType::kFloat32)
+            request_as<float>(raw, row);
+        else if (x.dtype == DType::kUInt8)
+            request_as<uint8_t>(raw, row);
+        else
+            request_as<Half>(raw, row);
+    }
+    template <class T>
+    LR_DEVICE void request_as(Raw& raw, int row) {
         LR_UNROLL
         for (int l = 0; l < kLoads; ++l) {
-            const int i = thread_index() + l * thread_count();
-            const int64_t y = int64_t{row} + i / pitch, at = int64_t{column} - 3 + i % pitch;
-            const bool inside = i < kRows * pitch && y >= 0 && y < x.height && at >= 0 && at < x.width;
-            const int64_t offset = image * x.stride[0] + y * x.stride[2] + at * x.stride[3];
             LR_UNROLL
             for (int c = 0; c < 4; ++c) raw.bits[l][c] = 0u;
-            if (!inside) continue;
-            // One test per pixel, not one per channel.
-            if (x.dtype == DType::kFloat32)
-                load_channels<float>(raw.bits[l], offset);
-            else if (x.dtype == DType::kUInt8)
-                load_channels<uint8_t>(raw.bits[l], offset);
-            else
-                load_channels<Half>(raw.bits[l], offset);
+            if (inside(l, row)) {
+                int64_t at = from[l];
+                LR_UNROLL
+                for (int c = 0; c < 4; ++c, at += x.stride[1])
+                    if (c == 0 || c < x.channels)
+                        raw.bits[l][c] = bits_of(load_element(reinterpret_cast<const T*>(at)));
+            }
+            from[l] += kRows * x.stride[2];
         }
     }
+    LR_DEVICE bool inside(int l, int row) const {
+        return place[l] >= 0 && static_cast<uint32_t>(row + (place[l] >> 16)) < static_cast<uint32_t>(x.height);
+    }
     // Stores them in the ring, converted; zero outside the image.
-    LR_DEVICE void store(const Raw& raw, int row) const {
+    LR_DEVICE void store(Raw& raw, int row) const {
+        // Bits of the arithmetic's own type stay as they are.
+        if (!kIs16Bit<M> || x.dtype != kStored) convert(raw, row);
         LR_UNROLL
         for (int l = 0; l < kLoads; ++l) {
-            const int i = thread_index() + l * thread_count();
-            if (i >= kRows * pitch) break;
-            Four<S> pixel{};
-            if (kIs16Bit<M> && x.dtype == kStored) {
-                // The bits as they are; they are zero outside the image.
-                LR_UNROLL
-                for (int c = 0; c < 4; ++c) pixel.v[c] = static_cast<S>(raw.bits[l][c]);
+            // R >= 2 rows have at least 32 w pixels.
+            if ((l > 0 || kRows == 1) && thread_index() + l * thread_count() >= kRows * pitch) continue;
+            const int at = place[l] & 0xffff, r = place[l] >> 16 & 0x7fff;
+            S* to = ring + (ring_row(row + r) * pitch + at) * kPixel;
+            const uint32_t (&v)[4] = raw.bits[l];
+            if constexpr (kIs16Bit<M>) {
+                const Pair<uint32_t> words{v[0] | v[1] << 16, v[2] | v[3] << 16};
+                *reinterpret_cast<Pair<uint32_t>*>(to) = words;
+                if (at > 0) *reinterpret_cast<Pair<uint32_t>*>(to - 4) = words;
             } else {
-                const int64_t y = int64_t{row} + i / pitch, at = int64_t{column} - 3 + i % pitch;
-                if (y >= 0 && y < x.height && at >= 0 && at < x.width) convert(pixel, raw.bits[l]);
+                *reinterpret_cast<Quad<uint32_t>*>(to) = {{v[0], v[1], v[2], v[3]}};
             }
-            S* to = ring + (ring_row(row + i / pitch) * pitch + i % pitch) * kPixel;
-            *reinterpret_cast<Four<S>*>(to) = pixel;
-            if (kIs16Bit<M> && i % pitch > 0) *reinterpret_cast<Four<S>*>(to - 4) = pixel;
+        }
+    }
+    LR_DEVICE void convert(Raw& raw, int row) const {
+        if (x.dtype == DType::kFloat32)
+            each(raw, [&](uint32_t bits, int, int) { return float_from_bits(bits); });
+        else if (x.dtype == DType::kFloat16)
+            each(raw, [&](uint32_t bits, int, int) { return half_to_float(static_cast<uint16_t>(bits)); });
+        else if (x.dtype == DType::kBFloat16)
+            each(raw, [&](uint32_t bits, int, int) { return float_from_bits(bits << 16); });
+        else
+            each(raw, [&](uint32_t bits, int l, int c) {
+                if (c >= x.channels || !inside(l, opaque(row))) return 0.0f;
+                return fused_multiply_add(static_cast<float>(bits), map[c], map[4 + c]);
+            });
+    }
+    template <class Value>
+    LR_DEVICE static void each(Raw& raw, const Value& value) {
+        LR_UNROLL
+        for (int l = 0; l < kLoads; ++l) {
+            LR_UNROLL
+            for (int c = 0; c < 4; ++c) {
+                const float v = value(raw.bits[l][c], l, c);
+                if constexpr (kIs16Bit<M>)
+                    raw.bits[l][c] = F::encode(v);
+                else
+                    raw.bits[l][c] = bits_from_float(F::encode(v));
+            }
         }
     }
     LR_DEVICE static int ring_row(int row) { return row & (kStemRing - 1); }
@@ -133,30 +173,7 @@ struct StemFeatures {
     LR_DEVICE static uint32_t bits_of(float v) { return bits_from_float(v); }
     LR_DEVICE static uint32_t bits_of(uint8_t v) { return v; }
     LR_DEVICE static uint32_t bits_of(Half v) { return v.bits; }
-    template <class T>
-    LR_DEVICE void load_channels(uint32_t (&bits)[4], int64_t at) const {
-        LR_UNROLL
-        for (int c = 0; c < 4; ++c)
-            if (c < x.channels) bits[c] = bits_of(load_element(static_cast<const T*>(x.data) + at + c * x.stride[1]));
-    }
     static constexpr DType kStored = M == Arithmetic::kBFloat16 ? DType::kBFloat16 : DType::kFloat16;
-
-    LR_DEVICE void convert(Four<S>& pixel, const uint32_t (&bits)[4]) const {
-        LR_UNROLL
-        for (int c = 0; c < 4; ++c) {
-            if (c >= x.channels) break;
-            float v;
-            if (x.dtype == DType::kFloat32)
-                v = float_from_bits(bits[c]);
-            else if (x.dtype == DType::kFloat16)
-                v = half_to_float(static_cast<uint16_t>(bits[c]));
-            else if (x.dtype == DType::kUInt8)
-                v = fused_multiply_add(static_cast<float>(bits[c]), map[c], map[4 + c]);
-            else
-                v = float_from_bits(bits[c] << 16);
-            pixel.v[c] = F::encode(v);
-        }
-    }
 
     // Where a lane reads the image for its part of a product's operand: of the warp's first pixel, in any ring row.
     // Step s of a kernel row is four pixels on.
@@ -176,8 +193,17 @@ struct StemFeatures {
         }
     }
 
-    // Fills the ring for the features of rows row ... row + kRows - 1.
-    LR_DEVICE void begin(int row) const {
+    // Fills the ring for the features of rows row ... row + kRows - 1; image rows are requested in order from here.
+    LR_DEVICE void begin(int row) {
+        LR_UNROLL
+        for (int l = 0; l < kLoads; ++l) {
+            const int i = thread_index() + l * thread_count(), r = i / pitch, at = i - r * pitch;
+            const int64_t y = int64_t{row} - 3 + r, column_at = int64_t{column} - 3 + at;
+            const bool reads = r < kRows && column_at >= 0 && column_at < x.width;
+            place[l] = (reads ? 0 : INT32_MIN) | r << 16 | at;
+            from[l] =
+                reinterpret_cast<int64_t>(x.data) + image * x.stride[0] + y * x.stride[2] + column_at * x.stride[3];
+        }
         LR_NO_UNROLL
         for (int r = -3; r < kRows + 3; r += kRows) {
             Raw raw;
@@ -203,6 +229,27 @@ struct StemFeatures {
             for (int j = 0; j < kTiles; ++j) {
                 LR_UNROLL
                 for (int i = 0; i < 4; ++i) v[q][j][i] = map(v[q][j][i]);
+            }
+        }
+    }
+
+    // Adds the products of every row's operand, operand(q), with the weights of a step, whose column tiles lie next to
+    // each other: 16 bytes at a time.
+    template <class Operand>
+    LR_DEVICE static void multiply(float (&sum)[kRows][kTiles][4], const S* weights, const Operand& operand) {
+        constexpr int kTogether = kIs16Bit<M> ? 2 : 1;
+        LR_UNROLL
+        for (int j = 0; j < kTiles; j += kTogether) {
+            const auto words = *reinterpret_cast<const Quad<uint32_t>*>(weights + 4 * j);
+            LR_UNROLL
+            for (int i = 0; i < kTogether; ++i) {
+                typename F::B b;
+                if constexpr (kIs16Bit<M>)
+                    b = {{words.v[2 * i], words.v[2 * i + 1]}};
+                else
+                    b = F::load_b(weights + 4 * j);
+                LR_UNROLL
+                for (int q = 0; q < kRows; ++q) F::multiply(sum[q][j + i], operand(q), b);
             }
         }
     }
@@ -236,24 +283,16 @@ struct StemFeatures {
             }
             LR_UNROLL
             for (int s = 0; s < 2; ++s) {
-                LR_UNROLL
-                for (int j = 0; j < kTiles; ++j) {
-                    const auto b = F::load_b(w0 + (((dy * 2 + s) * 32 + lane) * kTiles + j) * 4);
-                    LR_UNROLL
-                    for (int q = 0; q < kRows; ++q) F::multiply(a[q][j], taps[(q + dy) % kRows][s], b);
-                }
+                multiply(a, w0 + ((dy * 2 + s) * 32 + lane) * kTiles * 4,
+                         [&](int q) -> const typename F::A& { return taps[(q + dy) % kRows][s]; });
             }
         }
         activate(a);
         start(c, bias + n);
         LR_UNROLL
         for (int s = 0; s < kSteps; ++s) {
-            LR_UNROLL
-            for (int j = 0; j < kTiles; ++j) {
-                const auto b = F::load_b(w1 + ((s * 32 + lane) * kTiles + j) * 4);
-                LR_UNROLL
-                for (int q = 0; q < kRows; ++q) F::multiply(c[q][j], F::chain(a[q][2 * s], a[q][2 * s + 1]), b);
-            }
+            multiply(c, w1 + (s * 32 + lane) * kTiles * 4,
+                     [&](int q) { return F::chain(a[q][2 * s], a[q][2 * s + 1]); });
         }
         activate(c);
     }

@@ -1,6 +1,7 @@
 #include "stem/stem_plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 
@@ -12,8 +13,7 @@ namespace {
 using planning::Axis;
 using planning::divide_up;
 
-constexpr int64_t kMostTileOutputs = 256;  // when enlarging: bounds the taps in shared memory
-constexpr int64_t kPieceStripRows = 8;     // output rows of a strip whose sums wait in shared memory between pieces
+constexpr int64_t kPieceStripRows = 8;  // output rows of a strip whose sums wait in shared memory between pieces
 
 // A strip of rows or a tile of columns: outputs first ... last-1.
 struct Cut {
@@ -45,20 +45,58 @@ int64_t warps_of(const std::vector<Cut>& tiles) {
     return warps <= kStemMaxWarps ? warps : 0;
 }
 
-// The tiling that computes the fewest columns in all; ties go to the widest blocks.
+// The horizontal filter of 16 neighbouring outputs is a product: 16 columns of the image are a step of it.
+struct Group {
+    int64_t first, last;  // columns that it reads, first ... last - 1
+};
+
+std::vector<Group> groups_of(const Axis& axis, const Cut& tile) {
+    std::vector<Group> groups;
+    for (int64_t o = tile.first; o < tile.last; o += 16)
+        groups.push_back({axis.begin[o], axis.end[std::min(o + 16, tile.last) - 1]});
+    return groups;
+}
+
+// Whether 8 bits hold every weight, as bfloat16 does.
+bool is_short(const Axis& axis) {
+    const auto& t = axis.table;
+    return std::all_of(t.weight, t.weight + t.offset[t.out_size], [](double weight) {
+        int exponent;
+        const double scaled = std::ldexp(std::frexp(weight, &exponent), 8);
+        return scaled == std::nearbyint(scaled);
+    });
+}
+
+int64_t fragments_of(const Axis& axis, const std::vector<Cut>& tiles) {
+    int64_t groups = 1, steps = 1;
+    for (const Cut& tile : tiles) {
+        const auto found = groups_of(axis, tile);
+        groups = std::max(groups, static_cast<int64_t>(found.size()));
+        for (const Group& group : found) steps = std::max(steps, divide_up(group.last - group.first, 16));
+    }
+    return groups * steps * 2;
+}
+
+// Warps of blocks of `warps` warps on a multiprocessor, whose registers hold two blocks of eight.
+int64_t resident_blocks(int64_t warps) { return 2 * kStemMaxWarps / warps; }
+
+// The tiling that takes the least time, the widest blocks first: the columns computed, over the share of the issue
+// slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that is w / (w + 8).
 std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
     std::vector<Cut> best;
-    int64_t least = std::numeric_limits<int64_t>::max();
+    double least = std::numeric_limits<double>::infinity();
     const int64_t outputs = axis.table.out_size;
     int64_t before = 0;
     for (int64_t count = 1; count <= outputs; ++count) {
         const int64_t length = divide_up(outputs, count);
-        if (length > kMostTileOutputs || length == before) continue;
+        if (length == before) continue;
         before = length;
         std::vector<Cut> tiles = cut_axis(axis, length);
         const int64_t w = warps_of(tiles);
-        const int64_t columns = w * kStemWarpColumns * static_cast<int64_t>(tiles.size());
-        if (w > 0 && columns < least) least = columns, warps = w, best = std::move(tiles);
+        if (w == 0 || fragments_of(axis, tiles) > kStemFragments) continue;
+        const double resident = static_cast<double>(resident_blocks(w) * w);
+        const double cost = static_cast<double>(w * tiles.size()) * (resident + 8.0) / resident;
+        if (cost < least) least = cost, warps = w, best = std::move(tiles);
         // Smaller tiles only repeat more columns.
         if (w == kStemMinWarps) break;
     }
@@ -78,38 +116,52 @@ int64_t choose_strip(const Axis& axis, int64_t columns, int64_t slots) {
     return best;
 }
 
+template <int K>
 struct RowWork {
     std::vector<StemStrip> strips;
-    std::vector<StemRow> rows;
+    std::vector<StemRow<K>> rows;
 };
 
-RowWork plan_rows(const Axis& axis, const std::vector<Cut>& cuts, int64_t slots) {
-    RowWork work;
+template <int K>
+RowWork<K> plan_rows(const Axis& axis, const std::vector<Cut>& cuts) {
+    RowWork<K> work;
     for (const Cut& cut : cuts) {
-        work.strips.push_back({static_cast<int32_t>(cut.first), static_cast<int32_t>(cut.last),
-                               static_cast<int32_t>(cut.begin), static_cast<int32_t>(cut.end),
-                               static_cast<int32_t>(cut.begin), static_cast<int32_t>(cut.own_end),
-                               static_cast<int32_t>(work.rows.size()), 0});
+        work.strips.push_back({static_cast<int32_t>(cut.first),
+                               static_cast<int32_t>(cut.last),
+                               static_cast<int32_t>(cut.begin),
+                               static_cast<int32_t>(cut.end),
+                               static_cast<int32_t>(cut.own_end),
+                               static_cast<int32_t>(work.rows.size()),
+                               {}});
         int64_t open = cut.first;  // oldest output that is not complete
         for (int64_t y = cut.begin; y < cut.end; ++y) {
-            StemRow row{};
-            row.first_output = static_cast<int32_t>(open);
-            for (int64_t k = 0; k < slots && open + k < cut.last; ++k)
-                row.weight[k] = static_cast<float>(axis.weight(open + k, y));
+            StemRow<K> row{};
+            row.first = static_cast<int32_t>(open);
+            for (int64_t o = open; o < std::min(open + K, cut.last); ++o)
+                row.weight[o % K] = static_cast<float>(axis.weight(o, y));
             for (; open < cut.last && axis.end[open] <= y + 1; ++open) ++row.emits;
             work.rows.push_back(row);
         }
+        work.rows.resize(work.rows.size() + 2);  // a step of three rows may end two beyond the strip
     }
     return work;
 }
 
 // Weights of the last rows of an output's band, for the rows that the kernel keeps.
-std::vector<float> plan_gather(const Axis& axis) {
-    std::vector<float> weight(axis.table.out_size * kStemSlots);
+std::vector<float> plan_gather(const Axis& axis, int64_t slots) {
+    std::vector<float> weight(axis.table.out_size * slots);
     for (int64_t o = 0; o < axis.table.out_size; ++o)
-        for (int64_t k = 0; k < kStemSlots; ++k)
-            weight[o * kStemSlots + k] = static_cast<float>(axis.weight(o, axis.end[o] - kStemSlots + k));
+        for (int64_t y = std::max<int64_t>(axis.end[o] - slots, 0); y < axis.end[o]; ++y)
+            weight[o * slots + y % slots] = static_cast<float>(axis.weight(o, y));
     return weight;
+}
+
+template <int K>
+void put_rows(const Axis& axis, const std::vector<Cut>& cuts, StemPlanShape& s, planning::Writer& writer) {
+    const RowWork<K> work = plan_rows<K>(axis, cuts);
+    s.strip_table = writer.put(work.strips);
+    s.row_table = writer.put(work.rows);
+    s.gather_table = writer.put(s.form == Form::kGather ? plan_gather(axis, K) : std::vector<float>{});
 }
 
 }  // namespace
@@ -152,8 +204,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     }
     s.warps = static_cast<int32_t>(warps);
     s.tiles = static_cast<int32_t>(tiles.size());
-    // Two blocks of 8 warps per multiprocessor, or as many warps in smaller blocks.
-    const int64_t resident = request.multiprocessors * (2 * kStemMaxWarps / warps);
+    const int64_t resident = request.multiprocessors * resident_blocks(warps);
     int64_t strip = choose_strip(rows, s.batch * s.tiles, resident);
     if (s.pieces > 1) strip = std::min(strip, kPieceStripRows);
     const std::vector<Cut> strips = cut_axis(rows, strip);
@@ -169,19 +220,22 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     taps = std::min(columns.widest(), window);
     s.taps = static_cast<int32_t>(taps);
     s.tile_outputs = static_cast<int32_t>(tile_outputs);
+    s.groups = static_cast<int32_t>(divide_up(tile_outputs, 16));
+    s.parts = is_short(columns) ? 1 : 2;
+    s.steps = 1;
+    for (const Cut& tile : tiles)
+        for (const Group& group : groups_of(columns, tile))
+            s.steps = static_cast<int32_t>(
+                std::max<int64_t>(s.steps, divide_up(std::min(group.last - group.first, window), 16)));
     std::vector<StemTile> tile_table;
-    std::vector<int32_t> first_table;
+    std::vector<int32_t> first_table, window_table;
     std::vector<float> tap_table;
     for (const Cut& tile : tiles) {
         for (int64_t piece = 0; piece < s.pieces; ++piece) {
             const int64_t begin = tile.begin + piece * window;
             const int64_t own_end = std::min(tile.own_end, begin + window);
-            tile_table.push_back({static_cast<int32_t>(tile.first),
-                                  static_cast<int32_t>(tile.last),
-                                  static_cast<int32_t>(begin),
-                                  static_cast<int32_t>(begin),
-                                  static_cast<int32_t>(std::max(own_end, begin)),
-                                  {}});
+            tile_table.push_back({static_cast<int32_t>(tile.first), static_cast<int32_t>(tile.last),
+                                  static_cast<int32_t>(begin), static_cast<int32_t>(std::max(own_end, begin))});
             for (int64_t i = 0; i < tile_outputs; ++i) {
                 const int64_t o = std::min(tile.first + i, tile.last - 1);
                 // Within the window; taps outside the band have zero weights.
@@ -190,16 +244,19 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
                 for (int64_t tap = 0; tap < taps; ++tap)
                     tap_table.push_back(static_cast<float>(columns.weight(o, begin + first + tap)));
             }
+            const auto groups = groups_of(columns, tile);
+            for (int64_t i = 0; i < s.groups; ++i) {
+                const int64_t first = groups[std::min<size_t>(i, groups.size() - 1)].first - begin;
+                window_table.push_back(static_cast<int32_t>(std::clamp<int64_t>(first, 0, window - 16 * s.steps)));
+            }
         }
     }
-    const RowWork work = plan_rows(rows, strips, s.slots);
     planning::Writer writer{plan.tables};
-    s.strip_table = writer.put(work.strips);
-    s.row_table = writer.put(work.rows);
-    s.gather_table = writer.put(s.form == Form::kGather ? plan_gather(rows) : std::vector<float>{});
+    s.slots == 2 ? put_rows<2>(rows, strips, s, writer) : put_rows<kStemSlots>(rows, strips, s, writer);
     s.tile_table = writer.put(tile_table);
     s.first_table = writer.put(first_table);
     s.tap_table = writer.put(tap_table);
+    s.window_table = writer.put(window_table);
     s.table_bytes = static_cast<int64_t>(plan.tables.size());
     return plan;
 }
