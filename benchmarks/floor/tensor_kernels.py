@@ -131,7 +131,9 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
         Rule(rf"^request:.*request_as<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
-        Rule(r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0),
+        Rule(
+            r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0
+        ),
         Rule(r"^request_as:.*load_element", 0.75),
     )
 
@@ -189,21 +191,25 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
     warps = 8 if image else 4
     columns = 16 * warps - (6 if image else 0)
     tiles = -(-SIDE_IN // columns)
-    resident = SMS * (1 if image else 2)  # blocks
+    resident = SMS * (1 if image else 3 if short else 2)  # blocks
     more = 9 if image else 3
-    costs = {s: -(-s * tiles * BATCH // resident) * (-(-SIDE_IN // s) + more) for s in range(1, 65)}
-    strip = -(-SIDE_IN // min(costs, key=lambda s: costs[s]))
+    rows = 3 if short and not image else 1  # kRows
+    turns = 1 if image else 2
+    height = rows * turns
+    lengths = {s: -(-SIDE_IN // (s * height)) * height for s in range(1, 65)}
+    costs = {
+        s: -(-(-(-SIDE_IN // length)) * tiles * BATCH // resident) * (length + more) for s, length in lengths.items()
+    }
+    strip = lengths[min(costs, key=lambda s: costs[s])]
     strips = -(-SIDE_IN // strip)
     items = BATCH * tiles * strips
     blocks = min(items, resident)
-    rows = 2 if short and not image else 1  # kRows
-    turns = 1 if image else 2
     mean = SIDE_IN / strips
-    steps = mean + 6 if image else math.ceil(mean / rows / turns)
+    steps = mean + 6 if image else -(-SIDE_IN // height) / strips
     inside = SIDE_IN / (tiles * columns)  # of the columns computed
-    # Rows of dz that image rows read together. Two image rows, of which the first is even, read three.
-    read = _OUTPUTS + rows - 1
-    pull = read * 2 * (1 if arithmetic == "float32" else 2) * (inside * mean / steps if image else 1)
+    inexact = 2 / 28  # of the warps: the first and the last of a row have weights such as 3/7
+    read = _OUTPUTS + rows // 2  # rows of dz that image rows read together, the first of which is even
+    pull = read * 2 * (1 if arithmetic == "float32" else 1 + inexact) * (inside * mean / steps if image else 1)
     # Rows of 16 pixels. a and c: 30; da: 2; dW0: 28 by the four warps together; dW1: 2; db0 and db1: 1 each.
     products = (32 + 49 * mean / steps) if image else 32 + 28 + 2 + 2
     moved = IN_PIXELS * CHANNELS * _size(arithmetic) * (2 if image else 1) + _maps(arithmetic, 1)
@@ -218,7 +224,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         items * warps * steps * turns * (rows * products + pull) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", items / blocks),
-            Rule(r"^begin:", -(-(rows + 6) // rows)),
+            Rule(r"^begin:", -(-(height + 6) // height)),
             Rule(r"^run_item:.*row (=|<)", steps),
             Rule(r"^run_item:.*y (=|<)", turns),
             Rule(r"^request:.*end <", rows / 2),
@@ -238,6 +244,9 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
                 inside * mean / steps if image else 1,
             ),
             Rule(r"^add:(if \(steps > 1|if \(o == end)", 0),  # more than 16 outputs; rows that were not requested ahead
+            # Columns and rows beyond the image, of a warp's first 16 or of a strip's last rows.
+            *(() if image else (Rule(r"clear_outside:", 0),)),
+            Rule(r"^add:.*\blow\b", inexact),
             Rule(r"^add:.*multiply\(db\[0\]", 1 / 4),  # of the warp's own pixels
             Rule(r"^add:.*(weight|dc\[q\]\[v)", _OUTPUTS / read),  # the rows that an image row does not read
             Rule(r"^write_row:", mean / steps if image else 1),

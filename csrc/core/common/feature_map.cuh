@@ -52,27 +52,25 @@ struct FeatureMap {
 
     // Operands whose terms are the 16 pixels from column x on, in chained order. Rows of the product: the 16 channels
     // from c on.
-    LR_DEVICE static typename F::A load_pixels_a(const S* row, int x, int c) {
-        const int lane = lane_index();
+    LR_DEVICE static typename F::A load_pixels_a(const S* row, int x, int c, int lane = lane_index()) {
         if constexpr (kIs16Bit<M>) {
             typename F::A a;
             // Matrices: pixels 0-7 and 8-15 (bit 4 of the lane) of channels 0-7 and 8-15 (bit 3).
             load_matrices_transposed(a.r, row + place(x + lane / 16 * 8 + lane % 8, c + lane / 8 % 2 * 8));
             return a;
         } else {
-            return PixelTerms<M>::load_a(row + x * kStride + c, kStride);
+            return PixelTerms<M>::load_a(row + x * kStride + c, kStride, lane);
         }
     }
     // Columns of the product: the 8 channels from c on, and the 8 after them.
-    LR_DEVICE static void load_pixels_b(typename F::B (&b)[2], const S* row, int x, int c) {
-        const int lane = lane_index();
+    LR_DEVICE static void load_pixels_b(typename F::B (&b)[2], const S* row, int x, int c, int lane = lane_index()) {
         if constexpr (kIs16Bit<M>) {
             uint32_t r[4];
             load_matrices_transposed(r, row + place(x + lane / 8 % 2 * 8 + lane % 8, c + lane / 16 * 8));
             b[0] = {{r[0], r[1]}};
             b[1] = {{r[2], r[3]}};
         } else {
-            PixelTerms<M>::load_b(b, row + x * kStride + c, kStride);
+            PixelTerms<M>::load_b(b, row + x * kStride + c, kStride, lane);
         }
     }
 };

@@ -72,10 +72,10 @@ struct Fragments16 {
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return {{pack(even[0], even[1]), pack(even[2], even[3]), pack(odd[0], odd[1]), pack(odd[2], odd[3])}};
     }
-    // Of a chained A, what was value i of the even or the odd column tile: is it positive?
-    LR_DEVICE static bool positive(const A& a, int odd, int i) {
-        const uint32_t two = a.r[2 * odd + i / 2];
-        return static_cast<int32_t>(i % 2 == 0 ? two << 16 : two & 0xffff0000u) > 0;
+    // Of what a chained A was made of, one column tile: v times `slope` where it is not positive, LeakyReLU's adjoint.
+    LR_DEVICE static void leaky_adjoint(float (&v)[4], const A& a, int odd, float slope) {
+        LR_UNROLL
+        for (int h = 0; h < 2; ++h) scale_unless_positive(v[2 * h], v[2 * h + 1], a.r[2 * odd + h], slope);
     }
     // Stores both of its values of pixel g or g+8, columns 2t and 2t+1.
     LR_DEVICE static void store(S* to, const A& a, int odd, int second) {
@@ -130,9 +130,12 @@ struct Fragments<Arithmetic::kTF32> {
         return {{encode(even[0]), encode(even[1]), encode(odd[0]), encode(odd[1])},
                 {encode(even[2]), encode(even[3]), encode(odd[2]), encode(odd[3])}};
     }
-    LR_DEVICE static bool positive(const A& a, int odd, int i) {
-        const int term = 2 * odd + i % 2;
-        return (i / 2 == 0 ? a.p[term] : a.q[term]) > 0.0f;
+    LR_DEVICE static void leaky_adjoint(float (&v)[4], const A& a, int odd, float slope) {
+        LR_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const int term = 2 * odd + i % 2;
+            if (!((i / 2 == 0 ? a.p[term] : a.q[term]) > 0.0f)) v[i] *= slope;
+        }
     }
     LR_DEVICE static void store(S* to, const A& a, int odd, int second) {
         const float (&v)[4] = second == 0 ? a.p : a.q;
@@ -166,7 +169,9 @@ struct Fragments<Arithmetic::kFloat32> {
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return make({even[0], even[1], odd[0], odd[1]}, {even[2], even[3], odd[2], odd[3]});
     }
-    LR_DEVICE static bool positive(const A& a, int odd, int i) { return T::positive(a, odd, i); }
+    LR_DEVICE static void leaky_adjoint(float (&v)[4], const A& a, int odd, float slope) {
+        T::leaky_adjoint(v, a, odd, slope);
+    }
     LR_DEVICE static void store(S* to, const A& a, int odd, int second) { T::store(to, a, odd, second); }
     // Two terms at a time, small products first. Tensor cores cut off what they add (csrc/tests/host/tensor_core.h), up
     // to 2^-23 of the sum for every four terms and in the same direction: five times the bound after the head's 784. So

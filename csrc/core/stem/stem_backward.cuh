@@ -24,10 +24,11 @@ namespace learned_resizer {
 template <Arithmetic M, int n>
 struct StemWeightGradients {
     static constexpr bool kShort = kIs16Bit<M> && n == 16;
-    static constexpr int kRows = kShort ? 2 : 1;                   // rows of features at a time
-    static constexpr int kTurns = kIs16Bit<M> || n == 16 ? 2 : 1;  // and how often before the block meets
+    // Rows of features at a time, and how often before the block meets.
+    static constexpr int kRows = kShort ? 3 : 1;
+    static constexpr int kTurns = !kIs16Bit<M> && n == 32 ? 1 : 2;
     static constexpr int kHeight = kRows * kTurns;
-    static constexpr int kBlocks = 2;  // on a multiprocessor
+    static constexpr int kBlocks = kShort ? 3 : 2;  // on a multiprocessor
     using Adjoint = StemAdjoint<M, n, kRows>;
     using Features = typename Adjoint::Features;
     using F = typename Adjoint::F;
@@ -66,11 +67,13 @@ struct StemWeightGradients {
     LR_DEVICE void run_item(int64_t item) {
         int begin, end;
         adjoint.locate(item, StemGradient::kWeights, begin, end);
-        const bool valid[2] = {adjoint.column_exists(0), adjoint.column_exists(1)};
         const auto last = [&](int y) { return (y + kRows < end ? y + kRows : end) - 1; };
         barrier();  // the ring of the item before is free
+        adjoint.features.pitch = kStemWarpColumns * kStemWarps + kStemPad;
         adjoint.features.begin(begin);
-        extend(Features::next(begin), std::integral_constant<int, kTurns - 1>());
+        typename Features::Raw raw[kTurns];
+        request<kTurns - 1>(raw, first_new(begin - kHeight) + kRows);
+        store<kTurns - 1>(raw, first_new(begin - kHeight) + kRows);
         adjoint.pull.request_ahead(begin, last(begin));
         barrier();
         LR_NO_UNROLL
@@ -79,7 +82,7 @@ struct StemWeightGradients {
             for (int y = row; y < row + kHeight; y += kRows) {
                 typename Adjoint::Row a[kRows];
                 float dc[kRows][kTiles][4];
-                adjoint.features_and_dc(y, end, valid, a, dc);
+                adjoint.features_and_dc(y, end, a, dc);
                 // A barrier of the warp lies behind what it read of `own` before.
                 LR_UNROLL
                 for (int q = 0; q < kRows; ++q) {
@@ -93,36 +96,44 @@ struct StemWeightGradients {
                 if (y + kRows < end) adjoint.pull.request_ahead(y + kRows, last(y + kRows));
                 add_own();
             }
+            request<kTurns>(raw, first_new(row));
             barrier();  // the stage is complete
             add(row);
-            extend(Features::next(row) + (kTurns - 1) * kRows, std::integral_constant<int, kTurns>());
-            barrier();  // and free again; the new image rows are there
+            // The ring may have no room for rows that are still read.
+            if constexpr (kNewest + 3 + kHeight > kStemRing) barrier();
+            store<kTurns>(raw, first_new(row));
+            barrier();  // the new image rows are there, and the stage is free
         }
     }
 
-    // Adds kTimes kRows image rows to the ring.
+    // The first of the kHeight image rows that the step after `row` adds to the ring.
+    static constexpr int kNewest = Features::next(0) + (kTurns - 1) * kRows;
+    LR_DEVICE static int first_new(int row) { return row + kNewest; }
+    // kTimes times kRows image rows.
     template <int kTimes>
-    LR_DEVICE void extend(int row, std::integral_constant<int, kTimes>) {
+    LR_DEVICE void request(typename Features::Raw (&raw)[kTurns], int row) {
         LR_UNROLL
-        for (int i = 0; i < kTimes; ++i) {
-            typename Features::Raw raw;
-            adjoint.features.request(raw, row + i * kRows);
-            adjoint.features.store(raw, row + i * kRows);
-        }
+        for (int i = 0; i < kTimes; ++i) adjoint.features.request(raw[i], row + i * kRows);
+    }
+    template <int kTimes>
+    LR_DEVICE void store(typename Features::Raw (&raw)[kTurns], int row) {
+        LR_UNROLL
+        for (int i = 0; i < kTimes; ++i) adjoint.features.store(raw[i], row + i * kRows);
     }
 
     // dW1 and db1 of the warp's pixels.
     LR_DEVICE void add_own() {
+        const int lane = phase_lane();
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
             LR_UNROLL
             for (int h = 0; h < kHalves; ++h) {
-                const auto dc = Map::load_pixels_a(own + q * kMap, 0, 16 * h);
-                F::multiply(db[h], dc, F::columns(lane_index() / 16 == 1));
+                const auto dc = Map::load_pixels_a(own + q * kMap, 0, 16 * h, lane);
+                F::multiply(db[h], dc, F::columns(lane / 16 == 1));
                 LR_UNROLL
                 for (int j = 0; j < kTiles; j += 2) {
                     typename F::B a[2];
-                    Map::load_pixels_b(a, own + (kRows + q) * kMap, 0, 8 * j);
+                    Map::load_pixels_b(a, own + (kRows + q) * kMap, 0, 8 * j, lane);
                     F::multiply(dw1[h][j], dc, a[0]);
                     F::multiply(dw1[h][j + 1], dc, a[1]);
                 }
@@ -132,22 +143,23 @@ struct StemWeightGradients {
 
     // This warp's part of dW0 and db0, of the block's pixels in rows row ... row + kHeight - 1.
     LR_DEVICE void add(int row) {
+        const int lane = phase_lane();
         LR_NO_UNROLL
         for (int w = 0; w < kStemWarps; ++w) {
             typename F::A da[kHeight];
             LR_UNROLL
             for (int q = 0; q < kHeight; ++q)
-                da[q] = Map::load_pixels_a(stage + (w * kHeight + q) * kMap, 0, 16 * half());
+                da[q] = Map::load_pixels_a(stage + (w * kHeight + q) * kMap, 0, 16 * half(), lane);
             if (w / kHalves == warp_index() / kHalves) {
                 LR_UNROLL
-                for (int q = 0; q < kHeight; ++q) F::multiply(db[0], da[q], F::columns(lane_index() / 16 == 0));
+                for (int q = 0; q < kHeight; ++q) F::multiply(db[0], da[q], F::columns(lane / 16 == 0));
             }
             // An image row serves all rows of features that it is within three of.
             constexpr int kTogether = kShort ? 2 : 1;
             LR_UNROLL
             for (int r = 0; r < kHeight + 6; r += kTogether) {
                 typename F::B x[2];
-                load_taps(x, row - 3, r, w);
+                load_taps(x, row - 3, r, w, lane);
                 LR_UNROLL
                 for (int q = 0; q < kHeight; ++q) {
                     LR_UNROLL
@@ -163,8 +175,8 @@ struct StemWeightGradients {
     // The terms are the 16 pixels of warp w in image row `first` + r. Column g of tile j is channel g % 4 of the pixel
     // 2j + g / 4 to the right. Two operands: of 16-bit elements and 16 filters, rows r and r + 1; otherwise the warp's
     // tiles.
-    LR_DEVICE void load_taps(typename F::B (&x)[2], int first, int r, int w) const {
-        const int lane = lane_index(), column = kStemWarpColumns * w + 2 * first_tile();
+    LR_DEVICE void load_taps(typename F::B (&x)[2], int first, int r, int w, int lane) const {
+        const int column = kStemWarpColumns * w + 2 * first_tile();
         const auto pixel = [&](int row, int at) {
             return adjoint.features.ring +
                    (Features::ring_row(first + row) * adjoint.features.pitch + at) * Features::kPixel;
@@ -179,7 +191,7 @@ struct StemWeightGradients {
         } else {
             LR_UNROLL
             for (int j = 0; j < kHalves; ++j)
-                x[j] = PixelTerms<M>::gather(pixel(r, column) + 8 * j + lane / 4, Features::kPixel);
+                x[j] = PixelTerms<M>::gather(pixel(r, column) + 8 * j + lane / 4, Features::kPixel, lane);
         }
     }
 
@@ -236,18 +248,18 @@ stem_weights_kernel(const StemBackwardParams p) {
     gradients.finish(p.partials + block_index() * stem_gradient_elements(p.weights.filters, p.image.channels));
 }
 
-// Calls launch(kernel, shared_bytes, blocks that a multiprocessor's registers hold) with the instance; false if it does
-// not exist.
+// Calls launch(kernel, StemBackwardInstance) with the instance; false if it does not exist.
 template <class Launch>
 bool with_stem_backward_kernel(const StemBackwardParams& params, StemGradient gradient, Arithmetic arithmetic,
                                const Launch& launch) {
     return dispatch_tensor(arithmetic, params.weights.filters, [&](auto M, auto n) {
+        using Weights = StemWeightGradients<M, n>;
+        using Image = StemImageGradient<M, n>;
         if (gradient == StemGradient::kWeights)
-            launch(stem_weights_kernel<M, n>, StemWeightGradients<M, n>::shared_bytes(params),
-                   StemWeightGradients<M, n>::kBlocks);
+            launch(stem_weights_kernel<M, n>,
+                   StemBackwardInstance{Weights::shared_bytes(params), Weights::kBlocks, Weights::kHeight});
         else
-            launch(stem_image_kernel<M, n>, StemImageGradient<M, n>::shared_bytes(params),
-                   StemImageGradient<M, n>::kBlocks);
+            launch(stem_image_kernel<M, n>, StemBackwardInstance{Image::shared_bytes(params), Image::kBlocks, 1});
     });
 }
 

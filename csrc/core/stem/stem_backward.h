@@ -53,8 +53,14 @@ LR_PLAN_DEVICE constexpr int64_t stem_backward_columns(int warps, StemGradient g
     return kStemWarpColumns * warps - (gradient == StemGradient::kImage ? 6 : 0);
 }
 
-// Fills warps ... blocks: as many blocks as can be resident together, each with about as many rows of the image.
-inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int warps, int64_t resident) {
+// An instance of a kernel: bytes of shared memory, blocks that a multiprocessor's registers hold, rows of a step.
+struct StemBackwardInstance {
+    int shared_bytes, blocks, height;
+};
+
+// Fills warps ... blocks: as many blocks as can be resident together, each with about as many rows of the image, of
+// which it takes `height` in a step.
+inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int warps, int height, int64_t resident) {
     p.warps = warps;
     const int64_t columns = stem_backward_columns(warps, gradient);
     p.tiles = static_cast<int32_t>((p.image.width + columns - 1) / columns);
@@ -63,9 +69,10 @@ inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int
     const int64_t more = gradient == StemGradient::kImage ? 9 : 3;
     int64_t best = p.image.height, least = INT64_MAX;
     for (int64_t strips = 1; strips <= std::min<int64_t>(p.image.height, 64); ++strips) {
-        const int64_t turns = (strips * p.tiles * p.batch + resident - 1) / resident;
-        const int64_t cost = turns * ((p.image.height + strips - 1) / strips + more);
-        if (cost < least) least = cost, best = (p.image.height + strips - 1) / strips;
+        const int64_t rows = (p.image.height + strips * height - 1) / (strips * height) * height;
+        const int64_t items = (p.image.height + rows - 1) / rows * p.tiles * p.batch;
+        const int64_t cost = (items + resident - 1) / resident * (rows + more);
+        if (cost < least) least = cost, best = rows;
     }
     p.strip_rows = static_cast<int32_t>(best);
     p.strips = static_cast<int32_t>((p.image.height + best - 1) / best);

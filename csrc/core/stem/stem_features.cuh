@@ -129,7 +129,7 @@ struct StemFeatures {
         for (int l = 0; l < kLoads; ++l) {
             // R >= 2 rows have at least 32 w pixels.
             if ((l > 0 || kRows == 1) && thread_index() + l * thread_count() >= kRows * pitch) continue;
-            const int at = place[l] & 0xffff, r = place[l] >> 16 & 0x7fff;
+            const int here = opaque(place[l]), at = here & 0xffff, r = here >> 16 & 0x7fff;
             S* to = ring + (ring_row(row + r) * pitch + at) * kPixel;
             const uint32_t (&v)[4] = raw.bits[l];
             if constexpr (kIs16Bit<M>) {
@@ -212,7 +212,7 @@ struct StemFeatures {
         }
     }
     // First of the image rows that the step after `row` adds. `begin` has filled a multiple of kRows rows.
-    LR_DEVICE static int next(int row) { return row - 3 + (kRows + 6 + kRows - 1) / kRows * kRows; }
+    LR_DEVICE static constexpr int next(int row) { return row - 3 + (kRows + 6 + kRows - 1) / kRows * kRows; }
 
     // LeakyReLU: the larger of v and slope v, or with a slope above 1 the smaller.
     LR_DEVICE void activate(float (&v)[kRows][kTiles][4]) const {

@@ -53,7 +53,6 @@ struct StemImageGradient {
     LR_DEVICE void run_item(int64_t item) {
         int begin, end;
         adjoint.locate(item, StemGradient::kImage, begin, end);
-        const bool valid[2] = {adjoint.column_exists(0), adjoint.column_exists(1)};
         barrier();  // the rings of the item before are free
         const int height = static_cast<int>(p.image.height);
         adjoint.features.begin(begin - 3);
@@ -64,7 +63,7 @@ struct StemImageGradient {
             adjoint.features.request(raw, Adjoint::Features::next(row));
             typename Adjoint::Row a[1];
             float dc[1][kTiles][4];
-            adjoint.features_and_dc(row, height, valid, a, dc);
+            adjoint.features_and_dc(row, height, a, dc);
             Adjoint::template put<Map>(ring_row(row) + kStemWarpColumns * warp_index() * kStride,
                                        adjoint.derive(a[0], Adjoint::pack(dc[0])));
             barrier();  // the row is complete
