@@ -412,6 +412,8 @@ _LOOPS = {
     "pixels": r"^load:.*kPixels",
     "products": r"^weight_products:",
     "rows": r"^run_item:.*row (=|<)",
+    "requests": r"^request:.*end <",
+    "dz": r"^add:.*o < read",
 }
 
 
@@ -423,11 +425,14 @@ def _of_32(case: Case) -> Case:
         steps = sum(-(-rows // 2) for rows in plan.rows) / plan.strips  # two rows a step, not three
         case = _with_trips(case, begin=4, strip=steps, emit=SIDE_OUT / plan.strips / (steps * 2))
         return replace(case, mma=plan.items * plan.warps * steps * 2 * 64)
-    if case.name.startswith("stem_backward"):  # one row a step, not two
-        (trips,) = (rule.trips for rule in case.loops if rule.pattern == _LOOPS["items"])
-        tiles = -(-SIDE_IN // 128)
-        strips = trips * SMS / (BATCH * tiles)
-        return replace(_with_trips(case, begin=7, rows=SIDE_IN / strips), mma=BATCH * tiles * 8 * SIDE_IN * 136)
+    if case.name.startswith("stem_backward"):  # two rows a step, made one after the other, and two blocks
+        tiles = SIDE_IN // 64
+        strips = 4  # of 112 rows: 14 turns of the resident blocks
+        items = BATCH * tiles * strips
+        # Features 120 and da 8; dW0 56, dW1 8, db0 and db1 2 each; two rows of dz of four column tiles.
+        products = 120 - 56 + 8 + 56 + 8 + 4 + 2 * 4 * (1 + 2 / 28)
+        case = _with_trips(case, begin=7, rows=SIDE_IN / strips / 2, items=items / (2 * SMS), requests=1 / 2, dz=2)
+        return replace(case, warps=2 * SMS * 4, mma=items * 4 * SIDE_IN / strips * products)
     if case.name == "head forward":  # tiles of 8 rows
         tiles = tensor_kernels._across(8)
         return replace(_with_trips(case, head=tiles / (2 * SMS), pixels=38 * 14 * 4 / 256, steps=2), mma=outputs * 56)

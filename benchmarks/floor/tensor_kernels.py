@@ -198,7 +198,8 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
     height = rows * turns
     lengths = {s: -(-SIDE_IN // (s * height)) * height for s in range(1, 65)}
     costs = {
-        s: -(-(-(-SIDE_IN // length)) * tiles * BATCH // resident) * (length + more) for s, length in lengths.items()
+        s: -(-(math.ceil(SIDE_IN / length) * tiles * BATCH) // resident) * (length + more)
+        for s, length in lengths.items()
     }
     strip = lengths[min(costs, key=lambda s: costs[s])]
     strips = -(-SIDE_IN // strip)
@@ -207,7 +208,8 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
     mean = SIDE_IN / strips
     steps = mean + 6 if image else -(-SIDE_IN // height) / strips
     inside = SIDE_IN / (tiles * columns)  # of the columns computed
-    inexact = 2 / 28  # of the warps: the first and the last of a row have weights such as 3/7
+    # The first and the last of 28 warps have weights such as 3/7, of two parts. In tf32 all issue both products.
+    inexact = 1 if arithmetic == "tf32" else 2 / 28
     read = _OUTPUTS + rows // 2  # rows of dz that image rows read together, the first of which is even
     pull = read * 2 * (1 if arithmetic == "float32" else 1 + inexact) * (inside * mean / steps if image else 1)
     # Rows of 16 pixels. a and c: 30; da: 2; dW0: 28 by the four warps together; dW1: 2; db0 and db1: 1 each.
@@ -224,7 +226,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         items * warps * steps * turns * (rows * products + pull) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", items / blocks),
-            Rule(r"^begin:", -(-(height + 6) // height)),
+            Rule(r"^begin:", -(-(rows + 6) // rows)),
             Rule(r"^run_item:.*row (=|<)", steps),
             Rule(r"^run_item:.*y (=|<)", turns),
             Rule(r"^request:.*end <", rows / 2),
@@ -239,14 +241,11 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         (
             *_image_shares(arithmetic),
             # A warp whose columns are all beyond the image pulls nothing.
-            Rule(
-                r"^add:.*(o < read|steps > 1)|^add:.*load_pixels_b|^add:.*multiply\(e",
-                inside * mean / steps if image else 1,
-            ),
+            Rule(r"^add:.*(o < read|steps > 1|multiply\(e)", inside * mean / steps if image else 1),
             Rule(r"^add:(if \(steps > 1|if \(o == end)", 0),  # more than 16 outputs; rows that were not requested ahead
             # Columns and rows beyond the image, of a warp's first 16 or of a strip's last rows.
             *(() if image else (Rule(r"clear_outside:", 0),)),
-            Rule(r"^add:.*\blow\b", inexact),
+            Rule(r"^add:if \(kRounded", inexact),
             Rule(r"^add:.*multiply\(db\[0\]", 1 / 4),  # of the warp's own pixels
             Rule(r"^add:.*(weight|dc\[q\]\[v)", _OUTPUTS / read),  # the rows that an image row does not read
             Rule(r"^write_row:", mean / steps if image else 1),

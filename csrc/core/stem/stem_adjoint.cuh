@@ -145,6 +145,21 @@ struct StemPull {
         warp_barrier();
     }
 
+    // e += `of` dz[o].
+    LR_DEVICE void multiply(float (&e)[kTiles][4], const typename F::A& of, int o, int lane) const {
+        LR_UNROLL
+        for (int j = 0; j < kTiles; j += 2) {
+            typename F::B b[2];
+            Map::load_pixels_b(b, ring + o % kRing * kPiece, 0, 8 * j, lane);
+            if constexpr (!kIs16Bit<M>) {
+                LR_UNROLL
+                for (int i = 0; i < 8; ++i) b[i / 4].v[i % 4] = F::encode(b[i / 4].v[i % 4]);
+            }
+            F::multiply(e[j], of, b[0]);
+            F::multiply(e[j + 1], of, b[1]);
+        }
+    }
+
     // Adds R^T dz of the image rows row ... row + R - 1 that are inside 0 ... limit - 1.
     LR_DEVICE void add(float (&dc)[R][kTiles][4], int row, int limit) {
         // Rows outside read nothing. Of row `row` + q: the weight of output o is at + o.
@@ -172,20 +187,8 @@ struct StemPull {
             for (int o = read.from; o < read.to; ++o) {
                 if (o == end) fetch(s, o, read.to);
                 float e[kTiles][4] = {};
-                LR_UNROLL
-                for (int j = 0; j < kTiles; j += 2) {
-                    typename F::B b[2];
-                    Map::load_pixels_b(b, ring + o % kRing * kPiece, 0, 8 * j, lane);
-                    if constexpr (!kIs16Bit<M>) {
-                        LR_UNROLL
-                        for (int i = 0; i < 8; ++i) b[i / 4].v[i % 4] = F::encode(b[i / 4].v[i % 4]);
-                    }
-                    if (kRounded && !exact) {
-                        const typename F::A low = lower[lane];
-                        F::multiply(e[j], low, b[0]), F::multiply(e[j + 1], low, b[1]);
-                    }
-                    F::multiply(e[j], a, b[0]), F::multiply(e[j + 1], a, b[1]);
-                }
+                multiply(e, a, o, lane);
+                if (kRounded && !exact) multiply(e, lower[lane], o, lane);
                 LR_UNROLL
                 for (int q = 0; q < R; ++q) {
                     if (static_cast<uint32_t>(o - from[q]) >= static_cast<uint32_t>(taps[q])) continue;
