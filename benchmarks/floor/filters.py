@@ -425,14 +425,22 @@ def _of_32(case: Case) -> Case:
         steps = sum(-(-rows // 2) for rows in plan.rows) / plan.strips  # two rows a step, not three
         case = _with_trips(case, begin=4, strip=steps, emit=SIDE_OUT / plan.strips / (steps * 2))
         return replace(case, mma=plan.items * plan.warps * steps * 2 * 64)
-    if case.name.startswith("stem_backward"):  # two rows a step, made one after the other, and two blocks
-        tiles = SIDE_IN // 64
-        strips = 4  # of 112 rows: 14 turns of the resident blocks
-        items = BATCH * tiles * strips
-        # Features 120 and da 8; dW0 56, dW1 8, db0 and db1 2 each; two rows of dz of four column tiles.
-        products = 120 - 56 + 8 + 56 + 8 + 4 + 2 * 4 * (1 + 2 / 28)
-        case = _with_trips(case, begin=7, rows=SIDE_IN / strips / 2, items=items / (2 * SMS), requests=1 / 2, dz=2)
-        return replace(case, warps=2 * SMS * 4, mma=items * 4 * SIDE_IN / strips * products)
+    if case.name.startswith("stem_backward"):  # a row at a time, two before the block meets, and two blocks
+        items = BATCH * 7 * 7
+        # a and c, da, dW0, dW1, db0 and db1; two rows of dz of four column tiles.
+        products = 64 + 8 + 56 + 8 + 4 + 2 * 4 * (1 + 2 / 28)
+        # All rows of dz that are read together are read by the one image row; db0 is of two warps' pixels.
+        shares = {"weight|": 1.0, "db\\": 1 / 2}
+        case = _with_trips(case, begin=7, rows=SIDE_IN / 7 / 2, items=items / (2 * SMS), requests=1 / 2, dz=2)
+        return replace(
+            case,
+            warps=2 * SMS * 4,
+            mma=items * 4 * SIDE_IN / 7 * products,
+            shares=tuple(
+                next((replace(rule, trips=share) for part, share in shares.items() if part in rule.pattern), rule)
+                for rule in case.shares
+            ),
+        )
     if case.name == "head forward":  # tiles of 8 rows
         tiles = tensor_kernels._across(8)
         return replace(_with_trips(case, head=tiles / (2 * SMS), pixels=38 * 14 * 4 / 256, steps=2), mma=outputs * 56)
