@@ -195,6 +195,16 @@ void test_filters() {
             k.height = 6, k.width = 7, k.out_height = 13, k.out_width = 15, k.slope = 0.1f;
             check<Arithmetic::kBFloat16, 16>(k);
         }
+    // 16 columns read more than 16 outputs: in two steps of a product, and in five, with more rows than the ring holds.
+    for (const bool enlarge : {false, true}) {
+        StemCase k = base_case();
+        k.batch = 1, k.filter = Filter::kLanczos, k.antialias = !enlarge, k.image = DType::kBFloat16;
+        k.height = 6, k.width = 37, k.out_height = enlarge ? 15 : 5, k.out_width = enlarge ? 150 : 35;
+        check<Arithmetic::kBFloat16, 16>(k);
+        check<Arithmetic::kFloat16, 32>(k);
+        check<Arithmetic::kTF32, 16>(k);
+        check<Arithmetic::kFloat32, 16>(k);
+    }
 }
 
 // Channels that are only padding, and parameters in other dtypes.

@@ -28,7 +28,7 @@ struct StemPull {
     using Map = FeatureMap<M, n, kIs16Bit<M> ? n + 8 : n + 4>;
     static constexpr int kTiles = n / 8;
     static constexpr bool kRounded = M != Arithmetic::kFloat32;
-    static constexpr int kRing = 4;  // rows of dz; at half size four image rows read so many
+    static constexpr int kRing = 4;  // rows of dz; at half size three image rows read three
     static constexpr int kPiece = 16 * Map::kStride;
     static constexpr int kChunk = 16 / static_cast<int>(sizeof(S));  // elements of a copy
     static constexpr int kChunks = n / kChunk;                       // copies of a pixel
