@@ -208,8 +208,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
     mean = SIDE_IN / strips
     steps = mean + 6 if image else -(-SIDE_IN // height) / strips
     inside = SIDE_IN / (tiles * columns)  # of the columns computed
-    # The first and the last of 28 warps have weights such as 3/7, of two parts. In tf32 all issue both products.
-    inexact = 1 if arithmetic == "tf32" else 2 / 28
+    inexact = 2 / 28  # of the warps: the first and the last have weights such as 3/7, of two parts
     read = _OUTPUTS + rows // 2  # rows of dz that image rows read together, the first of which is even
     pull = read * 2 * (1 if arithmetic == "float32" else 1 + inexact) * (inside * mean / steps if image else 1)
     # Rows of 16 pixels. a and c: 30; da: 2; dW0: 28 by the four warps together; dW1: 2; db0 and db1: 1 each.

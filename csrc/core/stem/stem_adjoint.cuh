@@ -187,8 +187,8 @@ struct StemPull {
             for (int o = read.from; o < read.to; ++o) {
                 if (o == end) fetch(s, o, read.to);
                 float e[kTiles][4] = {};
-                multiply(e, a, o, lane);
                 if (kRounded && !exact) multiply(e, lower[lane], o, lane);
+                multiply(e, a, o, lane);
                 LR_UNROLL
                 for (int q = 0; q < R; ++q) {
                     if (static_cast<uint32_t>(o - from[q]) >= static_cast<uint32_t>(taps[q])) continue;
