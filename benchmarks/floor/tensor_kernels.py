@@ -185,7 +185,9 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
         Rule(rf"^request:.*request_as<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
-        Rule(r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|<< 16)", 0),
+        Rule(
+            r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0
+        ),
         Rule(r"^request_as:.*load_element", 0.75),
     )
 
@@ -245,20 +247,32 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
 
 
 def _stem_backward(arithmetic: str, image: bool) -> Case:
-    warps = 8
+    short = arithmetic == "bfloat16"
+    warps = 8 if image else 4
     columns = 16 * warps - (6 if image else 0)
     tiles = -(-SIDE_IN // columns)
-    costs = {s: -(-s * tiles * BATCH // SMS) * (-(-SIDE_IN // s) + 6) for s in range(1, 65)}
-    strip = -(-SIDE_IN // min(costs, key=lambda s: costs[s]))
+    resident = SMS * (1 if image else 3 if short else 2)  # blocks
+    more = 9 if image else 3
+    rows = 3 if short and not image else 1  # kRows
+    turns = 1 if image else 2
+    height = rows * turns
+    lengths = {s: -(-SIDE_IN // (s * height)) * height for s in range(1, 65)}
+    costs = {
+        s: -(-(math.ceil(SIDE_IN / length) * tiles * BATCH) // resident) * (length + more)
+        for s, length in lengths.items()
+    }
+    strip = lengths[min(costs, key=lambda s: costs[s])]
     strips = -(-SIDE_IN // strip)
     items = BATCH * tiles * strips
-    blocks = min(items, SMS)
-    rows = 2 if arithmetic == "bfloat16" and not image else 1
+    blocks = min(items, resident)
     mean = SIDE_IN / strips
-    steps = mean + 6 if image else math.ceil(mean / rows)
-    inside = SIDE_IN / (tiles * 16 * warps)  # of the columns computed
-    features = 30 + 2  # a and c, and da
-    products = (features + 49 * mean / steps) if image else features + 7 * 4 + 2
+    steps = mean + 6 if image else -(-SIDE_IN // height) / strips
+    inside = SIDE_IN / (tiles * columns)  # of the columns computed
+    inexact = 2 / 28  # of the warps: the first and the last have weights such as 3/7, of two parts
+    read = _OUTPUTS + rows // 2  # rows of dz that image rows read together, the first of which is even
+    pull = read * 2 * (1 if arithmetic == "float32" else 1 + inexact) * (inside * mean / steps if image else 1)
+    # Rows of 16 pixels. a and c: 30; da: 2; dW0: 28 by the four warps together; dW1: 2; db0 and db1: 1 each.
+    products = (32 + 49 * mean / steps) if image else 32 + 28 + 2 + 2
     moved = IN_PIXELS * CHANNELS * _size(arithmetic) * (2 if image else 1) + _maps(arithmetic, 1)
     return Case(
         f"stem_backward {'image' if image else 'weights'}",
@@ -268,27 +282,37 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         blocks * warps,
         IN_PIXELS,
         moved,
-        items * warps * steps * rows * products * _products(arithmetic),
+        items * warps * steps * turns * (rows * products + pull) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", items / blocks),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
             Rule(r"^run_item:.*row (=|<)", steps),
+            Rule(r"^run_item:.*y (=|<)", turns),
+            Rule(r"^request:.*end <", rows / 2),
+            Rule(r"^add:.*s < steps", 1),
+            Rule(r"^add:.*o < read", read),
+            Rule(r"^add:.*w < kStemWarps", 4),
+            Rule(r"^finish:.*w < kStemWarps", 1),
             Rule(r"^compute:", 7),
-            Rule(r"^pull:.*count", _OUTPUTS),
-            Rule(r"^pull:.*tap", _OUTPUTS),
             Rule(r"^write_row:", 7),
             *_setup(32 * warps, 7 * 2 * 32 * 2 * 4),
         ),
         (
             *_image_shares(arithmetic),
-            # A warp whose columns are all beyond the image skips them.
-            Rule(r"^pull:", min(inside * (mean / steps if image else 1), 1)),
+            # A warp whose columns are all beyond the image pulls nothing.
+            Rule(r"^add:.*(o < read|steps > 1|multiply\(e)", inside * mean / steps if image else 1),
+            Rule(r"^add:(if \(steps > 1|if \(o == end)", 0),  # more than 16 outputs; rows that were not requested ahead
+            # Columns and rows beyond the image, of a warp's first 16 or of a strip's last rows.
+            *(() if image else (Rule(r"clear_outside:", 0),)),
+            Rule(r"^add:if \(kRounded", inexact),
+            Rule(r"^add:.*multiply\(db\[0\]", 1 / 4),  # of the warp's own pixels
+            Rule(r"^add:.*(weight|dc\[q\]\[v)", _OUTPUTS / read),  # the rows that an image row does not read
             Rule(r"^write_row:", mean / steps if image else 1),
         ),
         # 32-bit maps are [pixel][24]. Operands whose terms are pixels: 0, 2, 4 and 6 are in two groups of banks. Reads
         # of 16 bytes: half of a pixel's banks are its neighbour's; of write_row's three reads a step, two are such.
         (_PAIRED_STORE,)
-        if arithmetic == "bfloat16"
+        if short
         else (("LDS", Rule(r"^load_a:.*pixel\[|^load_b:.*gather", 2.0)), ("LDS", Rule(r"^write_row:", 5 / 3))),
     )
 

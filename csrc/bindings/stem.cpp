@@ -106,7 +106,7 @@ StemBackwardParams backward_params(const py::tuple& image, const py::tuple& weig
     params.out_width = out_size[1].cast<int64_t>();
     params.rows = parse_bands("rows", rows);
     params.columns = parse_bands("columns", columns);
-    check_address("dz", dz, 8);
+    check_address("dz", dz, 16);
     params.dz = address(dz);
     parse_statistics(params, statistics);
     return params;

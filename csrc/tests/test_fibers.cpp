@@ -1,12 +1,12 @@
 // The errors that the host's stand-in for a GPU must catch. Usage: test_fibers
-// order|missed_barrier|other_barrier|missed_exchange|overrun|stack
+// order|copies|missed_barrier|other_barrier|missed_exchange|overrun|stack
 
 #include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "fibers.h"
+#include "common/device.cuh"
 
 namespace {
 
@@ -36,11 +36,52 @@ int test_order() {
     return forwards == backwards ? 1 : 0;
 }
 
+// Two groups of copies for each thread, its own number and, for odd threads, no source; then it waits for all but
+// `outstanding` groups and reads its neighbour's. Returns how many words are not what they should be.
+template <int kOutstanding>
+int copy(bool with_barrier, bool backwards) {
+    constexpr int kCount = 32;
+    struct alignas(16) Piece {
+        uint32_t word[4];
+    };
+    std::vector<Piece> source(kCount), got(2 * kCount);
+    for (uint32_t i = 0; i < kCount; ++i) source[i] = {{4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3}};
+    run({1, kCount, 2 * kCount * sizeof(Piece), backwards}, [&] {
+        Piece* shared = reinterpret_cast<Piece*>(dynamic_shared());
+        for (int group = 0; group < 2; ++group) {
+            learned_resizer::copy_async(&shared[group * kCount + thread_index()], &source[thread_index()],
+                                        thread_index() % 2 == 0);
+            learned_resizer::commit_copies();
+        }
+        learned_resizer::wait_copies<kOutstanding>();
+        if (with_barrier) barrier(__LINE__);
+        for (int group = 0; group < 2; ++group)
+            got[group * kCount + thread_index()] = shared[group * kCount + (thread_index() + 1) % kCount];
+    });
+    int wrong = 0;
+    for (uint32_t i = 0; i < 2 * kCount; ++i)
+        for (uint32_t w = 0; w < 4; ++w) {
+            const uint32_t from = (i + 1) % kCount;
+            wrong += got[i].word[w] != (from % 2 == 0 ? 4 * from + w : 0);
+        }
+    return wrong;
+}
+
+int test_copies() {
+    constexpr int kGroup = 32 * 4;
+    if (copy<0>(true, false) != 0 || copy<0>(true, true) != 0) return 1;
+    // Nothing was waited for, or only the older group: the rest is poison, also where zeros should be.
+    if (copy<2>(true, false) != 2 * kGroup || copy<1>(true, false) != kGroup) return 1;
+    // Without the barrier a thread that runs before its neighbour reads poison, in each order another.
+    return copy<0>(false, false) == 0 || copy<0>(false, true) == 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     const std::string what = argc > 1 ? argv[1] : "";
     if (what == "order") return test_order();
+    if (what == "copies") return test_copies();
     if (what == "missed_barrier") {
         run({1, 32, 0, false}, [] {
             if (thread_index() != 7) barrier(__LINE__);

@@ -6,17 +6,22 @@
 namespace learned_resizer::test {
 namespace {
 
-// The band table of a transposed axis, weights in float32 as on a device. Rows of unread pixels are empty.
+// The band table of a transposed axis, weights in float32 as on a device. As in the package's tables, where bands have
+// their weights of zero, neither a row's start nor its end is before that of the row before; rows of unread pixels are
+// empty.
 struct Bands {
     std::vector<int32_t> start, offset{0};
     std::vector<float> weight;
     explicit Bands(const Dense& forward) {
-        for (int64_t i = 0; i < forward.columns; ++i) {
-            int64_t first = forward.rows, last = 0;
+        std::vector<int64_t> first(forward.columns, forward.rows), last(forward.columns, 0);
+        for (int64_t i = 0; i < forward.columns; ++i)
             for (int64_t o = 0; o < forward.rows; ++o)
-                if (forward.at(o, i) != 0.0) first = std::min(first, o), last = o + 1;
-            start.push_back(static_cast<int32_t>(first));
-            for (int64_t o = first; o < last; ++o) weight.push_back(static_cast<float>(forward.at(o, i)));
+                if (forward.at(o, i) != 0.0) first[i] = std::min(first[i], o), last[i] = o + 1;
+        for (int64_t i = forward.columns - 2; i >= 0; --i) first[i] = std::min(first[i], first[i + 1]);
+        for (int64_t i = 1; i < forward.columns; ++i) last[i] = std::max(last[i], last[i - 1]);
+        for (int64_t i = 0; i < forward.columns; ++i) {
+            start.push_back(static_cast<int32_t>(first[i]));
+            for (int64_t o = first[i]; o < last[i]; ++o) weight.push_back(static_cast<float>(forward.at(o, i)));
             offset.push_back(static_cast<int32_t>(weight.size()));
         }
     }
@@ -103,11 +108,12 @@ void check(const StemCase& k) {
     // With the device's number of blocks; then with the threads in the other order and the same blocks, bit for bit.
     std::vector<float> sums[2];
     for (int turn = 0; turn < 2; ++turn) {
-        plan_stem_backward(p, StemGradient::kWeights, k.multiprocessors);
+        plan_stem_backward(p, StemGradient::kWeights, kStemWarps, k.height % 2 == 0 ? 6 : 1, k.multiprocessors);
         std::vector<float> partials(p.blocks * elements, std::nanf(""));
         p.partials = partials.data();
-        with_stem_backward_kernel(p, StemGradient::kWeights, M, [&](auto kernel, int shared_bytes) {
-            host::run({p.blocks, 32 * p.warps, static_cast<size_t>(shared_bytes), turn == 1}, [&] { kernel(p); });
+        with_stem_backward_kernel(p, StemGradient::kWeights, M, [&](auto kernel, const StemBackwardInstance& instance) {
+            host::run({p.blocks, 32 * p.warps, static_cast<size_t>(instance.shared_bytes), turn == 1},
+                      [&] { kernel(p); });
         });
         sums[turn] = partials;
     }
@@ -132,15 +138,16 @@ void check(const StemCase& k) {
     if (k.image == DType::kUInt8) return;
     std::vector<float> wide[2];
     for (int turn = 0; turn < 2; ++turn) {
-        plan_stem_backward(p, StemGradient::kImage, turn == 0 ? k.multiprocessors : 1);
+        plan_stem_backward(p, StemGradient::kImage, k.width <= 26 ? 2 : 8, 1, turn == 0 ? k.multiprocessors : 1);
         std::vector<float> out(dx.size(), std::nanf(""));
         std::vector<uint16_t> narrow(dx.size(), 0xFFFF);
         p.dx_dtype = k.image;
         p.dx = k.image == DType::kFloat32 ? static_cast<void*>(out.data()) : narrow.data();
         const int64_t stride[4] = {k.height * k.width * channels, 1, k.width * channels, channels};
         std::memcpy(p.dx_stride, stride, sizeof(stride));
-        with_stem_backward_kernel(p, StemGradient::kImage, M, [&](auto kernel, int shared_bytes) {
-            host::run({p.blocks, 32 * p.warps, static_cast<size_t>(shared_bytes), turn == 1}, [&] { kernel(p); });
+        with_stem_backward_kernel(p, StemGradient::kImage, M, [&](auto kernel, const StemBackwardInstance& instance) {
+            host::run({p.blocks, 32 * p.warps, static_cast<size_t>(instance.shared_bytes), turn == 1},
+                      [&] { kernel(p); });
         });
         if (k.image == DType::kFloat16)
             for (size_t i = 0; i < out.size(); ++i) out[i] = half_to_float(narrow[i]);
@@ -188,6 +195,16 @@ void test_filters() {
             k.height = 6, k.width = 7, k.out_height = 13, k.out_width = 15, k.slope = 0.1f;
             check<Arithmetic::kBFloat16, 16>(k);
         }
+    // 16 columns read more than 16 outputs: in two steps of a product, and in five, with more rows than the ring holds.
+    for (const bool enlarge : {false, true}) {
+        StemCase k = base_case();
+        k.batch = 1, k.filter = Filter::kLanczos, k.antialias = !enlarge, k.image = DType::kBFloat16;
+        k.height = 6, k.width = 37, k.out_height = enlarge ? 15 : 5, k.out_width = enlarge ? 150 : 35;
+        check<Arithmetic::kBFloat16, 16>(k);
+        check<Arithmetic::kFloat16, 32>(k);
+        check<Arithmetic::kTF32, 16>(k);
+        check<Arithmetic::kFloat32, 16>(k);
+    }
 }
 
 // Channels that are only padding, and parameters in other dtypes.

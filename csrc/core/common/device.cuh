@@ -164,6 +164,22 @@ LR_DEVICE void add_weighted(double weight, double x, double& sum) {
 // 1 / sqrt(x) with two correct roundings: the approximate instruction would add an error that the formulas do not have.
 LR_DEVICE float inverse_root(float x) { return __frcp_rn(__fsqrt_rn(x)); }
 
+// Starts a copy of 16 aligned bytes from global to shared memory, past L1; zeros if the source does not `exist`. The
+// target is undefined until its group was waited for: by the thread that copies, and for other threads a barrier after
+// that.
+LR_DEVICE void copy_async(void* target, const void* source, bool exists) {
+    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(target));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(source), "r"(exists ? 16 : 0)
+                 : "memory");
+}
+// Ends a group: this thread's copies since the group before.
+LR_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits for all but this thread's newest `N` groups.
+template <int N>
+LR_DEVICE void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
 // Copies `bytes` (a multiple of 16) from global to shared memory, all threads together; the caller adds the barrier.
 LR_DEVICE void copy_to_shared(void* target, const void* source, int bytes) {
     LR_NO_UNROLL

@@ -8,13 +8,17 @@ namespace learned_resizer {
 // [height][pitch][kStride] of n channels. With 16-bit elements the eight rows of a matrix that ldmatrix reads are eight
 // neighbouring pixels, 16 bytes each, which must lie in different banks: 16 channels are two chunks of 16 bytes that
 // change places in every second group of four columns; 32 channels have a stride of 80 bytes. With 32-bit elements
-// lanes read 16 bytes of two pixels at a time, which do not conflict 64 and 192 bytes apart.
-template <Arithmetic M, int n>
+// lanes read 16 bytes of two pixels at a time, which do not conflict 64 and 192 bytes apart. kWide: another stride of
+// 32 channels or 32-bit elements, where no such reads are made.
+template <Arithmetic M, int n,
+          int kWide = kIs16Bit<M> ? 40
+                      : n == 16   ? 16
+                                  : 48>
 struct FeatureMap {
     using F = Fragments<M>;
     using S = typename F::S;
-    static constexpr int kStride = n == 16 ? 16 : kIs16Bit<M> ? 40 : 48;
     static constexpr bool kSwizzled = kIs16Bit<M> && n == 16;
+    static constexpr int kStride = kSwizzled ? 16 : kWide;
 
     // The position at which a pixel of column x keeps channel c.
     LR_DEVICE static int channel(int x, int c) { return kSwizzled ? c ^ (x / 4 % 2 * 8) : c; }
@@ -48,18 +52,28 @@ struct FeatureMap {
 
     // Operands whose terms are the 16 pixels from column x on, in chained order. Rows of the product: the 16 channels
     // from c on.
-    LR_DEVICE static typename F::A load_pixels_a(const S* row, int x, int c) {
-        const int lane = lane_index();
+    LR_DEVICE static typename F::A load_pixels_a(const S* row, int x, int c, int lane = lane_index()) {
         if constexpr (kIs16Bit<M>) {
             typename F::A a;
             // Matrices: pixels 0-7 and 8-15 (bit 4 of the lane) of channels 0-7 and 8-15 (bit 3).
             load_matrices_transposed(a.r, row + place(x + lane / 16 * 8 + lane % 8, c + lane / 8 % 2 * 8));
             return a;
         } else {
-            return PixelTerms<M>::load_a(row + x * kStride + c, kStride);
+            return PixelTerms<M>::load_a(row + x * kStride + c, kStride, lane);
         }
     }
-    // Columns of the product: the 8 channels from c on.
+    // Columns of the product: the 8 channels from c on, and the 8 after them.
+    LR_DEVICE static void load_pixels_b(typename F::B (&b)[2], const S* row, int x, int c, int lane = lane_index()) {
+        if constexpr (kIs16Bit<M>) {
+            uint32_t r[4];
+            load_matrices_transposed(r, row + place(x + lane / 8 % 2 * 8 + lane % 8, c + lane / 16 * 8));
+            b[0] = {{r[0], r[1]}};
+            b[1] = {{r[2], r[3]}};
+        } else {
+            PixelTerms<M>::load_b(b, row + x * kStride + c, kStride, lane);
+        }
+    }
+    // The first of the two alone.
     LR_DEVICE static typename F::B load_pixels_b(const S* row, int x, int c) {
         if constexpr (kIs16Bit<M>) {
             typename F::B b;

@@ -78,16 +78,25 @@ struct Fragments16 {
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return {{pack(even[0], even[1]), pack(even[2], even[3]), pack(odd[0], odd[1]), pack(odd[2], odd[3])}};
     }
+    // Of what a chained A was made of, one column tile: v times `slope` where it is not positive, LeakyReLU's adjoint.
+    LR_DEVICE static void leaky_adjoint(float (&v)[4], const A& a, int odd, float slope) {
+        LR_UNROLL
+        for (int h = 0; h < 2; ++h) scale_unless_positive(v[2 * h], v[2 * h + 1], a.r[2 * odd + h], slope);
+    }
+    // Stores both of its values of pixel g or g+8, columns 2t and 2t+1.
+    LR_DEVICE static void store(S* to, const A& a, int odd, int second) {
+        *reinterpret_cast<uint32_t*>(to) = a.r[2 * odd + second];
+    }
     LR_DEVICE static void multiply(float (&c)[4], const A& a, const B& b) {
         if constexpr (M == Arithmetic::kBFloat16)
             mma_bfloat16(c, a.r, b.r);
         else
             mma_half(c, a.r, b.r);
     }
-    // Adds the lane's terms of A's row g to sum[0], those of row g+8 to sum[1].
-    LR_DEVICE static void add_terms(float (&sum)[2], const A& a) {
-        LR_UNROLL
-        for (int i = 0; i < 4; ++i) sum[i % 2] += decode(static_cast<S>(a.r[i])) + decode(static_cast<S>(a.r[i] >> 16));
+    // B of ones or, where not `ones`, of zeros.
+    LR_DEVICE static B columns(bool ones) {
+        const uint32_t two = !ones ? 0u : M == Arithmetic::kBFloat16 ? 0x3f803f80u : 0x3c003c00u;
+        return {{two, two}};
     }
     // x as the products use it.
     LR_DEVICE static float rounded(float x) { return decode(encode(x)); }
@@ -130,16 +139,24 @@ struct Fragments<Arithmetic::kTF32> {
         return {{encode(even[0]), encode(even[1]), encode(odd[0]), encode(odd[1])},
                 {encode(even[2]), encode(even[3]), encode(odd[2]), encode(odd[3])}};
     }
+    LR_DEVICE static void leaky_adjoint(float (&v)[4], const A& a, int odd, float slope) {
+        LR_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const int term = 2 * odd + i % 2;
+            if (!((i / 2 == 0 ? a.p[term] : a.q[term]) > 0.0f)) v[i] *= slope;
+        }
+    }
+    LR_DEVICE static void store(S* to, const A& a, int odd, int second) {
+        const float (&v)[4] = second == 0 ? a.p : a.q;
+        *reinterpret_cast<Pair<float>*>(to) = Pair<float>{v[2 * odd], v[2 * odd + 1]};
+    }
     LR_DEVICE static void multiply(float (&c)[4], const A& a, const B& b) {
         mma_tf32(c, {a.p[0], a.q[0], a.p[1], a.q[1]}, {b.v[0], b.v[1]});
         mma_tf32(c, {a.p[2], a.q[2], a.p[3], a.q[3]}, {b.v[2], b.v[3]});
     }
-    LR_DEVICE static void add_terms(float (&sum)[2], const A& a) {
-        LR_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            sum[0] += a.p[i];
-            sum[1] += a.q[i];
-        }
+    LR_DEVICE static B columns(bool ones) {
+        const float one = ones ? 1.0f : 0.0f;
+        return {{one, one, one, one}};
     }
     LR_DEVICE static float rounded(float x) { return encode(x); }
 };
@@ -162,6 +179,10 @@ struct Fragments<Arithmetic::kFloat32> {
     LR_DEVICE static A chain(const float (&even)[4], const float (&odd)[4]) {
         return make({even[0], even[1], odd[0], odd[1]}, {even[2], even[3], odd[2], odd[3]});
     }
+    LR_DEVICE static void leaky_adjoint(float (&v)[4], const A& a, int odd, float slope) {
+        T::leaky_adjoint(v, a, odd, slope);
+    }
+    LR_DEVICE static void store(S* to, const A& a, int odd, int second) { T::store(to, a, odd, second); }
     // Two terms at a time, small products first. Tensor cores cut off what they add (csrc/tests/host/tensor_core.h), up
     // to 2^-23 of the sum for every four terms and in the same direction: five times the bound after the head's 784. So
     // the 16 terms of a step are a sum of their own, which an ordinary, rounding addition takes to c. It starts from
@@ -190,7 +211,7 @@ struct Fragments<Arithmetic::kFloat32> {
         high = round_to_tf32(x);
         low = round_to_tf32(x - high);
     }
-    LR_DEVICE static void add_terms(float (&sum)[2], const A& a) { T::add_terms(sum, a); }
+    LR_DEVICE static B columns(bool ones) { return T::columns(ones); }
     LR_DEVICE static float rounded(float x) { return x; }
 };
 

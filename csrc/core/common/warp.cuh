@@ -40,6 +40,18 @@ LR_DEVICE uint32_t pack_bfloat16(float low, float high) {
     return *reinterpret_cast<const uint32_t*>(&h);
 }
 
+// x and y times `factor` where the lower and the upper half of `two`, float16 or bfloat16, are not positive. bfloat16
+// is compared as float16 too, for which sm_90 is not needed: its sign and zero are the same, and a number only from
+// 2^121 on a NaN.
+LR_DEVICE void scale_unless_positive(float& x, float& y, uint32_t two, float factor) {
+    asm("{.reg .pred p, q;\n"
+        "setp.gt.f16x2 p|q, %2, %3;\n"
+        "@!p mul.f32 %0, %0, %4;\n"
+        "@!q mul.f32 %1, %1, %4;}"
+        : "+f"(x), "+f"(y)
+        : "r"(two), "r"(0), "f"(factor));
+}
+
 // c += A B for A 16x16, B 16x8, c 16x8, of 16-bit elements; the lanes hold them as the PTX manual specifies for
 // mma.m16n8k16: with g = lane / 4 and t = lane % 4,
 //   a[0]: A[g][2t, 2t+1], a[1]: A[g+8][2t, 2t+1], a[2]: A[g][2t+8, 2t+9], a[3]: A[g+8][2t+8, 2t+9]

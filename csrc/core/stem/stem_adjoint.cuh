@@ -2,11 +2,205 @@
 // (formulas in stem_backward.cuh).
 #pragma once
 
-#include "common/pixel_terms.cuh"
+#include "common/feature_map.cuh"
 #include "stem/stem_backward.h"
 #include "stem/stem_features.cuh"
 
 namespace learned_resizer {
+
+// The lane, for one phase of a step: its addresses do not take registers in the others.
+LR_DEVICE int phase_lane() { return opaque(thread_index()) & 31; }
+
+// R^T dz at R rows of the warp's 16 columns. The columns' weights are a matrix A that does not change down the image;
+// the rows' weights sum over what it makes of the rows of dz:
+//
+//   e_o[16 columns][n] = A[16 columns][16 outputs] dz[o][16 outputs][n],   dc[y] = sum_o weight[y][o] e_o
+//
+// In 16 bits and tf32 A is a sum, so that a rounded weight is no error that all pixels share; what rounding took is
+// zero for weights such as 3/8, and then left out. dz is rounded to the arithmetic. 16 columns read up to 16 outputs
+// unless the stem hardly shrinks, or enlarges: then A and dz have several steps of 16 outputs, and the weights are
+// loaded again for each. An infinite dz is NaN at all of the warp's columns.
+template <Arithmetic M, int n, int R>
+struct StemPull {
+    using F = Fragments<M>;
+    using S = typename F::S;
+    // 32-bit elements: the lanes' eight channels of pixels 2t are in different banks.
+    using Map = FeatureMap<M, n, kIs16Bit<M> ? n + 8 : n + 4>;
+    static constexpr int kTiles = n / 8;
+    static constexpr bool kRounded = M != Arithmetic::kFloat32;
+    static constexpr int kRing = 4;  // rows of dz; at half size three image rows read three
+    static constexpr int kPiece = 16 * Map::kStride;
+    static constexpr int kChunk = 16 / static_cast<int>(sizeof(S));  // elements of a copy
+    static constexpr int kChunks = n / kChunk;                       // copies of a pixel
+
+    const StemBackwardParams& p;
+    S* ring;               // [kRing][16 outputs][Map::kStride], of this warp: row o is in o % kRing
+    typename F::A* lower;  // [32 lanes], of this warp
+    int64_t image;
+    int column;        // of the image, of the warp's first
+    int first, steps;  // its first output, and how many times 16 they are
+    int end;           // of the rows of dz that were requested
+    // Of the step that was loaded last: A rounded. The rest is in `lower`; `exact`: it is zero.
+    typename F::A a;
+    bool exact;
+
+    LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
+        return warps * static_cast<int>(kRing * kPiece * sizeof(S) + (kRounded ? 32 * sizeof(typename F::A) : 0));
+    }
+    LR_DEVICE StemPull(const StemBackwardParams& params, unsigned char* shared) : p(params) {
+        ring = reinterpret_cast<S*>(shared) + warp_index() * kRing * kPiece;
+        lower = reinterpret_cast<typename F::A*>(shared + warp_count() * kRing * kPiece * static_cast<int>(sizeof(S))) +
+                warp_index() * 32;
+    }
+
+    LR_DEVICE void locate(int64_t of_image, int block_column) {
+        image = of_image, column = block_column + kStemWarpColumns * warp_index();
+        const int left = column < 0 ? 0 : column, last = static_cast<int>(p.image.width) - 1;
+        const int right = column + kStemWarpColumns - 1 < last ? column + kStemWarpColumns - 1 : last;
+        end = first = steps = 0;
+        if (left > right) return;
+        first = load_element(p.columns.start + left);
+        const int taps = load_element(p.columns.offset + right + 1) - load_element(p.columns.offset + right);
+        steps = (load_element(p.columns.start + right) + taps - first + 15) / 16;
+        float rest = load_columns(0);
+        LR_UNROLL
+        for (int mask = 1; mask < 32; mask *= 2) rest = maximum(rest, shuffle_xor(rest, mask));
+        exact = steps == 1 && rest == 0.0f;
+    }
+
+    // A of step s: of pixels g and g + 8, the outputs that are the lane's chained terms. Returns the most that rounding
+    // took of one of them.
+    LR_DEVICE float load_columns(int s) {
+        const int lane = phase_lane();
+        float w[2][4];
+        LR_UNROLL
+        for (int h = 0; h < 2; ++h) {
+            const int x = column + lane / 4 + 8 * h;
+            int from = 0, at = 0, taps = 0;
+            if (x >= 0 && x < p.image.width) {
+                from = load_element(p.columns.start + x), at = load_element(p.columns.offset + x);
+                taps = load_element(p.columns.offset + x + 1) - at;
+            }
+            LR_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                const int tap = first + 16 * s + chained_term(lane % 4, i) - from;
+                w[h][i] = tap >= 0 && tap < taps ? load_element(p.columns.weight + at + tap) : 0.0f;
+            }
+        }
+        a = operand(w);
+        float most = 0.0f;
+        if constexpr (kRounded) {
+            LR_UNROLL
+            for (int i = 0; i < 8; ++i) {
+                float& rest = w[i / 4][i % 4];
+                rest -= F::rounded(rest);
+                most = maximum(most, maximum(rest, -rest));
+            }
+            lower[lane] = operand(w);
+        }
+        return most;
+    }
+    LR_DEVICE static typename F::A operand(const float (&w)[2][4]) {
+        return F::chain({w[0][0], w[0][1], w[1][0], w[1][1]}, {w[0][2], w[0][3], w[1][2], w[1][3]});
+    }
+
+    // Rows of dz that the image rows y0 ... y1 read.
+    struct Range {
+        int from, to;
+    };
+    LR_DEVICE Range rows_of(int y0, int y1) const {
+        const int taps = load_element(p.rows.offset + y1 + 1) - load_element(p.rows.offset + y1);
+        return {load_element(p.rows.start + y0), load_element(p.rows.start + y1) + taps};
+    }
+
+    // Requests what the ring has room for of the rows that image rows y0 ... y1 will read. No lane reads the ring.
+    LR_DEVICE void request_ahead(int y0, int y1) {
+        if (steps != 1) return;
+        const Range next = rows_of(y0, y1);
+        seek(next.from);
+        request(0, next.from, next.to);
+    }
+    // Keeps the rows in the ring if they reach row `from`; it never decreases.
+    LR_DEVICE void seek(int from) {
+        if (steps != 1 || from < end - kRing || from > end) end = from;
+    }
+    LR_DEVICE void request(int s, int from, int to) {
+        const int lane = phase_lane();
+        for (; end < to && end < from + kRing; ++end) {
+            LR_UNROLL
+            for (int l = 0; l < kChunks / 2; ++l) {
+                const int output = (lane + 32 * l) / kChunks, c = (lane + 32 * l) % kChunks * kChunk;
+                const int64_t x = first + 16 * s + output;
+                const S* source =
+                    static_cast<const S*>(p.dz) + ((image * p.out_height + end) * p.out_width + x) * n + c;
+                copy_async(ring + end % kRing * kPiece + Map::place(output, c), source, x < p.out_width);
+            }
+        }
+        commit_copies();
+    }
+    LR_DEVICE void fetch(int s, int from, int to) {
+        warp_barrier();  // no lane reads the ring
+        request(s, from, to);
+        wait_copies<0>();
+        warp_barrier();
+    }
+
+    // e += `of` dz[o].
+    LR_DEVICE void multiply(float (&e)[kTiles][4], const typename F::A& of, int o, int lane) const {
+        LR_UNROLL
+        for (int j = 0; j < kTiles; j += 2) {
+            typename F::B b[2];
+            Map::load_pixels_b(b, ring + o % kRing * kPiece, 0, 8 * j, lane);
+            if constexpr (!kIs16Bit<M>) {
+                LR_UNROLL
+                for (int i = 0; i < 8; ++i) b[i / 4].v[i % 4] = F::encode(b[i / 4].v[i % 4]);
+            }
+            F::multiply(e[j], of, b[0]);
+            F::multiply(e[j + 1], of, b[1]);
+        }
+    }
+
+    // Adds R^T dz of the image rows row ... row + R - 1 that are inside 0 ... limit - 1.
+    LR_DEVICE void add(float (&dc)[R][kTiles][4], int row, int limit) {
+        // Rows outside read nothing. Of row `row` + q: the weight of output o is at + o.
+        const auto inside = [&](int y, int last) { return y < 0 ? 0 : y < last ? y : last; };
+        int from[R], at[R], taps[R];
+        Range read{0, 0};
+        int begins = load_element(p.rows.offset + inside(row, limit));
+        LR_UNROLL
+        for (int q = 0; q < R; ++q) {
+            const int ends = load_element(p.rows.offset + inside(row + q + 1, limit));
+            from[q] = load_element(p.rows.start + inside(row + q, limit - 1));
+            taps[q] = ends - begins, at[q] = begins - from[q];
+            begins = ends;
+            if (q == 0) read.from = from[0];
+            if (read.to < from[q] + taps[q]) read.to = from[q] + taps[q];
+        }
+        const int lane = phase_lane();
+        wait_copies<0>();
+        warp_barrier();  // what was requested ahead is there
+        LR_NO_UNROLL
+        for (int s = 0; s < steps; ++s) {
+            if (steps > 1) load_columns(s);
+            seek(read.from);
+            LR_NO_UNROLL
+            for (int o = read.from; o < read.to; ++o) {
+                if (o == end) fetch(s, o, read.to);
+                float e[kTiles][4] = {};
+                if (kRounded && !exact) multiply(e, lower[lane], o, lane);
+                multiply(e, a, o, lane);
+                LR_UNROLL
+                for (int q = 0; q < R; ++q) {
+                    if (static_cast<uint32_t>(o - from[q]) >= static_cast<uint32_t>(taps[q])) continue;
+                    const float weight = load_element(p.rows.weight + at[q] + o);
+                    LR_UNROLL
+                    for (int v = 0; v < 4 * kTiles; ++v)
+                        dc[q][v / 4][v % 4] = fused_multiply_add(weight, e[v / 4][v % 4], dc[q][v / 4][v % 4]);
+                }
+            }
+        }
+    }
+};
 
 // dc' and da' of R rows of the warp's 16 columns.
 template <Arithmetic M, int n, int R>
@@ -21,13 +215,19 @@ struct StemAdjoint {
     Features features;
     float* statistics;  // [2][n]: the constant of c's gradient, and its factor of c
     S* w1;              // [kSteps][32 lanes][kTiles][4]: W1 transposed, chained terms
+    StemPull<M, n, R> pull;
 
-    LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
+    LR_HOST_DEVICE static constexpr int pull_offset(int warps) {
         return Features::shared_bytes(warps) + 2 * n * 4 + kW1 * static_cast<int>(sizeof(S));
+    }
+    LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
+        return pull_offset(warps) + StemPull<M, n, R>::shared_bytes(warps);
     }
 
     LR_DEVICE explicit StemAdjoint(const StemBackwardParams& params)
-        : p(params), features(dynamic_shared(), params.image, params.weights) {
+        : p(params),
+          features(dynamic_shared(), params.image, params.weights),
+          pull(params, dynamic_shared() + pull_offset(warp_count())) {
         statistics = reinterpret_cast<float*>(dynamic_shared() + Features::shared_bytes(warp_count()));
         w1 = reinterpret_cast<S*>(statistics + 2 * n);
         for (int c = thread_index(); c < n; c += thread_count()) {
@@ -49,93 +249,79 @@ struct StemAdjoint {
         }
     }
 
-    // R^T dz at one image row of the warp's columns; zero where the pixel is outside the block's columns or the image.
-    LR_DEVICE void pull(int y, bool row_valid, const bool (&valid)[2], float (&dc)[kTiles][4]) const {
+    // A row of a map as the products see it, and as one of their operands: in 16 bits half the registers.
+    struct Row {
+        typename F::A step[kSteps];
+    };
+    LR_DEVICE static Row pack(const float (&v)[kTiles][4]) {
+        Row row;
         LR_UNROLL
-        for (int j = 0; j < kTiles; ++j) {
-            LR_UNROLL
-            for (int i = 0; i < 4; ++i) dc[j][i] = 0.0f;
-        }
-        if (!row_valid) return;
-        const int first = load_element(p.rows.start + y), begin = load_element(p.rows.offset + y);
-        const int count = load_element(p.rows.offset + y + 1) - begin;
-        LR_UNROLL
-        for (int h = 0; h < 2; ++h) {
-            if (!valid[h]) continue;
-            const int x = features.column + kStemWarpColumns * warp_index() + lane_index() / 4 + 8 * h;
-            const int from = load_element(p.columns.start + x), taps = load_element(p.columns.offset + x);
-            const int last = load_element(p.columns.offset + x + 1);
-            LR_NO_UNROLL
-            for (int r = 0; r < count; ++r) {
-                const float down = load_element(p.rows.weight + begin + r);
-                const int64_t row = (features.image * p.out_height + first + r) * p.out_width;
-                LR_NO_UNROLL
-                for (int tap = taps; tap < last; ++tap) {
-                    const float weight = down * load_element(p.columns.weight + tap);
-                    const int64_t at = (row + from + (tap - taps)) * n + lane_index() % 4 * 2;
-                    LR_UNROLL
-                    for (int j = 0; j < kTiles; ++j) {
-                        const auto two = load_cached<S, 2>(static_cast<const S*>(p.dz) + at + 8 * j);
-                        LR_UNROLL
-                        for (int i = 0; i < 2; ++i)
-                            dc[j][2 * h + i] = fused_multiply_add(weight, element(two.word, i), dc[j][2 * h + i]);
-                    }
-                }
-            }
-        }
-    }
-    LR_DEVICE static float element(const uint32_t* words, int i) {
-        if constexpr (kIs16Bit<M>)
-            return F::decode(static_cast<uint16_t>(words[0] >> (16 * i)));
-        else
-            return float_from_bits(words[i]);
+        for (int s = 0; s < kSteps; ++s) row.step[s] = F::chain(v[2 * s], v[2 * s + 1]);
+        return row;
     }
 
-    // a, dc' and da' of row y, from its a and c.
-    LR_DEVICE void derive(int y, bool row_valid, const bool (&valid)[2], const float (&a)[kTiles][4],
-                          const float (&c)[kTiles][4], float (&dc)[kTiles][4], float (&da)[kTiles][4]) const {
-        pull(y, row_valid, valid, dc);
-        const int lane = lane_index();
+    // a and dc' of rows row ... row + R - 1; dc' is zero where the pixel is outside the block's columns or 0 ... limit
+    // - 1.
+    LR_DEVICE void features_and_dc(int row, int limit, Row (&seen)[R], float (&dc)[R][kTiles][4]) {
+        float a[R][kTiles][4], c[R][kTiles][4];
+        features.compute(row, a, c);
+        LR_UNROLL
+        for (int q = 0; q < R; ++q) seen[q] = pack(a[q]);
         LR_UNROLL
         for (int j = 0; j < kTiles; ++j) {
+            const float* at = statistics + 8 * j + lane_index() % 4 * 2;
+            const Pair<float> common = *reinterpret_cast<const Pair<float>*>(at);
+            const Pair<float> each = *reinterpret_cast<const Pair<float>*>(at + n);
             LR_UNROLL
-            for (int i = 0; i < 4; ++i) {
-                const int channel = 8 * j + lane % 4 * 2 + i % 2;
-                float d = dc[j][i] + fused_multiply_add(statistics[n + channel], c[j][i], statistics[channel]);
-                if (!(c[j][i] > 0.0f)) d *= features.slope;
-                dc[j][i] = row_valid && valid[i / 2] ? d : 0.0f;
-                da[j][i] = 0.0f;
+            for (int q = 0; q < R; ++q) {
+                LR_UNROLL
+                for (int i = 0; i < 4; ++i)
+                    dc[q][j][i] = i % 2 == 0 ? fused_multiply_add(each.x, c[q][j][i], common.x)
+                                             : fused_multiply_add(each.y, c[q][j][i], common.y);
             }
         }
+        Row sign[R];
+        LR_UNROLL
+        for (int q = 0; q < R; ++q) sign[q] = pack(c[q]);
+        pull.add(dc, row, limit);
+        LR_UNROLL
+        for (int q = 0; q < R; ++q) {
+            LR_UNROLL
+            for (int j = 0; j < kTiles; ++j) F::leaky_adjoint(dc[q][j], sign[q].step[j / 2], j % 2, features.slope);
+        }
+        const bool left = column_exists(0), right = column_exists(1);
+        if (!left || !right || row < 0 || row + R > limit) clear_outside(row, limit, left, right, dc);
+    }
+    LR_DEVICE static void clear_outside(int row, int limit, bool left, bool right, float (&dc)[R][kTiles][4]) {
+        LR_UNROLL
+        for (int v = 0; v < R * 4 * kTiles; ++v) {
+            const int q = v / (4 * kTiles);
+            if (row + q < 0 || row + q >= limit || !(v % 4 < 2 ? left : right)) dc[q][v / 4 % kTiles][v % 4] = 0.0f;
+        }
+    }
+
+    // da' of a row, from its a and dc'.
+    LR_DEVICE Row derive(const Row& a, const Row& dc) const {
+        float da[kTiles][4] = {};
         LR_UNROLL
         for (int s = 0; s < kSteps; ++s) {
-            const auto fragment = F::chain(dc[2 * s], dc[2 * s + 1]);
             LR_UNROLL
             for (int j = 0; j < kTiles; ++j)
-                F::multiply(da[j], fragment, F::load_b(w1 + ((s * 32 + lane) * kTiles + j) * 4));
+                F::multiply(da[j], dc.step[s], F::load_b(w1 + ((s * 32 + lane_index()) * kTiles + j) * 4));
         }
         LR_UNROLL
-        for (int j = 0; j < kTiles; ++j) {
-            LR_UNROLL
-            for (int i = 0; i < 4; ++i)
-                if (!(a[j][i] > 0.0f)) da[j][i] *= features.slope;
-        }
+        for (int j = 0; j < kTiles; ++j) F::leaky_adjoint(da[j], a.step[j / 2], j % 2, features.slope);
+        return pack(da);
     }
 
-    // A row of 16 pixels into a map [16][stride] in shared memory.
-    LR_DEVICE static void put(S* map, int stride, const float (&v)[kTiles][4]) {
-        const int g = lane_index() / 4, t = lane_index() % 4;
+    // A row of 16 pixels into a map in shared memory.
+    template <class Map>
+    LR_DEVICE static void put(S* map, const Row& row) {
+        const int lane = phase_lane(), g = lane / 4, t = lane % 4;
         LR_UNROLL
         for (int j = 0; j < kTiles; ++j) {
             LR_UNROLL
-            for (int h = 0; h < 2; ++h) {
-                S* to = map + (g + 8 * h) * stride + 8 * j + 2 * t;
-                if constexpr (kIs16Bit<M>)
-                    *reinterpret_cast<uint32_t*>(to) = F::pack(v[j][2 * h], v[j][2 * h + 1]);
-                else
-                    *reinterpret_cast<Pair<float>*>(to) =
-                        Pair<float>{F::encode(v[j][2 * h]), F::encode(v[j][2 * h + 1])};
-            }
+            for (int h = 0; h < 2; ++h) F::store(map + Map::place(g + 8 * h, 8 * j + 2 * t), row.step[j / 2], j % 2, h);
         }
     }
 
@@ -147,9 +333,10 @@ struct StemAdjoint {
                           (gradient == StemGradient::kImage ? 3 : 0);
         begin = static_cast<int>(within / p.tiles) * p.strip_rows;
         end = begin + p.strip_rows < p.image.height ? begin + p.strip_rows : static_cast<int>(p.image.height);
+        pull.locate(features.image, features.column);
     }
     LR_DEVICE bool column_exists(int h) const {
-        const int x = features.column + kStemWarpColumns * warp_index() + lane_index() / 4 + 8 * h;
+        const int x = pull.column + phase_lane() / 4 + 8 * h;
         return x >= 0 && x < p.image.width;
     }
 };

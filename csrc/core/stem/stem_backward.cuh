@@ -18,145 +18,180 @@
 
 namespace learned_resizer {
 
-// dW0, db0, dW1, db1. A warp sums over its own 16 pixels for 16 filters; with 32 filters two neighbouring warps share
-// their pixels, and each has half of the filters.
+// dW0, db0, dW1, db1. dW0's operands are the image ring and a stage of da', kHeight rows of the block's four warps,
+// whose pixels each warp sums over for a quarter of the columns (taps and channels): all of them would take 112
+// registers. dW1 a warp sums over its own pixels.
 template <Arithmetic M, int n>
 struct StemWeightGradients {
-    static constexpr int kRows = kIs16Bit<M> && n == 16 ? 2 : 1;
+    static constexpr bool kShort = kIs16Bit<M> && n == 16;
+    // Rows of features at a time, and how often before the block meets.
+    static constexpr int kRows = kShort ? 3 : 1;
+    static constexpr int kTurns = !kIs16Bit<M> && n == 32 ? 1 : 2;
+    static constexpr int kHeight = kRows * kTurns;
+    static constexpr int kBlocks = kShort ? 3 : 2;  // on a multiprocessor
     using Adjoint = StemAdjoint<M, n, kRows>;
     using Features = typename Adjoint::Features;
     using F = typename Adjoint::F;
     using S = typename Adjoint::S;
-    using Terms = PixelTerms<M>;
+    using Map = FeatureMap<M, n, n + 8>;
     static constexpr int kTiles = n / 8, kHalves = n / 16;
-    static constexpr int kStride = n + 8;            // elements of a pixel: transposed reads then have no bank conflict
-    static constexpr int kMap = 16 * kStride;        // a row of a warp
-    static constexpr int kStage = 3 * kRows * kMap;  // da', dc' and a of a warp
+    static constexpr int kMap = 16 * Map::kStride;
+    static constexpr int kOwn = 2 * kRows * kMap;
 
     const StemBackwardParams& p;
     Adjoint adjoint;
-    S* stage;  // [warps][3][kRows][16][kStride]
-    float dw0[7][4][4], dw1[kTiles][4];
-    float db0[2], db1[2];  // of filters g and g + 8
+    S* stage;  // [kStemWarps][kHeight][16][Map::kStride]: da'
+    S* own;    // [2][kRows][16][Map::kStride]: dc' and a, of this warp
+    // Of filters 16 half() + g and g + 8, and the column tiles from first_tile() on.
+    float dw0[7][kHalves][4];
+    float dw1[kHalves][kTiles][4];
+    // Columns 0 ... 3 of db[0] are db0 of the filters of half(), columns 4 ... 7 of db[h] db1 of half h.
+    float db[kHalves][4];
 
-    LR_HOST_DEVICE static constexpr int stage_offset(int warps) {
-        return (Adjoint::shared_bytes(warps) + 15) / 16 * 16;
-    }
+    LR_HOST_DEVICE static constexpr int stage_offset() { return Adjoint::shared_bytes(kStemWarps); }
     static int shared_bytes(const StemBackwardParams& params) {
-        const int working = stage_offset(params.warps) + params.warps * kStage * static_cast<int>(sizeof(S));
+        const int working = stage_offset() + kStemWarps * (kHeight * kMap + kOwn) * static_cast<int>(sizeof(S));
         // At the end the same memory holds the block's sums.
         return std::max(working,
                         4 * static_cast<int>(stem_gradient_elements(params.weights.filters, params.image.channels)));
     }
 
     LR_DEVICE explicit StemWeightGradients(const StemBackwardParams& params)
-        : p(params), adjoint(params), dw0{}, dw1{}, db0{}, db1{} {
-        stage = reinterpret_cast<S*>(dynamic_shared() + stage_offset(warp_count()));
+        : p(params), adjoint(params), dw0{}, dw1{}, db{} {
+        stage = reinterpret_cast<S*>(dynamic_shared() + stage_offset());
+        own = stage + kStemWarps * kHeight * kMap + warp_index() * kOwn;
     }
-
-    LR_DEVICE S* map(int warp, int which, int row) const {
-        return stage + warp * kStage + (which * kRows + row) * kMap;
-    }
-
-    // The warps that exchange maps; with 16 filters a single warp.
-    LR_DEVICE static void meet() {
-        if constexpr (kHalves == 1)
-            warp_barrier();
-        else
-            barrier();
-    }
+    LR_DEVICE static int half() { return warp_index() % kHalves; }
+    LR_DEVICE static int first_tile() { return warp_index() / kHalves * kHalves; }
 
     LR_DEVICE void run_item(int64_t item) {
         int begin, end;
         adjoint.locate(item, StemGradient::kWeights, begin, end);
-        const bool valid[2] = {adjoint.column_exists(0), adjoint.column_exists(1)};
+        const auto last = [&](int y) { return (y + kRows < end ? y + kRows : end) - 1; };
         barrier();  // the ring of the item before is free
+        adjoint.features.pitch = kStemWarpColumns * kStemWarps + kStemPad;
         adjoint.features.begin(begin);
+        typename Features::Raw raw[kTurns];
+        request<kTurns - 1>(raw, first_new(begin - kHeight) + kRows);
+        store<kTurns - 1>(raw, first_new(begin - kHeight) + kRows);
+        adjoint.pull.request_ahead(begin, last(begin));
         barrier();
         LR_NO_UNROLL
-        for (int row = begin; row < end; row += kRows) {
-            typename Adjoint::Features::Raw raw;
-            if constexpr (kHalves == 1) adjoint.features.request(raw, Adjoint::Features::next(row));
-            {
-                float a[kRows][kTiles][4], c[kRows][kTiles][4];
-                adjoint.features.compute(row, a, c);
+        for (int row = begin; row < end; row += kHeight) {
+            LR_NO_UNROLL
+            for (int y = row; y < row + kHeight; y += kRows) {
+                typename Adjoint::Row a[kRows];
+                float dc[kRows][kTiles][4];
+                adjoint.features_and_dc(y, end, a, dc);
+                // A barrier of the warp lies behind what it read of `own` before.
                 LR_UNROLL
                 for (int q = 0; q < kRows; ++q) {
-                    float dc[kTiles][4], da[kTiles][4];
-                    adjoint.derive(row + q, row + q < end, valid, a[q], c[q], dc, da);
-                    Adjoint::put(map(warp_index(), 0, q), kStride, da);
-                    Adjoint::put(map(warp_index(), 1, q), kStride, dc);
-                    Adjoint::put(map(warp_index(), 2, q), kStride, a[q]);
+                    const auto gradient = Adjoint::pack(dc[q]);
+                    Adjoint::template put<Map>(own + q * kMap, gradient);
+                    Adjoint::template put<Map>(stage + (warp_index() * kHeight + y - row + q) * kMap,
+                                               adjoint.derive(a[q], gradient));
+                    Adjoint::template put<Map>(own + (kRows + q) * kMap, a[q]);
                 }
+                warp_barrier();
+                if (y + kRows < end) adjoint.pull.request_ahead(y + kRows, last(y + kRows));
+                add_own();
             }
-            meet();  // the maps are complete
-            LR_UNROLL
-            for (int h = 0; h < kHalves; ++h) add(row, kHalves == 1 ? warp_index() : warp_index() / 2 * 2 + h);
-            meet();  // and free again
-            // With 32 filters no registers are left to hold them earlier.
-            if constexpr (kHalves == 2) adjoint.features.request(raw, Adjoint::Features::next(row));
-            adjoint.features.store(raw, Adjoint::Features::next(row));
-            barrier();  // the new image rows are there
+            request<kTurns>(raw, first_new(row));
+            barrier();  // the stage is complete
+            add(row);
+            // The ring may have no room for rows that are still read.
+            if constexpr (kNewest + 3 + kHeight > kStemRing) barrier();
+            store<kTurns>(raw, first_new(row));
+            barrier();  // the new image rows are there, and the stage is free
         }
     }
 
-    // Adds the products over the pixels of `warp` for this warp's filters.
-    LR_DEVICE void add(int row, int warp) {
-        const int half = kHalves == 1 ? 0 : warp_index() % 2;
-        typename F::A da[kRows];
-        // Rows outside the image are zero. float32 leaves them out for the branch: ptxas, which moves nothing across
-        // it, otherwise begins more of its chains (fragment.cuh) at once than there are registers for. One comparison
-        // of 32 bits: two of 64 take registers that the instance of 32 filters does not have.
-        const auto outside = [&](int y) {
-            return M == Arithmetic::kFloat32 && static_cast<uint32_t>(y) >= static_cast<uint32_t>(p.image.height);
-        };
+    // The first of the kHeight image rows that the step after `row` adds to the ring.
+    static constexpr int kNewest = Features::next(0) + (kTurns - 1) * kRows;
+    LR_DEVICE static int first_new(int row) { return row + kNewest; }
+    // kTimes times kRows image rows.
+    template <int kTimes>
+    LR_DEVICE void request(typename Features::Raw (&raw)[kTurns], int row) {
+        LR_UNROLL
+        for (int i = 0; i < kTimes; ++i) adjoint.features.request(raw[i], row + i * kRows);
+    }
+    template <int kTimes>
+    LR_DEVICE void store(typename Features::Raw (&raw)[kTurns], int row) {
+        LR_UNROLL
+        for (int i = 0; i < kTimes; ++i) adjoint.features.store(raw[i], row + i * kRows);
+    }
+
+    // dW1 and db1 of the warp's pixels.
+    LR_DEVICE void add_own() {
+        const int lane = phase_lane();
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
-            da[q] = Terms::load_a(map(warp, 0, q) + 16 * half, kStride);
-            const auto dc = Terms::load_a(map(warp, 1, q) + 16 * half, kStride);
-            F::add_terms(db0, da[q]);
-            F::add_terms(db1, dc);
             LR_UNROLL
-            for (int j = 0; j < kTiles; j += 2) {
-                if (outside(row + q)) continue;
-                typename F::B a[2];
-                Terms::load_b(a, map(warp, 2, q) + 8 * j, kStride);
-                F::multiply(dw1[j], dc, a[0]);
-                F::multiply(dw1[j + 1], dc, a[1]);
-            }
-        }
-        // An image row serves all rows of features that it is within three of.
-        const S* first = adjoint.features.ring + kStemWarpColumns * Features::kPixel * warp;
-        LR_UNROLL
-        for (int r = 0; r < kRows + 6; ++r) {
-            const S* from = first + Features::ring_row(row - 3 + r) * adjoint.features.pitch * Features::kPixel;
-            LR_UNROLL
-            for (int m = 0; m < 2; ++m) {
-                if (outside(row - 3 + r)) continue;
-                typename F::B x[2];
-                load_taps(x, from + 4 * m * Features::kPixel);
+            for (int h = 0; h < kHalves; ++h) {
+                const auto dc = Map::load_pixels_a(own + q * kMap, 0, 16 * h, lane);
+                F::multiply(db[h], dc, F::columns(lane / 16 == 1));
                 LR_UNROLL
-                for (int q = 0; q < kRows; ++q) {
-                    const int dy = r - q;
-                    if (dy < 0 || dy > 6) continue;
-                    F::multiply(dw0[dy][2 * m], da[q], x[0]);
-                    F::multiply(dw0[dy][2 * m + 1], da[q], x[1]);
+                for (int j = 0; j < kTiles; j += 2) {
+                    typename F::B a[2];
+                    Map::load_pixels_b(a, own + (kRows + q) * kMap, 0, 8 * j, lane);
+                    F::multiply(dw1[h][j], dc, a[0]);
+                    F::multiply(dw1[h][j + 1], dc, a[1]);
                 }
             }
         }
     }
 
-    // Two column tiles whose terms are 16 pixels: column 8j + g is channel g % 4 of the pixel 2j + g / 4 to the right.
-    LR_DEVICE static void load_taps(typename F::B (&x)[2], const S* from) {
-        const int lane = lane_index();
+    // This warp's part of dW0 and db0, of the block's pixels in rows row ... row + kHeight - 1.
+    LR_DEVICE void add(int row) {
+        const int lane = phase_lane();
+        LR_NO_UNROLL
+        for (int w = 0; w < kStemWarps; ++w) {
+            typename F::A da[kHeight];
+            LR_UNROLL
+            for (int q = 0; q < kHeight; ++q)
+                da[q] = Map::load_pixels_a(stage + (w * kHeight + q) * kMap, 0, 16 * half(), lane);
+            if (w / kHalves == warp_index() / kHalves) {
+                LR_UNROLL
+                for (int q = 0; q < kHeight; ++q) F::multiply(db[0], da[q], F::columns(lane / 16 == 0));
+            }
+            // An image row serves all rows of features that it is within three of.
+            constexpr int kTogether = kShort ? 2 : 1;
+            LR_UNROLL
+            for (int r = 0; r < kHeight + 6; r += kTogether) {
+                typename F::B x[2];
+                load_taps(x, row - 3, r, w, lane);
+                LR_UNROLL
+                for (int q = 0; q < kHeight; ++q) {
+                    LR_UNROLL
+                    for (int i = 0; i < kTogether * kHalves; ++i) {
+                        const int dy = r - q + (kShort ? i : 0);
+                        if (dy >= 0 && dy <= 6) F::multiply(dw0[dy][kShort ? 0 : i], da[q], x[i]);
+                    }
+                }
+            }
+        }
+    }
+
+    // The terms are the 16 pixels of warp w in image row `first` + r. Column g of tile j is channel g % 4 of the pixel
+    // 2j + g / 4 to the right. Two operands: of 16-bit elements and 16 filters, rows r and r + 1; otherwise the warp's
+    // tiles.
+    LR_DEVICE void load_taps(typename F::B (&x)[2], int first, int r, int w, int lane) const {
+        const int column = kStemWarpColumns * w + 2 * first_tile();
+        const auto pixel = [&](int row, int at) {
+            return adjoint.features.ring +
+                   (Features::ring_row(first + row) * adjoint.features.pitch + at) * Features::kPixel;
+        };
         if constexpr (kIs16Bit<M>) {
-            uint32_t r[4];
-            load_matrices_transposed(r, from + (lane / 8 % 2 * 8 + lane % 8 + lane / 16 * 2) * Features::kPixel);
-            x[0] = {{r[0], r[1]}};
-            x[1] = {{r[2], r[3]}};
+            const int second = lane / 16, below = r + second < kHeight + 6 ? r + second : r;
+            uint32_t m[4];
+            load_matrices_transposed(
+                m, kShort ? pixel(below, column + lane % 16) : pixel(r, column + lane % 16 + 2 * second));
+            x[0] = {{m[0], m[1]}};
+            x[1] = {{m[2], m[3]}};
         } else {
             LR_UNROLL
-            for (int j = 0; j < 2; ++j) x[j] = Terms::gather(from + 8 * j + lane / 4, Features::kPixel);
+            for (int j = 0; j < kHalves; ++j)
+                x[j] = PixelTerms<M>::gather(pixel(r, column) + 8 * j + lane / 4, Features::kPixel, lane);
         }
     }
 
@@ -169,45 +204,33 @@ struct StemWeightGradients {
         float* bias0 = sum0 + filters * channels * 49;             // [filters]
         float* sum1 = bias0 + filters;                             // [filters][filters]
         float* bias1 = sum1 + filters * filters;                   // [filters]
-        LR_UNROLL
-        for (int mask = 1; mask < 4; mask *= 2) {
-            LR_UNROLL
-            for (int i = 0; i < 2; ++i) {
-                db0[i] += shuffle_xor(db0[i], mask);
-                db1[i] += shuffle_xor(db1[i], mask);
-            }
-        }
         barrier();
         for (int i = thread_index(); i < elements; i += thread_count()) sum0[i] = 0.0f;
         barrier();
-        const int filter = kHalves == 1 ? g : warp_index() % 2 * 16 + g;
         LR_NO_UNROLL
-        for (int w = 0; w < warp_count(); ++w) {
+        for (int w = 0; w < kStemWarps; ++w) {
             if (w == warp_index()) {
                 LR_UNROLL
                 for (int i = 0; i < 4; ++i) {
-                    const int f = filter + i / 2 * 8;
-                    if (f >= filters) continue;
+                    const int row = g + i / 2 * 8, f0 = 16 * half() + row;
                     LR_UNROLL
-                    for (int dy = 0; dy < 7; ++dy) {
+                    for (int v = 0; v < 7 * kHalves; ++v) {
+                        const int dy = v / kHalves, j = v % kHalves;
+                        const int column = 8 * (first_tile() + j) + 2 * t + i % 2, dx = column / 4, c = column % 4;
+                        if (f0 < filters && dx < 7 && c < channels)
+                            sum0[((f0 * channels + c) * 7 + dy) * 7 + dx] += dw0[dy][j][i];
+                    }
+                    if (i % 2 == 0 && t == 0 && f0 < filters) bias0[f0] += db[0][i];
+                    LR_UNROLL
+                    for (int h = 0; h < kHalves; ++h) {
+                        const int f = 16 * h + row;
+                        if (f >= filters) continue;
                         LR_UNROLL
-                        for (int j = 0; j < 4; ++j) {
-                            const int column = 8 * j + 2 * t + i % 2, dx = column / 4, c = column % 4;
-                            if (dx < 7 && c < channels) sum0[((f * channels + c) * 7 + dy) * 7 + dx] += dw0[dy][j][i];
+                        for (int j = 0; j < kTiles; ++j) {
+                            const int from = 8 * j + 2 * t + i % 2;
+                            if (from < filters) sum1[f * filters + from] += dw1[h][j][i];
                         }
-                    }
-                    LR_UNROLL
-                    for (int j = 0; j < kTiles; ++j) {
-                        const int from = 8 * j + 2 * t + i % 2;
-                        if (from < filters) sum1[f * filters + from] += dw1[j][i];
-                    }
-                }
-                if (t == 0) {
-                    LR_UNROLL
-                    for (int i = 0; i < 2; ++i) {
-                        if (filter + 8 * i >= filters) continue;
-                        bias0[filter + 8 * i] += db0[i];
-                        bias1[filter + 8 * i] += db1[i];
+                        if (i % 2 == 0 && t == 2) bias1[f] += db[h][i];
                     }
                 }
             }
@@ -218,22 +241,25 @@ struct StemWeightGradients {
 };
 
 template <Arithmetic M, int n>
-LR_KERNEL(32 * kStemMaxWarps)
+LR_KERNEL_RESIDENT(32 * kStemWarps, (StemWeightGradients<M, n>::kBlocks))
 stem_weights_kernel(const StemBackwardParams p) {
     StemWeightGradients<M, n> gradients(p);
     for (int64_t item = block_index(); item < p.items; item += block_count()) gradients.run_item(item);
     gradients.finish(p.partials + block_index() * stem_gradient_elements(p.weights.filters, p.image.channels));
 }
 
-// Calls launch(kernel, shared_bytes) with the instance; false if it does not exist.
+// Calls launch(kernel, StemBackwardInstance) with the instance; false if it does not exist.
 template <class Launch>
 bool with_stem_backward_kernel(const StemBackwardParams& params, StemGradient gradient, Arithmetic arithmetic,
                                const Launch& launch) {
     return dispatch_tensor(arithmetic, params.weights.filters, [&](auto M, auto n) {
+        using Weights = StemWeightGradients<M, n>;
+        using Image = StemImageGradient<M, n>;
         if (gradient == StemGradient::kWeights)
-            launch(stem_weights_kernel<M, n>, StemWeightGradients<M, n>::shared_bytes(params));
+            launch(stem_weights_kernel<M, n>,
+                   StemBackwardInstance{Weights::shared_bytes(params), Weights::kBlocks, Weights::kHeight});
         else
-            launch(stem_image_kernel<M, n>, StemImageGradient<M, n>::shared_bytes(params));
+            launch(stem_image_kernel<M, n>, StemBackwardInstance{Image::shared_bytes(params), Image::kBlocks, 1});
     });
 }
 

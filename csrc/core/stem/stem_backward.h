@@ -14,8 +14,10 @@
 
 namespace learned_resizer {
 
+constexpr int kStemWarps = 4;  // of a block of the weights' gradients
+
 // One axis of R transposed: image row (column) i is read by outputs start[i] ... start[i] + count - 1,
-// count = offset[i+1] - offset[i], with these weights.
+// count = offset[i+1] - offset[i], with these weights. Neither start[i] nor start[i] + count decreases with i.
 struct StemBands {
     const int32_t* start;   // [in]
     const int32_t* offset;  // [in + 1]
@@ -51,33 +53,38 @@ LR_PLAN_DEVICE constexpr int64_t stem_backward_columns(int warps, StemGradient g
     return kStemWarpColumns * warps - (gradient == StemGradient::kImage ? 6 : 0);
 }
 
-// Fills warps ... blocks: about one block per multiprocessor, each with several items. fit_stem_backward chooses
-// `most`.
-inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int multiprocessors,
-                               int most = kStemMaxWarps) {
-    const int64_t wide = (p.image.width + kStemWarpColumns - 1) / kStemWarpColumns;
-    // Even: with 32 filters warps work in pairs.
-    p.warps = static_cast<int32_t>(std::min<int64_t>((wide + 1) / 2 * 2, most));
-    const int64_t columns = stem_backward_columns(p.warps, gradient);
+// An instance of a kernel: bytes of shared memory, blocks that a multiprocessor's registers hold, rows of a step.
+struct StemBackwardInstance {
+    int shared_bytes, blocks, height;
+};
+
+// Fills warps ... blocks: as many blocks as can be resident together, each with about as many rows of the image, of
+// which it takes `height` in a step.
+inline void plan_stem_backward(StemBackwardParams& p, StemGradient gradient, int warps, int height, int64_t resident) {
+    p.warps = warps;
+    const int64_t columns = stem_backward_columns(warps, gradient);
     p.tiles = static_cast<int32_t>((p.image.width + columns - 1) / columns);
-    // A strip computes 6 rows twice for the image, and reads 6 rows twice in any case.
+    // A strip begins with a wait for its first image rows, about as long as three rows take; for the image it computes
+    // 6 rows twice.
+    const int64_t more = gradient == StemGradient::kImage ? 9 : 3;
     int64_t best = p.image.height, least = INT64_MAX;
     for (int64_t strips = 1; strips <= std::min<int64_t>(p.image.height, 64); ++strips) {
-        const int64_t turns = (strips * p.tiles * p.batch + multiprocessors - 1) / multiprocessors;
-        const int64_t cost = turns * ((p.image.height + strips - 1) / strips + 6);
-        if (cost < least) least = cost, best = (p.image.height + strips - 1) / strips;
+        const int64_t rows = (p.image.height + strips * height - 1) / (strips * height) * height;
+        const int64_t items = (p.image.height + rows - 1) / rows * p.tiles * p.batch;
+        const int64_t cost = (items + resident - 1) / resident * (rows + more);
+        if (cost < least) least = cost, best = rows;
     }
     p.strip_rows = static_cast<int32_t>(best);
     p.strips = static_cast<int32_t>((p.image.height + best - 1) / best);
     p.items = p.batch * p.tiles * p.strips;
-    p.blocks = std::min<int64_t>(p.items, multiprocessors);
+    p.blocks = std::min<int64_t>(p.items, resident);
 }
 
 LR_PLAN_DEVICE constexpr int64_t stem_gradient_elements(int filters, int channels) {
     return int64_t{filters} * (channels * 49 + 1 + filters + 1);
 }
 
-// Plans for as many warps as a block's shared memory of `most_shared` bytes allows; false if it is too little for two.
+// Plans for a GPU whose blocks have up to `most_shared` bytes of shared memory; false if they are too few.
 bool fit_stem_backward(StemBackwardParams& params, StemGradient gradient, int arithmetic, int multiprocessors,
                        int64_t most_shared);
 

@@ -212,7 +212,7 @@ struct StemFeatures {
         }
     }
     // First of the image rows that the step after `row` adds. `begin` has filled a multiple of kRows rows.
-    LR_DEVICE static int next(int row) { return row - 3 + (kRows + 6 + kRows - 1) / kRows * kRows; }
+    LR_DEVICE static constexpr int next(int row) { return row - 3 + (kRows + 6 + kRows - 1) / kRows * kRows; }
 
     // LeakyReLU: the larger of v and slope v, or with a slope above 1 the smaller.
     LR_DEVICE void activate(float (&v)[kRows][kTiles][4]) const {

@@ -14,6 +14,10 @@ struct StemImageGradient {
     using S = typename Adjoint::S;
     static constexpr int kTiles = n / 8, kSteps = n / 16;
     static constexpr int kStride = n + 8;
+    static constexpr int kBlocks = 1;  // on a multiprocessor
+    struct Map {
+        LR_DEVICE static int place(int x, int c) { return x * kStride + c; }
+    };
     static constexpr int kRing = 8;  // rows of da'; seven are read
     static constexpr int kWeights = 49 * kSteps * 32 * 4;
 
@@ -49,19 +53,21 @@ struct StemImageGradient {
     LR_DEVICE void run_item(int64_t item) {
         int begin, end;
         adjoint.locate(item, StemGradient::kImage, begin, end);
-        const bool valid[2] = {adjoint.column_exists(0), adjoint.column_exists(1)};
         barrier();  // the rings of the item before are free
+        const int height = static_cast<int>(p.image.height);
         adjoint.features.begin(begin - 3);
         barrier();
         LR_NO_UNROLL
         for (int row = begin - 3; row < end + 3; ++row) {
             typename Adjoint::Features::Raw raw;
             adjoint.features.request(raw, Adjoint::Features::next(row));
-            float a[1][kTiles][4], c[1][kTiles][4], dc[kTiles][4], da[kTiles][4];
-            adjoint.features.compute(row, a, c);
-            adjoint.derive(row, row >= 0 && row < p.image.height, valid, a[0], c[0], dc, da);
-            Adjoint::put(ring_row(row) + kStemWarpColumns * warp_index() * kStride, kStride, da);
+            typename Adjoint::Row a[1];
+            float dc[1][kTiles][4];
+            adjoint.features_and_dc(row, height, a, dc);
+            Adjoint::template put<Map>(ring_row(row) + kStemWarpColumns * warp_index() * kStride,
+                                       adjoint.derive(a[0], Adjoint::pack(dc[0])));
             barrier();  // the row is complete
+            if (row + 1 >= 0 && row + 1 < height) adjoint.pull.request_ahead(row + 1, row + 1);
             if (row >= begin + 3) write_row(row - 3);
             adjoint.features.store(raw, Adjoint::Features::next(row));
             barrier();  // the new image rows are there; the oldest row of da' is free
@@ -119,7 +125,7 @@ struct StemImageGradient {
 };
 
 template <Arithmetic M, int n>
-LR_KERNEL(32 * kStemMaxWarps)
+LR_KERNEL_RESIDENT(32 * kStemMaxWarps, (StemImageGradient<M, n>::kBlocks))
 stem_image_kernel(const StemBackwardParams p) {
     StemImageGradient<M, n> gradient(p);
     for (int64_t item = block_index(); item < p.items; item += block_count()) gradient.run_item(item);

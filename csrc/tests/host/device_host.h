@@ -122,6 +122,18 @@ void add_weighted(A weight, A x, A& sum) {
 }
 inline float inverse_root(float x) { return 1.0f / std::sqrt(x); }
 
+// Poison until the thread waits: host::copy_async.
+inline void copy_async(void* target, const void* source, bool exists) {
+    require_aligned(target, 16);
+    require_aligned(source, 16);
+    host::copy_async(target, exists ? source : nullptr, 16);
+}
+inline void commit_copies() { host::commit_copies(); }
+template <int N>
+void wait_copies() {
+    host::wait_copies(N);
+}
+
 inline void copy_to_shared(void* target, const void* source, int bytes) {
     if (bytes % 16 != 0) {
         std::fprintf(stderr, "copy_to_shared of %d bytes, expected a multiple of 16\n", bytes);

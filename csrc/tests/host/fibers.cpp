@@ -4,8 +4,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #if !defined(__x86_64__)
@@ -72,12 +74,20 @@ void prepare(Context& context, unsigned char* stack, std::size_t bytes, void (*e
 }
 #endif
 
+struct Copy {
+    void* target;
+    const void* source;
+    std::size_t bytes;
+};
+
 struct Fiber {
     Context context;
     std::unique_ptr<unsigned char[]> stack;
-    int waits_at = kRunning;  // line of the barrier
-    bool in_warp = false;     // which is one of the warp, not of the block
-    int exchanges = 0;        // of the warp, so far
+    int waits_at = kRunning;               // line of the barrier
+    bool in_warp = false;                  // which is one of the warp, not of the block
+    int exchanges = 0;                     // of the warp, so far
+    std::vector<Copy> open;                // copies without a group
+    std::deque<std::vector<Copy>> groups;  // not waited for, oldest first
     void* fake_stack = nullptr;
 };
 
@@ -156,6 +166,8 @@ void run_block() {
         ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);
         prepare(fiber.context, fiber.stack.get(), kStackBytes, fiber_main);
         fiber.exchanges = 0;
+        fiber.open.clear();
+        fiber.groups.clear();
     }
     const int threads = block->launch.threads;
     const int warps = (threads + kWarp - 1) / kWarp;
@@ -214,6 +226,26 @@ const void* warp_exchange(const void* data, std::size_t bytes, int line) {
     fiber.in_warp = true;
     to_scheduler(false);
     return lanes;
+}
+
+void copy_async(void* target, const void* source, std::size_t bytes) {
+    std::memset(target, 0xFF, bytes);
+    block->fibers[block->current].open.push_back({target, source, bytes});
+}
+void commit_copies() {
+    Fiber& fiber = block->fibers[block->current];
+    fiber.groups.push_back(std::move(fiber.open));
+    fiber.open.clear();
+}
+void wait_copies(int groups) {
+    auto& waiting = block->fibers[block->current].groups;
+    for (; waiting.size() > static_cast<std::size_t>(groups); waiting.pop_front())
+        for (const Copy& copy : waiting.front()) {
+            if (copy.source == nullptr)
+                std::memset(copy.target, 0, copy.bytes);
+            else
+                std::memcpy(copy.target, copy.source, copy.bytes);
+        }
 }
 
 }  // namespace learned_resizer::host

@@ -39,5 +39,13 @@ void barrier(int line);
 // Publishes `bytes` of this lane, waits for the whole warp, and returns what its 32 lanes published, one after another.
 // Valid until the lane's next exchange but one. No data, no bytes: a barrier of the warp.
 const void* warp_exchange(const void* data, std::size_t bytes, int line);
+// A copy that this thread starts, zeros if there is no source. The target is filled with 0xFF now and receives the data
+// when the thread waits for the copy's group, so that a kernel that lacks the wait, or the barrier after it, reads
+// poison.
+void copy_async(void* target, const void* source, std::size_t bytes);
+// Ends a group of copies.
+void commit_copies();
+// Completes all of the thread's groups but the newest `groups`.
+void wait_copies(int groups);
 
 }  // namespace learned_resizer::host

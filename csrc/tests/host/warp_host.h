@@ -33,6 +33,11 @@ inline uint32_t pack_bfloat16(float low, float high) {
     return static_cast<uint32_t>(float_to_bfloat16(high)) << 16 | float_to_bfloat16(low);
 }
 
+inline void scale_unless_positive(float& x, float& y, uint32_t two, float factor) {
+    if (!(half_to_float(static_cast<uint16_t>(two)) > 0.0f)) x *= factor;
+    if (!(half_to_float(static_cast<uint16_t>(two >> 16)) > 0.0f)) y *= factor;
+}
+
 inline void mma_half(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
     host::multiply(c, host::half_operands(a, b), line);
 }
