@@ -82,7 +82,7 @@ MEMORY = (
 _STEM_BACKWARD = "[] {{ StemBackwardParams p{{}}; p.warps = {warps}; p.weights.filters = 16; p.image.channels = 3; "
 SHARED = {
     "stem with": "Stem<{M}, 16, 2>::shared_bytes([] {{ StemPlanShape p{{}}; p.warps = {warps}; p.taps = 4; "
-    "p.pieces = 1; p.tile_outputs = {outputs}; return p; }}())",
+    "p.pieces = 1; p.tile_outputs = {outputs}; p.groups = ({outputs} + 15) / 16; p.steps = 3; p.parts = 1; return p; }}())",
     "trunk block": "Trunk<{M}, TrunkKernel::kBlock>::shared_bytes()",
     "trunk tail": "Trunk<{M}, TrunkKernel::kTail>::shared_bytes()",
     "conv forward": "Conv<{M}, 16>::shared_bytes()",
@@ -381,7 +381,7 @@ def _trunk(tail: bool) -> Case:
     blocks = min(tiles, 2 * SMS)
     # 16 units of 4 rows of 16 pixels; the tail's 7x7 makes 32 pixels a product: 7 units of 4 rows, 56 taps.
     products = tiles * (16 * 72 + (7 * 4 * 56 if tail else 16 * 72))
-    batch, *source = _loader(34 * 34, 4 if tail else 5, 2, tail, 0)
+    batch, *source = _loader(34 * 34, 5, 2, tail, 0)
     return Case(
         f"trunk {'tail' if tail else 'block'}",
         "bfloat16",

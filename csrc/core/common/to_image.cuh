@@ -74,7 +74,7 @@ struct ImageRows {
 
     template <class T>
     LR_DEVICE void request() {
-        const int lane = lane_index_again();
+        const int lane = opaque(lane_index());
         LR_UNROLL
         for (int i = 0; i < 4; ++i) {
             int channel, column;
@@ -88,7 +88,7 @@ struct ImageRows {
     }
     template <class T>
     LR_DEVICE void store(const float (&sum)[kRows][4], const float* bias) const {
-        const int lane = lane_index_again();
+        const int lane = opaque(lane_index());
         LR_UNROLL
         for (int i = 0; i < 4; ++i) {
             int channel, column;

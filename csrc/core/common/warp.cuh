@@ -12,12 +12,6 @@ LR_DEVICE int warp_count() { return thread_count() / 32; }
 
 #if defined(__CUDACC__)
 
-// lane_index(), read anew: the compiler does not compute what follows from it before a loop and keep it in registers.
-LR_DEVICE int lane_index_again() {
-    int lane;
-    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-    return lane;
-}
 LR_DEVICE void warp_barrier() { __syncwarp(); }
 LR_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 // The value that `lane` holds.

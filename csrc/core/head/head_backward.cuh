@@ -124,7 +124,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
 
     // dv of 16 pixels of kRows rows, and what the prologue's adjoint makes of it.
     LR_DEVICE void data(const MapTile& tile, float (&sums)[kPrologueSums][kLane]) const {
-        const int lane = lane_index_again(), g = lane / 4, t = lane % 4, c = kLane * t;
+        const int lane = opaque(lane_index()), g = lane / 4, t = lane % 4, c = kLane * t;
         const int x = warp_index() % 2 * 16, y = warp_index() / 2 * kRows;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         const int64_t first = tile.pixel(p.prologue, tile.top, tile.left) * n;

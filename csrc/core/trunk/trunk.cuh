@@ -76,7 +76,7 @@ struct Trunk {
     }
 
     LR_DEVICE void load(const MapTile& tile) const {
-        TileLoader<M, n>::template load<kSource, kSource, kTail ? 4 : 5>(
+        TileLoader<M, n>::template load<kSource, kSource, 5>(
             source, prologue.source(), p.prologue, tile, kAround + 1,
             [](int y, int x, int c) { return y * kSource * n + Map::place(x, c); });
     }
@@ -86,7 +86,7 @@ struct Trunk {
     // The first convolution with its norm and skip or activation, into the middle map, whose first pixel is kAround
     // before the tile's; zero outside the image, as the second convolution pads.
     LR_DEVICE void fill_middle(const MapTile& tile) const {
-        const int lane = lane_index_again(), g = lane / 4, c = lane % 4 * kLane;
+        const int lane = opaque(lane_index()), g = lane / 4, c = lane % 4 * kLane;
         const int height = static_cast<int>(p.prologue.height), width = static_cast<int>(p.prologue.width);
         // Two strips of 16 columns times eight groups of four rows.
         LR_NO_UNROLL

@@ -9,7 +9,6 @@
 
 namespace learned_resizer {
 
-inline int lane_index_again() { return thread_index() % 32; }
 inline void warp_barrier(int line = __builtin_LINE()) { host::warp_exchange(nullptr, 0, line); }
 
 inline float shuffle(float x, int lane, int line = __builtin_LINE()) {
