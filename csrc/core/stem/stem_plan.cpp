@@ -74,13 +74,13 @@ int64_t fragments_of(const Axis& axis, const std::vector<Cut>& tiles) {
         groups = std::max(groups, static_cast<int64_t>(found.size()));
         for (const Group& group : found) steps = std::max(steps, divide_up(group.last - group.first, 16));
     }
-    return groups * steps * 2;
+    return groups * steps;
 }
 
 // The tiling that takes the least time, the widest blocks first: the columns computed, two more a tile for what a block
 // costs, over the share of the issue slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that
 // is w / (w + 8).
-std::vector<Cut> choose_tiles(const Axis& axis, int64_t most, int64_t& warps) {
+std::vector<Cut> choose_tiles(const Axis& axis, int64_t most, int64_t fragments, int64_t& warps) {
     std::vector<Cut> best;
     double least = std::numeric_limits<double>::infinity();
     const int64_t outputs = axis.table.out_size;
@@ -91,7 +91,7 @@ std::vector<Cut> choose_tiles(const Axis& axis, int64_t most, int64_t& warps) {
         before = length;
         std::vector<Cut> tiles = cut_axis(axis, length);
         const int64_t w = warps_of(tiles);
-        if (w == 0 || w > most || fragments_of(axis, tiles) > kStemFragments) continue;
+        if (w == 0 || w > most || fragments_of(axis, tiles) > fragments) continue;
         const auto resident = static_cast<double>(most / w * w);
         const double columns = static_cast<double>((w * kStemWarpColumns + 2) * tiles.size());
         const double cost = columns * (resident + 8.0) / resident;
@@ -190,9 +190,10 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.form = open <= widest ? Form::kFold : Form::kGather;
     s.slots = least <= 2 ? 2 : kStemSlots;
 
+    s.parts = is_short(columns) ? 1 : 2;
     int64_t warps = 0;
-    const int64_t most = request.warps[s.slots == 2 ? 0 : 1];  // resident
-    std::vector<Cut> tiles = choose_tiles(columns, most, warps);
+    const int64_t most = request.kernel.warps[s.slots == 2 ? 0 : 1];  // resident
+    std::vector<Cut> tiles = choose_tiles(columns, most, request.kernel.fragments / s.parts, warps);
     s.pieces = 1;
     if (tiles.empty()) {
         // The columns of a single output exceed a block: they are cut into pieces, summed in order.
@@ -221,7 +222,6 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.taps = static_cast<int32_t>(taps);
     s.tile_outputs = static_cast<int32_t>(tile_outputs);
     s.groups = static_cast<int32_t>(divide_up(tile_outputs, 16));
-    s.parts = is_short(columns) ? 1 : 2;
     s.steps = 1;
     for (const Cut& tile : tiles)
         for (const Group& group : groups_of(columns, tile))
