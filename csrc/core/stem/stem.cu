@@ -6,14 +6,14 @@ namespace learned_resizer {
 StemInstance stem_instance(int arithmetic, int filters) {
     StemInstance result{};
     dispatch_tensor(static_cast<Arithmetic>(arithmetic), filters, [&](auto M, auto n) {
-        result = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>}, kStemMostFragments<M>};
+        result = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>}, kStemBlockWarps<n>, kStemMostFragments<M>};
     });
     return result;
 }
 
 int stem_shared_bytes(int arithmetic, int filters) {
     StemPlanShape plan{};
-    plan.warps = kStemMaxWarps;
+    plan.warps = stem_instance(arithmetic, filters).block_warps;
     plan.slots = kStemSlots;
     plan.groups = 1, plan.steps = stem_instance(arithmetic, filters).fragments, plan.parts = 1;
     plan.strip_outputs = 8;

@@ -36,7 +36,7 @@ struct Stem {
     // Elements between the pixels of a filtered row: its fragments then load without bank conflicts.
     static constexpr int kPitch = kIs16Bit<M> ? n + 8 : n + 4;
     // Rows that wait for R_w: as many are filtered while the next are written.
-    static constexpr int kBuffer = kIs16Bit<M> ? 2 : 1;
+    static constexpr int kBuffer = kIs16Bit<M> && n == 16 ? 2 : 1;
     static constexpr int kBand = 32 * 8;  // elements of R_w's fragment
     // Of four channels of a lane: the center, the sum of deviations from it and the sum of their squares.
     static constexpr int kMoments = 3 * (n / 16);
@@ -416,7 +416,9 @@ struct Stem {
     }
 };
 
-// 99 KiB hold a block of 16 filters in every arithmetic.
+// So that 99 KiB hold a block of 16 filters in every arithmetic, and of 32 filters of 16 bits.
+template <int n>
+constexpr int kStemBlockWarps = n == 16 ? kStemMaxWarps : 6;
 template <Arithmetic M>
 constexpr int kStemMostFragments = kIs16Bit<M> ? kStemFragments : 16;
 

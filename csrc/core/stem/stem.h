@@ -39,8 +39,9 @@ struct StemTile {
 
 // What a plan has to know of the kernels of an arithmetic and a number of filters.
 struct StemInstance {
-    int32_t warps[2];   // on a multiprocessor, as far as registers decide: that keep 2 rows, that keep kStemSlots
-    int32_t fragments;  // most of the horizontal filter in shared memory, up to kStemFragments
+    int32_t warps[2];     // on a multiprocessor, as far as registers decide: that keep 2 rows, that keep kStemSlots
+    int32_t block_warps;  // most of a block, up to kStemMaxWarps
+    int32_t fragments;    // most of the horizontal filter in shared memory, up to kStemFragments
 };
 
 // Everything that follows from sizes and bands, made by make_stem_plan (stem_plan.h).
