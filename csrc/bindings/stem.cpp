@@ -58,10 +58,8 @@ StemWeights parse_weights(const py::tuple& weights, float negative_slope, int fi
 StemPlan plan_stem(int64_t batch, int multiprocessors, const py::tuple& rows, const py::tuple& columns,
                    const std::string& arithmetic, int num_filters) {
     const AxisArgument row_axis(rows, "rows"), column_axis(columns, "columns");
-    const auto warps = [&](int slots) {
-        return stem_resident_warps(parse_arithmetic(arithmetic), check_filters(num_filters), slots);
-    };
-    return make_stem_plan({row_axis.table, column_axis.table, batch, multiprocessors, {warps(2), warps(kStemSlots)}});
+    const StemInstance kernel = stem_instance(parse_arithmetic(arithmetic), check_filters(num_filters));
+    return make_stem_plan({row_axis.table, column_axis.table, batch, multiprocessors, kernel});
 }
 
 void stem(const StemPlan& plan, uintptr_t tables, const py::tuple& image, const py::tuple& weights,

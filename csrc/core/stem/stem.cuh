@@ -36,10 +36,10 @@ struct Stem {
     // Elements between the pixels of a filtered row: its fragments then load without bank conflicts.
     static constexpr int kPitch = kIs16Bit<M> ? n + 8 : n + 4;
     // Rows that wait for R_w: as many are filtered while the next are written.
-    static constexpr int kBuffer = kIs16Bit<M> ? 2 : 1;
+    static constexpr int kBuffer = kIs16Bit<M> && n == 16 ? 2 : 1;
     static constexpr int kBand = 32 * 8;  // elements of R_w's fragment
     // Of four channels of a lane: the center, the sum of deviations from it and the sum of their squares.
-    static constexpr int kMoments = 3 * (n / 16) + 1;
+    static constexpr int kMoments = 3 * (n / 16);
     static constexpr int kRecenter = 8 * kRows;  // rows between new centers
 
     // What the registers have no room for: the item's strip and piece of a tile.
@@ -56,7 +56,7 @@ struct Stem {
     Features features;
     // Behind what the features keep.
     S* rows;               // [2 kBuffer][16 warps][kPitch]
-    Quad<float>* moments;  // [kMoments][threads]
+    Quad<float>* moments;  // [kMoments][threads], and behind them float [threads]: counted()
     S* bands;              // [groups][parts][steps][32 lanes][8]
     float* partial;        // [strip_outputs][n], only if pieces > 1
 
@@ -73,7 +73,7 @@ struct Stem {
         return static_cast<int>(sizeof(Place)) + Features::shared_bytes(plan.warps) +
                static_cast<int>(sizeof(S)) * (2 * kBuffer * kStemWarpColumns * plan.warps * kPitch +
                                               plan.groups * plan.steps * parts_of(plan.parts) * kBand) +
-               4 * (4 * kMoments * 32 * plan.warps + (plan.pieces > 1 ? plan.strip_outputs * n : 0));
+               4 * ((4 * kMoments + 1) * 32 * plan.warps + (plan.pieces > 1 ? plan.strip_outputs * n : 0));
     }
 
     LR_DEVICE explicit Stem(const StemParams& params)
@@ -83,9 +83,10 @@ struct Stem {
           parts(parts_of(params.plan.parts)) {
         rows = reinterpret_cast<S*>(dynamic_shared() + sizeof(Place) + Features::shared_bytes(warp_count()));
         moments = reinterpret_cast<Quad<float>*>(rows + 2 * kBuffer * kStemWarpColumns * warp_count() * kPitch);
-        bands = reinterpret_cast<S*>(moments + kMoments * thread_count());
+        bands = reinterpret_cast<S*>(moments + kMoments * thread_count()) + 4 / sizeof(S) * thread_count();
         partial = reinterpret_cast<float*>(bands + p.plan.groups * p.plan.steps * parts * kBand);
         for (int i = 0; i < kMoments; ++i) moments[i * thread_count() + thread_index()] = {};
+        counted() = 0.0f;
     }
 
     template <class T>
@@ -225,7 +226,9 @@ struct Stem {
         return left > 8 ? 2 : left > 0 ? 1 : 0;
     }
     // Pixels of the lane, of the items before this one.
-    LR_DEVICE float& counted() const { return moments[(kMoments - 1) * thread_count() + thread_index()].v[0]; }
+    LR_DEVICE float& counted() const {
+        return reinterpret_cast<float*>(moments + kMoments * thread_count())[thread_index()];
+    }
     // To the mean of `pixels`: then sum is 0, and squares is M2.
     LR_DEVICE static void move_center(float pixels, Quad<float>& center, Quad<float>& sum, Quad<float>& squares) {
         const float inverse = pixels > 0.0f ? 1.0f / pixels : 0.0f;
@@ -412,6 +415,12 @@ struct Stem {
             *reinterpret_cast<Quad<float>*>(z) = {{sum[0], sum[1], sum[2], sum[3]}};
     }
 };
+
+// So that 99 KiB hold a block of 16 filters in every arithmetic, and of 32 filters of 16 bits.
+template <int n>
+constexpr int kStemBlockWarps = n == 16 ? kStemMaxWarps : 6;
+template <Arithmetic M>
+constexpr int kStemMostFragments = kIs16Bit<M> ? kStemFragments : 16;
 
 // Warps that fit into a multiprocessor's registers, 65536 of them, without a spill.
 template <Arithmetic M, int n, int K>

@@ -38,11 +38,11 @@ std::vector<Cut> cut_axis(const Axis& axis, int64_t length) {
 }
 
 // The fewest warps whose columns hold every tile, or 0 if a tile exceeds a block.
-int64_t warps_of(const std::vector<Cut>& tiles) {
+int64_t warps_of(const std::vector<Cut>& tiles, int64_t most) {
     int64_t widest = 1;
     for (const Cut& tile : tiles) widest = std::max(widest, tile.end - tile.begin);
     const int64_t warps = std::max<int64_t>(divide_up(widest, kStemWarpColumns), kStemMinWarps);
-    return warps <= kStemMaxWarps ? warps : 0;
+    return warps <= most ? warps : 0;
 }
 
 // The horizontal filter of 16 neighbouring outputs is a product: 16 columns of the image are a step of it.
@@ -74,13 +74,14 @@ int64_t fragments_of(const Axis& axis, const std::vector<Cut>& tiles) {
         groups = std::max(groups, static_cast<int64_t>(found.size()));
         for (const Group& group : found) steps = std::max(steps, divide_up(group.last - group.first, 16));
     }
-    return groups * steps * 2;
+    return groups * steps;
 }
 
 // The tiling that takes the least time, the widest blocks first: the columns computed, two more a tile for what a block
 // costs, over the share of the issue slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that
 // is w / (w + 8).
-std::vector<Cut> choose_tiles(const Axis& axis, int64_t most, int64_t& warps) {
+std::vector<Cut> choose_tiles(const Axis& axis, const StemInstance& kernel, int64_t most, int64_t parts,
+                              int64_t& warps) {
     std::vector<Cut> best;
     double least = std::numeric_limits<double>::infinity();
     const int64_t outputs = axis.table.out_size;
@@ -90,8 +91,8 @@ std::vector<Cut> choose_tiles(const Axis& axis, int64_t most, int64_t& warps) {
         if (length == before) continue;
         before = length;
         std::vector<Cut> tiles = cut_axis(axis, length);
-        const int64_t w = warps_of(tiles);
-        if (w == 0 || w > most || fragments_of(axis, tiles) > kStemFragments) continue;
+        const int64_t w = warps_of(tiles, kernel.block_warps);
+        if (w == 0 || fragments_of(axis, tiles) * parts > kernel.fragments) continue;
         const auto resident = static_cast<double>(most / w * w);
         const double columns = static_cast<double>((w * kStemWarpColumns + 2) * tiles.size());
         const double cost = columns * (resident + 8.0) / resident;
@@ -190,14 +191,15 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.form = open <= widest ? Form::kFold : Form::kGather;
     s.slots = least <= 2 ? 2 : kStemSlots;
 
+    s.parts = is_short(columns) ? 1 : 2;
     int64_t warps = 0;
-    const int64_t most = request.warps[s.slots == 2 ? 0 : 1];  // resident
-    std::vector<Cut> tiles = choose_tiles(columns, most, warps);
+    const int64_t most = request.kernel.warps[s.slots == 2 ? 0 : 1];  // resident
+    std::vector<Cut> tiles = choose_tiles(columns, request.kernel, most, s.parts, warps);
     s.pieces = 1;
     if (tiles.empty()) {
         // The columns of a single output exceed a block: they are cut into pieces, summed in order.
         tiles = cut_axis(columns, 1);
-        warps = kStemMaxWarps;
+        warps = request.kernel.block_warps;
         int64_t most = 1;
         for (const Cut& tile : tiles) most = std::max(most, tile.end - tile.begin);
         s.pieces = static_cast<int32_t>(divide_up(most, warps * kStemWarpColumns));
@@ -221,7 +223,6 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.taps = static_cast<int32_t>(taps);
     s.tile_outputs = static_cast<int32_t>(tile_outputs);
     s.groups = static_cast<int32_t>(divide_up(tile_outputs, 16));
-    s.parts = is_short(columns) ? 1 : 2;
     s.steps = 1;
     for (const Cut& tile : tiles)
         for (const Group& group : groups_of(columns, tile))

@@ -12,7 +12,7 @@ struct StemPlanRequest {
     AxisTable rows, columns;  // every output reads at least one input
     int64_t batch;            // >= 1
     int multiprocessors;      // of the device, for the number of blocks
-    int warps[2];             // resident on one of them: of a kernel of 2 slots, of kStemSlots
+    StemInstance kernel;
 };
 
 struct StemPlan {
