@@ -78,6 +78,7 @@ class StemPlan:
     tile_outputs: int
     strip_outputs: int
     rows: tuple[int, ...]  # image rows of each strip
+    resident: int  # blocks on a multiprocessor
 
     @property
     def items(self) -> int:
@@ -85,7 +86,7 @@ class StemPlan:
 
     @property
     def blocks(self) -> int:
-        return min(self.items, SMS * (16 // self.warps))
+        return min(self.items, SMS * self.resident)
 
 
 def _cuts(length: int) -> list[int]:
@@ -94,23 +95,24 @@ def _cuts(length: int) -> list[int]:
     return [min(2 * last + 1, SIDE_IN) - max(2 * first - 1, 0) for first, last in ranges]
 
 
-def stem_plan() -> StemPlan:
+def stem_plan(most: int = 16) -> StemPlan:
+    """For a kernel of whose warps `most` are resident: 16 with 16-bit elements, 12 otherwise."""
     least, warps, length = math.inf, 0, 0
     for count in range(1, SIDE_OUT + 1):
         outputs = -(-SIDE_OUT // count)
         wide = max(-(-max(_cuts(outputs)) // 16), 2)
-        resident = 16 // wide * wide
-        if wide <= 8 and (cost := wide * len(_cuts(outputs)) * (resident + 8) / resident) < least:
+        resident = most // wide * wide
+        if wide <= 8 and (cost := (16 * wide + 2) * len(_cuts(outputs)) * (resident + 8) / resident) < least:
             least, warps, length = cost, wide, outputs
         if wide == 2:
             break
     tiles = len(_cuts(length))
-    resident = SMS * (16 // warps)
+    resident = SMS * (most // warps)
     costs = {
         strips: -(-strips * BATCH * tiles // resident) * (-(-SIDE_IN // strips) + _TAPS + 8) for strips in range(1, 65)
     }
     strip = -(-SIDE_OUT // min(costs, key=lambda strips: costs[strips]))
-    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)))
+    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)), most // warps)
 
 
 def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
@@ -131,15 +133,13 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
         Rule(rf"^request:.*request_as<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
-        Rule(
-            r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0
-        ),
+        Rule(r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|<< 16)", 0),
         Rule(r"^request_as:.*load_element", 0.75),
     )
 
 
 def _stem(arithmetic: str, statistics: bool) -> Case:
-    plan = stem_plan()
+    plan = stem_plan(16 if arithmetic == "bfloat16" else 12)
     rows = 3 if arithmetic == "bfloat16" else 2  # kRows
     threads = 32 * plan.warps
     steps = sum(-(-r // rows) for r in plan.rows) / plan.strips  # of a strip
@@ -163,9 +163,8 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
             Rule(r"^load_bands:.*i < count", plan.tile_outputs * _TAPS / threads),
             Rule(r"^load_bands:", 1),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
-            Rule(r"^run_strip:.*from < kRows", 1),
-            Rule(r"^run_strip:.*row <", steps),
-            Rule(r"^filter_row:.*left > 0", emits),
+            Rule(r"^(filter_more:|run_strip:.*from < kRows)", 0),  # when enlarging, and at the image's end
+            Rule(r"^run_strip:", steps),
             Rule(r"^filter_columns:.*group -=", 0.5),
             Rule(r"^filter_columns:.*group \+=", filtered),
             Rule(r"^filter_columns:.*part <", 1),  # weights of 8 bits
@@ -177,7 +176,8 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
         (
             *_image_shares(arithmetic),
             Rule(r"^put:|^clear:", 1 / 2),  # one of two slots
-            Rule(r"^filter_row:.*(y % K|gather_table|state\[k\]\[v\]|sum\[kValues\]|put\(sum)", 0),
+            Rule(r"^(run_strip|filter_rows):.*filter_more", 0),
+            Rule(r"^filter_rows:.*put_slot", emits),
             Rule(r"^\w*:.*p\.partials != nullptr", float(statistics)),
             Rule(r"^count:.*recenter", 1 / 8),
             Rule(r"^filter_columns:.*add_piece", 0),  # windows that do not fit a block

@@ -55,9 +55,11 @@ StemWeights parse_weights(const py::tuple& weights, float negative_slope, int fi
             check_filters(filters)};
 }
 
-StemPlan plan_stem(int64_t batch, int multiprocessors, const py::tuple& rows, const py::tuple& columns) {
+StemPlan plan_stem(int64_t batch, int multiprocessors, const py::tuple& rows, const py::tuple& columns,
+                   const std::string& arithmetic, int num_filters) {
     const AxisArgument row_axis(rows, "rows"), column_axis(columns, "columns");
-    return make_stem_plan({row_axis.table, column_axis.table, batch, multiprocessors});
+    const StemInstance kernel = stem_instance(parse_arithmetic(arithmetic), check_filters(num_filters));
+    return make_stem_plan({row_axis.table, column_axis.table, batch, multiprocessors, kernel});
 }
 
 void stem(const StemPlan& plan, uintptr_t tables, const py::tuple& image, const py::tuple& weights,
@@ -179,7 +181,7 @@ void bind_stem(py::module_& module) {
             "blocks", [](const StemPlan& plan) { return plan.shape.blocks; },
             "Blocks of the launch, and so rows of the statistics' partial results.");
     module.def("plan_stem", &plan_stem, py::arg("batch"), py::arg("multiprocessors"), py::arg("rows"),
-               py::arg("columns"),
+               py::arg("columns"), py::arg("arithmetic"), py::arg("num_filters"),
                "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
     module.def("stem", &stem, py::arg("plan"), py::arg("tables"), py::arg("image"), py::arg("weights"),
                py::arg("negative_slope"), py::arg("arithmetic"), py::arg("num_filters"), py::arg("z"),

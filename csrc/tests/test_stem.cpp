@@ -19,6 +19,7 @@ void check_filters(const StemCase& k) {
     request.columns = {columns.in_size, k.out_width, columns.start.data(), columns.offset.data(),
                        columns.weight.data()};
     request.batch = k.batch, request.multiprocessors = k.multiprocessors;
+    request.kernel = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>}, kStemMostFragments<M>};
     StemPlan plan = make_stem_plan(request);
 
     std::vector<double> a, c, exact(k.batch * k.out_height * k.out_width * n);
@@ -239,9 +240,9 @@ void test_refusals() {
         StemPlanRequest request;
         const char* text;
     };
-    for (const Refusal& r :
-         {Refusal{{dense, single, 1, 1}, "8 output rows are open"}, Refusal{{single, single, 0, 1}, "batch"},
-          Refusal{{empty, single, 1, 1}, "reads no input"}}) {
+    for (const Refusal& r : {Refusal{{dense, single, 1, 1, {{16, 12}, 24}}, "8 output rows are open"},
+                             Refusal{{single, single, 0, 1, {{16, 12}, 24}}, "batch"},
+                             Refusal{{empty, single, 1, 1, {{16, 12}, 24}}, "reads no input"}}) {
         try {
             make_stem_plan(r.request);
             std::printf("not refused: %s\n", r.text);

@@ -17,11 +17,13 @@ from .tables import on_stream
 
 
 @lru_cache(maxsize=256)
-def _plan(batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, gpu: torch.device) -> Any:
-    """The forward's plan, a ``_C.StemPlan``; rest: interpolation and antialias."""
+def _plan(
+    instance: tuple[str, int], batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, gpu: torch.device
+) -> Any:
+    """The forward's plan, a ``_C.StemPlan``; instance: arithmetic and filters; rest: interpolation and antialias."""
     rows, columns = (axis_arguments(get_bands(i, o, None, *rest)) for i, o in zip(size, out, strict=True))
     processors = device.multiprocessors(gpu)
-    return native.load().plan_stem(batch=batch, multiprocessors=processors, rows=rows, columns=columns)
+    return native.load().plan_stem(batch, processors, rows, columns, *instance)
 
 
 @lru_cache(maxsize=256)
@@ -88,21 +90,20 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
         if statistics is not None:
             statistics.zero_()
         return
-    filters, module = weights.b0.shape[0], native.load()
-    plan = _plan(batch, tuple(size), (height, width), interpolation, antialias, gpu=gpu)
+    module, instance = native.load(), (arithmetic(dtype), weights.b0.shape[0])
+    plan = _plan(instance, batch, tuple(size), (height, width), interpolation, antialias, gpu=gpu)
     place = device.place(gpu)
     tables = on_stream(plan, gpu, *place)
     partials = None
     if statistics is not None:
-        partials = torch.empty((plan.blocks, 3, filters), dtype=torch.float32, device=gpu)
+        partials = torch.empty((plan.blocks, 3, instance[1]), dtype=torch.float32, device=gpu)
     module.stem(
         plan,
         tables.address,
         _image(a),
         _weights(weights),
         negative_slope,
-        arithmetic(dtype),
-        filters,
+        *instance,
         z.data_ptr(),
         pointer(partials),
         *place,

@@ -56,7 +56,7 @@ def test_stem_plan_is_the_planners() -> None:
     except native.NativeUnavailable as missing:
         pytest.skip(str(missing))
     axis = axis_arguments(get_bands(448, 224, None, "bilinear", True))
-    planned = module.plan_stem(batch=64, multiprocessors=132, rows=axis, columns=axis)
+    planned = module.plan_stem(64, 132, axis, axis, "bfloat16", 16)
     plan = tensor_kernels.stem_plan()
     assert plan.blocks == planned.blocks
     assert sum(plan.rows) >= 448

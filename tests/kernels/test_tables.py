@@ -269,7 +269,7 @@ def test_the_device_holds_the_plan(watched: Watched, filter: tuple[str, bool]) -
     rows, columns = (axis_arguments(get_bands(*sizes, None, *filter)) for sizes in ((448, 224), (1000, 300)))
     for plan in (
         watched.module.plan_resample("float32", 6, 1, True, 132, rows, columns),
-        watched.module.plan_stem(4, 132, rows, columns),
+        watched.module.plan_stem(4, 132, rows, columns, "float32", 16),
     ):
         size = memoryview(plan).nbytes
         assert size > 4096

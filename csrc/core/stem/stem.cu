@@ -3,11 +3,19 @@
 
 namespace learned_resizer {
 
+StemInstance stem_instance(int arithmetic, int filters) {
+    StemInstance result{};
+    dispatch_tensor(static_cast<Arithmetic>(arithmetic), filters, [&](auto M, auto n) {
+        result = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>}, kStemMostFragments<M>};
+    });
+    return result;
+}
+
 int stem_shared_bytes(int arithmetic, int filters) {
     StemPlanShape plan{};
     plan.warps = kStemMaxWarps;
     plan.slots = kStemSlots;
-    plan.groups = 1, plan.steps = kStemFragments, plan.parts = 1;
+    plan.groups = 1, plan.steps = stem_instance(arithmetic, filters).fragments, plan.parts = 1;
     plan.strip_outputs = 8;
     plan.pieces = 2;
     int result = 0;

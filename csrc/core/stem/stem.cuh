@@ -39,7 +39,7 @@ struct Stem {
     static constexpr int kBuffer = kIs16Bit<M> ? 2 : 1;
     static constexpr int kBand = 32 * 8;  // elements of R_w's fragment
     // Of four channels of a lane: the center, the sum of deviations from it and the sum of their squares.
-    static constexpr int kMoments = 3 * (n / 16) + 1;
+    static constexpr int kMoments = 3 * (n / 16);
     static constexpr int kRecenter = 8 * kRows;  // rows between new centers
 
     // What the registers have no room for: the item's strip and piece of a tile.
@@ -56,13 +56,14 @@ struct Stem {
     Features features;
     // Behind what the features keep.
     S* rows;               // [2 kBuffer][16 warps][kPitch]
-    Quad<float>* moments;  // [kMoments][threads]
+    Quad<float>* moments;  // [kMoments][threads], and behind them float [threads]: counted()
     S* bands;              // [groups][parts][steps][32 lanes][8]
     float* partial;        // [strip_outputs][n], only if pieces > 1
 
     int parts;  // of R_w's weights
     int piece;
     int emitted, done;  // output rows of the strip that are complete, and those that R_w was applied to
+    int next_work;      // index of the StemRow of the step's first row
     int left;           // complete output rows that wait for a place in `rows`; -1: the next image row is to be added
     float state[K][kValues];
 
@@ -72,7 +73,7 @@ struct Stem {
         return static_cast<int>(sizeof(Place)) + Features::shared_bytes(plan.warps) +
                static_cast<int>(sizeof(S)) * (2 * kBuffer * kStemWarpColumns * plan.warps * kPitch +
                                               plan.groups * plan.steps * parts_of(plan.parts) * kBand) +
-               4 * (4 * kMoments * 32 * plan.warps + (plan.pieces > 1 ? plan.strip_outputs * n : 0));
+               4 * ((4 * kMoments + 1) * 32 * plan.warps + (plan.pieces > 1 ? plan.strip_outputs * n : 0));
     }
 
     LR_DEVICE explicit Stem(const StemParams& params)
@@ -82,9 +83,10 @@ struct Stem {
           parts(parts_of(params.plan.parts)) {
         rows = reinterpret_cast<S*>(dynamic_shared() + sizeof(Place) + Features::shared_bytes(warp_count()));
         moments = reinterpret_cast<Quad<float>*>(rows + 2 * kBuffer * kStemWarpColumns * warp_count() * kPitch);
-        bands = reinterpret_cast<S*>(moments + kMoments * thread_count());
+        bands = reinterpret_cast<S*>(moments + kMoments * thread_count()) + 4 / sizeof(S) * thread_count();
         partial = reinterpret_cast<float*>(bands + p.plan.groups * p.plan.steps * parts * kBand);
         for (int i = 0; i < kMoments; ++i) moments[i * thread_count() + thread_index()] = {};
+        counted() = 0.0f;
     }
 
     template <class T>
@@ -148,14 +150,14 @@ struct Stem {
     }
 
     LR_DEVICE void run_strip() {
-        emitted = done = 0, left = -1;
+        emitted = done = 0, left = -1, next_work = place.strip.rows;
         LR_UNROLL
         for (int k = 0; k < K; ++k) clear(state[k]);
         features.image = place.image, features.column = place.tile.begin;
         features.begin(place.strip.begin);
         barrier();
         LR_NO_UNROLL
-        for (int row = place.strip.begin; row < place.strip.end; row += kRows) {
+        for (int row = place.strip.begin; row < place.strip.end; row += kRows, next_work += kRows) {
             typename Features::Raw raw;
             // With 32 filters and six rows of them no registers are left to hold the pixels meanwhile.
             constexpr bool kEarly = n == 16 || K == 2;
@@ -164,21 +166,13 @@ struct Stem {
                 float a[kRows][kTiles][4], c[kRows][kTiles][4];
                 features.compute(row, a, c);
                 if (p.partials != nullptr) count(row, c);
-                // Again from the row at which `rows` was full.
+                int from = filter_rows(row, c);
                 LR_NO_UNROLL
-                for (int from = 0; from < kRows;) {
-                    int q = 0;
-                    LR_UNROLL
-                    for (; q < kRows; ++q)
-                        if (q >= from && !filter_row(row + q, c[q])) break;
-                    from = q;
-                    if (from == kRows) {
-                        if constexpr (!kEarly) features.request(raw, Features::next(row));
-                        features.store(raw, Features::next(row));
-                    }
-                    filter_columns();  // its barrier: the new image rows are there
-                }
+                for (; from < kRows; from = filter_more(from, row, c)) filter_columns();
             }
+            if constexpr (!kEarly) features.request(raw, Features::next(row));
+            features.store(raw, Features::next(row));
+            filter_columns();  // its barrier: the new image rows are there
         }
         if (p.partials != nullptr)
             counted() += static_cast<float>(valid_columns() * (place.strip.own_end - place.strip.begin));
@@ -232,7 +226,9 @@ struct Stem {
         return left > 8 ? 2 : left > 0 ? 1 : 0;
     }
     // Pixels of the lane, of the items before this one.
-    LR_DEVICE float& counted() const { return moments[(kMoments - 1) * thread_count() + thread_index()].v[0]; }
+    LR_DEVICE float& counted() const {
+        return reinterpret_cast<float*>(moments + kMoments * thread_count())[thread_index()];
+    }
     // To the mean of `pixels`: then sum is 0, and squares is M2.
     LR_DEVICE static void move_center(float pixels, Quad<float>& center, Quad<float>& sum, Quad<float>& squares) {
         const float inverse = pixels > 0.0f ? 1.0f / pixels : 0.0f;
@@ -260,44 +256,76 @@ struct Stem {
                       p.weights.filters);
     }
 
-    // R_h: adds row y of c and puts the output rows that it completes into `rows`. False if that is full before all
-    // are.
-    LR_DEVICE bool filter_row(int y, const float (&c)[kTiles][4]) {
-        const StemRow<K> work = table<StemRow<K>>(p.plan.row_table)[place.strip.rows + (y - place.strip.begin)];
-        const bool fold = p.plan.form == Form::kFold;
-        if (left < 0) {
-            left = work.emits;
-            LR_UNROLL
-            for (int k = 0; k < K; ++k) {
-                if (fold) {
-                    add(state[k], work.weight[k], [&](int v) { return c[v / 4][v % 4]; });
-                } else if (1 << y % K >> k & 1) {
+    // R_h: adds the rows of c and puts the output rows that they complete into `rows`, which is empty. The row at which
+    // that became full, or kRows.
+    LR_DEVICE int filter_rows(int row, const float (&c)[kRows][kTiles][4]) {
+        StemRow<K> work[kRows];
+        int each = 0, all = 0;
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            work[q] = table<StemRow<K>>(p.plan.row_table)[next_work + q];
+            each |= work[q].emits, all += work[q].emits;
+        }
+        if (p.plan.form == Form::kGather || each > 1 || all > kBuffer) return filter_more(0, row, c);
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            fold(work[q], c[q]);
+            if (work[q].emits == 1) put_slot(work[q].first);
+        }
+        return kRows;
+    }
+    // When enlarging, and at the image's end: row after row, from the one at which `rows` was full.
+    LR_DEVICE int filter_more(int from, int row, const float (&c)[kRows][kTiles][4]) {
+        LR_UNROLL
+        for (int q = 0; q < kRows; ++q) {
+            if (q < from) continue;
+            const StemRow<K> work = table<StemRow<K>>(p.plan.row_table)[next_work + q];
+            if (left < 0) {
+                left = work.emits;
+                if (p.plan.form == Form::kFold) {
+                    fold(work, c[q]);
+                } else {
+                    const int slot = 1 << (row + q) % K;
                     LR_UNROLL
-                    for (int v = 0; v < kValues; ++v) state[k][v] = c[v / 4][v % 4];
+                    for (int k = 0; k < K; ++k) {
+                        if ((slot >> k & 1) == 0) continue;
+                        LR_UNROLL
+                        for (int v = 0; v < kValues; ++v) state[k][v] = c[q][v / 4][v % 4];
+                    }
                 }
             }
-        }
-        LR_NO_UNROLL
-        for (; left > 0; --left) {
-            if (emitted - done == kBuffer) return false;
-            const int output = work.first + work.emits - left;
-            if (fold) {
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) {
-                    if ((1 << output % K >> k & 1) == 0) continue;
-                    put(state[k]);
-                    clear(state[k]);
-                }
-            } else {
-                const float* weight = table<float>(p.plan.gather_table) + int64_t{output} * K;
-                float sum[kValues] = {};
-                LR_UNROLL
-                for (int k = 0; k < K; ++k) add(sum, load_element(weight + k), [&](int v) { return state[k][v]; });
-                put(sum);
+            LR_NO_UNROLL
+            for (; left > 0; --left) {
+                if (emitted - done == kBuffer) return q;
+                const int output = work.first + work.emits - left;
+                if (p.plan.form == Form::kFold)
+                    put_slot(output);
+                else
+                    put_sum(output);
             }
+            left = -1;
         }
-        left = -1;
-        return true;
+        return kRows;
+    }
+    LR_DEVICE void fold(const StemRow<K>& work, const float (&c)[kTiles][4]) {
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) add(state[k], work.weight[k], [&](int v) { return c[v / 4][v % 4]; });
+    }
+    LR_DEVICE void put_slot(int output) {
+        const int slot = 1 << output % K;
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) {
+            if ((slot >> k & 1) == 0) continue;
+            put(state[k]);
+            clear(state[k]);
+        }
+    }
+    LR_DEVICE void put_sum(int output) {
+        const float* weight = table<float>(p.plan.gather_table) + int64_t{output} * K;
+        float sum[kValues] = {};
+        LR_UNROLL
+        for (int k = 0; k < K; ++k) add(sum, load_element(weight + k), [&](int v) { return state[k][v]; });
+        put(sum);
     }
     template <class Value>
     LR_DEVICE static void add(float (&sum)[kValues], float weight, const Value& value) {
@@ -388,14 +416,18 @@ struct Stem {
     }
 };
 
-// Two blocks per multiprocessor where the registers allow it.
+// 99 KiB hold a block of 16 filters in every arithmetic.
+template <Arithmetic M>
+constexpr int kStemMostFragments = kIs16Bit<M> ? kStemFragments : 16;
+
+// Warps that fit into a multiprocessor's registers, 65536 of them, without a spill.
 template <Arithmetic M, int n, int K>
-struct StemResidency {
-    static constexpr int kBlocks = kIs16Bit<M> && n == 16 && K == 2 ? 2 : 1;
-};
+constexpr int kStemResident = kIs16Bit<M> && n == 16 ? (K == 2 ? 16 : 12)
+                              : K == 2               ? 12
+                                                     : 8;
 
 template <Arithmetic M, int n, int K>
-LR_KERNEL_RESIDENT(32 * kStemMaxWarps, (StemResidency<M, n, K>::kBlocks))
+LR_KERNEL(32 * (kStemResident<M, n, K>))
 stem_kernel(const StemParams p) {
     Stem<M, n, K> stem(p);
     for (int64_t item = block_index(); item < p.plan.items; item += block_count()) stem.run_item(item);

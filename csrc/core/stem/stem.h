@@ -14,7 +14,7 @@ constexpr int kStemWarpColumns = 16;  // image columns of a warp: one row tile o
 constexpr int kStemRing = 16;         // image rows kept in shared memory
 constexpr int kStemPad = 8;           // pixels of a ring row beyond the block's columns: 3 before and 5 after them
 constexpr int kStemSlots = 6;         // most rows that the vertical filter keeps
-constexpr int kStemFragments = 24;    // most fragments of the horizontal filter in shared memory
+constexpr int kStemFragments = 24;    // most fragments of the horizontal filter in shared memory, of any kernel
 
 // One image row of a strip, for a kernel that keeps K rows.
 template <int K>
@@ -35,6 +35,12 @@ struct StemStrip {
 // The same for columns; a tile whose columns exceed a block is cut into several of these, its pieces.
 struct StemTile {
     int32_t out_begin, out_end, begin, own_end;
+};
+
+// What a plan has to know of the kernels of an arithmetic and a number of filters.
+struct StemInstance {
+    int32_t warps[2];   // on a multiprocessor, as far as registers decide: that keep 2 rows, that keep kStemSlots
+    int32_t fragments;  // most of the horizontal filter in shared memory, up to kStemFragments
 };
 
 // Everything that follows from sizes and bands, made by make_stem_plan (stem_plan.h).
@@ -97,6 +103,8 @@ struct StemParams {
 // `arithmetic`: Arithmetic of fragment.cuh, as a number. Otherwise as launch_resample.
 // Shared memory of a block, the most that any plan needs.
 int stem_shared_bytes(int arithmetic, int filters);
+
+StemInstance stem_instance(int arithmetic, int filters);
 
 int launch_stem(const StemParams& params, int arithmetic, int device, void* stream);
 

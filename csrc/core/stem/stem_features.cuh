@@ -80,10 +80,10 @@ struct StemFeatures {
         for (int i = thread_index(); i < 2 * n; i += thread_count())
             bias[i] = i % n < weights.filters ? load_parameter(i < n ? weights.b0 : weights.b1, i % n) : 0.0f;
         // (v / 255 - mean) / std
-        if (const int c = thread_index(); c < x.channels && x.dtype == DType::kUInt8) {
-            const float inverse = 1.0f / load_parameter(x.std, c);
+        if (const int c = thread_index(); c < 4 && x.dtype == DType::kUInt8) {
+            const float inverse = c < x.channels ? 1.0f / load_parameter(x.std, c) : 0.0f;
             map[c] = inverse * (1.0f / 255.0f);
-            map[4 + c] = -load_parameter(x.mean, c) * inverse;
+            map[4 + c] = c < x.channels ? -load_parameter(x.mean, c) * inverse : 0.0f;
         }
     }
 
@@ -119,7 +119,8 @@ struct StemFeatures {
         }
     }
     LR_DEVICE bool inside(int l, int row) const {
-        return place[l] >= 0 && static_cast<uint32_t>(row + (place[l] >> 16)) < static_cast<uint32_t>(x.height);
+        const int y = kRows == 1 ? row : row + (place[l] >> 16);
+        return place[l] >= 0 && static_cast<uint32_t>(y) < static_cast<uint32_t>(x.height);
     }
     // Stores them in the ring, converted; zero outside the image.
     LR_DEVICE void store(Raw& raw, int row) const {
@@ -129,7 +130,7 @@ struct StemFeatures {
         for (int l = 0; l < kLoads; ++l) {
             // R >= 2 rows have at least 32 w pixels.
             if ((l > 0 || kRows == 1) && thread_index() + l * thread_count() >= kRows * pitch) continue;
-            const int here = opaque(place[l]), at = here & 0xffff, r = here >> 16 & 0x7fff;
+            const int spot = opaque(place[l]), at = spot & 0xffff, r = kRows == 1 ? 0 : spot >> 16 & 0x7fff;
             S* to = ring + (ring_row(row + r) * pitch + at) * kPixel;
             const uint32_t (&v)[4] = raw.bits[l];
             if constexpr (kIs16Bit<M>) {
@@ -150,8 +151,7 @@ struct StemFeatures {
             each(raw, [&](uint32_t bits, int, int) { return float_from_bits(bits << 16); });
         else
             each(raw, [&](uint32_t bits, int l, int c) {
-                if (c >= x.channels || !inside(l, opaque(row))) return 0.0f;
-                return fused_multiply_add(static_cast<float>(bits), map[c], map[4 + c]);
+                return inside(l, opaque(row)) ? fused_multiply_add(static_cast<float>(bits), map[c], map[4 + c]) : 0.0f;
             });
     }
     template <class Value>

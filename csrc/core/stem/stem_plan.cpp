@@ -74,15 +74,13 @@ int64_t fragments_of(const Axis& axis, const std::vector<Cut>& tiles) {
         groups = std::max(groups, static_cast<int64_t>(found.size()));
         for (const Group& group : found) steps = std::max(steps, divide_up(group.last - group.first, 16));
     }
-    return groups * steps * 2;
+    return groups * steps;
 }
 
-// Warps of blocks of `warps` warps on a multiprocessor, whose registers hold two blocks of eight.
-int64_t resident_blocks(int64_t warps) { return 2 * kStemMaxWarps / warps; }
-
-// The tiling that takes the least time, the widest blocks first: the columns computed, over the share of the issue
-// slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that is w / (w + 8).
-std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
+// The tiling that takes the least time, the widest blocks first: the columns computed, two more a tile for what a block
+// costs, over the share of the issue slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that
+// is w / (w + 8).
+std::vector<Cut> choose_tiles(const Axis& axis, int64_t most, int64_t fragments, int64_t& warps) {
     std::vector<Cut> best;
     double least = std::numeric_limits<double>::infinity();
     const int64_t outputs = axis.table.out_size;
@@ -93,9 +91,10 @@ std::vector<Cut> choose_tiles(const Axis& axis, int64_t& warps) {
         before = length;
         std::vector<Cut> tiles = cut_axis(axis, length);
         const int64_t w = warps_of(tiles);
-        if (w == 0 || fragments_of(axis, tiles) > kStemFragments) continue;
-        const double resident = static_cast<double>(resident_blocks(w) * w);
-        const double cost = static_cast<double>(w * tiles.size()) * (resident + 8.0) / resident;
+        if (w == 0 || w > most || fragments_of(axis, tiles) > fragments) continue;
+        const auto resident = static_cast<double>(most / w * w);
+        const double columns = static_cast<double>((w * kStemWarpColumns + 2) * tiles.size());
+        const double cost = columns * (resident + 8.0) / resident;
         if (cost < least) least = cost, warps = w, best = std::move(tiles);
         // Smaller tiles only repeat more columns.
         if (w == kStemMinWarps) break;
@@ -191,8 +190,10 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.form = open <= widest ? Form::kFold : Form::kGather;
     s.slots = least <= 2 ? 2 : kStemSlots;
 
+    s.parts = is_short(columns) ? 1 : 2;
     int64_t warps = 0;
-    std::vector<Cut> tiles = choose_tiles(columns, warps);
+    const int64_t most = request.kernel.warps[s.slots == 2 ? 0 : 1];  // resident
+    std::vector<Cut> tiles = choose_tiles(columns, most, request.kernel.fragments / s.parts, warps);
     s.pieces = 1;
     if (tiles.empty()) {
         // The columns of a single output exceed a block: they are cut into pieces, summed in order.
@@ -204,7 +205,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     }
     s.warps = static_cast<int32_t>(warps);
     s.tiles = static_cast<int32_t>(tiles.size());
-    const int64_t resident = request.multiprocessors * resident_blocks(warps);
+    const int64_t resident = request.multiprocessors * (most / warps);
     int64_t strip = choose_strip(rows, s.batch * s.tiles, resident);
     if (s.pieces > 1) strip = std::min(strip, kPieceStripRows);
     const std::vector<Cut> strips = cut_axis(rows, strip);
@@ -221,7 +222,6 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.taps = static_cast<int32_t>(taps);
     s.tile_outputs = static_cast<int32_t>(tile_outputs);
     s.groups = static_cast<int32_t>(divide_up(tile_outputs, 16));
-    s.parts = is_short(columns) ? 1 : 2;
     s.steps = 1;
     for (const Cut& tile : tiles)
         for (const Group& group : groups_of(columns, tile))

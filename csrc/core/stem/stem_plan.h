@@ -12,6 +12,7 @@ struct StemPlanRequest {
     AxisTable rows, columns;  // every output reads at least one input
     int64_t batch;            // >= 1
     int multiprocessors;      // of the device, for the number of blocks
+    StemInstance kernel;
 };
 
 struct StemPlan {
