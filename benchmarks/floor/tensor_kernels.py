@@ -167,11 +167,10 @@ def stem_plan(most: int = 16) -> StemPlan:
     return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)), most // warps)
 
 
-def _setup(threads: int, weights: int) -> tuple[Rule, ...]:
-    """Loops that run once per block; their exact count does not matter."""
+def _setup(threads: int, weights: float) -> tuple[Rule, ...]:
+    """Loops that run once per block; `weights` is the mean trips of the loops that load them."""
     return (
-        Rule(r"^(StemFeatures|StemAdjoint|StemImageGradient|HeadBackward):.*(kW0|kW1|kWeights)", weights / threads),
-        Rule(r"^load_weights:", weights / threads),
+        Rule(r"^load_weights_of:", weights),
         Rule(r"^(Prologue|ConvBackward|StemFeatures|StemAdjoint|Trunk):.*(c < n|i < 2 \* n)", 1, True),
         Rule(r"^(finish):.*(kElements|elements|count);", 2500 / threads, True),
         Rule(r"^(finish|store_moments):.*w < warp_count", 1),
@@ -185,9 +184,13 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
         Rule(rf"^request:.*request_as<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
+<<<<<<< HEAD
         Rule(
             r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0
         ),
+=======
+        Rule(r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|<< 16)", 0),
+>>>>>>> part-adjoint
         Rule(r"^request_as:.*load_element", 0.75),
     )
 
@@ -230,7 +233,7 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
             Rule(r"^filter_columns:.*s <", columns),
             Rule(r"^compute:", 7),
             Rule(r"^StemFeatures:.*kW1", 32 * 2 * 4 / threads),
-            *_setup(threads, 7 * 2 * 32 * 2 * 4),
+            *_setup(threads, 2.5),  # 4 of W0, 1 of W1
         ),
         (
             *_image_shares(arithmetic),
@@ -295,7 +298,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
             Rule(r"^finish:.*w < kStemWarps", 1),
             Rule(r"^compute:", 7),
             Rule(r"^write_row:", 7),
-            *_setup(32 * warps, 7 * 2 * 32 * 2 * 4),
+            *_setup(32 * warps, 2),  # as in _stem
         ),
         (
             *_image_shares(arithmetic),
@@ -367,7 +370,7 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
             Rule(r"^weight_products:", 2 * (height / down) / 4),
             Rule(r"^multiply:.*dx", 3),
             Rule(r"^multiply:.*s < kSteps", 1),
-            *_setup(256, 9 * 32 * 2 * 4),
+            *_setup(256, 1),
         ),
         (*source, Rule(_EARLIER, 1 / 2), *(() if skip else (Rule(_SKIP, 0),))),
         # 32 bits, pixels of 64 bytes: 0, 2, 4 and 6 are in one bank.
@@ -397,7 +400,7 @@ def _trunk(tail: bool) -> Case:
             Rule(r"^(fill_middle|finish_block):.*unit", 2),
             Rule(r"^finish_tail:.*unit", 7 / 8),
             Rule(r"^multiply:.*dx", 8),
-            *_setup(256, (9 * 2 + 7 * 8) * 32 * 4 / 2),  # of two sets of weights each
+            *_setup(256, 5 / 2 if tail else 1),  # 1 of 3x3, 4 of 7x7
         ),
         (*source, Rule(_WIDE_IMAGE, 0)),
     )
@@ -433,7 +436,7 @@ def _head(arithmetic: str, backward: bool) -> Case:
             Rule(r"^data:.*part", height / 4 / 2),
             Rule(r"^data:.*s < 2", 2),
             Rule(r"^weight_products:", 2 * (height / down) / 2),
-            *_setup(256, 7 * 8 * 32 * 4),
+            *_setup(256, 2 if backward else 4),
         ),
         (
             *source,

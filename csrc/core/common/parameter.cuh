@@ -19,9 +19,6 @@ LR_DEVICE float load_parameter(const Vector& vector, int64_t at) {
 LR_DEVICE int weight_place(const Weight& w, int f, int c, int y, int x) {
     return f * w.stride[0] + c * w.stride[1] + y * w.stride[2] + x * w.stride[3];
 }
-LR_DEVICE float load_weight(const Weight& w, int f, int c, int y, int x) {
-    return load_parameter(w.data, w.dtype, weight_place(w, f, c, y, x));
-}
 
 // to[i] = encode(the element at place(i)), zero where that is negative, for i < kCount; all threads of the block.
 // kTogether loads of a thread are on their way together.

@@ -240,13 +240,12 @@ struct StemAdjoint {
             statistics[c] = common;
             statistics[n + c] = each;
         }
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < kW1; i += thread_count()) {
+        load_weights<kW1, 2>(w1, p.weights.w1, F::encode, [&](int i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
             const int from = 16 * step + chained_term(lane % 4, i % 4), to = 8 * tile + lane / 4;
             const bool exists = from < p.weights.filters && to < p.weights.filters;
-            w1[i] = F::encode(exists ? load_weight(p.weights.w1, from, to, 0, 0) : 0.0f);
-        }
+            return exists ? weight_place(p.weights.w1, from, to, 0, 0) : -1;
+        });
     }
 
     // A row of a map as the products see it, and as one of their operands: in 16 bits half the registers.

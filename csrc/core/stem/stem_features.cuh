@@ -62,21 +62,19 @@ struct StemFeatures {
         w0 = reinterpret_cast<S*>(map + 8);
         w1 = w0 + kW0;
         ring = w1 + kW1;
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < kW0; i += thread_count()) {
+        load_weights<kW0, 7>(w0, weights.w0, F::encode, [&](int i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % 2;
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4), c = term % 4;
             const int dy = i / (256 * kTiles), dx = 4 * step + term / 4, filter = 8 * tile + lane / 4;
             const bool exists = dx < 7 && c < x.channels && filter < weights.filters;
-            w0[i] = F::encode(exists ? load_weight(weights.w0, filter, c, dy, dx) : 0.0f);
-        }
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < kW1; i += thread_count()) {
+            return exists ? weight_place(weights.w0, filter, c, dy, dx) : -1;
+        });
+        load_weights<kW1, 2>(w1, weights.w1, F::encode, [&](int i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
             const int from = 16 * step + chained_term(lane % 4, i % 4), filter = 8 * tile + lane / 4;
-            const bool exists = filter < weights.filters && from < weights.filters;
-            w1[i] = F::encode(exists ? load_weight(weights.w1, filter, from, 0, 0) : 0.0f);
-        }
+            return filter < weights.filters && from < weights.filters ? weight_place(weights.w1, filter, from, 0, 0)
+                                                                      : -1;
+        });
         for (int i = thread_index(); i < 2 * n; i += thread_count())
             bias[i] = i % n < weights.filters ? load_parameter(i < n ? weights.b0 : weights.b1, i % n) : 0.0f;
         // (v / 255 - mean) / std

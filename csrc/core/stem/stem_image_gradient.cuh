@@ -36,14 +36,13 @@ struct StemImageGradient {
         ring = reinterpret_cast<S*>(dynamic_shared() + ring_offset(warp_count()));
         weights = ring + kRing * kStemWarpColumns * warp_count() * kStride;
         const int channels = p.image.channels;
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < kWeights; i += thread_count()) {
+        load_weights<kWeights, 7>(weights, p.weights.w0, F::encode, [&](int i) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4);
             const int filter = 16 * step + term, c = lane / 4;
             const bool exists = c < channels && filter < p.weights.filters;
-            weights[i] = F::encode(exists ? load_weight(p.weights.w0, filter, c, tap / 7, tap % 7) : 0.0f);
-        }
+            return exists ? weight_place(p.weights.w0, filter, c, tap / 7, tap % 7) : -1;
+        });
     }
 
     LR_DEVICE S* ring_row(int row) const {
