@@ -184,13 +184,7 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
         Rule(r"^(minimum|\w*:.*minimum\(x)", 0),  # a slope of at most 1
         Rule(rf"^request:.*request_as<({'float' if short else 'Half'}|uint8_t)>", 0),
         # 16-bit pixels are stored as they are; float32 ones are converted by the first of four ways.
-<<<<<<< HEAD
-        Rule(
-            r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|x\.channels|<< 16)", 0
-        ),
-=======
         Rule(r"^(convert:|store:.*convert)" if short else r"^convert:.*(half_to_float\(|map\[c\]|<< 16)", 0),
->>>>>>> part-adjoint
         Rule(r"^request_as:.*load_element", 0.75),
     )
 
