@@ -67,10 +67,9 @@ class Memory:
 MEMORY = (
     Memory(r"^(Stem\w+|Conv\w*|Head\w+|Trunk|Prologue|load_weights):", "l2"),
     Memory(r"^(store_moments|finish):", "l2"),
-    Memory(r"table<|^(load_parameter|load_taps|load_bands|filter_rows?:.*load_element)", "l1"),
-    # Of four reads of a dz row (two image rows, two rows each) one is the first, of two columns the first.
-    Memory(r"^load_cached:", "dram", 1 / 8, 0.6),
-    Memory(r"^pull:", "l1"),
+    Memory(r"table<|^(load_parameter|load_bands|filter_rows?:.*load_element)", "l1"),
+    Memory(r"^(locate|load_columns|rows_of|add):", "l1"),
+    Memory(r"^request:", "dram", 1 / 2, rest="l2", opcode="LDGSTS"),  # 16 outputs of dz, half of them a neighbour's too
     Memory(r"^load_lane:", "l2"),  # reads again what the loader read
     Memory(r"^(finish_tail|convolve):", "dram", 1 / 2, 2.0, opcode="LDG"),  # neighbours in an image
     Memory(r"^(load|load_grad|load_written|request|load_channels):", "dram"),
@@ -189,9 +188,13 @@ def _image_shares(arithmetic: str) -> tuple[Rule, ...]:
     )
 
 
-def _parameters(arithmetic: str) -> Rule:
+def _parameters(arithmetic: str) -> tuple[Rule, ...]:
     """Parameters have the arithmetic's type; the two of 16 bits share their load."""
-    return Rule(rf"^load_parameter:.*({'kFloat32' if arithmetic == 'bfloat16' else 'Half|BFloat16'})", 0)
+    short = arithmetic == "bfloat16"
+    return (
+        Rule(rf"^load_parameter:.*({'kFloat32' if short else 'Half|BFloat16'})", 0),
+        Rule(rf"^load_weights:load_weights_of<({'float|Half' if short else 'Half|BFloat16'})", 0),
+    )
 
 
 def _stem(arithmetic: str, statistics: bool) -> Case:
@@ -311,6 +314,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         (_PAIRED_STORE,)
         if short
         else (("LDS", Rule(r"^load_a:.*pixel\[|^load_b:.*gather", 2.0)), ("LDS", Rule(r"^write_row:", 5 / 3))),
+        threads=32 * warps,
     )
 
 
@@ -486,4 +490,4 @@ def cases(arithmetics: Iterable[str] = ARITHMETICS) -> list[Case]:
         result += [_conv(arithmetic, False, False), _conv(arithmetic, False, True), _head(arithmetic, False)]
         result += [_head(arithmetic, True), _conv(arithmetic, True, True), _conv(arithmetic, True, False)]
         result += [_stem_backward(arithmetic, False), _stem_backward(arithmetic, True)]
-    return [replace(case, shares=(*case.shares, _parameters(case.arithmetic))) for case in result]
+    return [replace(case, shares=(*case.shares, *_parameters(case.arithmetic))) for case in result]
