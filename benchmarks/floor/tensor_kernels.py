@@ -204,6 +204,7 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
     steps = sum(-(-r // rows) for r in plan.rows) / plan.strips  # of a strip
     emits = SIDE_OUT / plan.strips / (steps * rows)
     groups = -(-plan.tile_outputs // 16)
+    parts = 1 if arithmetic == "float32" else 2  # of a weight: those at the image's edge are sevenths
     columns = -(-(15 * 2 + _TAPS) // 16)  # steps of the horizontal filter: 16 columns each
     filtered = emits * rows * groups / plan.warps  # products of a warp in a step of rows
     return Case(
@@ -214,7 +215,7 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
         plan.blocks * plan.warps,
         IN_PIXELS,
         IN_PIXELS * CHANNELS * _size(arithmetic) + _maps(arithmetic, 1),
-        plan.items * plan.warps * steps * (rows * 30 + filtered * columns * 2) * _products(arithmetic),
+        plan.items * plan.warps * steps * (rows * 30 + filtered * columns * 2 * parts) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", plan.items / plan.blocks),
             Rule(r"^run_item:.*piece", 1),
@@ -226,7 +227,7 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
             Rule(r"^run_strip:", steps),
             Rule(r"^filter_columns:.*group -=", 0.5),
             Rule(r"^filter_columns:.*group \+=", filtered),
-            Rule(r"^filter_columns:.*part <", 1),  # weights of 8 bits
+            Rule(r"^filter_columns:.*part <", parts),
             Rule(r"^filter_columns:.*s <", columns),
             Rule(r"^compute:", 7),
             Rule(r"^StemFeatures:.*kW1", 32 * 2 * 4 / threads),

@@ -39,10 +39,13 @@ def test_matrix_products_are_those_of_the_shapes(name: str, arithmetic: str) -> 
     assert sum(row.issued.values()) > row.mma
 
 
-def test_stem_needs_thirty_products_for_sixteen_pixels() -> None:
-    """7 kernel rows of 2 steps and the 1x1's one, by 2 column tiles; the rest is columns and rows of a tile's edge."""
+def test_stem_needs_the_products_of_its_shapes() -> None:
+    """7 kernel rows of 2 steps and the 1x1's one, by 2 column tiles: 30; R_w: 12 for 16 outputs of 64 pixels.
+
+    The rest is columns and rows of a tile's edge.
+    """
     case = next(c for c in tensor_kernels.cases(["bfloat16"]) if c.name.startswith("stem with"))
-    assert 30.0 <= case.mma * 16 / case.pixels < 30.0 * 1.1
+    assert 33.0 <= case.mma * 16 / case.pixels < 33.0 * 1.1
 
 
 def test_stem_plan_is_the_planners() -> None:
