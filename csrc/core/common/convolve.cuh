@@ -4,6 +4,7 @@
 
 #include "common/feature_map.cuh"
 #include "common/parameter.cuh"
+#include "common/prologue.h"
 
 namespace learned_resizer {
 
@@ -25,7 +26,7 @@ struct Convolve3 {
     // [9 taps][kSteps][32 lanes][kTiles][4] of weight [filters][filters][3][3]. Adjoint: the sum runs over filters, and
     // the taps in the other direction.
     LR_DEVICE static void load_weights(S* to, const Weight& weight, int filters, bool adjoint = false) {
-        learned_resizer::load_weights<kWeights, 9>(to, weight, F::encode, [&](int i) {
+        learned_resizer::load_weights<kWeights, 9>(to, weight, kTileThreads, F::encode, [&](uint32_t i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % kSteps;
             const int tap = i / (128 * kTiles * kSteps);
             const int term = 16 * step + Map::term(lane % 4, i % 4), column = channel(tile, lane / 4);
@@ -84,7 +85,7 @@ struct Convolve7 {
 
     // [7 rows][8 columns][kSteps][32 lanes][4] of weight [channels][filters][7][7]
     LR_DEVICE static void load_weights(S* to, const Weight& weight, int channels, int filters) {
-        learned_resizer::load_weights<kWeights, 7>(to, weight, F::encode, [&](int i) {
+        learned_resizer::load_weights<kWeights, 7>(to, weight, kTileThreads, F::encode, [&](uint32_t i) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
             const int term = 16 * step + Map::term(lane % 4, i % 4), column = lane / 4;
             const int pixel = column >= channels ? 1 : 0, c = column - pixel * channels, x = tap % 8 - pixel;

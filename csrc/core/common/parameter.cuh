@@ -20,35 +20,36 @@ LR_DEVICE int weight_place(const Weight& w, int f, int c, int y, int x) {
     return f * w.stride[0] + c * w.stride[1] + y * w.stride[2] + x * w.stride[3];
 }
 
-// to[i] = encode(the element at place(i)), zero where that is negative, for i < kCount; all threads of the block.
-// kTogether loads of a thread are on their way together.
+// to[i] = encode(the element at place(i)), zero where that is negative, for i < kCount; all `threads` threads of the
+// block. kTogether loads of a thread are on their way together.
 template <class T, int kCount, int kTogether, class S, class Encode, class Place>
-LR_DEVICE void load_weights_of(S* to, const Weight& weight, const Encode& encode, const Place& place) {
+LR_DEVICE void load_weights_of(S* to, const Weight& weight, uint32_t threads, const Encode& encode,
+                               const Place& place) {
     LR_NO_UNROLL
-    for (int first = thread_index(); first < kCount; first += kTogether * thread_count()) {
+    for (uint32_t first = thread_index(); first < kCount; first += kTogether * threads) {
         int at[kTogether];
         T element[kTogether];
         LR_UNROLL
         for (int k = 0; k < kTogether; ++k) {
-            const int i = first + k * thread_count();
+            const uint32_t i = first + k * threads;
             at[k] = i < kCount ? place(i) : -1;
             element[k] = load_element(static_cast<const T*>(weight.data) + (at[k] < 0 ? 0 : at[k]));
         }
         LR_UNROLL
         for (int k = 0; k < kTogether; ++k) {
-            const int i = first + k * thread_count();
+            const uint32_t i = first + k * threads;
             if (i < kCount) to[i] = encode(at[k] < 0 ? 0.0f : Decode<T>::of(element[k]));
         }
     }
 }
 template <int kCount, int kTogether, class S, class Encode, class Place>
-LR_DEVICE void load_weights(S* to, const Weight& weight, const Encode& encode, const Place& place) {
+LR_DEVICE void load_weights(S* to, const Weight& weight, int threads, const Encode& encode, const Place& place) {
     if (weight.dtype == DType::kFloat32)
-        load_weights_of<float, kCount, kTogether>(to, weight, encode, place);
+        load_weights_of<float, kCount, kTogether>(to, weight, threads, encode, place);
     else if (weight.dtype == DType::kFloat16)
-        load_weights_of<Half, kCount, kTogether>(to, weight, encode, place);
+        load_weights_of<Half, kCount, kTogether>(to, weight, threads, encode, place);
     else
-        load_weights_of<BFloat16, kCount, kTogether>(to, weight, encode, place);
+        load_weights_of<BFloat16, kCount, kTogether>(to, weight, threads, encode, place);
 }
 
 // Rounds once, on the way into a parameter's gradient.

@@ -61,7 +61,7 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
         weights = grad + kTall * kWide * kGrad;
         // Term 4 (e % 4) + k of step (f, e / 4): channel k of the dy that lies e - 3 to the right and f - 3 below,
         // which the tap (6 - f, 6 - e) multiplies.
-        load_weights<kWeights, 7>(weights, p.weight, F::encode, [&](int i) {
+        load_weights<kWeights, 7>(weights, p.weight, kHeadThreads, F::encode, [&](uint32_t i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
             const int term = Map::term(lane % 4, i % 4), column = Product::channel(tile, lane / 4);
             const int f = step / 2, e = step % 2 * 4 + term / 4, k = term % 4;

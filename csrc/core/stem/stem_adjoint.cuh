@@ -240,7 +240,7 @@ struct StemAdjoint {
             statistics[c] = common;
             statistics[n + c] = each;
         }
-        load_weights<kW1, 2>(w1, p.weights.w1, F::encode, [&](int i) {
+        load_weights<kW1, 2>(w1, p.weights.w1, thread_count(), F::encode, [&](uint32_t i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
             const int from = 16 * step + chained_term(lane % 4, i % 4), to = 8 * tile + lane / 4;
             const bool exists = from < p.weights.filters && to < p.weights.filters;

@@ -62,14 +62,14 @@ struct StemFeatures {
         w0 = reinterpret_cast<S*>(map + 8);
         w1 = w0 + kW0;
         ring = w1 + kW1;
-        load_weights<kW0, 7>(w0, weights.w0, F::encode, [&](int i) {
+        load_weights<kW0, 7>(w0, weights.w0, thread_count(), F::encode, [&](uint32_t i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % 2;
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4), c = term % 4;
             const int dy = i / (256 * kTiles), dx = 4 * step + term / 4, filter = 8 * tile + lane / 4;
             const bool exists = dx < 7 && c < x.channels && filter < weights.filters;
             return exists ? weight_place(weights.w0, filter, c, dy, dx) : -1;
         });
-        load_weights<kW1, 2>(w1, weights.w1, F::encode, [&](int i) {
+        load_weights<kW1, 2>(w1, weights.w1, thread_count(), F::encode, [&](uint32_t i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);
             const int from = 16 * step + chained_term(lane % 4, i % 4), filter = 8 * tile + lane / 4;
             return filter < weights.filters && from < weights.filters ? weight_place(weights.w1, filter, from, 0, 0)

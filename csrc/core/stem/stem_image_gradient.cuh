@@ -36,7 +36,7 @@ struct StemImageGradient {
         ring = reinterpret_cast<S*>(dynamic_shared() + ring_offset(warp_count()));
         weights = ring + kRing * kStemWarpColumns * warp_count() * kStride;
         const int channels = p.image.channels;
-        load_weights<kWeights, 7>(weights, p.weights.w0, F::encode, [&](int i) {
+        load_weights<kWeights, 7>(weights, p.weights.w0, thread_count(), F::encode, [&](uint32_t i) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4);
             const int filter = 16 * step + term, c = lane / 4;
