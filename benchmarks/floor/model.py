@@ -93,7 +93,7 @@ def shared_bytes(cases: list[Case]) -> dict[tuple[str, str], int]:
             value = texts[0].format(
                 M=f"Arithmetic::{enums[case.arithmetic]}",
                 warps=case.threads // 32,
-                outputs=tensor_kernels.stem_plan().tile_outputs,
+                fragments=tensor_kernels.stem_plan(case.arithmetic).fragments,
             )
             lines.append(f'    std::printf("%d\\n", static_cast<int>({value}));')
         headers = re.findall(r"#include .*\.cuh.*", core_file(source).read_text())

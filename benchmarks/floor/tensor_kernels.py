@@ -5,6 +5,7 @@ Trips are those of an average warp each time it enters the loop; the expressions
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ BATCH, CHANNELS, FILTERS = 64, 3, 16
 SIDE_IN, SIDE_OUT = 448, 224
 ARITHMETICS = {"bfloat16": 0, "tf32": 2, "float32": 3}  # as in fragment.cuh
 _TAPS, _OUTPUTS = 4, 2  # inputs of an output and outputs of an input, bilinear with antialias at 2x
+_STEPS = -(-(15 * 2 + _TAPS) // 16)  # of the horizontal filter of 16 outputs: 16 columns each
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ MEMORY = (
 )
 
 # Dynamic shared memory of a block, by the start of a kernel's name, as an expression of csrc/core; {M} is the
-# arithmetic, {warps} those of a block.
+# arithmetic, {warps} those of a block, {fragments} the stem's.
 _STEM_BACKWARD = "[] {{ StemBackwardParams p{{}}; p.warps = {warps}; p.weights.filters = 16; p.image.channels = 3; "
 SHARED = {
-    "stem with": "Stem<{M}, 16, 2>::shared_bytes([] {{ StemPlanShape p{{}}; p.warps = {warps}; p.taps = 4; "
-    "p.pieces = 1; p.tile_outputs = {outputs}; p.groups = ({outputs} + 15) / 16; p.steps = 3; p.parts = 1; return p; }}())",
+    "stem with": "Stem<{M}, 16, 2>::shared_bytes([] {{ StemPlanShape p{{}}; p.warps = {warps}; p.pieces = 1; "
+    "p.fragments = {fragments}; return p; }}())",
     "trunk block": "Trunk<{M}, TrunkKernel::kBlock>::shared_bytes()",
     "trunk tail": "Trunk<{M}, TrunkKernel::kTail>::shared_bytes()",
     "conv forward": "Conv<{M}, 16>::shared_bytes()",
@@ -130,6 +132,7 @@ class StemPlan:
     strip_outputs: int
     rows: tuple[int, ...]  # image rows of each strip
     resident: int  # blocks on a multiprocessor
+    fragments: int  # of the horizontal filter of a tile, the most
 
     @property
     def items(self) -> int:
@@ -140,21 +143,35 @@ class StemPlan:
         return min(self.items, SMS * self.resident)
 
 
+def _ranges(length: int) -> list[tuple[int, int]]:
+    return [(first, min(first + length, SIDE_OUT)) for first in range(0, SIDE_OUT, length)]
+
+
 def _cuts(length: int) -> list[int]:
     """Inputs of runs of `length` outputs: the band of output o is 2o - 1 ... 2o + 2, within the image."""
-    ranges = [(first, min(first + length, SIDE_OUT)) for first in range(0, SIDE_OUT, length)]
-    return [min(2 * last + 1, SIDE_IN) - max(2 * first - 1, 0) for first, last in ranges]
+    return [min(2 * last + 1, SIDE_IN) - max(2 * first - 1, 0) for first, last in _ranges(length)]
 
 
-def stem_plan(most: int = 16) -> StemPlan:
-    """For a kernel of whose warps `most` are resident: 16 with 16-bit elements, 12 otherwise."""
-    least, warps, length = math.inf, 0, 0
+def _group_parts(length: int, arithmetic: str) -> list[list[int]]:
+    """Parts of the weights of each group of 16 outputs, by tile of `length`: those at the image's edge are sevenths."""
+    groups = [[range(o, min(o + 16, last)) for o in range(first, last, 16)] for first, last in _ranges(length)]
+    return [[1 + (arithmetic != "float32" and (0 in g or SIDE_OUT - 1 in g)) for g in tile] for tile in groups]
+
+
+def stem_plan(arithmetic: str) -> StemPlan:
+    """For the kernel of 16 filters."""
+    short = arithmetic == "bfloat16"
+    most = 16 if short else 12  # kStemResident
+    least, warps, length, fragments = math.inf, 0, 0, 0
     for count in range(1, SIDE_OUT + 1):
         outputs = -(-SIDE_OUT // count)
         wide = max(-(-max(_cuts(outputs)) // 16), 2)
         resident = most // wide * wide
-        if wide <= 8 and (cost := (16 * wide + 2) * len(_cuts(outputs)) * (resident + 8) / resident) < least:
-            least, warps, length = cost, wide, outputs
+        filters = _STEPS * max(sum(parts) for parts in _group_parts(outputs, arithmetic))
+        if wide > 8 or filters > (24 if short else 16):  # kStemMostFragments
+            continue
+        if (cost := (16 * wide + 2) * len(_cuts(outputs)) * (resident + 8) / resident) < least:
+            least, warps, length, fragments = cost, wide, outputs, filters
         if wide == 2:
             break
     tiles = len(_cuts(length))
@@ -163,7 +180,7 @@ def stem_plan(most: int = 16) -> StemPlan:
         strips: -(-strips * BATCH * tiles // resident) * (-(-SIDE_IN // strips) + _TAPS + 8) for strips in range(1, 65)
     }
     strip = -(-SIDE_OUT // min(costs, key=lambda strips: costs[strips]))
-    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)), most // warps)
+    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)), most // warps, fragments)
 
 
 def _setup(threads: int, weights: float) -> tuple[Rule, ...]:
@@ -198,15 +215,14 @@ def _parameters(arithmetic: str) -> tuple[Rule, ...]:
 
 
 def _stem(arithmetic: str, statistics: bool) -> Case:
-    plan = stem_plan(16 if arithmetic == "bfloat16" else 12)
+    plan = stem_plan(arithmetic)
     rows = 3 if arithmetic == "bfloat16" else 2  # kRows
     threads = 32 * plan.warps
     steps = sum(-(-r // rows) for r in plan.rows) / plan.strips  # of a strip
     emits = SIDE_OUT / plan.strips / (steps * rows)
-    groups = -(-plan.tile_outputs // 16)
-    parts = 1 if arithmetic == "float32" else 2  # of a weight: those at the image's edge are sevenths
-    columns = -(-(15 * 2 + _TAPS) // 16)  # steps of the horizontal filter: 16 columns each
-    filtered = emits * rows * groups / plan.warps  # products of a warp in a step of rows
+    all_parts = list(itertools.chain(*_group_parts(plan.tile_outputs, arithmetic)))
+    parts = sum(all_parts) / len(all_parts)
+    filtered = emits * rows * len(all_parts) / plan.tiles / plan.warps  # groups of a warp in a step of rows
     return Case(
         f"stem {'with' if statistics else 'without'} statistics",
         arithmetic,
@@ -215,12 +231,12 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
         plan.blocks * plan.warps,
         IN_PIXELS,
         IN_PIXELS * CHANNELS * _size(arithmetic) + _maps(arithmetic, 1),
-        plan.items * plan.warps * steps * (rows * 30 + filtered * columns * 2 * parts) * _products(arithmetic),
+        plan.items * plan.warps * steps * (rows * 30 + filtered * _STEPS * 2 * parts) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", plan.items / plan.blocks),
             Rule(r"^run_item:.*piece", 1),
-            Rule(r"^run_item:.*kBand", groups * columns * 64 / threads),
-            Rule(r"^load_bands:.*i < count", plan.tile_outputs * _TAPS / threads),
+            Rule(r"^run_item:.*kBand", plan.fragments * 64 / threads),
+            Rule(r"^load_bands:.*i < count", SIDE_OUT / plan.tiles * _TAPS / threads),
             Rule(r"^load_bands:", 1),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
             Rule(r"^(filter_more:|run_strip:.*from < kRows)", 0),  # when enlarging, and at the image's end
@@ -228,7 +244,7 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
             Rule(r"^filter_columns:.*group -=", 0.5),
             Rule(r"^filter_columns:.*group \+=", filtered),
             Rule(r"^filter_columns:.*part <", parts),
-            Rule(r"^filter_columns:.*s <", columns),
+            Rule(r"^filter_columns:.*s <", _STEPS),
             Rule(r"^compute:", 7),
             Rule(r"^StemFeatures:.*kW1", 32 * 2 * 4 / threads),
             *_setup(threads, 2.5),  # 4 of W0, 1 of W1
@@ -323,7 +339,9 @@ def _across(rows: int) -> int:
     return BATCH * -(-SIDE_OUT // rows) * -(-SIDE_OUT // 32)
 
 
-def _loader(pixels: int, together: int, chunks: int, skip: bool, activation: float, caller: str = "") -> tuple[Rule, ...]:
+def _loader(
+    pixels: int, together: int, chunks: int, skip: bool, activation: float, caller: str = ""
+) -> tuple[Rule, ...]:
     """TileLoader::load of a tile: passes of the block, `together` of them a batch."""
     passes = -(-pixels // (256 // chunks))
     return (
@@ -347,7 +365,9 @@ def _conv(arithmetic: str, backward: bool, skip: bool) -> Case:
     # Of the two convolutions without a skip one has an activation before it.
     activation = 0 if skip else 1 / 2
     together = 5 if not backward else 1 if arithmetic == "float32" else 3
-    batch, *source = _loader(34 * (height + 2), together, chunks, skip, activation, r"^load:.*load\(v," if backward else "")
+    batch, *source = _loader(
+        34 * (height + 2), together, chunks, skip, activation, r"^load:.*load\(v," if backward else ""
+    )
     if backward:
         # g is made from draw and raw.
         source += _loader(34 * (height + 2), together, chunks, True, 0, r"^load:.*load\(g,")[1:]

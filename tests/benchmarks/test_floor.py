@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside the tests")
 
 from benchmarks.floor import disassembly, tensor, tensor_kernels
+from tests.helpers.native_host import native_on_host
 
 
 def needs_disassembly() -> None:
@@ -48,19 +49,17 @@ def test_stem_needs_the_products_of_its_shapes() -> None:
     assert 33.0 <= case.mma * 16 / case.pixels < 33.0 * 1.1
 
 
-def test_stem_plan_is_the_planners() -> None:
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32", "float32"])
+def test_stem_plan_is_the_planners(arithmetic: str) -> None:
     """The stem's plan in tensor_kernels.py equals the native module's."""
     from learned_resizer_cuda.kernels import native
     from learned_resizer_cuda.kernels.resample import axis_arguments
     from learned_resizer_cuda.ops.bands import get_bands
 
-    try:
-        module = native.load()
-    except native.NativeUnavailable as missing:
-        pytest.skip(str(missing))
     axis = axis_arguments(get_bands(448, 224, None, "bilinear", True))
-    planned = module.plan_stem(64, 132, axis, axis, "bfloat16", 16)
-    plan = tensor_kernels.stem_plan()
+    with native_on_host():
+        planned = native.load().plan_stem(64, 132, axis, axis, arithmetic, 16)
+    plan = tensor_kernels.stem_plan(arithmetic)
     assert plan.blocks == planned.blocks
     assert sum(plan.rows) >= 448
     assert plan.warps * 16 * plan.tiles >= 448

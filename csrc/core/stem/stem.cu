@@ -6,7 +6,10 @@ namespace learned_resizer {
 StemInstance stem_instance(int arithmetic, int filters) {
     StemInstance result{};
     dispatch_tensor(static_cast<Arithmetic>(arithmetic), filters, [&](auto M, auto n) {
-        result = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>}, kStemBlockWarps<n>, kStemMostFragments<M>};
+        result = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>},
+                  kStemBlockWarps<n>,
+                  kStemMostFragments<M>,
+                  kStemParts<M>};
     });
     return result;
 }
@@ -15,7 +18,7 @@ int stem_shared_bytes(int arithmetic, int filters) {
     StemPlanShape plan{};
     plan.warps = stem_instance(arithmetic, filters).block_warps;
     plan.slots = kStemSlots;
-    plan.groups = 1, plan.steps = stem_instance(arithmetic, filters).fragments, plan.parts = 1;
+    plan.fragments = stem_instance(arithmetic, filters).fragments;
     plan.strip_outputs = 8;
     plan.pieces = 2;
     int result = 0;

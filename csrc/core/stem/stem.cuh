@@ -12,8 +12,9 @@
 //
 // R_w is a product of matrices, 16 outputs by the image columns of their bands. Complete rows go to shared memory as
 // the arithmetic's elements, which is where z loses what it loses: c of an image row is never rounded. The weights are
-// kept as two parts, high + low, unless the arithmetic holds them exactly: a rounded 1/9 would shift a whole map. Zeros
-// beyond the bands are multiplied too, so that an infinity or NaN reaches up to 15 outputs beside those that read it.
+// kept as two parts, high + low, where 16 outputs have some that are not exact: a rounded 1/9 would shift a whole map.
+// Zeros beyond the bands are multiplied too, so that an infinite or NaN pixel reaches up to 15 outputs to either side
+// of those that read it; those of R_h too, up to K - 1 output rows away.
 //
 // Statistics count every pixel of the image once, in the item that owns it; each block merges its own.
 #pragma once
@@ -46,9 +47,9 @@ struct Stem {
     struct alignas(16) Place {
         StemStrip strip;
         StemTile tile;
-        int64_t image, at;               // at: tile and piece
-        int64_t z;                       // of the first output
-        int32_t window[kStemFragments];  // of 16 outputs, the first column that they read
+        int64_t image, at;  // at: tile and piece
+        int64_t z;          // of the first output
+        StemGroup group[kStemFragments];
     };
 
     const StemParams& p;
@@ -57,34 +58,30 @@ struct Stem {
     // Behind what the features keep.
     S* rows;               // [2 kBuffer][16 warps][kPitch]
     Quad<float>* moments;  // [kMoments][threads], and behind them float [threads]: counted()
-    S* bands;              // [groups][parts][steps][32 lanes][8]
+    S* bands;              // [fragments][32 lanes][8]: of a group [parts][steps]
     float* partial;        // [strip_outputs][n], only if pieces > 1
 
-    int parts;  // of R_w's weights
     int piece;
     int emitted, done;  // output rows of the strip that are complete, and those that R_w was applied to
     int next_work;      // index of the StemRow of the step's first row
     int left;           // complete output rows that wait for a place in `rows`; -1: the next image row is to be added
     float state[K][kValues];
 
-    // float32 splits operands itself.
-    LR_HOST_DEVICE static constexpr int parts_of(int planned) { return M == Arithmetic::kFloat32 ? 1 : planned; }
     LR_HOST_DEVICE static constexpr int shared_bytes(const StemPlanShape& plan) {
         return static_cast<int>(sizeof(Place)) + Features::shared_bytes(plan.warps) +
-               static_cast<int>(sizeof(S)) * (2 * kBuffer * kStemWarpColumns * plan.warps * kPitch +
-                                              plan.groups * plan.steps * parts_of(plan.parts) * kBand) +
+               static_cast<int>(sizeof(S)) *
+                   (2 * kBuffer * kStemWarpColumns * plan.warps * kPitch + plan.fragments * kBand) +
                4 * ((4 * kMoments + 1) * 32 * plan.warps + (plan.pieces > 1 ? plan.strip_outputs * n : 0));
     }
 
     LR_DEVICE explicit Stem(const StemParams& params)
         : p(params),
           place(*reinterpret_cast<Place*>(dynamic_shared())),
-          features(dynamic_shared() + sizeof(Place), params.image, params.weights),
-          parts(parts_of(params.plan.parts)) {
+          features(dynamic_shared() + sizeof(Place), params.image, params.weights) {
         rows = reinterpret_cast<S*>(dynamic_shared() + sizeof(Place) + Features::shared_bytes(warp_count()));
         moments = reinterpret_cast<Quad<float>*>(rows + 2 * kBuffer * kStemWarpColumns * warp_count() * kPitch);
         bands = reinterpret_cast<S*>(moments + kMoments * thread_count()) + 4 / sizeof(S) * thread_count();
-        partial = reinterpret_cast<float*>(bands + p.plan.groups * p.plan.steps * parts * kBand);
+        partial = reinterpret_cast<float*>(bands + p.plan.fragments * kBand);
         for (int i = 0; i < kMoments; ++i) moments[i * thread_count() + thread_index()] = {};
         counted() = 0.0f;
     }
@@ -99,7 +96,7 @@ struct Stem {
             barrier();  // the ring, the bands and the rows of the piece before are free
             if (thread_index() == 0) locate(item);
             LR_NO_UNROLL
-            for (int i = thread_index(); i < p.plan.groups * p.plan.steps * parts * kBand / 4; i += thread_count())
+            for (int i = thread_index(); i < p.plan.fragments * kBand / 4; i += thread_count())
                 reinterpret_cast<Four<S>*>(bands)[i] = {};
             barrier();
             load_bands();
@@ -119,25 +116,26 @@ struct Stem {
 
     // R_w in the order of the lanes, from the taps of each output.
     LR_DEVICE void load_bands() const {
-        const auto* windows = table<int32_t>(p.plan.window_table) + place.at * p.plan.groups;
+        const auto* groups = table<StemGroup>(p.plan.group_table) + place.at * p.plan.groups;
         LR_NO_UNROLL
-        for (int i = thread_index(); i < p.plan.groups; i += thread_count())
-            place.window[i] = load_element(windows + i);
-        const int taps = p.plan.taps, count = p.plan.tile_outputs * taps;
+        for (int i = thread_index(); i < p.plan.groups; i += thread_count()) place.group[i] = groups[i];
+        const int taps = p.plan.taps, count = (place.tile.out_end - place.tile.out_begin) * taps;
         LR_NO_UNROLL
         for (int i = thread_index(); i < count; i += thread_count()) {
-            const float weight = load_element(table<float>(p.plan.tap_table) + place.at * count + i);
+            const float weight =
+                load_element(table<float>(p.plan.tap_table) + place.at * p.plan.tile_outputs * taps + i);
             if (weight == 0.0f) continue;
-            const int o = i / taps, group = o / 16;
+            const int o = i / taps;
+            const StemGroup group = groups[o / 16];
             const int first = load_element(table<int32_t>(p.plan.first_table) + place.at * p.plan.tile_outputs + o);
-            const int column = first + (i - o * taps) - load_element(windows + group);
+            const int column = first + (i - o * taps) - group.column;
             // Chained terms: the lane's i-th of pixel g and of pixel g + 8.
             const int term = column % 16, lane = o % 8 * 4 + term % 8 / 2, low = term % 2, high = term / 8,
                       h = o / 8 % 2;
             const int element = kIs16Bit<M> ? 4 * high + 2 * h + low : 4 * h + 2 * high + low;
-            S* to = bands + (group * parts * p.plan.steps + column / 16) * kBand + lane * 8 + element;
+            S* to = bands + (group.fragment + column / 16) * kBand + lane * 8 + element;
             to[0] = F::encode(weight);
-            if (parts == 2) to[p.plan.steps * kBand] = F::encode(weight - F::decode(to[0]));
+            if (group.parts == 2) to[p.plan.steps * kBand] = F::encode(weight - F::decode(to[0]));
         }
     }
     LR_DEVICE static typename F::A load_band(const S* at) {
@@ -368,10 +366,11 @@ struct Stem {
             for (; group >= groups; group -= groups) ++r;
             if (r >= emitted) break;
             float sum[kTiles][4] = {};
-            const S* band = bands + group * parts * p.plan.steps * kBand + lane * 8;
+            const StemGroup reads = place.group[group];
             LR_NO_UNROLL
-            for (int part = 0; part < parts; ++part) {
-                const S* pixel = row_of(r) + place.window[group] * kPitch;
+            for (int part = 0; part < reads.parts; ++part) {
+                const S* pixel = row_of(r) + reads.column * kPitch;
+                const S* band = bands + (reads.fragment + part * p.plan.steps) * kBand + lane * 8;
                 LR_NO_UNROLL
                 for (int s = 0; s < p.plan.steps; ++s, pixel += 16 * kPitch, band += kBand) {
                     const auto a = load_band(band);
@@ -421,6 +420,10 @@ template <int n>
 constexpr int kStemBlockWarps = n == 16 ? kStemMaxWarps : 6;
 template <Arithmetic M>
 constexpr int kStemMostFragments = kIs16Bit<M> ? kStemFragments : 16;
+
+// float32 splits operands itself.
+template <Arithmetic M>
+constexpr int kStemParts = M == Arithmetic::kFloat32 ? 1 : 2;
 
 // Warps that fit into a multiprocessor's registers, 65536 of them, without a spill.
 template <Arithmetic M, int n, int K>

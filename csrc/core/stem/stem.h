@@ -37,11 +37,19 @@ struct StemTile {
     int32_t out_begin, out_end, begin, own_end;
 };
 
+// 16 outputs of a tile, whose horizontal filter is one product.
+struct alignas(8) StemGroup {
+    int32_t column;    // first of 16 `steps` that it reads
+    int16_t fragment;  // first of parts * steps of the filter
+    int16_t parts;     // of its weights: 2 if some weight has more than 8 significant bits
+};
+
 // What a plan has to know of the kernels of an arithmetic and a number of filters.
 struct StemInstance {
     int32_t warps[2];     // on a multiprocessor, as far as registers decide: that keep 2 rows, that keep kStemSlots
     int32_t block_warps;  // most of a block, up to kStemMaxWarps
     int32_t fragments;    // most of the horizontal filter in shared memory, up to kStemFragments
+    int32_t parts;        // most of a horizontal weight: 1 if the products split operands themselves
 };
 
 // Everything that follows from sizes and bands, made by make_stem_plan (stem_plan.h).
@@ -53,7 +61,7 @@ struct StemPlanShape {
     int32_t taps;           // horizontal taps of an output, padded with zero weights
     int32_t tile_outputs;   // most output columns of a tile
     int32_t groups, steps;  // most groups of 16 outputs of a tile, and of 16 columns that a group reads
-    int32_t parts;          // of a horizontal weight: 2 if some weight has more than 8 significant bits
+    int32_t fragments;      // most of the horizontal filter of a tile
     int32_t strip_outputs;  // most output rows of a strip
     int64_t batch, height, width, out_height, out_width;
     int64_t items;   // batch * strips * tiles
@@ -66,7 +74,7 @@ struct StemPlanShape {
     int64_t tile_table;    // StemTile [tiles][pieces]
     int64_t first_table;   // int32 [tiles][pieces][tile_outputs]: first tap, relative to the piece's first column
     int64_t tap_table;     // float [tiles][pieces][tile_outputs][taps]
-    int64_t window_table;  // int32 [tiles][pieces][groups]: first column of 16 `steps` that the group reads
+    int64_t group_table;   // StemGroup [tiles][pieces][groups]
     int64_t table_bytes;
 };
 

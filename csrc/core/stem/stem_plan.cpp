@@ -48,40 +48,55 @@ int64_t warps_of(const std::vector<Cut>& tiles, int64_t most) {
 // The horizontal filter of 16 neighbouring outputs is a product: 16 columns of the image are a step of it.
 struct Group {
     int64_t first, last;  // columns that it reads, first ... last - 1
+    int64_t parts;        // of its weights
 };
 
-std::vector<Group> groups_of(const Axis& axis, const Cut& tile) {
-    std::vector<Group> groups;
-    for (int64_t o = tile.first; o < tile.last; o += 16)
-        groups.push_back({axis.begin[o], axis.end[std::min(o + 16, tile.last) - 1]});
-    return groups;
-}
-
-// Whether 8 bits hold every weight, as bfloat16 does.
-bool is_short(const Axis& axis) {
+// Whether 8 bits hold every weight of outputs first ... last-1, as bfloat16 does.
+bool is_short(const Axis& axis, int64_t first, int64_t last) {
     const auto& t = axis.table;
-    return std::all_of(t.weight, t.weight + t.offset[t.out_size], [](double weight) {
+    return std::all_of(t.weight + t.offset[first], t.weight + t.offset[last], [](double weight) {
         int exponent;
         const double scaled = std::ldexp(std::frexp(weight, &exponent), 8);
         return scaled == std::nearbyint(scaled);
     });
 }
 
-int64_t fragments_of(const Axis& axis, const std::vector<Cut>& tiles) {
-    int64_t groups = 1, steps = 1;
-    for (const Cut& tile : tiles) {
-        const auto found = groups_of(axis, tile);
-        groups = std::max(groups, static_cast<int64_t>(found.size()));
-        for (const Group& group : found) steps = std::max(steps, divide_up(group.last - group.first, 16));
+using Groups = std::vector<std::vector<Group>>;  // of each tile
+
+Groups groups_of(const Axis& axis, const std::vector<Cut>& tiles, int64_t parts) {
+    Groups groups(tiles.size());
+    for (size_t t = 0; t < tiles.size(); ++t)
+        for (int64_t o = tiles[t].first; o < tiles[t].last; o += 16) {
+            const int64_t last = std::min(o + 16, tiles[t].last);
+            groups[t].push_back({axis.begin[o], axis.end[last - 1], is_short(axis, o, last) ? 1 : parts});
+        }
+    return groups;
+}
+
+// Most that a group of a tile reads, up to `most` columns, in units of 16 columns.
+int64_t steps_of(const Groups& tiles, int64_t most) {
+    int64_t steps = 1;
+    for (const auto& groups : tiles)
+        for (const Group& group : groups)
+            steps = std::max(steps, divide_up(std::min(group.last - group.first, most), 16));
+    return steps;
+}
+
+// Most of a tile.
+int64_t fragments_of(const Groups& tiles, int64_t steps) {
+    int64_t most = 0;
+    for (const auto& groups : tiles) {
+        int64_t parts = 0;
+        for (const Group& group : groups) parts += group.parts;
+        most = std::max(most, parts * steps);
     }
-    return groups * steps;
+    return most;
 }
 
 // The tiling that takes the least time, the widest blocks first: the columns computed, two more a tile for what a block
 // costs, over the share of the issue slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that
 // is w / (w + 8).
-std::vector<Cut> choose_tiles(const Axis& axis, const StemInstance& kernel, int64_t most, int64_t parts,
-                              int64_t& warps) {
+std::vector<Cut> choose_tiles(const Axis& axis, const StemInstance& kernel, int64_t most, int64_t& warps) {
     std::vector<Cut> best;
     double least = std::numeric_limits<double>::infinity();
     const int64_t outputs = axis.table.out_size;
@@ -92,7 +107,9 @@ std::vector<Cut> choose_tiles(const Axis& axis, const StemInstance& kernel, int6
         before = length;
         std::vector<Cut> tiles = cut_axis(axis, length);
         const int64_t w = warps_of(tiles, kernel.block_warps);
-        if (w == 0 || fragments_of(axis, tiles) * parts > kernel.fragments) continue;
+        if (w == 0) continue;
+        const auto groups = groups_of(axis, tiles, kernel.parts);
+        if (fragments_of(groups, steps_of(groups, w * kStemWarpColumns)) > kernel.fragments) continue;
         const auto resident = static_cast<double>(most / w * w);
         const double columns = static_cast<double>((w * kStemWarpColumns + 2) * tiles.size());
         const double cost = columns * (resident + 8.0) / resident;
@@ -191,10 +208,9 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.form = open <= widest ? Form::kFold : Form::kGather;
     s.slots = least <= 2 ? 2 : kStemSlots;
 
-    s.parts = is_short(columns) ? 1 : 2;
     int64_t warps = 0;
     const int64_t most = request.kernel.warps[s.slots == 2 ? 0 : 1];  // resident
-    std::vector<Cut> tiles = choose_tiles(columns, request.kernel, most, s.parts, warps);
+    std::vector<Cut> tiles = choose_tiles(columns, request.kernel, most, warps);
     s.pieces = 1;
     if (tiles.empty()) {
         // The columns of a single output exceed a block: they are cut into pieces, summed in order.
@@ -223,15 +239,15 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.taps = static_cast<int32_t>(taps);
     s.tile_outputs = static_cast<int32_t>(tile_outputs);
     s.groups = static_cast<int32_t>(divide_up(tile_outputs, 16));
-    s.steps = 1;
-    for (const Cut& tile : tiles)
-        for (const Group& group : groups_of(columns, tile))
-            s.steps = static_cast<int32_t>(
-                std::max<int64_t>(s.steps, divide_up(std::min(group.last - group.first, window), 16)));
+    const auto groups = groups_of(columns, tiles, request.kernel.parts);
+    s.steps = static_cast<int32_t>(steps_of(groups, window));
+    s.fragments = static_cast<int32_t>(fragments_of(groups, s.steps));
     std::vector<StemTile> tile_table;
-    std::vector<int32_t> first_table, window_table;
+    std::vector<int32_t> first_table;
+    std::vector<StemGroup> group_table;
     std::vector<float> tap_table;
-    for (const Cut& tile : tiles) {
+    for (size_t t = 0; t < tiles.size(); ++t) {
+        const Cut& tile = tiles[t];
         for (int64_t piece = 0; piece < s.pieces; ++piece) {
             const int64_t begin = tile.begin + piece * window;
             const int64_t own_end = std::min(tile.own_end, begin + window);
@@ -245,11 +261,14 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
                 for (int64_t tap = 0; tap < taps; ++tap)
                     tap_table.push_back(static_cast<float>(columns.weight(o, begin + first + tap)));
             }
-            const auto groups = groups_of(columns, tile);
-            for (int64_t i = 0; i < s.groups; ++i) {
-                const int64_t first = groups[std::min<size_t>(i, groups.size() - 1)].first - begin;
-                window_table.push_back(static_cast<int32_t>(std::clamp<int64_t>(first, 0, window - 16 * s.steps)));
+            int64_t fragment = 0;
+            for (const Group& group : groups[t]) {
+                const int64_t column = std::clamp<int64_t>(group.first - begin, 0, window - 16 * s.steps);
+                group_table.push_back(
+                    {static_cast<int32_t>(column), static_cast<int16_t>(fragment), static_cast<int16_t>(group.parts)});
+                fragment += group.parts * s.steps;
             }
+            group_table.resize(divide_up(group_table.size(), s.groups) * s.groups);  // of tiles with fewer
         }
     }
     planning::Writer writer{plan.tables};
@@ -257,7 +276,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.tile_table = writer.put(tile_table);
     s.first_table = writer.put(first_table);
     s.tap_table = writer.put(tap_table);
-    s.window_table = writer.put(window_table);
+    s.group_table = writer.put(group_table);
     s.table_bytes = static_cast<int64_t>(plan.tables.size());
     return plan;
 }
