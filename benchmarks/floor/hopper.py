@@ -34,7 +34,7 @@ def _wgmma(from_registers: bool) -> Edit:
     """
 
     def edit(program: Program, i: int, op: Op) -> Op | None:
-        if not any(re.search(r"^compute:.*(taps\[|load_b\(w0)", frame) for frame in _frames(program, i)):
+        if not any(re.search(r"^compute:.*(taps\[|multiply\(a, w0)", frame) for frame in _frames(program, i)):
             return op
         name = program.kernel.instructions[i].opcode.split(".")[0]
         if name == "HMMA":
@@ -102,7 +102,7 @@ def features(machine: Machine) -> list[Feature]:
         Feature(
             "TMA, image rows",
             "^stem with|^stem_backward weights",
-            _tiles(r"^(request|load_channels):", machine, True),
+            _tiles(r"^request_as:|^request:.*request_as", machine, True),
             "channels last; rows arrive in time; a pixel is put together from shared memory",
         ),
         Feature(

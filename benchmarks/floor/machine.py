@@ -77,7 +77,7 @@ class Machine:
         return clocks / self.clock_hz * 1e6
 
 
-# The share is an assumption, 2.9 and 4.2 TB/s; filters.py grants eager torch the same.
+# The share is an assumption: 2.9 and 4.2 TB/s.
 H100 = Machine("H100 SXM", dram_bytes_per_s=3.35e12, dram_share=0.87)
 H200 = replace(H100, name="H200", dram_bytes_per_s=4.8e12)
 MACHINES = {"h100": H100, "h200": H200}

@@ -20,7 +20,12 @@ from .tables import on_stream
 def _plan(
     instance: tuple[str, int], batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, gpu: torch.device
 ) -> Any:
-    """The forward's plan, a ``_C.StemPlan``; instance: arithmetic and filters; rest: interpolation and antialias."""
+    """The forward's plan, a ``_C.StemPlan``.
+
+    Args:
+        instance: arithmetic and filters.
+        rest: interpolation and antialias.
+    """
     rows, columns = (axis_arguments(get_bands(i, o, None, *rest)) for i, o in zip(size, out, strict=True))
     processors = device.multiprocessors(gpu)
     return native.load().plan_stem(batch, processors, rows, columns, *instance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -159,6 +160,17 @@ def test_an_edit_of_the_loader_shortens_a_kernel() -> None:
     assert 10 < removed < 200 and changed > 0
     edited = after.predict()
     assert edited.bound_us["tensor"] < edited.us < before.predict().us
+
+
+@pytest.mark.slow
+def test_every_feature_of_hopper_finds_its_instructions() -> None:
+    """In every kernel that it names: apply raises otherwise."""
+    needs_disassembly()
+    calls = tensor_kernels.INFERENCE.keys() | tensor_kernels.TRAINING.keys()
+    for case in tensor_kernels.cases(["bfloat16"]):
+        for feature in hopper.features(H100) if case.name in calls else ():
+            if re.search(feature.kernels, case.name):
+                assert hopper.apply(model.Model(case, H100, 0), feature.edit)[1] > 0
 
 
 ENCODED = """
