@@ -16,12 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.floor.machine import H100
-
 CORE = Path(__file__).resolve().parents[2] / "csrc" / "core"
-
-SMS, CLOCK_HZ, DRAM_BYTES_PER_S = H100.multiprocessors, H100.clock_hz, H100.dram_bytes_per_s
-ISSUE_PER_CLOCK = H100.issue_per_clock
 
 Frame = tuple[str, int]  # file name, line
 

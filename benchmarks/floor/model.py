@@ -29,12 +29,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.floor import tensor, tensor_kernels
+from benchmarks.floor import resample, tensor, tensor_kernels
 from benchmarks.floor.disassembly import CORE, core_file
 from benchmarks.floor.machine import MACHINES, Machine
 from benchmarks.floor.program import Nested, Program
 from benchmarks.floor.simulation import REASONS, Run, simulate
 from benchmarks.floor.tensor_kernels import ARITHMETICS, SHARED, Case
+from learned_resizer_cuda.kernels import native
 
 LIMIT = 600_000  # instructions of a multiprocessor that are simulated one by one
 REDUCTIONS = 10  # launches of csrc/core/reduce in a training step
@@ -200,12 +201,15 @@ class Model:
         )
 
 
-def resample_us(machine: Machine, arithmetic: str) -> float:
-    """The resize of the image: its bytes at the bandwidth of a copy."""
-    size = 2 if arithmetic == "bfloat16" else 4
-    pixels = tensor_kernels.IN_PIXELS + tensor_kernels.OUT_PIXELS
-    moved = pixels * tensor_kernels.CHANNELS * size
-    return moved / (machine.dram_bytes_per_s * machine.dram_share) * 1e6 + machine.ramp_us
+def resample_us(machine: Machine, arithmetic: str, batch: int) -> float:
+    """The resize of the image; without the native module, whose plan it needs, its bytes at a copy's bandwidth."""
+    dtype = "bfloat16" if arithmetic == "bfloat16" else "float32"
+    sizes = tensor_kernels.CHANNELS, tensor_kernels.SIDE_IN, tensor_kernels.SIDE_OUT
+    try:
+        return resample.predict(machine, batch, *sizes, "bilinear", dtype, "NCHW", "forward").total
+    except native.NativeUnavailable:
+        moved = (tensor_kernels.IN_PIXELS + tensor_kernels.OUT_PIXELS) * sizes[0] * resample.DTYPES[dtype]
+        return moved / (machine.dram_bytes_per_s * machine.dram_share) * 1e6 + machine.ramp_us
 
 
 def totals(machine: Machine, arithmetic: str, us: dict[str, float]) -> dict[str, float]:
@@ -234,7 +238,9 @@ def predict(machines: list[str], arithmetic: str, batch: int, kernel: str | None
             for case in cases:
                 prediction = Model(case, machine, shared[case.name, case.arithmetic]).predict()
                 kernels[case.name] = asdict(prediction) | {"us_per_image": prediction.us / batch}
-            us = {key: value["us"] for key, value in kernels.items()} | {"resample": resample_us(machine, arithmetic)}
+            us = {key: value["us"] for key, value in kernels.items()} | {
+                "resample": resample_us(machine, arithmetic, batch)
+            }
             calls = totals(machine, arithmetic, us)
             result[name] = {f"{key}_us": value / batch for key, value in calls.items()}
             result[name] |= {"batch": batch, "arithmetic": arithmetic, "resample_us": us["resample"] / batch}
@@ -276,7 +282,7 @@ def hopper(machine: Machine, arithmetic: str, batch: int) -> str:
         cases = [c for c in tensor_kernels.cases([arithmetic]) if any(c.name in names for names in calls.values())]
         shared = shared_bytes(cases)
         before = {c.name: Model(c, machine, shared[c.name, arithmetic]).predict().us for c in cases}
-        sums = totals(machine, arithmetic, before | {"resample": resample_us(machine, arithmetic)})
+        sums = totals(machine, arithmetic, before | {"resample": resample_us(machine, arithmetic, batch)})
         lines = [
             "| feature | kernel | removed / 16 px | replaced | µs an image | after | of inference | of training |",
             "|---" * 8 + "|",

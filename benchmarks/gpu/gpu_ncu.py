@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import glob
+import json
 import os
 import re
 import shutil
@@ -37,19 +38,34 @@ SECTIONS = (
 EXTRA = "dram__bytes_read.sum,dram__bytes_write.sum,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
 REFUSED = ("ERR_NVGPUCTRPERM", "LibraryNotLoaded")
 
-# PREDICTIONS, none of them measured: µs an image on one H100 at batch 64, 448→224, 16 filters, bf16. By the roofs alone
-# (issue, tensor, shared, DRAM); with latency exposed; what binds. The stem's are those with statistics.
-PREDICTED = {
-    "resample": ("0.45", "0.6", "DRAM and the last wave"),
-    "stem": ("5.9", "9", "issue at 60 %"),
-    "trunk_block": ("1.3", "2.1", "load latency"),
-    "trunk_tail": ("2.3", "5–7", "load latency"),
-    "conv": ("1.0–1.4", "1.6–2.2", "load latency"),
-    "conv_backward": ("1.9–2.9", "5", "load latency"),
-    "head": ("1.3", "2", "load latency"),
-    "head_backward": ("2.0", "4–6", "load latency"),
-    "stem_backward": ("11.1", "20–25", "dependent loads"),
+# The model's kernel for an op's launch.
+KERNELS = {
+    "stem": "stem with statistics",
+    "trunk_block": "trunk block",
+    "trunk_tail": "trunk tail",
+    "conv": "conv forward",
+    "conv_backward": "conv backward",
+    "head": "head forward",
+    "head_backward": "head backward",
+    "stem_backward": "stem_backward weights",
 }
+
+
+def predictions() -> dict[str, tuple[str, str, str]]:
+    """PREDICTIONS of ``python -m benchmarks.floor.model --json``, none of them measured, by op.
+
+    µs an image on one H100 at batch 64, 448→224, 16 filters, bf16: by the largest of issue, tensor cores, shared memory
+    and DRAM alone, with latency, and which of the four it is.
+    """
+    found = json.loads((Path(__file__).resolve().parents[1] / "results" / "model.json").read_text())["h100"]
+    result = {}
+    for op, name in KERNELS.items():
+        kernel = found["kernels"][name]
+        largest = max(kernel["bound_us"], key=lambda bound: kernel["bound_us"][bound])
+        roof = kernel["bound_us"][largest] / found["batch"]
+        result[op] = (f"{roof:.2f}", f"{kernel['us_per_image']:.2f}", largest)
+    return result
+
 
 # Key of a row -> metric; the first one that the launch has.
 METRICS = {
@@ -182,9 +198,9 @@ def counters(rows: list[dict[str, Any]]) -> list[str]:
 
 def model(us: dict[str, float], batch: int) -> list[str]:
     """Section of the page with times of whole ops beside predictions."""
-    listed = []
+    listed, predicted = [], predictions()
     for op, measured in us.items():
-        roofs, latency, binds = PREDICTED.get(op, ("", "", ""))
+        roofs, latency, binds = predicted.get(op, ("", "", ""))
         listed.append([op, binds, _cell(measured / batch), roofs, latency])
     header = ("op", "bound by, predicted", "measured", "predicted by the roofs alone", "with latency")
     how = "µs an image."

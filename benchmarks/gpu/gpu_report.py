@@ -129,7 +129,7 @@ def summarise(its_runs: list[dict[str, Any]]) -> dict[str, Any]:
             Counter(r["reason"] for r in all_rows if r["kind"] == "test" and r["state"] == "skipped")
         ),
         "failed tests": [row for row in all_rows if row["kind"] == "test" and row["state"] == "failed"],
-        "predicted, not measured": gpu_ncu.PREDICTED,
+        "predicted, not measured": gpu_ncu.predictions(),
         **{
             name: [row for row in all_rows if row["kind"] == kind]
             for name, kind in (

@@ -3,9 +3,10 @@
 //   g  = draw + dmean / M + 2 (raw - mean) / M dvar,   dW = sum g * v,   dv = W^T * g
 //   then the prologue's adjoint (prologue.cuh)
 //
-// A block loads v and g with a pixel around and makes dv and dW from the same tiles. dW stays in registers until the
-// block has done all of its tiles: a warp has the products of 8 channels, so that two blocks fit a multiprocessor. One
-// row of partial results per block, added in a fixed order: bitwise reproducible for a given number of blocks.
+// A block loads v and g with a pixel around and makes dv and dW from the same tiles. dW is complete when the block has
+// done all of its tiles; where two blocks are to fit a multiprocessor, it waits in shared memory between them, else in
+// registers. One row of partial results per block, added in a fixed order: bitwise reproducible for a given number of
+// blocks.
 #pragma once
 
 #include "conv/conv.cuh"
