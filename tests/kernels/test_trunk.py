@@ -144,3 +144,9 @@ def test_what_it_does_not_take_is_named() -> None:
             native.trunk_tail(tail)
         with pytest.raises(ValueError, match="num_filters: got 24; expected 1 to 16"):
             native.trunk_block(TrunkBlock(pad(wide), 0.1, draw.weight(24, 24, 3, 3)))
+        broad = start.input.as_strided((1, 16, 1, 2**20 + 1), (0, 0, 0, 0))
+        with pytest.raises(ValueError, match="size: got a width of 1048577; expected at most 1048576"):
+            native.trunk_tail(tail._replace(start=start._replace(input=broad), base=torch.zeros(1, 3, 5, 6).half()))
+        spread = torch.zeros(3, 16, 7, 1).half().as_strided((3, 16, 7, 1), (112, 7, 1, 2**24))
+        with pytest.raises(ValueError, match="weight: got a stride of 16777216; expected below 16777216"):
+            native.trunk_tail(tail._replace(weight=spread, base=torch.zeros(1, 3, 5, 6).half()))

@@ -28,7 +28,7 @@ struct PrologueParams {
 constexpr int64_t kMostWidth = 1 << 20;  // places within a tile are 32-bit
 
 // Threads of a block that loads tiles (tile.cuh), and the tiles of `rows` by `columns` pixels of the features. 0: more
-// than a launch can have, of features that no memory holds.
+// than a launch has; the launchers refuse it, as no memory holds such features.
 constexpr int kTileThreads = 256;
 inline uint32_t tile_count(const PrologueParams& p, int64_t rows, int64_t columns) {
     const int64_t tiles = p.batch * ((p.height + rows - 1) / rows) * ((p.width + columns - 1) / columns);

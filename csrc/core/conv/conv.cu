@@ -20,6 +20,7 @@ int launch_conv(const ConvParams& params, ConvKernel kernel, int arithmetic, int
                      [&](auto instance, int shared_bytes, int rows) {
                          ConvParams p = params;
                          p.tiles = tile_count(p.prologue, rows, kConvColumns);
+                         if (p.tiles == 0) return;
                          error = launch(instance, p.blocks, kConvThreads, shared_bytes, stream, p);
                      });
     return error;

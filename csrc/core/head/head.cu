@@ -20,6 +20,7 @@ int launch_head(const HeadParams& params, HeadKernel kernel, int arithmetic, int
                      [&](auto instance, int shared_bytes, int rows) {
                          HeadParams p = params;
                          p.tiles = tile_count(p.prologue, rows, kHeadColumns);
+                         if (p.tiles == 0) return;
                          error = launch(instance, p.blocks, kHeadThreads, shared_bytes, stream, p);
                      });
     return error;

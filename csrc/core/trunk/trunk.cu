@@ -12,6 +12,7 @@ int launch_trunk(const TrunkParams& params, TrunkKernel kernel, bool bfloat16, i
         const int side = trunk_side(kernel);
         TrunkParams p = params;
         p.tiles = tile_count(p.prologue, side, side);
+        if (p.tiles == 0) return;
         error = launch(instance, tile_blocks(p.tiles, multiprocessors), kTrunkThreads, shared_bytes, stream, p);
     });
     return error;
