@@ -75,7 +75,8 @@ MEMORY = (
     Memory(r"^load_lane:", "l2"),  # reads again what the loader read
     Memory(r"^(finish_tail|convolve):", "dram", 1 / 2, 2.0, opcode="LDG"),  # neighbours in an image
     Memory(r"^(load|load_grad|load_written|request|load_channels):", "dram"),
-    Memory(r"^(store\w*|adjoint|write_row):", "dram", opcode="STG"),
+    Memory(r"^write_row:", "dram", 3 / 8, opcode="STG"),  # 3 of a product's 8 columns are channels
+    Memory(r"^(store\w*|adjoint):", "dram", opcode="STG"),
 )
 
 # Dynamic shared memory of a block, by the start of a kernel's name, as an expression of csrc/core; {M} is the
@@ -325,6 +326,8 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
             Rule(r"^add:.*multiply\(db\[0\]", 1 / 4),  # of the warp's own pixels
             Rule(r"^add:.*(weight|dc\[q\]\[v)", _OUTPUTS / read),  # the rows that an image row does not read
             Rule(r"^write_row:", mean / steps if image else 1),
+            # dx has the arithmetic's type.
+            Rule(rf"^store:.*p\.dx.*{'(value;|to_half)' if short else '(to_half|to_bfloat16)'}", 0),
         ),
         # 32-bit maps are [pixel][24]. Operands whose terms are pixels: 0, 2, 4 and 6 are in two groups of banks. Reads
         # of 16 bytes: half of a pixel's banks are its neighbour's; of write_row's three reads a step, two are such.
@@ -332,6 +335,8 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         if short
         else (("LDS", Rule(r"^load_a:.*pixel\[|^load_b:.*gather", 2.0)), ("LDS", Rule(r"^write_row:", 5 / 3))),
         threads=32 * warps,
+        # Of the loads of a step's rows, some threads' are beyond them.
+        memory=(Memory(r"^request_as:", "dram", rows * (16 * warps + 8) / ((rows + 2) // 2 * 32 * warps)),),
     )
 
 

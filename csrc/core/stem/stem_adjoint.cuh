@@ -126,6 +126,7 @@ struct StemPull {
     }
     LR_DEVICE void request(int s, int from, int to) {
         const int lane = phase_lane();
+        LR_NO_UNROLL
         for (; end < to && end < from + kRing; ++end) {
             LR_UNROLL
             for (int l = 0; l < kChunks / 2; ++l) {
