@@ -51,8 +51,8 @@ def _wgmma(from_registers: bool) -> Edit:
     return edit
 
 
-_LOADERS = r"^(load|load_source):"
-_KEPT = r"^(decode|element|value|fused_multiply_add|pack\w*|encode|store_chunk|convert\w*|store):"
+_LOADERS = r"^load:"
+_KEPT = r"^(decode|element|fused_multiply_add|pack\w*|encode|convert\w*|store):"
 
 
 def _tiles(pattern: str, machine: Machine, counted: bool) -> Edit:

@@ -189,8 +189,8 @@ def _setup(threads: int, weights: float) -> tuple[Rule, ...]:
     return (
         Rule(r"^load_weights_of:", weights),
         Rule(r"^(Prologue|ConvBackward|StemFeatures|StemAdjoint|Trunk):.*(c < n|i < 2 \* n)", 1, True),
-        Rule(r"^(finish):.*(kElements|elements|count);", 2500 / threads, True),
-        Rule(r"^(finish|store_moments):.*w < warp_count", 1),
+        Rule(r"^sum_warps:.*count;", 2500 / threads, True),
+        Rule(r"^(sum_warps|store_moments):.*w < warp_count", 1),
     )
 
 
@@ -310,7 +310,6 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
             Rule(r"^add:.*s < steps", 1),
             Rule(r"^add:.*o < read", read),
             Rule(r"^add:.*w < kStemWarps", 4),
-            Rule(r"^finish:.*w < kStemWarps", 1),
             Rule(r"^compute:", 7),
             Rule(r"^write_row:", 7),
             *_setup(32 * warps, 2),  # as in _stem

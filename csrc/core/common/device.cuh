@@ -106,20 +106,6 @@ LR_DEVICE Words<T, N> load_words(const T* p) {
     return r;
 }
 
-// One word of read-only data that neighbouring threads read too: L1 keeps it.
-template <class T, int N>
-LR_DEVICE Words<T, N> load_cached(const T* p) {
-    static_assert(Words<T, N>::kCount <= 2);
-    Words<T, N> r;
-    if constexpr (Words<T, N>::kCount == 1) {
-        r.word[0] = __ldg(reinterpret_cast<const uint32_t*>(p));
-    } else {
-        const uint2 q = __ldg(reinterpret_cast<const uint2*>(p));
-        r.word[0] = q.x, r.word[1] = q.y;
-    }
-    return r;
-}
-
 template <class T>
 LR_DEVICE T load_element(const T* p) {
     return *p;

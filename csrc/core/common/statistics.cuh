@@ -102,4 +102,29 @@ LR_DEVICE void store_moments(LaneMoments<C>& lane, float* shared, float* partial
     barrier();
 }
 
+// What the gradients of mean and variance over `pixels` values add to the gradient of a value x: constant + factor x.
+struct StatisticsGradient {
+    float constant, factor;
+
+    LR_DEVICE StatisticsGradient(float mean, float grad_mean, float grad_var, int64_t pixels) {
+        factor = 2.0f * grad_var / static_cast<float>(pixels);
+        constant = grad_mean / static_cast<float>(pixels) - mean * factor;
+    }
+};
+
+// A block's row of partial results: each warp's add(total), one after another in a fixed order. `total`: [count] in
+// shared memory, which may be in use until here. All threads call it.
+template <class Add>
+LR_DEVICE void sum_warps(float* total, int count, float* partial, const Add& add) {
+    barrier();
+    for (int i = thread_index(); i < count; i += thread_count()) total[i] = 0.0f;
+    barrier();
+    LR_NO_UNROLL
+    for (int w = 0; w < warp_count(); ++w) {
+        if (w == warp_index()) add(total);
+        barrier();
+    }
+    for (int i = thread_index(); i < count; i += thread_count()) partial[i] = total[i];
+}
+
 }  // namespace learned_resizer

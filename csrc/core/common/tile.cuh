@@ -7,7 +7,7 @@
 
 namespace learned_resizer {
 
-// MapTile `index` of `rows` by `columns` pixels, row by row of an image, image by image.
+// Tile `index` of `rows` by `columns` pixels, row by row of an image, image by image.
 struct MapTile {
     int image, top, left;
 

@@ -65,16 +65,13 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
         weights = g + Traits::kMap;
         kept = reinterpret_cast<float*>(weights + Product::kWeights) + warp_index() * 9 * 128 + lane_index() * 4;
         if constexpr (kKept) keep();
-        const float pixels = static_cast<float>(p.count);
         for (int c = thread_index(); c < n; c += thread_count()) {
-            float common = 0.0f, each = 0.0f;
-            if (p.mean != nullptr && c < filters()) {
-                each = 2.0f * p.grad_var[c] / pixels;
-                common = p.grad_mean[c] / pixels - p.mean[c] * each;
-            }
+            StatisticsGradient of(0.0f, 0.0f, 0.0f, 1);
+            if (p.mean != nullptr && c < filters())
+                of = StatisticsGradient(p.mean[c], p.grad_mean[c], p.grad_var[c], p.count);
             statistics[c] = 1.0f;
-            statistics[n + c] = common;
-            statistics[2 * n + c] = each;
+            statistics[n + c] = of.constant;
+            statistics[2 * n + c] = of.factor;
         }
         Product::load_weights(weights, p.weight, filters(), true);
     }
@@ -176,31 +173,22 @@ struct ConvBackward : ConvTraits<M, n, ConvKernel::kBackward> {
     // The block's sums, warp after warp.
     LR_DEVICE void finish(float* partial) {
         const int lane = lane_index(), row = lane / 4, t = lane % 4;
-        float* total = reinterpret_cast<float*>(dynamic_shared());  // [filters][filters][9], then [3][filters]
-        const int count = elements();
         Prologue<M, n>::reduce(sums);
         if constexpr (kKept) take();
-        barrier();
-        for (int i = thread_index(); i < count; i += thread_count()) total[i] = 0.0f;
-        barrier();
-        LR_NO_UNROLL
-        for (int w = 0; w < warp_count(); ++w) {
-            if (w == warp_index()) {
+        // [filters][filters][9], then [3][filters]
+        sum_warps(reinterpret_cast<float*>(dynamic_shared()), elements(), partial, [&](float* total) {
+            LR_UNROLL
+            for (int tap = 0; tap < 9; ++tap) {
                 LR_UNROLL
-                for (int tap = 0; tap < 9; ++tap) {
-                    LR_UNROLL
-                    for (int i = 0; i < 4; ++i) {
-                        const int filter = 16 * filter_part() + row + i / 2 * 8;
-                        const int channel = 8 * channel_part() + 2 * t + i % 2;
-                        if (filter < filters() && channel < filters())
-                            total[(filter * filters() + channel) * 9 + tap] += dw[tap][i];
-                    }
+                for (int i = 0; i < 4; ++i) {
+                    const int filter = 16 * filter_part() + row + i / 2 * 8;
+                    const int channel = 8 * channel_part() + 2 * t + i % 2;
+                    if (filter < filters() && channel < filters())
+                        total[(filter * filters() + channel) * 9 + tap] += dw[tap][i];
                 }
-                prologue.add(sums, total + filters() * filters() * 9);
             }
-            barrier();
-        }
-        for (int i = thread_index(); i < count; i += thread_count()) partial[i] = total[i];
+            prologue.add(sums, total + filters() * filters() * 9);
+        });
     }
 };
 

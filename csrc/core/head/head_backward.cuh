@@ -13,6 +13,7 @@
 
 #include "common/dispatch.h"
 #include "common/pixel_terms.cuh"
+#include "common/statistics.cuh"
 #include "head/head.cuh"
 
 namespace learned_resizer {
@@ -229,38 +230,30 @@ struct HeadBackward : HeadTraits<M, n, HeadKernel::kBackward> {
     LR_DEVICE void finish(const Grad& dw, float (&bias)[kImageChannels], float (&sums)[kPrologueSums][kLane],
                           float* partial) {
         const int lane = lane_index(), g = lane / 4, t = lane % 4;
-        float* total = reinterpret_cast<float*>(v);  // [C][filters][7][7], [C], [3][filters]
-        const int count = elements(), biases = p.channels * filters() * 49;
+        const int biases = p.channels * filters() * 49;
         Prologue<M, n>::reduce(sums);
         LR_UNROLL
         for (int mask = 1; mask < 32; mask *= 2) {
             LR_UNROLL
             for (int k = 0; k < kImageChannels; ++k) bias[k] += shuffle_xor(bias[k], mask);
         }
-        barrier();
-        for (int i = thread_index(); i < count; i += thread_count()) total[i] = 0.0f;
-        barrier();
-        LR_NO_UNROLL
-        for (int w = 0; w < warp_count(); ++w) {
-            if (w == warp_index()) {
+        // [C][filters][7][7], [C], [3][filters]
+        sum_warps(reinterpret_cast<float*>(v), elements(), partial, [&](float* total) {
+            LR_UNROLL
+            for (int f = 0; f < 7; ++f) {
                 LR_UNROLL
-                for (int f = 0; f < 7; ++f) {
-                    LR_UNROLL
-                    for (int i = 0; i < 4; ++i) {
-                        const int row = g + i / 2 * 8, e = 4 * tap_half() + row / 4, k = row % 4;
-                        const int channel = 8 * channel_part() + 2 * t + i % 2;
-                        if (e < 7 && k < p.channels && channel < filters())
-                            total[((k * filters() + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][i];
-                    }
+                for (int i = 0; i < 4; ++i) {
+                    const int row = g + i / 2 * 8, e = 4 * tap_half() + row / 4, k = row % 4;
+                    const int channel = 8 * channel_part() + 2 * t + i % 2;
+                    if (e < 7 && k < p.channels && channel < filters())
+                        total[((k * filters() + channel) * 7 + 6 - f) * 7 + 6 - e] += dw[f][i];
                 }
-                LR_UNROLL
-                for (int k = 0; k < kImageChannels; ++k)
-                    if (lane == 0 && k < p.channels) total[biases + k] += bias[k];
-                prologue.add(sums, total + biases + p.channels);
             }
-            barrier();
-        }
-        for (int i = thread_index(); i < count; i += thread_count()) partial[i] = total[i];
+            LR_UNROLL
+            for (int k = 0; k < kImageChannels; ++k)
+                if (lane == 0 && k < p.channels) total[biases + k] += bias[k];
+            prologue.add(sums, total + biases + p.channels);
+        });
     }
 };
 

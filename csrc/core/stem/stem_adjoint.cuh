@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/feature_map.cuh"
+#include "common/statistics.cuh"
 #include "stem/stem_backward.h"
 #include "stem/stem_features.cuh"
 
@@ -232,14 +233,11 @@ struct StemAdjoint {
         statistics = reinterpret_cast<float*>(dynamic_shared() + Features::shared_bytes(warp_count()));
         w1 = reinterpret_cast<S*>(statistics + 2 * n);
         for (int c = thread_index(); c < n; c += thread_count()) {
-            float common = 0.0f, each = 0.0f;
-            if (p.mean != nullptr && c < p.weights.filters) {
-                const float pixels = static_cast<float>(p.count);
-                each = 2.0f * p.grad_var[c] / pixels;
-                common = p.grad_mean[c] / pixels - p.mean[c] * each;
-            }
-            statistics[c] = common;
-            statistics[n + c] = each;
+            StatisticsGradient of(0.0f, 0.0f, 0.0f, 1);
+            if (p.mean != nullptr && c < p.weights.filters)
+                of = StatisticsGradient(p.mean[c], p.grad_mean[c], p.grad_var[c], p.count);
+            statistics[c] = of.constant;
+            statistics[n + c] = of.factor;
         }
         load_weights<kW1, 2>(w1, p.weights.w1, thread_count(), F::encode, [&](uint32_t i) {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles);

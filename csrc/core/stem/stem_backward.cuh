@@ -200,43 +200,35 @@ struct StemWeightGradients {
         const int channels = p.image.channels, filters = p.weights.filters;
         const int lane = lane_index(), g = lane / 4, t = lane % 4;
         const int elements = static_cast<int>(stem_gradient_elements(filters, channels));
-        float* sum0 = reinterpret_cast<float*>(dynamic_shared());  // [filters][channels][7][7]
-        float* bias0 = sum0 + filters * channels * 49;             // [filters]
-        float* sum1 = bias0 + filters;                             // [filters][filters]
-        float* bias1 = sum1 + filters * filters;                   // [filters]
-        barrier();
-        for (int i = thread_index(); i < elements; i += thread_count()) sum0[i] = 0.0f;
-        barrier();
-        LR_NO_UNROLL
-        for (int w = 0; w < kStemWarps; ++w) {
-            if (w == warp_index()) {
+        sum_warps(reinterpret_cast<float*>(dynamic_shared()), elements, partial, [&](float* sum0) {
+            // sum0: [filters][channels][7][7]
+            float* bias0 = sum0 + filters * channels * 49;  // [filters]
+            float* sum1 = bias0 + filters;                  // [filters][filters]
+            float* bias1 = sum1 + filters * filters;        // [filters]
+            LR_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                const int row = g + i / 2 * 8, f0 = 16 * half() + row;
                 LR_UNROLL
-                for (int i = 0; i < 4; ++i) {
-                    const int row = g + i / 2 * 8, f0 = 16 * half() + row;
+                for (int v = 0; v < 7 * kHalves; ++v) {
+                    const int dy = v / kHalves, j = v % kHalves;
+                    const int column = 8 * (first_tile() + j) + 2 * t + i % 2, dx = column / 4, c = column % 4;
+                    if (f0 < filters && dx < 7 && c < channels)
+                        sum0[((f0 * channels + c) * 7 + dy) * 7 + dx] += dw0[dy][j][i];
+                }
+                if (i % 2 == 0 && t == 0 && f0 < filters) bias0[f0] += db[0][i];
+                LR_UNROLL
+                for (int h = 0; h < kHalves; ++h) {
+                    const int f = 16 * h + row;
+                    if (f >= filters) continue;
                     LR_UNROLL
-                    for (int v = 0; v < 7 * kHalves; ++v) {
-                        const int dy = v / kHalves, j = v % kHalves;
-                        const int column = 8 * (first_tile() + j) + 2 * t + i % 2, dx = column / 4, c = column % 4;
-                        if (f0 < filters && dx < 7 && c < channels)
-                            sum0[((f0 * channels + c) * 7 + dy) * 7 + dx] += dw0[dy][j][i];
+                    for (int j = 0; j < kTiles; ++j) {
+                        const int from = 8 * j + 2 * t + i % 2;
+                        if (from < filters) sum1[f * filters + from] += dw1[h][j][i];
                     }
-                    if (i % 2 == 0 && t == 0 && f0 < filters) bias0[f0] += db[0][i];
-                    LR_UNROLL
-                    for (int h = 0; h < kHalves; ++h) {
-                        const int f = 16 * h + row;
-                        if (f >= filters) continue;
-                        LR_UNROLL
-                        for (int j = 0; j < kTiles; ++j) {
-                            const int from = 8 * j + 2 * t + i % 2;
-                            if (from < filters) sum1[f * filters + from] += dw1[h][j][i];
-                        }
-                        if (i % 2 == 0 && t == 2) bias1[f] += db[h][i];
-                    }
+                    if (i % 2 == 0 && t == 2) bias1[f] += db[h][i];
                 }
             }
-            barrier();
-        }
-        for (int i = thread_index(); i < elements; i += thread_count()) partial[i] = sum0[i];
+        });
     }
 };
 

@@ -48,11 +48,6 @@ Words<T, N> load_words(const T* p) {
     return r;
 }
 
-template <class T, int N>
-Words<T, N> load_cached(const T* p) {
-    return load_words<T, N>(p);
-}
-
 template <class T>
 T load_element(const T* p) {
     require_aligned(p, sizeof(T));
