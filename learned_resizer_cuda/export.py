@@ -30,6 +30,7 @@ from .ops.dense import resample_dense
 from .ops.library import packed
 from .ops.prologue import GivenNorm
 from .ops.resample import Resample
+from .ops.resample_fixed import ResampleFixed, resample_fixed_dense
 from .ops.resizer import Resizer
 from .ops.statistics import accumulation_dtype
 from .ops.stem import normalised
@@ -52,7 +53,11 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
     (``docs/math.md``, 1.6). There are no backward ops: export for inference, in eval mode.
     """
     ops = torch.ops.learned_resizer
-    functions: dict[str, Callable[[Any], Any]] = {"resample": _resample, "resizer": _resizer}
+    functions: dict[str, Callable[[Any], Any]] = {
+        "resample": _resample,
+        "resample_fixed": _resample_fixed,
+        "resizer": _resizer,
+    }
     return {getattr(ops, name).default: packed(name, function) for name, function in functions.items()}
 
 
@@ -126,6 +131,10 @@ def _resample(a: Resample) -> Tensor:
     if a.image.dtype == torch.uint8:
         out = torch.clamp(torch.floor(out + 0.5), 0, 255)
     return _laid_out(out, a.image)
+
+
+def _resample_fixed(a: ResampleFixed) -> Tensor:
+    return _laid_out(resample_fixed_dense(*a), a.image)
 
 
 def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:

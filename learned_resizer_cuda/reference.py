@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
+from .ops.bands import RESIZER_INTERPOLATIONS
 from .ops.library import autocasts
 from .resize import Size, check_antialias, check_interpolation, check_size, resize
 
@@ -87,7 +88,7 @@ class Resizer(nn.Module):
         self.in_channels = _check_count("in_channels", in_channels)
         self.num_filters = _check_count("num_filters", num_filters)
         self.num_blocks = _check_count("num_blocks", num_blocks, least=0)
-        self.interpolation = check_interpolation(interpolation)
+        self.interpolation = check_interpolation(interpolation, RESIZER_INTERPOLATIONS)
         self.antialias = check_antialias(antialias)
         self.negative_slope = _check_slope(negative_slope)
         n = self.num_filters

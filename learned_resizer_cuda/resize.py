@@ -1,9 +1,10 @@
-"""Differentiable bilinear, bicubic and Lanczos resampling of images: ``resize`` and ``Resize``."""
+"""Differentiable resampling of images, by six filters: ``resize`` and ``Resize``."""
 
 from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,10 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from . import ops
 from .ops.band_matmul import is_channels_last
 from .ops.bands import INTERPOLATIONS, output_size
+from .ops.resample_fixed import takes_rows_first
 from .ops.transforms import VMAP, transform_reason
+
+PARITIES = ("exact", "pillow", "pillow-12")
 
 Size = int | Sequence[int]
 ScaleFactor = float | Sequence[float]
@@ -27,30 +31,41 @@ def resize(
     scale_factor: ScaleFactor | None = None,
     interpolation: str = "bilinear",
     antialias: bool = True,
+    parity: str = "exact",
 ) -> Tensor:
     """Resize an image, differentiably, by any factor up or down.
 
     Half-pixel centres (``align_corners=False``). With ``antialias=True`` the filters are those of Pillow and of
-    torch's ``antialias=True``: triangle, cubic with a = -0.5, Lanczos-3, each widened by the scale when
-    shrinking. With ``antialias=False``: torch's bilinear and bicubic (a = -0.75), and Lanczos-3 at its own
-    width, with the image's border repeated. ``docs/math.md`` has the formulas.
+    torch's ``antialias=True``: box, triangle, Hamming, cubic with a = -0.5, Lanczos-3, each widened by the scale when
+    shrinking. With ``antialias=False``: torch's bilinear and bicubic (a = -0.75), and Hamming and Lanczos-3 at their
+    own width, with the image's border repeated; box is then nearest. ``docs/math.md`` has the formulas.
 
     Args:
         image: ``(..., C, H, W)``, at least 3-D. float64, float32, float16, bfloat16 or uint8, in any value
             range. Any strides; interleaved channels (channels_last) stay interleaved.
-        size: output size, an int for both sides or ``(height, width)``.
+        size: output size, an int for *both* sides or ``(height, width)``. (torchvision's int is the shorter side; see
+            ``learned_resizer_cuda.transforms.Resize``.)
         scale_factor: output pixels per input pixel, one number or ``(height, width)``. Alone it gives the size
             ``floor(side * scale_factor)``; the coordinates follow the factor itself, as in ``F.interpolate``
             with ``recompute_scale_factor=False``. Together with ``size`` the factor sets only the coordinates, and
             outputs beyond the image repeat its border.
-        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
-        antialias: widen the filter when shrinking.
+        interpolation: ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"nearest"``, ``"box"`` or ``"hamming"``.
+            ``"nearest"`` is torch's ``"nearest-exact"``, with coordinates that are not rounded: the pixel whose area
+            contains the output's centre, at an edge the right or lower one.
+        antialias: widen the filter when shrinking; ``"nearest"`` has no filter.
+        parity: ``"exact"`` rounds once, at the end. ``"pillow"`` gives, for uint8, every byte as ``Image.resize`` of
+            Pillow 13 does, ``"pillow-12"`` as that of Pillow up to 12 does: weights of 22 bits, rounded and clipped
+            to bytes between the passes, of which Pillow 13 takes the one down the columns first where the height
+            shrinks by more than twice as many pixels as the width. Two or four channels are LA and RGBA, premultiplied
+            by alpha unless ``interpolation`` is ``"nearest"``. Neither ``scale_factor`` nor ``antialias=False`` exists
+            there, nor a gradient.
 
     Returns:
-        ``(..., C, height, width)`` in the image's dtype, also under autocast. Half types accumulate in float32. uint8
-        is rounded half up and saturated once, at the end. Deterministic, forward and backward. float32 ``"bilinear"``
-        and ``"bicubic"`` on a CPU are torch's own, whose float32 coordinates cost up to ``3 * 2**-24`` of the value
-        range (4.5 for ``"bicubic"``) per pixel of a side. An axis that keeps its size is copied.
+        ``(..., C, height, width)`` in the image's dtype, also under autocast; a torchvision ``Image`` or ``Video``
+        keeps its class. Half types accumulate in float32. uint8 is rounded half up and saturated. Deterministic,
+        forward and backward. float32 ``"bilinear"`` and ``"bicubic"`` on a CPU are torch's own, whose float32
+        coordinates cost up to ``3 * 2**-24`` of the value range (4.5 for ``"bicubic"``) per pixel of a side. An axis
+        that keeps its size is copied.
 
         Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. In forward mode
         and under all transforms but ``vmap`` it multiplies by dense matrices, in the precision that torch's flags give
@@ -58,12 +73,17 @@ def resize(
         batch and channels like the image.
 
     Raises:
-        TypeError: if ``image`` is not a tensor or has another dtype, or ``size`` is not an integer.
+        TypeError: if ``image`` is not a tensor, has another dtype, or is a torchvision ``Mask``, ``BoundingBoxes`` or
+            ``KeyPoints``; or if ``size`` is not an integer.
         ValueError: for another rank, an empty side, a size or factor that is not positive and finite, an
-            unknown ``interpolation``, or neither ``size`` nor ``scale_factor``.
+            unknown ``interpolation`` or ``parity``, or neither ``size`` nor ``scale_factor``.
         RuntimeError: under ``use_backend("native")`` if the native kernel cannot run, for instance under a transform.
     """
     if has_torch_function_unary(image):
+        if (tv_tensors := _tv_tensors(image)) is not None:
+            plain = image.as_subclass(Tensor)
+            options: dict[str, Any] = {"interpolation": interpolation, "antialias": antialias, "parity": parity}
+            return tv_tensors.wrap(resize(plain, size, scale_factor=scale_factor, **options), like=image)
         return handle_torch_function(
             resize,
             (image,),
@@ -72,9 +92,11 @@ def resize(
             scale_factor=scale_factor,
             interpolation=interpolation,
             antialias=antialias,
+            parity=parity,
         )
     check_interpolation(interpolation)
     check_antialias(antialias)
+    check_parity(parity)
     if not isinstance(image, Tensor):
         raise TypeError(f"image: got {type(image).__name__}; expected a torch.Tensor (..., C, H, W)")
     if image.dim() < 3:
@@ -82,6 +104,8 @@ def resize(
     if image.dtype not in ops.resample.DTYPES:
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in ops.resample.DTYPES)
         raise TypeError(f"image: got dtype {image.dtype}; expected one of {expected}")
+    if parity != "exact":
+        check_pillow(parity, image.dtype, scale_factor, antialias)
     in_h, in_w = image.shape[-2:]
     if in_h == 0 or in_w == 0:
         raise ValueError(f"image: got shape {tuple(image.shape)}; expected sides of at least 1 pixel")
@@ -98,15 +122,22 @@ def resize(
     else:
         raise ValueError("size: got None and scale_factor None; expected at least one of them")
 
-    parameters = (height, width, scale_h, scale_w, interpolation, antialias)
+    if parity != "exact":
+        rows_first = parity == "pillow-12" or takes_rows_first((in_h, in_w), (height, width))
+        op, plainly = torch.ops.learned_resizer.resample_fixed, ops.resample_fixed.resample_fixed_plainly
+        parameters: tuple[Any, ...] = (height, width, interpolation, rows_first)
+    else:
+        op, plainly = torch.ops.learned_resizer.resample, ops.resample.resample_plainly
+        parameters = (height, width, scale_h, scale_w, interpolation, antialias)
     reason = transform_reason(image)
     if reason not in (None, VMAP):
         # A DTensor, recognised by an attribute: importing its class takes as long as importing torch.
         if hasattr(image, "placements"):
-            return _resize_distributed(image, (height, width), scale_factor, interpolation, antialias)
-        return ops.resample.resample_plainly(image, reason, *parameters)
+            options = {"interpolation": interpolation, "antialias": antialias, "parity": parity}
+            return _resize_distributed(image, (height, width), scale_factor, options)
+        return plainly(image, reason, *parameters)
     if image.dim() == 4:
-        return torch.ops.learned_resizer.resample(image, *parameters)
+        return op(image, *parameters)
     if image.dim() == 3:
         batched = image.unsqueeze(0)
     elif is_channels_last(image):
@@ -114,12 +145,28 @@ def resize(
         batched = image.movedim(-3, -1).flatten(0, -4).movedim(-1, -3)
     else:
         batched = image.flatten(0, -4)
-    out = torch.ops.learned_resizer.resample(batched, *parameters)
-    return out.reshape(*image.shape[:-2], height, width)
+    return op(batched, *parameters).reshape(*image.shape[:-2], height, width)
+
+
+def _tv_tensors(image: Tensor) -> Any:
+    """torchvision's module of tensor classes, if ``image`` is an ``Image`` or ``Video``.
+
+    Raises:
+        TypeError: for classes whose numbers are not colours.
+    """
+    tv_tensors = sys.modules.get("torchvision.tv_tensors")
+    if tv_tensors is None or not isinstance(image, tv_tensors.TVTensor):
+        return None
+    if not isinstance(image, (tv_tensors.Image, tv_tensors.Video)):
+        raise TypeError(
+            f"image: got a torchvision.tv_tensors.{type(image).__name__}, which must not be interpolated; expected an "
+            "image (learned_resizer_cuda.transforms.Resize takes masks, boxes and key points)"
+        )
+    return tv_tensors
 
 
 def _resize_distributed(
-    image: Any, size: tuple[int, int], scale: ScaleFactor | None, interpolation: str, antialias: bool
+    image: Any, size: tuple[int, int], scale: ScaleFactor | None, options: dict[str, Any]
 ) -> Tensor:
     """``resize`` of a ``DTensor``: each process resizes its own images and channels."""
     from torch.distributed.tensor import DTensor, Replicate
@@ -128,36 +175,41 @@ def _resize_distributed(
     batch = [p if p.is_shard() and p.dim < image.dim() - 2 else Replicate() for p in image.placements]
     local = image.redistribute(placements=batch).to_local()
     whole = torch.empty_strided(image.shape, image.stride(), dtype=image.dtype, device="meta")
-    out, like = (
-        resize(x, size, scale_factor=scale, interpolation=interpolation, antialias=antialias) for x in (local, whole)
-    )
+    out, like = (resize(x, size, scale_factor=scale, **options) for x in (local, whole))
     return DTensor.from_local(out, image.device_mesh, batch, run_check=False, shape=like.shape, stride=like.stride())
 
 
 class Resize(nn.Module):
     """``resize`` to a fixed size, as a module or a transform.
 
+    ``learned_resizer_cuda.transforms.Resize`` is torchvision's transform, with its meaning of ``size``.
+
     Args:
-        size: output size, an int for both sides or ``(height, width)``.
-        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
-        antialias: widen the filter when shrinking.
+        size: output size, an int for *both* sides or ``(height, width)``.
+        interpolation, antialias, parity: as in ``resize``.
 
     Raises:
         TypeError, ValueError: as ``resize``.
     """
 
-    def __init__(self, size: Size, *, interpolation: str = "bilinear", antialias: bool = True) -> None:
+    def __init__(
+        self, size: Size, *, interpolation: str = "bilinear", antialias: bool = True, parity: str = "exact"
+    ) -> None:
         super().__init__()
         self.size = check_size(size)
         self.interpolation = check_interpolation(interpolation)
         self.antialias = check_antialias(antialias)
+        self.parity = check_parity(parity)
+        if parity != "exact":
+            check_pillow(parity, torch.uint8, None, antialias)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(..., C, H, W)`` → ``(..., C, *size)``; see ``resize``."""
-        return resize(image, self.size, interpolation=self.interpolation, antialias=self.antialias)
+        return resize(image, self.size, interpolation=self.interpolation, antialias=self.antialias, parity=self.parity)
 
     def extra_repr(self) -> str:
-        return f"size={self.size}, interpolation={self.interpolation!r}, antialias={self.antialias}"
+        parity = "" if self.parity == "exact" else f", parity={self.parity!r}"
+        return f"size={self.size}, interpolation={self.interpolation!r}, antialias={self.antialias}{parity}"
 
 
 def check_size(size: Size) -> tuple[int, int]:
@@ -193,10 +245,10 @@ def check_scale_factor(scale_factor: ScaleFactor) -> tuple[float, float]:
     return height, width
 
 
-def check_interpolation(interpolation: str) -> str:
-    """Return ``interpolation`` if it is known, else raise."""
-    if interpolation not in INTERPOLATIONS:
-        known = ", ".join(repr(name) for name in INTERPOLATIONS)
+def check_interpolation(interpolation: str, expected: Sequence[str] = INTERPOLATIONS) -> str:
+    """Return ``interpolation`` if it is one of those expected, else raise."""
+    if interpolation not in expected:
+        known = ", ".join(repr(name) for name in expected)
         raise ValueError(f"interpolation: got {interpolation!r}; expected one of {known}")
     return interpolation
 
@@ -206,3 +258,25 @@ def check_antialias(antialias: bool) -> bool:
     if not isinstance(antialias, bool):
         raise TypeError(f"antialias: got {antialias!r}; expected True or False")
     return antialias
+
+
+def check_parity(parity: str) -> str:
+    """Return ``parity`` if it is known, else raise."""
+    if parity not in PARITIES:
+        raise ValueError(f"parity: got {parity!r}; expected one of {', '.join(map(repr, PARITIES))}")
+    return parity
+
+
+def check_pillow(parity: str, dtype: torch.dtype, scale_factor: ScaleFactor | None, antialias: bool) -> None:
+    """Raise for what Pillow's arithmetic does not have, naming it."""
+    if dtype != torch.uint8:
+        raise TypeError(
+            f"parity: got {parity!r} with a {dtype} image; expected torch.uint8, the only dtype of Pillow's integer "
+            "arithmetic, which has no gradient ('exact' takes every dtype)"
+        )
+    if scale_factor is not None:
+        raise ValueError(f"scale_factor: got {scale_factor!r} with parity={parity!r}; expected None, and a size")
+    if not antialias:
+        raise ValueError(
+            f"antialias: got False with parity={parity!r}; expected True, since Pillow always widens filters"
+        )

@@ -81,9 +81,9 @@ def resample_planes(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner:
     """
     if is_identity(bands_w):
         for p in _plane_chunks(x, y.shape[1] * y.shape[2]):
-            _vertical(x[p], y[p], bands_h)
+            resample_down(x[p], y[p], bands_h)
     elif is_identity(bands_h):
-        _horizontal(x.flatten(0, 1), y.flatten(0, 1), bands_w, inner)
+        resample_along(x.flatten(0, 1), y.flatten(0, 1), bands_w, inner)
     elif bands_h.out_size <= bands_h.in_size:
         _vertical_first(x, y, bands_h, bands_w, inner)
     else:
@@ -97,8 +97,8 @@ def _vertical_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner:
         scratch = x.new_empty(_planes_per_chunk(x, height * row) * height, row)
         for p in _plane_chunks(x, height * row):
             temp = scratch[: len(x[p]) * height].view(-1, height, row)
-            _vertical(x[p], temp, bands_h)
-            _horizontal(temp.flatten(0, 1), y[p].flatten(0, 1), bands_w, inner)
+            resample_down(x[p], temp, bands_h)
+            resample_along(temp.flatten(0, 1), y[p].flatten(0, 1), bands_w, inner)
         return
     scratch = x.new_empty(rows, row)
     for plane in range(len(x)):
@@ -107,7 +107,7 @@ def _vertical_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner:
             temp = scratch[: bottom - top]
             first, matrix = _row_slice(bands_h, top, bottom)
             _multiply(matrix, x[plane, first : first + matrix.shape[1]], temp)
-            _horizontal(temp, y[plane, top:bottom], bands_w, inner)
+            resample_along(temp, y[plane, top:bottom], bands_w, inner)
 
 
 def _horizontal_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int) -> None:
@@ -115,8 +115,8 @@ def _horizontal_first(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inne
     scratch = x.new_empty(_planes_per_chunk(x, size) * bands_h.in_size, y.shape[2])
     for p in _plane_chunks(x, size):
         temp = scratch[: len(x[p]) * bands_h.in_size].view(-1, bands_h.in_size, y.shape[2])
-        _horizontal(x[p].flatten(0, 1), temp.flatten(0, 1), bands_w, inner)
-        _vertical(temp, y[p], bands_h)
+        resample_along(x[p].flatten(0, 1), temp.flatten(0, 1), bands_w, inner)
+        resample_down(temp, y[p], bands_h)
 
 
 def accumulate_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int, top: int) -> None:
@@ -125,7 +125,7 @@ def accumulate_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner:
     if matrix.shape[0]:
         temp = x.new_empty(matrix.shape[0], x.shape[1])
         _multiply(matrix, x, temp)
-        _horizontal(temp, y[first : first + len(temp)], bands_w, inner, accumulate=True)
+        resample_along(temp, y[first : first + len(temp)], bands_w, inner, accumulate=True)
 
 
 def resample_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: int, top: int) -> None:
@@ -133,7 +133,7 @@ def resample_rows(x: Tensor, y: Tensor, bands_h: Bands, bands_w: Bands, inner: i
     first, matrix = _row_slice(bands_h, top, top + len(y))
     temp = x.new_empty(len(y), x.shape[1])
     _multiply(matrix, x[first : first + matrix.shape[1]], temp)
-    _horizontal(temp, y, bands_w, inner)
+    resample_along(temp, y, bands_w, inner)
 
 
 def _planes_per_chunk(x: Tensor, elements: int) -> int:
@@ -146,7 +146,7 @@ def _plane_chunks(x: Tensor, elements: int) -> list[slice]:
     return [slice(p, min(p + step, len(x))) for p in range(0, len(x), step)]
 
 
-def _vertical(x: Tensor, y: Tensor, bands: Bands) -> None:
+def resample_down(x: Tensor, y: Tensor, bands: Bands) -> None:
     """``y (P, h, K) = R @ x (P, H, K)``."""
     if x.device.type not in _SPARSE_DEVICES:
         y.copy_(torch.matmul(_block_diagonal(bands, 1), x))
@@ -154,7 +154,7 @@ def _vertical(x: Tensor, y: Tensor, bands: Bands) -> None:
     _multiply(_block_diagonal(bands, len(x)), x.flatten(0, 1), y.flatten(0, 1))
 
 
-def _horizontal(x: Tensor, y: Tensor, bands: Bands, inner: int, accumulate: bool = False) -> None:
+def resample_along(x: Tensor, y: Tensor, bands: Bands, inner: int = 1, accumulate: bool = False) -> None:
     """``y (N, w*inner) = x (N, W*inner) @ (R ⊗ I_inner).T``.
 
     Added to y if ``accumulate``.
@@ -192,6 +192,20 @@ def is_identity(bands: Bands) -> bool:
         place = torch.arange(bands.in_size, device=bands.start.device)
         bands.cache["identity"] = one_each and bool(((bands.start == place) & (bands.weight == 1)).all())
     return bands.cache["identity"]
+
+
+def is_selection(bands: Bands) -> bool:
+    """Whether each output is one input pixel, unweighted."""
+    if "selection" not in bands.cache:
+        one_each = bands.out_size == len(bands.weight) and bands.max_count == 1
+        bands.cache["selection"] = one_each and bool((bands.weight == 1).all())
+    return bands.cache["selection"]
+
+
+def select_pixels(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
+    """``apply_bands`` with two selections, for any dtype."""
+    out = empty_image(image, bands_h.out_size, bands_w.out_size)
+    return out.copy_(image.index_select(2, bands_h.start).index_select(3, bands_w.start))
 
 
 def _block_diagonal(bands: Bands, repeat: int) -> Tensor:

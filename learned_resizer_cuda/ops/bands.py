@@ -1,9 +1,9 @@
 """Band tables: one axis of a resampling as a sparse CSR matrix.
 
 Output ``o`` of an axis reads the inputs ``start[o] … start[o] + count[o] - 1`` with weights that sum to 1.
-The antialiased filters (triangle, cubic a = -0.5, Lanczos-3) and their windows are those of Pillow and of
-torch's ``antialias=True``; without antialiasing the taps are torch's (linear, cubic a = -0.75) with the
-image's border repeated. ``docs/math.md`` derives every formula used here.
+The antialiased filters (box, triangle, Hamming, cubic a = -0.5, Lanczos-3) and their windows are those of Pillow and
+of torch's ``antialias=True``; without antialiasing the taps are torch's (linear, cubic a = -0.75) with the image's
+border repeated. ``docs/math.md`` derives every formula used here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+# Of `resize`; the learned resizer takes the smooth ones.
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+RESIZER_INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
-# Support of each filter in input pixels, before antialiasing widens it by max(scale, 1).
-SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
+# Support of each filter in input pixels, before antialiasing widens it by max(scale, 1). "nearest" has no filter.
+SUPPORT = {"box": 0.5, "bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3}
+
+# Pillow's fixed-point weights have 22 bits behind the point: 32 less 8 of the byte and 2 for overshooting sums.
+FIXED_BITS = 22
 
 # Smaller weights are zeros of the filter with float64 rounding (sinc at an integer leaves 4e-17).
 _ZERO_WEIGHT = 1e-14
@@ -101,7 +106,7 @@ def get_bands(
         out_size: output length, at least 1.
         scale: explicit scale factor (output pixels per input pixel) that sets the coordinates, or ``None`` to
             derive it from the sizes.
-        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
+        interpolation: one of ``INTERPOLATIONS``.
         antialias: widen the filter by the scale when shrinking.
         dtype: dtype of the image. The weights are computed in float64 and kept in float64 for float64 images,
             else in float32.
@@ -129,6 +134,28 @@ def _cached_bands(
     # The cache outlives inference mode, whose tensors would fail in a later training step.
     with torch.inference_mode(False):
         return _make(in_size, start, _offsets(count), weight, dtype, torch.device(device))
+
+
+@lru_cache(maxsize=128)
+def get_fixed_bands(in_size: int, out_size: int, interpolation: str, device: str = "cpu") -> Bands:
+    """Return Pillow's fixed-point table of one axis, cached.
+
+    Weights are float64 multiples of ``2**-22``, rounded half away from zero as Pillow does.
+    """
+    if interpolation == "nearest":
+        start = np.minimum(_pillow_nearest(in_size, out_size), in_size - 1)
+        count, weight = np.ones(out_size, np.int64), np.ones(out_size)
+    else:
+        start, count, weight = _rows(in_size, out_size, None, interpolation, True)
+    weight = np.trunc(weight * 2**FIXED_BITS + np.copysign(0.5, weight)) / 2**FIXED_BITS
+    with torch.inference_mode(False):
+        return _make(in_size, start, _offsets(count), weight, torch.float64, torch.device(device))
+
+
+def _pillow_nearest(in_size: int, out_size: int) -> np.ndarray:
+    """Pillow's nearest pixels: it adds up the step, whose rounding decides between two that are equally near."""
+    step = in_size / out_size
+    return np.cumsum(np.concatenate(([step * 0.5], np.full(out_size - 1, step)))).astype(np.int64)
 
 
 def _make(
@@ -162,6 +189,9 @@ def _rows(
         # One weight per row: 0 times a NaN neighbour would be NaN.
         return np.arange(out_size), np.ones(out_size, np.int64), np.ones(out_size)
     scale = in_size / out_size if factor is None else 1.0 / factor
+    if interpolation == "nearest" or (interpolation == "box" and not antialias):
+        start = _nearest_pixels(in_size, out_size, factor)
+        return start, np.ones(out_size, np.int64), np.ones(out_size)
     window = min(in_size, math.ceil(2 * SUPPORT[interpolation] * max(scale, 1.0)) + 1)
     if out_size * window > _INT32_MAX:
         raise ValueError(
@@ -170,6 +200,13 @@ def _rows(
         )
     build = _antialiased_rows if antialias else _plain_rows
     return build(in_size, out_size, scale, interpolation)
+
+
+def _nearest_pixels(in_size: int, out_size: int, factor: float | None) -> np.ndarray:
+    """The pixel whose area contains each output's centre; exact, the right one of two at an edge."""
+    o = np.arange(out_size)
+    pixel = (2 * o + 1) * in_size // (2 * out_size) if factor is None else np.floor((o + 0.5) / factor)
+    return np.minimum(pixel, in_size - 1).astype(np.int64)
 
 
 def _antialiased_rows(
@@ -184,14 +221,15 @@ def _antialiased_rows(
     count = np.maximum(end - start, 1)
     row = np.repeat(np.arange(out_size), count)
     column = _ranges(start, count)
-    weight = _FILTERS[interpolation]((column - center[row] + 0.5) / stretch, -0.5)
+    # Times the inverse, as Pillow does: at the edges of a box the last bit decides.
+    weight = _FILTERS[interpolation]((column - center[row] + 0.5) * (1.0 / stretch), -0.5)
     return _normalise(start, count, row, weight)
 
 
 def _plain_rows(
     in_size: int, out_size: int, scale: float, interpolation: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    support = SUPPORT[interpolation]
+    support = int(SUPPORT[interpolation])
     source = scale * (np.arange(out_size) + 0.5) - 0.5
     if interpolation == "bilinear":
         source = np.maximum(source, 0.0)
@@ -225,6 +263,14 @@ def _normalise(
     return start, count, weight
 
 
+def _box(x: np.ndarray, _: float) -> np.ndarray:
+    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+
+
+def _hamming(x: np.ndarray, _: float) -> np.ndarray:
+    return np.where(np.abs(x) < 1.0, np.sinc(x) * (0.54 + 0.46 * np.cos(math.pi * x)), 0.0)
+
+
 def _triangle(x: np.ndarray, _: float) -> np.ndarray:
     return np.maximum(1.0 - np.abs(x), 0.0)
 
@@ -241,7 +287,7 @@ def _lanczos(x: np.ndarray, _: float) -> np.ndarray:
     return np.where(np.abs(x) < 3.0, np.sinc(x) * np.sinc(x / 3.0), 0.0)
 
 
-_FILTERS = {"bilinear": _triangle, "bicubic": _cubic, "lanczos": _lanczos}
+_FILTERS = {"box": _box, "bilinear": _triangle, "hamming": _hamming, "bicubic": _cubic, "lanczos": _lanczos}
 
 
 def _offsets(count: np.ndarray) -> np.ndarray:

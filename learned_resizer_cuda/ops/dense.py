@@ -40,6 +40,11 @@ def band_matrix(
     """
     i = torch.arange(in_size, device=device)
     o = torch.arange(out_size, device=device)[:, None]
+    # With a factor coordinates are rounded; for a window that ends beyond the image float32 loses most digits.
+    wide = torch.float64 if has_float64(device) else torch.float32
+    if interpolation == "nearest" or (interpolation == "box" and not antialias):
+        nearest = (2 * o + 1) * in_size // (2 * out_size) if scale is None else torch.floor((o + 0.5).to(wide) / scale)
+        return (i == torch.clamp(nearest, max=in_size - 1)).to(dtype)
     # Distance between pixel and output in input pixels.
     if scale is None:
         distance = ((2 * i + 1) * out_size - (2 * o + 1) * in_size).to(dtype) / (2 * out_size)
@@ -47,10 +52,11 @@ def band_matrix(
         larger = max if isinstance(in_size, int) and isinstance(out_size, int) else torch.sym_max
         stretch: Any = larger(in_size, out_size) / out_size
     else:
-        # With a factor coordinates are rounded; for a window that ends beyond the image float32 loses most digits.
-        wide = torch.float64 if has_float64(device) else torch.float32
         distance, stretch = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale, max(1 / scale, 1.0)
-    if antialias:
+    if interpolation == "box":
+        center = (o + 0.5).to(wide) * (in_size / out_size if scale is None else 1 / scale)
+        weight = _box(i, center, stretch).to(distance.dtype)
+    elif antialias:
         weight = _filter(interpolation, distance / stretch, -0.5)
     else:
         weight = _repeated_border(distance, i, in_size, interpolation)
@@ -65,7 +71,7 @@ def band_matrix(
 
 def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: str) -> Tensor:
     """Weights without antialiasing: border pixels also get all taps beyond them."""
-    reach = SUPPORT[interpolation]
+    reach = int(SUPPORT[interpolation])
     # Clamp coordinates beyond the support of the last pixel, where all taps fall on it; bilinear's also at 0.
     beyond = distance[:, -1:] + reach
     distance = distance - torch.clamp(beyond, max=0.0)
@@ -79,11 +85,22 @@ def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: s
     return weight + torch.where(i == 0, before, 0.0) + torch.where(i == in_size - 1, after, 0.0)
 
 
+def _box(i: Tensor, center: Tensor, stretch: Any) -> Tensor:
+    """Pixels of a box, as bools; the tables' own roundings decide at its edges."""
+    x, support = (i - center + 0.5) * (1.0 / stretch), SUPPORT["box"] * stretch
+    window = (i >= torch.trunc(center - support + 0.5)) & (i < torch.trunc(center + support + 0.5))
+    return window & (x > -0.5) & (x <= 0.5)
+
+
 def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
-    """The triangle, Keys' cubic with parameter a, or Lanczos-3, at t."""
+    """The triangle, Hamming, Keys' cubic with parameter a, or Lanczos-3, at t."""
     t = t.abs()
     if interpolation == "bilinear":
         return torch.clamp(1.0 - t, min=0.0)
+    if interpolation == "hamming":
+        x = math.pi * torch.where(t == 0, 1.0, t)
+        value = torch.sin(x) / x * (0.54 + 0.46 * torch.cos(x))
+        return torch.where(t == 0, 1.0, torch.where(t < 1.0, value, 0.0))
     if interpolation == "bicubic":
         near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
         far = (((t - 5.0) * t + 8.0) * t - 4.0) * a

@@ -60,6 +60,7 @@ def _none(a: Any) -> int:
 FORMULAS: dict[str, Callable[[Any], int]] = {
     "resample": _none,
     "resample_backward": _none,
+    "resample_fixed": _none,
     "resizer": _resizer,
     "resizer_backward": _resizer_backward,
     "update_running": _none,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from .band_matmul import apply_bands, empty_image
+from .band_matmul import apply_bands, empty_image, is_selection, select_pixels
 from .bands import Bands, get_bands
 from .dense import resample_dense, resample_dense_backward
 from .library import define, register_autocast, register_autograd, register_vmap
@@ -79,6 +79,8 @@ def _by_tables(a: Resample | ResampleBackward) -> Tensor:
     """Pure torch, any device; sums in float32 (float64 for float64), rounded once."""
     image, _ = a
     bands = _tables(a, image.device)
+    if all(is_selection(axis) for axis in bands):
+        return select_pixels(image, *bands)
     if image.dtype in (torch.float32, torch.float64):
         return apply_bands(image, *bands)
     return _rounded(apply_bands(image.float(), *bands), image.dtype)

@@ -17,12 +17,12 @@ from ..atomic import atomic_bytes
 from ..data.image_view import AUGMENTS, FITS
 from ..data.open_source import open_source
 from ..data.source import Source
-from ..ops.bands import INTERPOLATIONS
+from ..ops.bands import RESIZER_INTERPOLATIONS
 from ..shown import shown
 from .config_file import read_yaml
 from .presets import preset
 
-FIXED = INTERPOLATIONS
+FIXED = RESIZER_INTERPOLATIONS
 ARMS = (*FIXED, "learned", "blind", "control", "control-long")
 BUILT_IN = {"classification": "digits", "iqa": "photographs"}
 """The data of each task unless a folder is given."""
