@@ -153,7 +153,10 @@ def get_fixed_bands(in_size: int, out_size: int, interpolation: str, device: str
 
 
 def _pillow_nearest(in_size: int, out_size: int) -> np.ndarray:
-    """Pillow's nearest pixels: it adds up the step, whose rounding decides between two that are equally near."""
+    """Pillow's nearest pixels.
+
+    It adds up the step, whose rounding decides between two pixels that are equally near.
+    """
     step = in_size / out_size
     return np.cumsum(np.concatenate(([step * 0.5], np.full(out_size - 1, step)))).astype(np.int64)
 
@@ -203,7 +206,10 @@ def _rows(
 
 
 def _nearest_pixels(in_size: int, out_size: int, factor: float | None) -> np.ndarray:
-    """The pixel whose area contains each output's centre; exact, the right one of two at an edge."""
+    """The pixel whose area contains each output's centre.
+
+    Exact; at an edge between two pixels the right one.
+    """
     o = np.arange(out_size)
     pixel = (2 * o + 1) * in_size // (2 * out_size) if factor is None else np.floor((o + 0.5) / factor)
     return np.minimum(pixel, in_size - 1).astype(np.int64)

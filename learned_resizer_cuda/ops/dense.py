@@ -86,14 +86,14 @@ def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: s
 
 
 def _box(i: Tensor, center: Tensor, stretch: Any) -> Tensor:
-    """Pixels of a box, as bools; the tables' own roundings decide at its edges."""
+    """Pixels of a box, as bools, with the tables' roundings."""
     x, support = (i - center + 0.5) * (1.0 / stretch), SUPPORT["box"] * stretch
     window = (i >= torch.trunc(center - support + 0.5)) & (i < torch.trunc(center + support + 0.5))
     return window & (x > -0.5) & (x <= 0.5)
 
 
 def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
-    """The triangle, Hamming, Keys' cubic with parameter a, or Lanczos-3, at t."""
+    """Triangle, Hamming, Keys' cubic with parameter a, or Lanczos-3, at t."""
     t = t.abs()
     if interpolation == "bilinear":
         return torch.clamp(1.0 - t, min=0.0)

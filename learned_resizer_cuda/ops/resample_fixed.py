@@ -42,7 +42,7 @@ class ResampleFixed(NamedTuple):
 
 
 def takes_rows_first(in_size: tuple[int, int], out_size: tuple[int, int]) -> bool:
-    """Whether Pillow 13 resamples along the rows first; Pillow up to 12 always does."""
+    """Whether Pillow 13 resamples along the rows first, as earlier ones always."""
     removed_h, removed_w = in_size[0] - out_size[0], in_size[1] - out_size[1]
     return not (removed_h > 0 and removed_h > 2 * removed_w)
 
@@ -120,7 +120,7 @@ def _resample_down(image: Tensor, out: Tensor, bands: Bands) -> None:
 
 
 def _parts(batch: int, lines: int, line: int) -> list[tuple[slice, slice]]:
-    """Groups of whole images, or of the rows or columns of one, that fill a cache."""
+    """Groups of images, or of one image's lines, that fill a cache."""
     images = max(1, _GROUP_ELEMENTS // (lines * line))
     step = lines if images > 1 else max(1, _GROUP_ELEMENTS // line)
     return [
@@ -136,14 +136,14 @@ def _rounded(sums: Tensor) -> Tensor:
 
 
 def _premultiplied(image: Tensor) -> Tensor:
-    """Colours times alpha / 255, rounded, as Pillow's modes La and RGBa have them."""
+    """Colours times alpha / 255, rounded: Pillow's modes La and RGBa."""
     colours, alpha = image[..., :-1, :, :].int(), image[..., -1:, :, :]
     product = colours * alpha + 128
     return torch.cat((((product + (product >> 8)) >> 8).to(torch.uint8), alpha), -3)
 
 
 def _unpremultiplied(image: Tensor) -> Tensor:
-    """Colours times 255 / alpha, rounded down; at alpha 0 as they are."""
+    """Colours times 255 / alpha, rounded down; unchanged where alpha is 0."""
     colours, alpha = image[..., :-1, :, :].int(), image[..., -1:, :, :]
     quotient = colours * 255 // alpha.clamp(min=1).int()
     return torch.cat((torch.where(alpha == 0, colours, quotient).clamp(max=255).to(torch.uint8), alpha), -3)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from learned_resizer_cuda import FusedResizer, use_backend
+from learned_resizer_cuda import FusedResizer, resize, use_backend
 from learned_resizer_cuda.ops.library import DEFINED, packed
 from learned_resizer_cuda.ops.resizer import Layers, Resizer
 from tests.helpers.calls import Calls
@@ -19,6 +19,7 @@ def _calls() -> list[tuple[Any, tuple[Any, ...]]]:
     module = FusedResizer((6, 5))
     with Calls(keep_arguments=True) as calls:
         module(torch.rand(2, 3, 12, 10, requires_grad=True)).sum().backward()
+        resize(torch.zeros(1, 5, 5, dtype=torch.uint8), 3, parity="pillow")
     return calls.ours
 
 
@@ -27,7 +28,7 @@ def test_every_op_chooses_by_its_own_tensors() -> None:
     # The module asks before it calls that one, which is native only.
     assert calls.keys() | {"update_running"} == DEFINED.keys()
     for name, (func, args) in calls.items():
-        message = f"{name} cannot run natively on a torch.float32 tensor on cpu: native"
+        message = f"{name} cannot run natively on a {args[0].dtype} tensor on cpu: native"
         with use_backend("native"), torch.no_grad(), pytest.raises(RuntimeError, match=message):
             func(*args)
 
