@@ -150,7 +150,7 @@ def _unpremultiplied(image: Tensor) -> Tensor:
 
 
 def resample_fixed_dense(image: Tensor, height: int, width: int, interpolation: str, rows_first: bool) -> Tensor:
-    """The op by plain operations on float64 matrices, for images of any rank."""
+    """The op by plain operations, for images ``(..., C, H, W)``."""
     if image.shape[-2] == height and image.shape[-1] == width:
         return image.clone()
     has_alpha = image.shape[-3] in _ALPHA and interpolation != "nearest"
