@@ -57,8 +57,9 @@ def resize(
             Pillow 13 does, ``"pillow-12"`` as that of Pillow up to 12 does: weights of 22 bits, rounded and clipped
             to bytes between the passes, of which Pillow 13 takes the one down the columns first where the height
             shrinks by more than twice as many pixels as the width. Two or four channels are LA and RGBA, premultiplied
-            by alpha unless ``interpolation`` is ``"nearest"``. Neither ``scale_factor`` nor ``antialias=False`` exists
-            there, nor a gradient.
+            by alpha unless ``interpolation`` is ``"nearest"``. No ``scale_factor`` and no gradient. ``antialias=False``
+            Pillow does not have; it is the same arithmetic, within a level of torch's CPU kernels for uint8, which take
+            the rows first.
 
     Returns:
         ``(..., C, height, width)`` in the image's dtype, also under autocast; a torchvision ``Image`` or ``Video``
@@ -105,7 +106,7 @@ def resize(
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in ops.resample.DTYPES)
         raise TypeError(f"image: got dtype {image.dtype}; expected one of {expected}")
     if parity != "exact":
-        check_pillow(parity, image.dtype, scale_factor, antialias)
+        check_pillow(parity, image.dtype, scale_factor)
     in_h, in_w = image.shape[-2:]
     if in_h == 0 or in_w == 0:
         raise ValueError(f"image: got shape {tuple(image.shape)}; expected sides of at least 1 pixel")
@@ -125,7 +126,7 @@ def resize(
     if parity != "exact":
         rows_first = parity == "pillow-12" or takes_rows_first((in_h, in_w), (height, width))
         op, plainly = torch.ops.learned_resizer.resample_fixed, ops.resample_fixed.resample_fixed_plainly
-        parameters: tuple[Any, ...] = (height, width, interpolation, rows_first)
+        parameters: tuple[Any, ...] = (height, width, interpolation, antialias, rows_first)
     else:
         op, plainly = torch.ops.learned_resizer.resample, ops.resample.resample_plainly
         parameters = (height, width, scale_h, scale_w, interpolation, antialias)
@@ -200,8 +201,6 @@ class Resize(nn.Module):
         self.interpolation = check_interpolation(interpolation)
         self.antialias = check_antialias(antialias)
         self.parity = check_parity(parity)
-        if parity != "exact":
-            check_pillow(parity, torch.uint8, None, antialias)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(..., C, H, W)`` → ``(..., C, *size)``; see ``resize``."""
@@ -267,7 +266,7 @@ def check_parity(parity: str) -> str:
     return parity
 
 
-def check_pillow(parity: str, dtype: torch.dtype, scale_factor: ScaleFactor | None, antialias: bool) -> None:
+def check_pillow(parity: str, dtype: torch.dtype, scale_factor: ScaleFactor | None) -> None:
     """Raise for what Pillow's arithmetic does not have, naming it."""
     if dtype != torch.uint8:
         raise TypeError(
@@ -276,7 +275,3 @@ def check_pillow(parity: str, dtype: torch.dtype, scale_factor: ScaleFactor | No
         )
     if scale_factor is not None:
         raise ValueError(f"scale_factor: got {scale_factor!r} with parity={parity!r}; expected None, and a size")
-    if not antialias:
-        raise ValueError(
-            f"antialias: got False with parity={parity!r}; expected True, since Pillow always widens filters"
-        )

@@ -137,16 +137,16 @@ def _cached_bands(
 
 
 @lru_cache(maxsize=128)
-def get_fixed_bands(in_size: int, out_size: int, interpolation: str, device: str = "cpu") -> Bands:
+def get_fixed_bands(in_size: int, out_size: int, interpolation: str, antialias: bool, device: str = "cpu") -> Bands:
     """Return Pillow's fixed-point table of one axis, cached.
 
-    Weights are float64 multiples of ``2**-22``, rounded half away from zero as Pillow does.
+    Weights are float64 multiples of ``2**-22``, rounded half away from zero as Pillow does. Pillow always antialiases.
     """
     if interpolation == "nearest":
         start = np.minimum(_pillow_nearest(in_size, out_size), in_size - 1)
         count, weight = np.ones(out_size, np.int64), np.ones(out_size)
     else:
-        start, count, weight = _rows(in_size, out_size, None, interpolation, True)
+        start, count, weight = _rows(in_size, out_size, None, interpolation, antialias)
     weight = np.trunc(weight * 2**FIXED_BITS + np.copysign(0.5, weight)) / 2**FIXED_BITS
     with torch.inference_mode(False):
         return _make(in_size, start, _offsets(count), weight, torch.float64, torch.device(device))

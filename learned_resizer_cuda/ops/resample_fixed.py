@@ -38,6 +38,7 @@ class ResampleFixed(NamedTuple):
     height: int
     width: int
     interpolation: str
+    antialias: bool
     rows_first: bool
 
 
@@ -67,8 +68,8 @@ def _resample_fixed(a: ResampleFixed) -> Tensor:
 
 def _tables(a: ResampleFixed, device: torch.device) -> tuple[Bands, Bands]:
     return (
-        get_fixed_bands(a.image.shape[2], a.height, a.interpolation, str(device)),
-        get_fixed_bands(a.image.shape[3], a.width, a.interpolation, str(device)),
+        get_fixed_bands(a.image.shape[2], a.height, a.interpolation, a.antialias, str(device)),
+        get_fixed_bands(a.image.shape[3], a.width, a.interpolation, a.antialias, str(device)),
     )
 
 
@@ -149,7 +150,9 @@ def _unpremultiplied(image: Tensor) -> Tensor:
     return torch.cat((torch.where(alpha == 0, colours, quotient).clamp(max=255).to(torch.uint8), alpha), -3)
 
 
-def resample_fixed_dense(image: Tensor, height: int, width: int, interpolation: str, rows_first: bool) -> Tensor:
+def resample_fixed_dense(
+    image: Tensor, height: int, width: int, interpolation: str, antialias: bool, rows_first: bool
+) -> Tensor:
     """The op by plain operations, for images ``(..., C, H, W)``."""
     if image.shape[-2] == height and image.shape[-1] == width:
         return image.clone()
@@ -157,20 +160,20 @@ def resample_fixed_dense(image: Tensor, height: int, width: int, interpolation: 
     x = (_premultiplied(image) if has_alpha else image).double()
     for axis, size in sorted(((-1, width), (-2, height)), reverse=rows_first):
         lines = x if axis == -1 else x.mT
-        lines = torch.matmul(lines, _fixed_matrix(x.shape[axis], size, interpolation, x.device).mT)
+        lines = torch.matmul(lines, _fixed_matrix(x.shape[axis], size, interpolation, antialias, x.device).mT)
         lines = torch.clamp(torch.floor(lines + 0.5), 0, 255)
         x = lines if axis == -1 else lines.mT
     out = x.to(torch.uint8)
     return _unpremultiplied(out) if has_alpha else out
 
 
-def _fixed_matrix(in_size: int, out_size: int, interpolation: str, device: torch.device) -> Tensor:
+def _fixed_matrix(in_size: int, out_size: int, interpolation: str, antialias: bool, device: torch.device) -> Tensor:
     """Dense matrix of ``get_fixed_bands``, computed in the graph; sizes may be symbolic."""
     if interpolation == "nearest":
         step = torch.full((out_size,), in_size / out_size, dtype=torch.float64, device=device)
         place = torch.cumsum(step, 0) - step / 2
         return (torch.arange(in_size, device=device) == torch.floor(place)[:, None]).double()
-    weight = band_matrix(in_size, out_size, None, interpolation, True, torch.float64, device)
+    weight = band_matrix(in_size, out_size, None, interpolation, antialias, torch.float64, device)
     return torch.trunc(weight * 2**FIXED_BITS + torch.copysign(torch.tensor(0.5), weight)) / 2**FIXED_BITS
 
 
