@@ -1,7 +1,7 @@
 """Learned image resizer and differentiable resampling for PyTorch.
 
-``resize`` and ``Resize`` resample images with bilinear, bicubic or lanczos filters; ``FusedResizer`` is the
-learned resizer of Talebi & Milanfar (ICCV 2021) to train in front of a vision network.
+``resize`` and ``Resize`` resample images with six filters; ``FusedResizer`` is the learned resizer of Talebi & Milanfar
+(ICCV 2021) to train in front of a vision network.
 """
 
 from . import waiting
