@@ -72,12 +72,13 @@ def accelerate(processor: P, *, parity: str = "pillow") -> P:
 class _Resize(TorchvisionBackend):
     """``TorchvisionBackend`` with this package's resize."""
 
-    _kind: type[Any]
+    # The processor's class. Any, here and below: mypy finds classes with __hash__ methods not hashable.
+    _kind: Any
     _parity: str
 
     def resize(self, image: Tensor, size: Any, resample: Any = None, antialias: bool = True, **kwargs: Any) -> Tensor:
         """``(..., C, H, W)`` → ``(..., C, *size)``; see ``TorchvisionBackend.resize``."""
-        mode = pil_torch_interpolation_mapping.get(resample, resample) or InterpolationMode.BILINEAR
+        mode = InterpolationMode(pil_torch_interpolation_mapping.get(resample, resample) or "bilinear")
         if mode == InterpolationMode.NEAREST or image.dtype not in DTYPES:
             return super().resize(image, size, resample=resample, antialias=antialias, **kwargs)
         # transformers' rules of the size, on a tensor without pixels.
@@ -103,7 +104,7 @@ def _accelerated(kind: type[Any], parity: str) -> type[_Resize]:
     return type(kind.__name__, bases, {**names, "_kind": kind, "_parity": parity})
 
 
-def _restored(kind: type[Any], parity: str) -> _Resize:
+def _restored(kind: Any, parity: str) -> _Resize:
     """A processor without its attributes, to unpickle or copy one."""
     accelerated = _accelerated(kind, parity)
     return accelerated.__new__(accelerated)
@@ -123,7 +124,7 @@ def _parts(processor: Any) -> dict[str, Any]:
     return parts
 
 
-def _checked(name: str, part: Any) -> type[Any]:
+def _checked(name: str, part: Any) -> Any:
     """The class of a processor that can be accelerated."""
     kind = type(part)
     if isinstance(part, _Resize):
@@ -149,7 +150,9 @@ def _own_resize(kind: type[Any]) -> str | None:
             continue
         seen.add(reached)
         # By name, a method of whichever classes define it; else a function beside them.
-        methods = [vars(base).get(reached) for base in kind.__mro__] if isinstance(reached, str) else [reached]
+        methods: list[Any] = (
+            [vars(base).get(reached) for base in kind.__mro__] if isinstance(reached, str) else [reached]
+        )
         for function in map(inspect.unwrap, methods):
             if not isinstance(function, FunctionType):
                 continue
