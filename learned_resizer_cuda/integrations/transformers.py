@@ -29,8 +29,8 @@ try:
     from transformers.image_utils import pil_torch_interpolation_mapping
 except ImportError as error:
     raise ImportError(
-        "learned_resizer_cuda.integrations.transformers needs transformers>=5.4 (older ones have other methods), "
-        'torchvision and Pillow: pip install "learned-resizer-cuda[transformers]"'
+        "learned_resizer_cuda.integrations.transformers needs transformers>=5.11 (4.x has other methods), torchvision "
+        'and Pillow: pip install "learned-resizer-cuda[transformers]"'
     ) from error
 
 P = TypeVar("P")
