@@ -118,14 +118,13 @@ def test_normalised_batch_of_mixed_sizes(name: str) -> None:
     torch.testing.assert_close(rows_first, original, rtol=0, atol=2.001 * level)
 
 
-def test_channels() -> None:
-    """One and four channels as well, the last of four as alpha."""
-    rgba = Image.fromarray(np.concatenate([images()[0], images()[0][:, ::-1, :1]], 2))
-    for image in (rgba.convert("L"), rgba):
-        twin = levels(make("CLIPImageProcessorPil", do_convert_rgb=False), image)
-        assert (
-            difference(levels(make_accelerated("CLIPImageProcessor", PILLOW, do_convert_rgb=False), image), twin) == 0
-        )
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_channels(channels: int) -> None:
+    """The last of two or four is alpha."""
+    image = np.concatenate([images()[0], images()[0][:, ::-1, :1]], 2).transpose(2, 0, 1)[-channels:]
+    options = {"do_convert_rgb": False, "input_data_format": "channels_first"}
+    accelerated, twin = make_accelerated("CLIPImageProcessor", PILLOW), make("CLIPImageProcessorPil")
+    assert difference(levels(accelerated, image, **options), levels(twin, image, **options)) == 0
 
 
 @pytest.mark.parametrize("name", ["Qwen2VLVideoProcessor", "SmolVLMVideoProcessor", "LlavaOnevisionVideoProcessor"])
@@ -282,6 +281,40 @@ def test_nothing_changes_where_a_part_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^processor\.video_processor: got Gemma4VideoProcessor"):
         accelerate(SimpleNamespace(image_processor=image, video_processor=make("Gemma4VideoProcessor")))
     assert type(image) is type(make("CLIPImageProcessor"))
+
+
+def halved(image: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(image, scale_factor=0.5)
+
+
+def test_own_classes() -> None:
+    """A subclass's methods run; one that resizes elsewhere is refused, unless a call does not reach it."""
+    from transformers import ViTImageProcessor
+
+    from learned_resizer_cuda.integrations.transformers import accelerate
+
+    class Flipped(ViTImageProcessor):
+        def resize(self, image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return super().resize(image.flip(-1), *args, **kwargs)
+
+        def post_process(self, image: Tensor) -> Tensor:
+            return halved(image)
+
+    class ByHelper(Flipped):
+        def resize(self, image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return super().resize(halved(image), *args, **kwargs)
+
+    class ByComprehension(Flipped):
+        def _preprocess(self, images: list[Tensor], **kwargs: Any) -> Any:
+            images = [torch.nn.functional.interpolate(image[None], (9, 9))[0] for image in images]
+            return super()._preprocess(images, **kwargs)
+
+    mirrored = np.ascontiguousarray(images()[0][:, ::-1])
+    expected = levels(make_accelerated("ViTImageProcessor"), mirrored)
+    assert difference(levels(accelerate(Flipped()), images()[0]), expected) == 0
+    for kind in (ByHelper, ByComprehension):
+        with pytest.raises(TypeError, match=f"got {kind.__name__}, whose (halved|.*_preprocess) resizes by itself"):
+            accelerate(kind())
 
 
 def test_workers_of_a_data_loader() -> None:
