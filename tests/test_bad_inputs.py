@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,6 +138,41 @@ BACKEND = [
     Bad("native(resize, image.byte(), 8)", RuntimeError, "resample", "torch.uint8 tensor on cpu", "CUDA"),
 ]
 
+NOT_A_PROCESSOR = "a Hugging Face image processor"
+TORCH_BACKED = "a torch-backed one"
+
+TRANSFORMERS = [
+    Bad("accelerate(image)", TypeError, "processor", "Tensor", NOT_A_PROCESSOR),
+    Bad("accelerate('openai/clip-vit-base-patch32')", TypeError, "processor", "str", NOT_A_PROCESSOR),
+    Bad("accelerate(hf.CLIPImageProcessor)", TypeError, "processor", "type", NOT_A_PROCESSOR),
+    Bad("accelerate(hf.CLIPImageProcessorPil())", TypeError, "processor", "CLIPImageProcessorPil", TORCH_BACKED),
+    Bad("accelerate(hf.VivitImageProcessor())", TypeError, "processor", "VivitImageProcessor", "TorchvisionBackend"),
+    Bad("accelerate(hf.ZoeDepthImageProcessor())", TypeError, "processor", "ZoeDepthImageProcessor.resize", "leaves"),
+    Bad("accelerate(hf.NougatImageProcessor())", TypeError, "processor", "NougatImageProcessor.thumbnail", "leaves"),
+    Bad(
+        "accelerate(SimpleNamespace(image_processor=hf.ViTImageProcessorPil()))",
+        TypeError,
+        "processor.image_processor",
+        "ViTImageProcessorPil",
+        TORCH_BACKED,
+    ),
+    Bad("accelerate(hf.ViTImageProcessor(), parity='PIL')", ValueError, "parity", "'PIL'", "'pillow-12'"),
+    Bad("accelerate(hf.ViTImageProcessor(), parity=True)", ValueError, "parity", "True", "'pillow'"),
+]
+
+
+def accelerate(*arguments: Any, **options: Any) -> Any:
+    from learned_resizer_cuda.integrations import transformers
+
+    return transformers.accelerate(*arguments, **options)
+
+
+class _Transformers:
+    """transformers, imported where a call names it: that takes seconds."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("transformers"), name)
+
 
 def use_backend(name: Any) -> None:
     with learned_resizer_cuda.use_backend(name):
@@ -157,7 +194,10 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
         "Module": module,
         "EMDLoss": EMDLoss,
         "Resize": Resize,
+        "SimpleNamespace": SimpleNamespace,
         "SigmoidCrossEntropyLoss": SigmoidCrossEntropyLoss,
+        "accelerate": accelerate,
+        "hf": _Transformers(),
         "math": math,
         "native": native,
         "resize": resize,
@@ -179,7 +219,7 @@ def check(bad: Bad, error: Exception) -> None:
     assert "\n" not in message, "an error message is one line"
 
 
-@pytest.mark.parametrize("bad", [*RESIZE, *FUSED, *LOSSES], ids=lambda bad: bad.call)
+@pytest.mark.parametrize("bad", [*RESIZE, *FUSED, *LOSSES, *TRANSFORMERS], ids=lambda bad: bad.call)
 def test_bad_input(bad: Bad) -> None:
     error = provoke(bad)
     check(bad, error)
@@ -222,7 +262,7 @@ def test_a_module_survives_a_bad_call() -> None:
 def main() -> None:
     """Print every case and its message as a Markdown table."""
     print("| call | raises | message |\n|---|---|---|")
-    for bad in (*RESIZE, *RESIZER, *FUSED, *LOSSES, *BACKEND):
+    for bad in (*RESIZE, *RESIZER, *FUSED, *LOSSES, *BACKEND, *TRANSFORMERS):
         error = provoke(bad)
         call = bad.call.replace("Module", "FusedResizer")
         message = str(error).replace("|", "\\|")

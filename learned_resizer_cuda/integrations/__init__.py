@@ -1,0 +1,1 @@
+"""Other libraries' preprocessing on this package's resampling, one module per library."""
