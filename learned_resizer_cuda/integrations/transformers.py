@@ -6,24 +6,19 @@ a model's own ``resize`` still runs, and its ``super().resize(...)`` ends here.
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
-from collections.abc import Iterator
-from types import CodeType, FunctionType
+import re
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..ops.resample import DTYPES
 from ..resize import check_parity, resize
 
 try:
     from torchvision.transforms import InterpolationMode
-    from torchvision.transforms import functional as tvF1
-    from torchvision.transforms.v2 import functional as tvF
     from transformers.image_processing_backends import PilBackend, TorchvisionBackend
     from transformers.image_processing_utils import BaseImageProcessor
     from transformers.image_utils import pil_torch_interpolation_mapping
@@ -35,8 +30,9 @@ except ImportError as error:
 
 P = TypeVar("P")
 
-# What resizes past the method that is replaced.
-_PAST = (F.interpolate, tvF1.resize, tvF.resize, TorchvisionBackend.resize)
+# What resizes past the method that is replaced, and methods that do so with a network's outputs.
+_PAST = re.compile(r"\b(tvF|F|functional)\.(resize|interpolate)\(|\bTorchvisionBackend\.resize\(")
+_OF_OUTPUTS = re.compile("post_process|merge|unpad|logits")
 
 
 def accelerate(processor: P, *, parity: str = "pillow") -> P:
@@ -44,8 +40,8 @@ def accelerate(processor: P, *, parity: str = "pillow") -> P:
 
     The object stays what it is: its class, by ``isinstance`` and by name, what it saves, its copies and pickles.
     Output sizes, cropping, rescaling and normalisation stay the processor's. ``LANCZOS`` is lanczos on every device;
-    ``BOX`` and ``HAMMING``, which torchvision has for PIL images only, work as well. On a CPU the gain is in the pixels:
-    torchvision's resize of bytes is faster there.
+    ``BOX`` and ``HAMMING``, which torchvision has for PIL images only, work as well. On a CPU torchvision's resize of
+    bytes is faster; the gain there is in the pixels.
 
     Args:
         processor: a torch-backed image or video processor, or a processor with one or both of them
@@ -142,47 +138,9 @@ def _checked(name: str, part: Any) -> Any:
 
 
 def _own_resize(kind: type[Any]) -> str | None:
-    """A function reached from a call that resizes past ``TorchvisionBackend.resize``."""
-    todo: list[Any] = ["__call__"]
-    seen = set()
-    while todo:
-        reached = todo.pop()
-        if reached in seen:
-            continue
-        seen.add(reached)
-        # By name, a method of whichever classes define it; else a function beside them.
-        methods: list[Any] = (
-            [vars(base).get(reached) for base in kind.__mro__] if isinstance(reached, str) else [reached]
-        )
-        for function in map(inspect.unwrap, methods):
-            if not isinstance(function, FunctionType):
-                continue
-            for code in _codes(function.__code__):
-                todo += code.co_names
-                for value in _globals(code, function.__globals__):
-                    if any(value is past for past in _PAST) and function.__module__ != TorchvisionBackend.__module__:
-                        return function.__qualname__
-                    if isinstance(value, FunctionType) and value.__module__ == function.__module__:
-                        todo.append(value)
+    """A method of the model's classes that resizes past ``TorchvisionBackend.resize``."""
+    for base in kind.__mro__[: kind.__mro__.index(TorchvisionBackend)]:
+        for name, method in vars(base).items():
+            if inspect.isfunction(method) and not _OF_OUTPUTS.search(name) and _PAST.search(inspect.getsource(method)):
+                return method.__qualname__
     return None
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code, and that of the functions and comprehensions in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def _globals(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:
-    """What a function reads from its module's ``names``, and attributes of that."""
-    value = None
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_GLOBAL":
-            value = names.get(instruction.argval)
-        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            value = getattr(value, instruction.argval, None)
-        elif instruction.opname not in ("EXTENDED_ARG", "PUSH_NULL"):
-            value = None
-        yield value
