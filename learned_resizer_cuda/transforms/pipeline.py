@@ -1,0 +1,87 @@
+"""``use_in``: this package's resampling in a pipeline of torchvision's or timm's transforms."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from ..resize import check_parity
+from . import v1, v2
+
+_Pipeline = TypeVar("_Pipeline")
+
+# Names of what resizes, besides subclasses of what can be replaced.
+_RESIZES = re.compile("resiz|TfPreprocess", re.IGNORECASE)
+
+
+def use_in(transform: _Pipeline, *, parity: str = "pillow") -> _Pipeline:
+    """A copy of a pipeline in which this package resizes.
+
+    PIL images are resized by Pillow as before, to the same bytes. The copy also takes uint8 tensors ``(C, H, W)`` on
+    any device; where the installed Pillow is 13, a tensor of an image's bytes gives what the image gives. torchvision's
+    ``ToTensor`` and timm's ``MaybeToTensor`` scale them to [0, 1] as they do images. Random transforms draw the same
+    numbers as before. The other transforms stay: those that take no tensors, like timm's RandAugment, still do not.
+
+    Args:
+        transform: a transform, or transforms in ``Compose``, ``nn.Sequential``, lists, tuples, dictionaries or
+            attributes of other transforms; what ``timm.data.create_transform`` or the ``transforms()`` of torchvision's
+            weights return. Replaced are ``Resize``, ``RandomResizedCrop``, ``ScaleJitter``, ``RandomShortestSize``,
+            ``RandomResize`` and the presets of torchvision; ``RandomResizedCropAndInterpolation``, ``ResizeKeepRatio``,
+            ``ResizeToSequence`` and ``RandomResizedCropToSequence`` of timm. Functions are not looked into.
+        parity: arithmetic for uint8 tensors, as in ``learned_resizer_cuda.resize``: ``"pillow-12"`` for the bytes of
+            older Pillows.
+
+    Returns:
+        The copy. Deep copies, pickles and prints like the original.
+
+    Raises:
+        TypeError: if something resizes, judging by its class or name, and cannot be replaced; names it.
+        ValueError: for an unknown ``parity``.
+    """
+    check_parity(parity)
+    resizes, conversions = v1.RESIZES | v2.RESIZES, v1.CONVERSIONS | v2.CONVERSIONS
+    if "timm.data.transforms" in sys.modules:
+        from . import timm
+
+        resizes, conversions = resizes | timm.RESIZES, conversions | timm.CONVERSIONS
+    transform = copy.deepcopy(transform)
+    for part in list(_callables(transform, set())):
+        kind = type(part)
+        if kind in resizes:
+            part.__class__, part.parity = resizes[kind], parity
+        elif kind in conversions:
+            part.__class__ = conversions[kind]
+        elif not _is_ours(part) and (
+            isinstance(part, tuple(resizes)) or _RESIZES.search(getattr(part, "__name__", kind.__name__))
+        ):
+            known = ", ".join(sorted({f"{known.__module__.partition('.')[0]}'s {known.__name__}" for known in resizes}))
+            raise TypeError(f"transform: got {part!r}, which resizes and cannot be replaced; expected {known}")
+    return transform
+
+
+def _is_ours(part: Any) -> bool:
+    package = __name__.partition(".")[0]
+    return any(base.__module__.partition(".")[0] == package for base in type(part).__mro__)
+
+
+def _callables(value: Any, seen: set[int]) -> Iterator[Any]:
+    """Transforms and functions in a pipeline, at any depth."""
+    if id(value) in seen or isinstance(value, type):
+        return
+    seen.add(id(value))
+    inner: Any = ()
+    if isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, (list, tuple, set)):
+        inner = value
+    elif callable(value):
+        yield value
+        inner = vars(value).values() if hasattr(value, "__dict__") else ()
+        if isinstance(value, functools.partial):
+            inner = (value.func, value.args, value.keywords)
+    for item in inner:
+        yield from _callables(item, seen)
