@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as v1
-from torchvision.transforms.v2 import functional as v2
+from torchvision.transforms import functional as v1_functional
+from torchvision.transforms.v2 import functional as v2_functional
 
-from .. import resize as resize_image
 from ..ops.band_matmul import is_channels_last
 from ..resize import check_parity
+from ..resize import resize as resize_image
 
 Size = int | Sequence[int] | None
 Interpolation: TypeAlias = "str | InterpolationMode | int"
@@ -70,8 +70,9 @@ def resize(
         max_size: limit of the longer side, if ``size`` is an int or None.
         antialias: widen the filter when shrinking a tensor; None is False.
         parity: arithmetic for uint8 tensors, as in ``learned_resizer_cuda.resize``, each channel by itself.
-            ``"pillow-12"`` is that of torchvision on a CPU, within a level on photographs; ``"pillow"`` gives the bytes
-            of Pillow 13; ``"exact"`` rounds once.
+            ``"pillow-12"`` is that of torchvision on a CPU, but for its weights of 16 bits: within a level on
+            photographs except for a few bytes in a million. ``"pillow"`` gives the bytes of Pillow 13; ``"exact"``
+            rounds once.
 
     Returns:
         What was given, with the class, dtype, device and memory format it had, at the new size. Deterministic.
@@ -88,14 +89,14 @@ def resize(
     mode = interpolation_mode(interpolation)
     name = "nearest" if mode is InterpolationMode.NEAREST and parity == "pillow" else _FILTERS.get(mode)
     if name is None or not is_image(inpt):
-        return v2.resize(inpt, size, interpolation=mode, max_size=max_size, antialias=antialias)
+        return v2_functional.resize(inpt, size, interpolation=mode, max_size=max_size, antialias=antialias)
     image = inpt.as_subclass(Tensor) if isinstance(inpt, tv_tensors.TVTensor) else inpt
     if image.dim() < 3 or 0 in image.shape[-2:]:
         raise ValueError(
             f"image: got shape {tuple(image.shape)}; expected (..., C, H, W) with sides of at least 1 pixel"
         )
     # torchvision's rule, applied to an image without channels.
-    height, width = v2.resize(image[..., :0, :, :], size, InterpolationMode.NEAREST, max_size).shape[-2:]
+    height, width = v2_functional.resize(image[..., :0, :, :], size, InterpolationMode.NEAREST, max_size).shape[-2:]
     if (height, width) == tuple(image.shape[-2:]):
         return inpt
     out = _resize_channels(image, (height, width), name, bool(antialias), parity)
@@ -107,6 +108,8 @@ def _resize_channels(image: Tensor, size: tuple[int, int], name: str, antialias:
     options: dict[str, Any] = {"interpolation": name, "antialias": antialias}
     dtype = image.dtype
     if dtype == torch.uint8:
+        if name == "nearest" and parity == "pillow-12":
+            parity = "exact"  # torch's coordinates are products; Pillow's add up rounding errors
         if parity == "exact" or name == "nearest" or image.shape[-3] not in (2, 4):
             return resize_image(image, size, parity=parity, **options)
         # Every channel an image of its own: together they are LA or RGBA.
@@ -134,15 +137,16 @@ def resized_crop(
 ) -> Any:
     """Crop, then ``resize``: as ``torchvision.transforms.v2.functional.resized_crop``."""
     if not is_image(inpt):
-        mode = interpolation_mode(interpolation)
-        return v2.resized_crop(inpt, top, left, height, width, size, interpolation=mode, antialias=antialias)
-    return resize(v2.crop(inpt, top, left, height, width), size, interpolation, antialias=antialias, parity=parity)
+        options: dict[str, Any] = {"interpolation": interpolation_mode(interpolation), "antialias": antialias}
+        return v2_functional.resized_crop(inpt, top, left, height, width, size, **options)
+    crop = v2_functional.crop(inpt, top, left, height, width)
+    return resize(crop, size, interpolation, antialias=antialias, parity=parity)
 
 
 def to_tensor(picture: Any) -> Tensor:
     """torchvision's ``to_tensor`` that also scales uint8 tensors to [0, 1]; others pass."""
     if not isinstance(picture, Tensor):
-        return v1.to_tensor(picture)
+        return v1_functional.to_tensor(picture)
     return picture.to(torch.get_default_dtype()).div(255) if picture.dtype == torch.uint8 else picture
 
 

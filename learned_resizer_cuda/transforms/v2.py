@@ -8,8 +8,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import is_pure_tensor
 
+from ..resize import check_parity
 from . import functional
-from .functional import Interpolation, Size, check_antialias, check_parity, check_size, interpolation_mode
+from .functional import Interpolation, Size, check_antialias, check_size, interpolation_mode
 
 
 class Resize(v2.Resize):
