@@ -244,7 +244,7 @@ def annotations() -> Iterator[Any]:
 
 
 def test_annotations_are_torchvisions() -> None:
-    for mark, (size, max_size), mode in itertools.product(annotations(), SIZES, InterpolationMode):
+    for mark, (size, max_size), mode in itertools.product(annotations(), SIZES, MODES[:3]):
         got, expected = (kind(size, mode, max_size)(mark) for kind in (transforms.Resize, v2.Resize))
         assert type(got) is type(expected) and torch.equal(got, expected) and got.dtype == expected.dtype
         assert vars(got) == vars(expected)  # canvas size, format, clamping
