@@ -39,7 +39,8 @@ def use_in(transform: _Pipeline, *, parity: str = "pillow") -> _Pipeline:
         The copy. Deep copies, pickles and prints like the original.
 
     Raises:
-        TypeError: if something resizes, judging by its class or name, and cannot be replaced; names it.
+        TypeError: if something resizes, judging by its class or name, and cannot be replaced, which it names; or if
+            there is no transform.
         ValueError: for an unknown ``parity``.
     """
     check_parity(parity)
@@ -48,24 +49,28 @@ def use_in(transform: _Pipeline, *, parity: str = "pillow") -> _Pipeline:
         from . import timm
 
         resizes, conversions = resizes | timm.RESIZES, conversions | timm.CONVERSIONS
+    known = f"{', '.join(sorted({kind.__name__ for kind in resizes}))} of torchvision or timm"
     transform = copy.deepcopy(transform)
-    for part in list(_callables(transform, set())):
+    parts = list(_callables(transform, set()))
+    if not parts:
+        raise TypeError(f"transform: got {transform!r}; expected transforms, with {known}")
+    for part in parts:
         kind = type(part)
         if kind in resizes:
             part.__class__, part.parity = resizes[kind], parity
         elif kind in conversions:
             part.__class__ = conversions[kind]
-        elif not _is_ours(part) and (
-            isinstance(part, tuple(resizes)) or _RESIZES.search(getattr(part, "__name__", kind.__name__))
-        ):
-            known = ", ".join(sorted({f"{known.__module__.partition('.')[0]}'s {known.__name__}" for known in resizes}))
-            raise TypeError(f"transform: got {part!r}, which resizes and cannot be replaced; expected {known}")
+        elif not _is_ours(kind):
+            name = getattr(part, "__name__", kind.__name__)
+            if isinstance(part, tuple(resizes)) or _RESIZES.search(name):
+                name = f"{part.__module__}.{name}"
+                raise TypeError(f"transform: got {name}, which resizes and cannot be replaced; expected {known}")
     return transform
 
 
-def _is_ours(part: Any) -> bool:
+def _is_ours(kind: type) -> bool:
     package = __name__.partition(".")[0]
-    return any(base.__module__.partition(".")[0] == package for base in type(part).__mro__)
+    return any(base.__module__.partition(".")[0] == package for base in kind.__mro__)
 
 
 def _callables(value: Any, seen: set[int]) -> Iterator[Any]:

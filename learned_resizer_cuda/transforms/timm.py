@@ -1,4 +1,4 @@
-"""timm's transforms that resize, with this package's resampling."""
+"""timm's transforms, with this package's resampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchvision's first transforms and its models' presets that resize, with this package's resampling."""
+"""torchvision's v1 transforms and presets, with this package's resampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchvision's transforms.v2 that resize, with this package's resampling."""
+"""torchvision's v2 transforms, with this package's resampling."""
 
 from __future__ import annotations
 
