@@ -96,7 +96,8 @@ def resize(
             f"image: got shape {tuple(image.shape)}; expected (..., C, H, W) with sides of at least 1 pixel"
         )
     # torchvision's rule, applied to an image without channels.
-    height, width = v2_functional.resize(image[..., :0, :, :], size, InterpolationMode.NEAREST, max_size).shape[-2:]
+    empty = torch.empty((0, *image.shape[-2:]), device="meta")
+    height, width = v2_functional.resize(empty, size, InterpolationMode.NEAREST, max_size).shape[-2:]
     if (height, width) == tuple(image.shape[-2:]):
         return inpt
     out = _resize_channels(image, (height, width), name, bool(antialias), parity)

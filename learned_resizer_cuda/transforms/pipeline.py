@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -44,14 +43,14 @@ def use_in(transform: _Pipeline, *, parity: str = "pillow") -> _Pipeline:
         ValueError: for an unknown ``parity``.
     """
     check_parity(parity)
+    transform = copy.deepcopy(transform)
+    parts = list(_callables(transform, set()))
     resizes, conversions = v1.RESIZES | v2.RESIZES, v1.CONVERSIONS | v2.CONVERSIONS
-    if "timm.data.transforms" in sys.modules:
+    if any(type(part).__module__.startswith("timm.") for part in parts):
         from . import timm
 
         resizes, conversions = resizes | timm.RESIZES, conversions | timm.CONVERSIONS
     known = f"{', '.join(sorted({kind.__name__ for kind in resizes}))} of torchvision or timm"
-    transform = copy.deepcopy(transform)
-    parts = list(_callables(transform, set()))
     if not parts:
         raise TypeError(f"transform: got {transform!r}; expected transforms, with {known}")
     for part in parts:

@@ -271,7 +271,7 @@ for _kind in (Depth, Thermal):
 
 def test_registered_kernels() -> None:
     image = tensor(torch.float32, 1, *SHAPE)
-    expected = -v2.Resize(20, "bicubic")(image)
+    expected = -v2.Resize(20, InterpolationMode.BICUBIC)(image)
     for kind in (Depth, Thermal):
         got = transforms.Resize(20, "bicubic")(kind(image))
         assert type(got) is kind and torch.equal(got.as_subclass(Tensor), expected)

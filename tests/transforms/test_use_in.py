@@ -158,7 +158,9 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "v2": lambda: v2.Compose(
         [v2.RandomResizedCrop(64), v2.RandomHorizontalFlip(), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     ),
-    "v2 image": lambda: v2.Compose([v2.Resize(40, "bicubic"), v2.ToImage(), v2.ToDtype(torch.float64, scale=True)]),
+    "v2 image": lambda: v2.Compose(
+        [v2.Resize(40, interpolation=3), v2.ToImage(), v2.ToDtype(torch.float64, scale=True)]
+    ),
     "v2 random sizes": lambda: v2.Compose(
         [
             v2.RandomOrder([v2.RandomResize(30, 60), v2.ScaleJitter((50, 60))]),
