@@ -19,7 +19,7 @@ from ..resize import resize as resize_image
 Size = int | Sequence[int] | None
 Interpolation: TypeAlias = "str | InterpolationMode | int"
 
-# InterpolationMode.NEAREST is not here: torch's legacy "nearest" takes the pixel at the output's top left corner.
+# InterpolationMode.NEAREST is not here: torch's legacy "nearest" takes the pixel under an output's top left corner.
 _FILTERS = {
     InterpolationMode.NEAREST_EXACT: "nearest",
     InterpolationMode.BILINEAR: "bilinear",
@@ -66,7 +66,8 @@ def resize(
         size: ``(height, width)``; an int or ``[int]`` for the shorter side; or None, with ``max_size``.
         interpolation: an ``InterpolationMode``, its name or Pillow's constant. ``"nearest"`` is torchvision's legacy
             mode, resampled by torchvision (under ``parity="pillow"``: Pillow's nearest); ``"nearest-exact"`` is this
-            package's ``"nearest"``. Box, Hamming, and lanczos on any device and without ``antialias`` also for tensors.
+            package's ``"nearest"``, another pixel than torch's where torch rounds a coordinate across an edge. Box,
+            Hamming, and lanczos on any device and without ``antialias`` also for tensors.
         max_size: limit of the longer side, if ``size`` is an int or None.
         antialias: widen the filter when shrinking a tensor; None is False.
         parity: arithmetic for uint8 tensors, as in ``learned_resizer_cuda.resize``, each channel by itself.

@@ -21,16 +21,18 @@ def use_in(transform: _Pipeline, *, parity: str = "pillow") -> _Pipeline:
     """A copy of a pipeline in which this package resizes.
 
     PIL images are resized by Pillow as before, to the same bytes. The copy also takes uint8 tensors ``(C, H, W)`` on
-    any device; where the installed Pillow is 13, a tensor of an image's bytes gives what the image gives. torchvision's
-    ``ToTensor`` and timm's ``MaybeToTensor`` scale them to [0, 1] as they do images. Random transforms draw the same
-    numbers as before. The other transforms stay: those that take no tensors, like timm's RandAugment, still do not.
+    any device; where the installed Pillow is 13, the bytes of an image without alpha give what the image gives. (A
+    tensor's channels are independent; Pillow multiplies colours by alpha.) torchvision's ``ToTensor`` and timm's
+    ``MaybeToTensor`` scale tensors to [0, 1] as they do images. Random transforms draw the same numbers as before. The
+    other transforms stay: those that take no tensors, like timm's RandAugment, still do not.
 
     Args:
         transform: a transform, or transforms in ``Compose``, ``nn.Sequential``, lists, tuples, dictionaries or
             attributes of other transforms; what ``timm.data.create_transform`` or the ``transforms()`` of torchvision's
             weights return. Replaced are ``Resize``, ``RandomResizedCrop``, ``ScaleJitter``, ``RandomShortestSize``,
             ``RandomResize`` and the presets of torchvision; ``RandomResizedCropAndInterpolation``, ``ResizeKeepRatio``,
-            ``ResizeToSequence`` and ``RandomResizedCropToSequence`` of timm. Functions are not looked into.
+            ``ResizeToSequence`` and ``RandomResizedCropToSequence`` of timm 1.0.16 or later. Functions are not looked
+            into.
         parity: arithmetic for uint8 tensors, as in ``learned_resizer_cuda.resize``: ``"pillow-12"`` for the bytes of
             older Pillows.
 
