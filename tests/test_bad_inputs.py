@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from timm.data.naflex_transforms import ResizeKeepRatioToSequence
+from torchvision.transforms import v2
 
 import learned_resizer_cuda
-from learned_resizer_cuda import EMDLoss, FusedResizer, Resize, SigmoidCrossEntropyLoss, reference, resize
+from learned_resizer_cuda import EMDLoss, FusedResizer, Resize, SigmoidCrossEntropyLoss, reference, resize, transforms
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ RESIZE = [
     Bad("resize(image, scale_factor=True)", TypeError, "scale_factor", "True", FACTOR),
     Bad("resize(image, scale_factor=0.01)", ValueError, "scale_factor", "0.01", "at least one pixel"),
     Bad("resize(image, 8, scale_factor=math.nan)", ValueError, "scale_factor", "nan", FACTOR),
-    Bad("resize(image, 8, interpolation='nearest')", ValueError, "interpolation", "'nearest'", "'lanczos'"),
+    Bad("resize(image, 8, interpolation='nearest-exact')", ValueError, "interpolation", "-exact'", "'lanczos'"),
     Bad("resize(image, 8, interpolation='BILINEAR')", ValueError, "interpolation", "'BILINEAR'", "'bilinear'"),
     Bad("resize(image, 8, interpolation=None)", ValueError, "interpolation", "None", "'bilinear'"),
     Bad("resize(image, 8, interpolation=['bicubic'])", ValueError, "interpolation", "['bicubic']", "'bicubic'"),
@@ -125,6 +128,47 @@ LOSSES = [
     Bad("SigmoidCrossEntropyLoss()(logits[0], labels)", ValueError, "logits", "(10,)", "(B, K)"),
 ]
 
+EDGE = "a positive int, a sequence of one or two of them, or None with max_size"
+LONGER = "None or a positive int, above a size of one int"
+MODE = "an InterpolationMode, one of 'nearest', 'nearest-exact', 'bilinear'"
+
+TRANSFORMS = [
+    Bad("transforms.Resize(0)", ValueError, "size", "0", EDGE),
+    Bad("transforms.Resize((8, -8))", ValueError, "size", "(8, -8)", EDGE),
+    Bad("transforms.Resize(8.5)", TypeError, "size", "8.5", EDGE),
+    Bad("transforms.Resize(True)", TypeError, "size", "True", EDGE),
+    Bad("transforms.Resize('8')", TypeError, "size", "'8'", EDGE),
+    Bad("transforms.Resize(())", ValueError, "size", "()", EDGE),
+    Bad("transforms.Resize((8, 8, 8))", ValueError, "size", "(8, 8, 8)", EDGE),
+    Bad("transforms.Resize(None)", ValueError, "size", "None and max_size None", EDGE),
+    Bad("transforms.Resize(8, max_size=8)", ValueError, "max_size", "8", LONGER),
+    Bad("transforms.Resize((8, 8), max_size=9)", ValueError, "max_size", "9", "(8, 8)"),
+    Bad("transforms.Resize(None, max_size=0)", ValueError, "max_size", "0", LONGER),
+    Bad("transforms.Resize(8, max_size='9')", TypeError, "max_size", "'9'", LONGER),
+    Bad("transforms.Resize(8, 'cubic')", ValueError, "interpolation", "'cubic'", MODE),
+    Bad("transforms.Resize(8, None)", ValueError, "interpolation", "None", MODE),
+    Bad("transforms.Resize(8, 7)", ValueError, "interpolation", "7", "PIL.Image.Resampling"),
+    Bad("transforms.Resize(8, True)", ValueError, "interpolation", "True", MODE),
+    Bad("transforms.Resize(8, antialias='yes')", TypeError, "antialias", "'yes'", "True, False or None"),
+    Bad("transforms.Resize(8, antialias=1)", TypeError, "antialias", "1", "True, False or None"),
+    Bad("transforms.Resize(8, parity='PIL')", ValueError, "parity", "'PIL'", "'pillow-12'"),
+    Bad("transforms.Resize(8)(image[0, 0])", ValueError, "image", "(16, 12)", "(..., C, H, W)"),
+    Bad("transforms.Resize(8)(image[..., :0])", ValueError, "image", "(2, 3, 16, 0)", "at least 1 pixel"),
+    Bad("transforms.Resize(8)(image.to(torch.complex64))", TypeError, "image", "torch.complex64", "float32"),
+    # 2 / 12 of a row: torchvision's rule rounds down.
+    Bad("transforms.Resize(None, max_size=2)(image[..., :1, :])", ValueError, "size", "(0, 2)", SIZE),
+    Bad("transforms.functional.resize(image, '8')", TypeError, "size", "'8'", EDGE),
+    Bad("transforms.functional.resize(image, 8, 'area')", ValueError, "interpolation", "'area'", MODE),
+    Bad("transforms.functional.resize(image, 8, parity=None)", ValueError, "parity", "None", "'pillow'"),
+    Bad("transforms.use_in(8)", TypeError, "transform", "8", "RandomResizedCrop, "),
+    Bad("transforms.use_in([])", TypeError, "transform", "[]", "RandomResizedCrop, "),
+    Bad("transforms.use_in([v2.Resize(8)], parity='exactly')", ValueError, "parity", "'exactly'", "'exact'"),
+    Bad("transforms.use_in(v2.Compose([MyCrop(8)]))", TypeError, "transform", "MyCrop", "RandomResizedCrop"),
+    Bad("transforms.use_in([v2.Lambda(v2.functional.resize)])", TypeError, "transform", ".resize", "Resize"),
+    Bad("transforms.use_in(partial(resize_crop, 8))", TypeError, "transform", "resize_crop", "RandomResizedCrop"),
+    Bad("transforms.use_in(ResizeKeepRatioToSequence())", TypeError, "transform", "ToSequence", "ResizeToSequence"),
+]
+
 BACKEND = [
     Bad("use_backend('cuda')", ValueError, "name", "'cuda'", "'auto', 'torch', 'native'"),
     Bad("use_backend(None)", ValueError, "name", "None", "'auto', 'torch', 'native'"),
@@ -184,6 +228,14 @@ def native(function: Any, *arguments: Any) -> None:
         function(*arguments)
 
 
+class MyCrop(v2.RandomResizedCrop):
+    """A resize of somebody's own, which may do anything."""
+
+
+def resize_crop(size: int, image: Any) -> Any:
+    """A function that, by its name, resizes."""
+
+
 def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception:
     """Make the call; return what it raised."""
     names = {
@@ -193,16 +245,22 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
         "labels": torch.tensor([0, 3, 5, 9]),
         "Module": module,
         "EMDLoss": EMDLoss,
+        "MyCrop": MyCrop,
         "Resize": Resize,
-        "SimpleNamespace": SimpleNamespace,
+        "ResizeKeepRatioToSequence": ResizeKeepRatioToSequence,
         "SigmoidCrossEntropyLoss": SigmoidCrossEntropyLoss,
+        "SimpleNamespace": SimpleNamespace,
         "accelerate": accelerate,
         "hf": _Transformers(),
         "math": math,
         "native": native,
+        "partial": functools.partial,
         "resize": resize,
+        "resize_crop": resize_crop,
         "torch": torch,
+        "transforms": transforms,
         "use_backend": use_backend,
+        "v2": v2,
     }
     try:
         result = eval(bad.call, names)
@@ -219,7 +277,7 @@ def check(bad: Bad, error: Exception) -> None:
     assert "\n" not in message, "an error message is one line"
 
 
-@pytest.mark.parametrize("bad", [*RESIZE, *FUSED, *LOSSES, *TRANSFORMERS], ids=lambda bad: bad.call)
+@pytest.mark.parametrize("bad", [*RESIZE, *FUSED, *LOSSES, *TRANSFORMS, *TRANSFORMERS], ids=lambda bad: bad.call)
 def test_bad_input(bad: Bad) -> None:
     error = provoke(bad)
     check(bad, error)
@@ -262,7 +320,7 @@ def test_a_module_survives_a_bad_call() -> None:
 def main() -> None:
     """Print every case and its message as a Markdown table."""
     print("| call | raises | message |\n|---|---|---|")
-    for bad in (*RESIZE, *RESIZER, *FUSED, *LOSSES, *BACKEND, *TRANSFORMERS):
+    for bad in (*RESIZE, *RESIZER, *FUSED, *LOSSES, *TRANSFORMS, *TRANSFORMERS, *BACKEND):
         error = provoke(bad)
         call = bad.call.replace("Module", "FusedResizer")
         message = str(error).replace("|", "\\|")

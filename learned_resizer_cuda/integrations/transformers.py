@@ -138,9 +138,14 @@ def _checked(name: str, part: Any) -> Any:
 
 
 def _own_resize(kind: type[Any]) -> str | None:
-    """A method of the model's classes that resizes past ``TorchvisionBackend.resize``."""
+    """A function of the model's classes that resizes past ``TorchvisionBackend.resize``."""
     for base in kind.__mro__[: kind.__mro__.index(TorchvisionBackend)]:
         for name, method in vars(base).items():
-            if inspect.isfunction(method) and not _OF_OUTPUTS.search(name) and _PAST.search(inspect.getsource(method)):
-                return method.__qualname__
+            if not inspect.isfunction(method) or _OF_OUTPUTS.search(name):
+                continue
+            named = (method.__globals__.get(other) for other in method.__code__.co_names)
+            beside = [other for other in named if inspect.isfunction(other) and other.__module__ == base.__module__]
+            for function in (method, *beside):
+                if _PAST.search(inspect.getsource(function)):
+                    return function.__qualname__
     return None

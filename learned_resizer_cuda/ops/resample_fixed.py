@@ -52,7 +52,9 @@ def _resample_fixed(a: ResampleFixed) -> Tensor:
     image = a.image
     _check_dtype(image.dtype)
     native = backend.runs_native("resample_fixed", image.device, image.dtype)
-    if image.shape[2:] == (a.height, a.width) or image.numel() == 0:
+    if image.numel() == 0:
+        return empty_image(image, a.height, a.width)
+    if image.shape[2:] == (a.height, a.width):
         return empty_image(image, a.height, a.width).copy_(image)
     has_alpha = image.shape[1] in _ALPHA and a.interpolation != "nearest"
     if has_alpha:
