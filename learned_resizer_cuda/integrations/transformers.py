@@ -146,6 +146,14 @@ def _own_resize(kind: type[Any]) -> str | None:
             named = (method.__globals__.get(other) for other in method.__code__.co_names)
             beside = [other for other in named if inspect.isfunction(other) and other.__module__ == base.__module__]
             for function in (method, *beside):
-                if _PAST.search(inspect.getsource(function)):
+                if _PAST.search(_source(function)):
                     return function.__qualname__
     return None
+
+
+def _source(function: Any) -> str:
+    """A function's source, empty where there is no file, as for one typed into an interpreter."""
+    try:
+        return inspect.getsource(function)
+    except OSError:
+        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from torchvision.transforms.v2 import functional as v2_functional
 from ..ops.band_matmul import is_channels_last
 from ..resize import check_parity
 from ..resize import resize as resize_image
+from ..tracing import constant_while_traced
 
 Size = int | Sequence[int] | None
 Interpolation: TypeAlias = "str | InterpolationMode | int"
@@ -49,7 +51,7 @@ def resize(
     max_size: int | None = None,
     antialias: bool | None = True,
     *,
-    parity: str = "pillow-12",
+    parity: str | None = None,
 ) -> Any:
     """Resize as ``torchvision.transforms.v2.functional.resize``, images by this package.
 
@@ -71,9 +73,10 @@ def resize(
         max_size: limit of the longer side, if ``size`` is an int or None.
         antialias: widen the filter when shrinking a tensor; None is False.
         parity: arithmetic for uint8 tensors, as in ``learned_resizer_cuda.resize``, each channel by itself.
-            ``"pillow-12"`` is that of torchvision on a CPU, but for its weights of 16 bits: within a level on
-            photographs except for a few bytes in a million. ``"pillow"`` gives the bytes of Pillow 13; ``"exact"``
-            rounds once.
+            ``None`` is torchvision's: its own kernels where it has them for uint8 on a CPU, which are several times
+            faster than this package's there, and elsewhere ``"pillow-12"``, within a level of them on photographs
+            except for a few bytes in a million. ``"pillow"`` gives the bytes of Pillow 13, ``"pillow-12"`` those of
+            Pillow up to 12, on every device; ``"exact"`` rounds once.
 
     Returns:
         What was given, with the class, dtype, device and memory format it had, at the new size. Deterministic.
@@ -86,7 +89,8 @@ def resize(
     """
     check_size(size, max_size)
     check_antialias(antialias)
-    check_parity(parity)
+    if parity is not None:
+        check_parity(parity)
     mode = interpolation_mode(interpolation)
     name = "nearest" if mode is InterpolationMode.NEAREST and parity == "pillow" else _FILTERS.get(mode)
     if name is None or not is_image(inpt):
@@ -101,8 +105,25 @@ def resize(
     height, width = v2_functional.resize(empty, size, InterpolationMode.NEAREST, max_size).shape[-2:]
     if (height, width) == tuple(image.shape[-2:]):
         return inpt
-    out = _resize_channels(image, (height, width), name, bool(antialias), parity)
+    if parity is None and image.dtype == torch.uint8 and image.is_cpu and _torchvision_takes(mode, bool(antialias)):
+        return v2_functional.resize(inpt, [height, width], mode, antialias=antialias)
+    out = _resize_channels(image, (height, width), name, bool(antialias), parity or "pillow-12")
     return out if image is inpt else tv_tensors.wrap(out, like=inpt)
+
+
+@constant_while_traced
+def _torchvision_takes(mode: InterpolationMode, antialias: bool) -> bool:
+    """Whether the installed torchvision resizes uint8 tensors in this mode on a CPU."""
+    return _tried(mode, antialias)
+
+
+@cache
+def _tried(mode: InterpolationMode, antialias: bool) -> bool:
+    try:
+        v2_functional.resize(torch.zeros(1, 2, 2, dtype=torch.uint8), [1, 1], mode, antialias=antialias)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _resize_channels(image: Tensor, size: tuple[int, int], name: str, antialias: bool, parity: str) -> Tensor:
@@ -135,7 +156,7 @@ def resized_crop(
     interpolation: Interpolation = "bilinear",
     antialias: bool | None = True,
     *,
-    parity: str = "pillow-12",
+    parity: str | None = None,
 ) -> Any:
     """Crop, then ``resize``: as ``torchvision.transforms.v2.functional.resized_crop``."""
     if not is_image(inpt):

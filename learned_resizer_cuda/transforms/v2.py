@@ -41,12 +41,12 @@ class Resize(v2.Resize):
         max_size: int | None = None,
         antialias: bool | None = True,
         *,
-        parity: str = "pillow-12",
+        parity: str | None = None,
     ) -> None:
         check_size(size, max_size)
         check_antialias(antialias)
         super().__init__(size, interpolation_mode(interpolation), max_size, antialias)
-        self.parity = check_parity(parity)
+        self.parity = parity if parity is None else check_parity(parity)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one input; called by torchvision."""
