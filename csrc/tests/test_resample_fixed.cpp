@@ -50,7 +50,7 @@ std::vector<int64_t> turned(const std::vector<int64_t>& x, int64_t columns) {
     return y;
 }
 
-// The kernel's tables, the plainest that it takes: groups of neighbouring rows, and of every strip's outputs.
+// The kernel's tables, from groups of neighbouring rows.
 struct Tables {
     std::vector<int32_t> start, weight, strip_begin{0};
     std::vector<RowGroup> group;
@@ -74,15 +74,16 @@ Tables tables_of(const Whole& vertical, const Whole& horizontal, int64_t strip_r
     for (int64_t top = 0; top < vertical.rows; top += strip_rows) {
         const int64_t bottom = std::min(top + strip_rows, vertical.rows);
         for (int64_t i = 0; i < vertical.columns; i += kFixedRows) {
-            bool read = false;
+            int64_t begin = bottom, end = top;
             for (int64_t o = top; o < bottom; ++o)
-                for (int r = 0; r < kFixedRows && i + r < vertical.columns; ++r) read |= vertical.at(o, i + r) != 0;
-            if (!read) continue;
+                for (int r = 0; r < kFixedRows && i + r < vertical.columns; ++r)
+                    if (vertical.at(o, i + r) != 0) begin = std::min(begin, o), end = o + 1;
+            if (begin >= end) continue;
             RowGroup g{};
-            g.first = 0, g.count = static_cast<int32_t>(bottom - top);
+            g.first = static_cast<int32_t>(begin - top), g.count = static_cast<int32_t>(end - begin);
             g.weight = static_cast<int32_t>(t.row_weight.size());
             for (int r = 0; r < kFixedRows; ++r) g.row[r] = static_cast<int32_t>(std::min(i + r, vertical.columns - 1));
-            for (int64_t o = top; o < bottom; ++o) {
+            for (int64_t o = begin; o < end; ++o) {
                 RowWeights w{};
                 for (int r = 0; r < kFixedRows && i + r < vertical.columns; ++r)
                     w.weight[r] = static_cast<int32_t>(vertical.at(o, i + r));
@@ -126,8 +127,11 @@ void check_one(const Case& k, const Whole& rows, const Whole& columns, bool rows
         p.output = out.data();
         host::run({fixed_blocks(p), kFixedThreads, shared, false},
                   [&] { kernel(p, fixed_blocks(p), fixed_strips(p)); });
-        // Again with the threads in the other order, and with two blocks that take all the turns.
+        // Again with the threads in the other order, with two blocks that take all the turns, and with all channels
+        // interleaved: planes as channels that lie far apart.
         p.output = again.data();
+        p.planes = k.batch, p.planes_per_image = 1, p.channels = k.channels;
+        if (!inner) p.image_stride.channel = p.image_stride.plane, p.output_stride.channel = p.output_stride.plane;
         host::run({std::min<int64_t>(fixed_blocks(p), 2), kFixedThreads, shared, true},
                   [&] { kernel(p, fixed_blocks(p), fixed_strips(p)); });
     });
