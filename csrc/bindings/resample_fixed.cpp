@@ -39,10 +39,10 @@ void resample_fixed(const std::array<uintptr_t, 5>& tables, const std::array<int
                               std::to_string(kFixedMostRows));
     ResampleFixedParams params{};
     params.start = static_cast<const int32_t*>(address(tables[0]));
-    params.weight = static_cast<const int32_t*>(address(tables[1]));
+    params.weight = static_cast<const FourWeights*>(address(tables[1]));
     params.strip_begin = static_cast<const int32_t*>(address(tables[2]));
     params.group = static_cast<const RowGroup*>(address(tables[3]));
-    params.row_weight = static_cast<const RowWeights*>(address(tables[4]));
+    params.row_weight = static_cast<const FourWeights*>(address(tables[4]));
     params.image = static_cast<const uint8_t*>(address(image));
     params.image_stride = strides_of(image_stride);
     params.output = static_cast<uint8_t*>(address(output));

@@ -52,9 +52,9 @@ std::vector<int64_t> turned(const std::vector<int64_t>& x, int64_t columns) {
 
 // The kernel's tables, from groups of neighbouring rows.
 struct Tables {
-    std::vector<int32_t> start, weight, strip_begin{0};
+    std::vector<int32_t> start, strip_begin{0};
     std::vector<RowGroup> group;
-    std::vector<RowWeights> row_weight;
+    std::vector<FourWeights> weight, row_weight;
     int32_t taps = 0;
 };
 
@@ -68,9 +68,13 @@ Tables tables_of(const Whole& vertical, const Whole& horizontal, int64_t strip_r
         t.taps = std::max(t.taps, static_cast<int32_t>(last - first[o] + 1));
     }
     for (int64_t& f : first) t.start.push_back(static_cast<int32_t>(f = std::min(f, horizontal.columns - t.taps)));
-    for (int32_t tap = 0; tap < t.taps; ++tap)
-        for (int64_t o = 0; o < horizontal.rows; ++o)
-            t.weight.push_back(static_cast<int32_t>(horizontal.at(o, first[o] + tap)));
+    for (int32_t tap = 0; tap < t.taps; tap += 4)
+        for (int64_t o = 0; o < horizontal.rows; ++o) {
+            FourWeights w{};
+            for (int32_t i = 0; i < 4 && tap + i < t.taps; ++i)
+                w.weight[i] = static_cast<int32_t>(horizontal.at(o, first[o] + tap + i));
+            t.weight.push_back(w);
+        }
     for (int64_t top = 0; top < vertical.rows; top += strip_rows) {
         const int64_t bottom = std::min(top + strip_rows, vertical.rows);
         for (int64_t i = 0; i < vertical.columns; i += kFixedRows) {
@@ -84,7 +88,7 @@ Tables tables_of(const Whole& vertical, const Whole& horizontal, int64_t strip_r
             g.weight = static_cast<int32_t>(t.row_weight.size());
             for (int r = 0; r < kFixedRows; ++r) g.row[r] = static_cast<int32_t>(std::min(i + r, vertical.columns - 1));
             for (int64_t o = begin; o < end; ++o) {
-                RowWeights w{};
+                FourWeights w{};
                 for (int r = 0; r < kFixedRows && i + r < vertical.columns; ++r)
                     w.weight[r] = static_cast<int32_t>(vertical.at(o, i + r));
                 t.row_weight.push_back(w);

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..ops.band_matmul import empty_image
@@ -49,7 +48,8 @@ def resample_fixed(image: Tensor, bands_h: Bands, bands_w: Bands, rows_first: bo
         bands_h, bands_w = bands_w, bands_h
         strides = [(n, p, c, x, y) for n, p, c, y, x in strides]
     height, width = bands_h.out_size, bands_w.out_size
-    strip_rows = _strip_rows(height, layout.planes * width * layout.channels, image.device)
+    columns = layout.planes * width * layout.channels
+    strip_rows = _strip_rows(height, columns, device.multiprocessors(image.device))
     data, begins = _tables(bands_h, bands_w, strip_rows)
     place = device.place(image.device)
     tables = on_stream(data, image.device, *place)
@@ -68,9 +68,8 @@ def resample_fixed(image: Tensor, bands_h: Bands, bands_w: Bands, rows_first: bo
     return out
 
 
-def _strip_rows(height: int, columns: int, gpu: torch.device) -> int:
-    blocks = -(-columns // _THREADS)
-    wanted = _BLOCKS * device.multiprocessors(gpu)
+def _strip_rows(height: int, columns: int, multiprocessors: int) -> int:
+    blocks, wanted = -(-columns // _THREADS), _BLOCKS * multiprocessors
     return next((rows for rows in _STRIP_ROWS if blocks * -(-height // rows) >= wanted), _STRIP_ROWS[-1])
 
 
@@ -88,15 +87,15 @@ def _csr(bands: Bands) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _column_tables(bands: Bands) -> tuple[np.ndarray, np.ndarray]:
-    """First taps ``(out_size,)`` and weights ``(taps, out_size)``.
+    """First taps ``(out_size,)`` and weights ``(⌈taps / 4⌉, out_size, 4)``.
 
     Every output has as many taps, those beyond its window with weight 0. None lies outside the image.
     """
     start, offset, output, weight = _csr(bands)
     first = np.minimum(start, bands.in_size - bands.max_count)
     tap = np.arange(len(weight)) + (start - first - offset[:-1])[output]
-    table = np.zeros((bands.max_count, bands.out_size), np.int32)
-    table[tap, output] = weight
+    table = np.zeros((-(-bands.max_count // 4), bands.out_size, 4), np.int32)
+    table[tap // 4, output, tap % 4] = weight
     return first.astype(np.int32), table
 
 

@@ -36,8 +36,8 @@ struct ResampleFixed {
         : p(params), sums(reinterpret_cast<int32_t*>(dynamic_shared()) + thread_index()) {}
 
     // Bytes of the group's rows after the horizontal filter.
-    // first: the first tap in row 0 of the image. weight: [taps], out_width apart.
-    LR_DEVICE void filter_columns(const uint8_t* first, const int32_t* weight, const RowGroup& group,
+    // first: the first tap in row 0 of the image. weight: [ceil(taps / 4)], out_width apart.
+    LR_DEVICE void filter_columns(const uint8_t* first, const FourWeights* weight, const RowGroup& group,
                                   int32_t (&byte)[kFixedRows]) const {
         const int64_t step = kStep > 0 ? kStep : p.image_stride.column;
         const uint8_t* row[kFixedRows];
@@ -46,15 +46,18 @@ struct ResampleFixed {
             row[r] = first + group.row[r] * p.image_stride.row;
             byte[r] = kFixedHalf;
         }
-        LR_UNROLL_BY(4)
-        for (int tap = 0; tap < p.taps; ++tap) {
-            const int32_t w = load_element(weight);
+        LR_NO_UNROLL
+        for (int tap = 0; tap < p.taps; tap += 4) {
+            const FourWeights w = load_element(weight);
             weight += p.out_width;
             LR_UNROLL
-            for (int r = 0; r < kFixedRows; ++r) {
-                byte[r] += w * load_element(row[r]);
-                row[r] += step;
+            for (int t = 0; t < 4; ++t) {
+                if (tap + t >= p.taps) break;
+                LR_UNROLL
+                for (int r = 0; r < kFixedRows; ++r) byte[r] += w.weight[t] * load_element(row[r] + t * step);
             }
+            LR_UNROLL
+            for (int r = 0; r < kFixedRows; ++r) row[r] += 4 * step;
         }
         LR_UNROLL
         for (int r = 0; r < kFixedRows; ++r) byte[r] = fixed_to_byte(byte[r]);
@@ -81,11 +84,11 @@ struct ResampleFixed {
             const RowGroup group = p.group[g];
             int32_t byte[kFixedRows];
             filter_columns(first, p.weight + x, group, byte);
-            const RowWeights* weights = p.row_weight + group.weight;
+            const FourWeights* weights = p.row_weight + group.weight;
             int32_t* sum = sums + group.first * kFixedThreads;
             LR_UNROLL_BY(2)
             for (int o = 0; o < group.count; ++o) {
-                const RowWeights w = load_element(weights++);
+                const FourWeights w = load_element(weights++);
                 LR_UNROLL
                 for (int r = 0; r < kFixedRows; ++r) *sum += w.weight[r] * byte[r];
                 sum += kFixedThreads;

@@ -10,6 +10,12 @@ constexpr int kFixedThreads = 128;  // of a block
 constexpr int kFixedRows = 4;       // image rows that a thread filters together
 constexpr int kFixedMostRows = 64;  // most output rows of a strip: 32 KiB of shared memory
 
+// Weights times 2^22 that one thread loads together: of four taps, or of the rows of a group for one output row. 0
+// where there is no tap, or the output does not read the row.
+struct alignas(16) FourWeights {
+    int32_t weight[4];
+};
+
 // Image rows that a strip reads one after another, and the output rows that read them.
 struct alignas(16) RowGroup {
     int32_t row[kFixedRows];
@@ -18,21 +24,17 @@ struct alignas(16) RowGroup {
     int32_t weight;  // index of the first output row's weights
     int32_t reserved;
 };
-// An output row's weights for the rows of a group, as all weights times 2^22; 0 where it does not read the row.
-struct alignas(16) RowWeights {
-    int32_t weight[kFixedRows];
-};
 
 struct FixedStrides {
     int64_t image, plane, channel, row, column;  // in elements, any sign
 };
 
 struct ResampleFixedParams {
-    const int32_t* start;          // [out_width]: image column of the first tap
-    const int32_t* weight;         // [taps][out_width]
-    const int32_t* strip_begin;    // [strips + 1]: first group of each strip
-    const RowGroup* group;         // [strip_begin[strips]]
-    const RowWeights* row_weight;  // [sum of the groups' counts]
+    const int32_t* start;           // [out_width]: image column of the first tap
+    const FourWeights* weight;      // [ceil(taps / 4)][out_width]
+    const int32_t* strip_begin;     // [strips + 1]: first group of each strip
+    const RowGroup* group;          // [strip_begin[strips]]
+    const FourWeights* row_weight;  // [sum of the groups' counts]
     // Plane p, channel c, row y, column x: element (p / planes_per_image) * stride.image
     //   + (p % planes_per_image) * stride.plane + c * stride.channel + y * stride.row + x * stride.column.
     const uint8_t* image;
