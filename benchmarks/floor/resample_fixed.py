@@ -121,10 +121,8 @@ def main() -> None:
     parser.add_argument("--machine", default="h100", choices=MACHINES, help="GPU to predict for (default h100)")
     machine = MACHINES[parser.parse_args().machine]
     print(f"{machine.name}, {CHANNELS} channels, antialias, times in µs for the batch")
-    print(
-        "| case | batch | filter | layout | strip | blocks | resident | instr/px | issue | L1 | DRAM | latency ", end=""
-    )
-    print("| total | copy |\n" + "|---" * 14 + "|")
+    print("| case | batch | filter | layout | strip | blocks | resident | instr/px ", end="")
+    print("| issue | L1 | DRAM | latency | total | copy |\n" + "|---" * 14 + "|")
     try:
         for (size_in, size_out), batch in ((sizes, batch) for sizes in SIZES for batch in BATCHES):
             for interpolation in FILTERS:
