@@ -109,27 +109,25 @@ def _row_tables(bands: Bands, strip_rows: int) -> tuple[np.ndarray, np.ndarray, 
     row = np.arange(len(weight)) + (start - offset[:-1])[output]
     read = weight != 0
     output, row, weight = output[read], row[read], weight[read]
-    begins, groups, weights = [0], [], []
-    stored = 0
-    for top in range(0, bands.out_size, strip_rows):
-        bottom = min(top + strip_rows, bands.out_size)
-        strip = slice(*np.searchsorted(output, (top, bottom)))
-        used, place = np.unique(row[strip], return_inverse=True)
-        padded = -(-len(used) // _ROWS) * _ROWS
-        dense = np.zeros((bottom - top, padded), np.int32)
-        dense[output[strip] - top, place] = weight[strip]
-        by_group = dense.reshape(bottom - top, -1, _ROWS).swapaxes(0, 1)  # (groups, outputs, rows)
-        reads = by_group.any(2)
-        first = reads.argmax(1)
-        end = bottom - top - reads[:, ::-1].argmax(1)
-        outputs = np.arange(bottom - top)
-        weights.append(by_group[(outputs >= first[:, None]) & (outputs < end[:, None])])
-        group = np.zeros((len(reads), 2 * _ROWS), np.int32)
-        # Beyond the last row: that row again, with weight 0.
-        group[:, :_ROWS] = np.pad(used, (0, padded - len(used)), mode="edge").reshape(-1, _ROWS)
-        count = end - first
-        group[:, _ROWS:-1] = np.stack((first, count, stored + np.cumsum(count) - count), 1)
-        groups.append(group)
-        stored += len(weights[-1])
-        begins.append(begins[-1] + len(group))
-    return np.array(begins, np.int32), np.concatenate(groups), np.concatenate(weights)
+    # The rows that each strip reads, in order, and which of them a weight is for.
+    used, of_weight = np.unique(output // strip_rows * bands.in_size + row, return_inverse=True)
+    strip = used // bands.in_size
+    rows = np.bincount(strip)
+    strip_begin = np.concatenate(([0], np.cumsum(-(-rows // _ROWS))))
+    place = np.arange(len(used)) + (strip_begin[:-1] * _ROWS - (np.cumsum(rows) - rows))[strip]
+    group, in_group = np.divmod(place[of_weight], _ROWS)
+    first = np.full(strip_begin[-1], bands.out_size)
+    np.minimum.at(first, group, output)
+    count = np.zeros_like(first)
+    np.maximum.at(count, group, output - first[group] + 1)
+    index = np.cumsum(count) - count
+
+    image_rows = np.zeros(len(count) * _ROWS, np.int64)
+    image_rows[place] = used % bands.in_size
+    groups = np.zeros((len(count), 2 * _ROWS), np.int32)
+    # Behind a strip's last row: that row again, with weight 0.
+    groups[:, :_ROWS] = np.maximum.accumulate(image_rows.reshape(-1, _ROWS), 1)
+    groups[:, _ROWS:-1] = np.stack((first % strip_rows, count, index), 1)
+    row_weight = np.zeros((count.sum(), _ROWS), np.int32)
+    row_weight[index[group] + output - first[group], in_group] = weight
+    return strip_begin.astype(np.int32), groups, row_weight
