@@ -12,6 +12,7 @@ and for L1 at each other tap and pair of outputs.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,7 @@ from learned_resizer_cuda.ops.bands import get_fixed_bands
 BATCHES, CHANNELS = (64, 1), 3
 SIZES = ((448, 224), (224, 448))
 FILTERS = ("bilinear", "bicubic", "lanczos")
-LAYOUTS = {"NCHW": 1, "NHWC": CHANNELS}  # kStep
+LAYOUTS = {"NCHW": 1, "NHWC": CHANNELS}  # elements between columns
 _WARPS = resample_fixed._THREADS // 32
 
 # What marks a loop, the innermost first, and how often in one turn: a byte of each row, an output row's store, the sum
@@ -33,9 +34,10 @@ _MARKS = {"tap": ("LDG.E.U8", 4), "store": ("STG", 1), "output": ("LDS", 1), "be
 
 
 @cache
-def compiled(layout: str) -> Kernel:
+def compiled(step: int) -> Kernel:
+    """The instance for a kStep."""
     kernels = disassemble("resample_fixed.cu", "90")
-    (name,) = (name for name in kernels if f"kernelILi{LAYOUTS[layout]}E" in name)
+    (name,) = (name for name in kernels if f"kernelILi{step}E" in name)
     return kernels[name]
 
 
@@ -71,9 +73,18 @@ class Prediction:
     copy: float  # a copy of as many bytes
 
 
-def predict(machine: Machine, batch: int, size_in: int, size_out: int, interpolation: str, layout: str) -> Prediction:
-    """Time of one call on square images of `CHANNELS` channels, rows first."""
-    kernel, bands = compiled(layout), get_fixed_bands(size_in, size_out, interpolation, True)
+def predict(
+    machine: Machine,
+    batch: int,
+    size_in: int,
+    size_out: int,
+    interpolation: str,
+    layout: str,
+    rows_first: bool = True,
+) -> Prediction:
+    """Time of one call on square images of `CHANNELS` channels."""
+    kernel = compiled(LAYOUTS[layout] if rows_first else 0)
+    bands = get_fixed_bands(size_in, size_out, interpolation, True)
     columns = batch * CHANNELS * size_out
     strip_rows = resample_fixed._strip_rows(size_out, columns, machine.multiprocessors)
     begins, groups, weights = resample_fixed._row_tables(bands, strip_rows)
@@ -83,10 +94,11 @@ def predict(machine: Machine, batch: int, size_in: int, size_out: int, interpola
     executions |= {"begin": size_out, "store": size_out}
     one = turns(kernel)
     issued = sum(executions[part] * sum(one[part].values()) for part in executions)  # of a warp of each strip
-    # Four taps' weights of 32 lanes: 16 bytes for each column that they have.
-    wide = 16 * 32 / LAYOUTS[layout] / 128 - 1
-    accesses = wide * len(groups) * -(-taps // 4) + sum(
-        executions[part] * count
+    # Four taps' weights of 32 lanes: 16 bytes for each column that they have. Columns first, these are image rows, each
+    # with lines of its own.
+    lanes = 32 / LAYOUTS[layout]
+    accesses = (16 * lanes / 128 - 1) * len(groups) * -(-taps // 4) + sum(
+        executions[part] * count * (lanes if not rows_first and ".U8" in opcode else 1)
         for part, opcodes in one.items()
         for opcode, count in opcodes.items()
         if opcode.startswith(("LDG", "LDS", "STS", "STG"))
@@ -121,18 +133,19 @@ def main() -> None:
     parser.add_argument("--machine", default="h100", choices=MACHINES, help="GPU to predict for (default h100)")
     machine = MACHINES[parser.parse_args().machine]
     print(f"{machine.name}, {CHANNELS} channels, antialias, times in µs for the batch")
-    print("| case | batch | filter | layout | strip | blocks | resident | instr/px ", end="")
-    print("| issue | L1 | DRAM | latency | total | copy |\n" + "|---" * 14 + "|")
+    print("| case | batch | first | filter | layout | strip | blocks | resident | instr/px ", end="")
+    print("| issue | L1 | DRAM | latency | total | copy |\n" + "|---" * 15 + "|")
     try:
-        for (size_in, size_out), batch in ((sizes, batch) for sizes in SIZES for batch in BATCHES):
-            for interpolation in FILTERS:
-                for layout in LAYOUTS:
-                    p = predict(machine, batch, size_in, size_out, interpolation, layout)
-                    print(
-                        f"| {size_in}→{size_out} | {batch} | {interpolation} | {layout} | {p.strip_rows} | {p.blocks} "
-                        f"| {p.resident} | {p.instructions:.1f} | {p.issue:.1f} | {p.l1:.1f} | {p.dram:.1f} "
-                        f"| {p.latency:.1f} | {p.total:.1f} | {p.copy:.1f} |"
-                    )
+        for (size_in, size_out), batch, first in itertools.product(SIZES, BATCHES, ("rows", "columns")):
+            if first == "columns" and size_out > size_in:
+                continue  # never in Pillow
+            for interpolation, layout in itertools.product(FILTERS, LAYOUTS):
+                p = predict(machine, batch, size_in, size_out, interpolation, layout, first == "rows")
+                print(
+                    f"| {size_in}→{size_out} | {batch} | {first} | {interpolation} | {layout} | {p.strip_rows} "
+                    f"| {p.blocks} | {p.resident} | {p.instructions:.1f} | {p.issue:.1f} | {p.l1:.1f} | {p.dram:.1f} "
+                    f"| {p.latency:.1f} | {p.total:.1f} | {p.copy:.1f} |"
+                )
     except FileNotFoundError as missing:
         raise SystemExit(f"benchmarks.floor.resample_fixed: {missing}") from missing
 
