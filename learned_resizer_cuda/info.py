@@ -32,7 +32,7 @@ def info() -> dict[str, Any]:
             backend: asked for by `use_backend`.
             ops: for each op and each of "cpu", "cuda" and "other" (mps, xpu, any other device of torch): backend
                 ("torch", "native" or None if neither can run), native_refused (why native cannot run, or None);
-                for float32 on the current GPU.
+                for float32 on the current GPU, for resample_fixed uint8.
     """
     try:
         record = native.load().build_record()
@@ -93,7 +93,7 @@ def format_info(found: dict[str, Any]) -> str:
         for op, dtypes in record["ops"].items():
             lines.append(f"  {op}: {', '.join(dtypes)}")
     lines.append("")
-    lines.append(f"backend of each op here, asked for {found['backend']!r}, float32:")
+    lines.append(f"backend of each op here, asked for {found['backend']!r}, float32 (resample_fixed: uint8):")
     for op, routes in found["ops"].items():
         lines += [f"  {op} on {kind}: {_route_text(routes[kind])}" for kind in ("cpu", "cuda")]
     lines.append(f"  every op on other devices (mps, xpu, …): {_route_text(found['ops']['resample']['other'])}")
@@ -107,7 +107,8 @@ def _ops() -> tuple[str, ...]:
 
 
 def _route(op: str, kind: str) -> dict[str, str | None]:
-    refused = backend.refusal(op, torch.device(kind), torch.float32)
+    dtype = torch.uint8 if op == "resample_fixed" else torch.float32
+    refused = backend.refusal(op, torch.device(kind), dtype)
     taken: str | None = "torch"
     if (kind == "cuda" and not torch.cuda.is_available()) or (backend.current() == "native" and refused):
         taken = None

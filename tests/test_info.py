@@ -104,6 +104,18 @@ def test_info_and_the_choice_agree_on_this_gpu():
             assert learned_resizer_cuda.resize(image, 1).shape == (1, 1, 1, 1)
 
 
+def test_info_asks_for_the_dtype_of_the_op(monkeypatch):
+    asked = {}
+
+    def refusal(op, device, dtype):
+        asked[op] = dtype
+
+    monkeypatch.setattr(backend, "refusal", refusal)
+    info()
+    assert asked.pop("resample_fixed") == torch.uint8
+    assert set(asked.values()) == {torch.float32}
+
+
 def test_info_under_native_says_that_nothing_runs_on_a_cpu():
     with learned_resizer_cuda.use_backend("native"):
         found = info()

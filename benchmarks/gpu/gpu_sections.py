@@ -81,12 +81,13 @@ def roofs(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
 
 
 def resample(plan: Plan, clock: Clock) -> Iterator[dict[str, Any]]:
-    """The op alone, forward and backward, against a copy of as many bytes."""
+    """The op alone, forward and backward, against a copy of as many bytes; and ``resample_fixed``."""
     for dtype in ("float32", "bfloat16", "uint8"):
+        other = ("resample_fixed", "forward") if dtype == "uint8" else ("resample", "backward")
         for layout in ("NCHW", "channels_last"):
             for interpolation in plan.filters:
-                for direction in ("forward",) if dtype == "uint8" else ("forward", "backward"):
-                    case = Case("resample", direction, interpolation, True, dtype, layout, *plan.sizes)
+                for op, direction in (("resample", "forward"), other):
+                    case = Case(op, direction, interpolation, True, dtype, layout, *plan.sizes)
                     yield from _guarded(plan, case.label, lambda case=case: _resample_row(plan, clock, case))
 
 
@@ -97,8 +98,9 @@ def _resample_row(plan: Plan, clock: Clock, case: Case) -> dict[str, Any]:
     # One image for all filters and directions: making it takes longer than timing it.
     x = _image(replace(case, interpolation="", direction=""), plan.device)
     size = (case.out_size,) * 2
-    parameters = (None, None, case.interpolation, True)
-    forward = torch.ops.learned_resizer.resample
+    fixed = case.op == "resample_fixed"
+    parameters = (case.interpolation, True, True) if fixed else (None, None, case.interpolation, True)
+    forward = getattr(torch.ops.learned_resizer, case.op)
     if case.direction == "forward":
         small = forward(x, *size, *parameters)
 

@@ -55,11 +55,14 @@ def main() -> int:
             count += 1
         image = torch.arange(2 * 3 * 37 * 29).to(torch.uint8).view(2, 3, 37, 29).to(device)
         lr.resize(image, (17, 13)).cpu()
+        # The rows first, and the columns.
+        for size in ((17, 13), (17, 40)):
+            lr.resize(image, size, parity="pillow").cpu()
         # A whole step, for the code between the ops; on uint8 images, which the stem converts.
         resizer = lr.FusedResizer((17, 13), mean=(0.5,) * 3, std=(0.25,) * 3).to(device)
         resizer(image).square().mean().backward()
         assert all(p.grad is not None and bool(p.grad.cpu().isfinite().all()) for p in resizer.parameters())
-    print(f"{count + 2} calls ran")
+    print(f"{count + 4} calls ran")
     return 0
 
 

@@ -14,6 +14,7 @@ void bind_conv(py::module_& module);
 void bind_head(py::module_& module);
 void bind_reduce(py::module_& module);
 void bind_resample(py::module_& module);
+void bind_resample_fixed(py::module_& module);
 void bind_stem(py::module_& module);
 void bind_tables(py::module_& module);
 void bind_trunk(py::module_& module);
@@ -32,6 +33,7 @@ py::dict build_record() {
     // The names that Python asks for, one line per op; a backward runs on its forward's kernels.
     py::dict ops;
     ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
+    ops["resample_fixed"] = std::vector<std::string>{"uint8"};
     ops["stem"] = std::vector<std::string>{"float32", "float16", "bfloat16"};
     ops["conv"] = ops["stem"];
     ops["head"] = ops["stem"];
@@ -69,6 +71,7 @@ PYBIND11_MODULE(_C, module) {
     bind_head(module);
     bind_reduce(module);
     bind_resample(module);
+    bind_resample_fixed(module);
     bind_stem(module);
     bind_tables(module);
     bind_trunk(module);

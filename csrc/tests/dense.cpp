@@ -25,6 +25,10 @@ double kernel(Filter filter, double x, double a) {
             return cubic(x, a);
         case Filter::kLanczos:
             return std::fabs(x) < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0;
+        case Filter::kBox:
+            return x > -0.5 && x <= 0.5 ? 1.0 : 0.0;
+        case Filter::kHamming:
+            return std::fabs(x) < 1.0 ? sinc(x) * (0.54 + 0.46 * std::cos(kPi * x)) : 0.0;
     }
     return 0.0;
 }

@@ -6,7 +6,7 @@
 
 namespace learned_resizer::test {
 
-enum class Filter { kTriangle, kCubic, kLanczos };
+enum class Filter { kTriangle, kCubic, kLanczos, kBox, kHamming };
 
 struct Dense {
     int64_t rows = 0, columns = 0;

@@ -13,7 +13,7 @@ from ..ops.stem import Stem, StemBackward, StemWeights
 from . import device, native, reduce
 from .arguments import PARAMETER_DTYPES, arithmetic, pointer, vector, weight
 from .resample import axis_arguments
-from .tables import on_stream
+from .tables import on_stream, packed
 
 
 @lru_cache(maxsize=256)
@@ -34,16 +34,9 @@ def _plan(
 @lru_cache(maxsize=256)
 def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tuple[bytes, list[list[int]]]:
     """The adjoint's tables, and where each axis's start, offset, weight begin."""
-    data = bytearray()
-    begins: list[list[int]] = []
-    for i, o in zip(size, out, strict=True):
-        bands = get_bands(i, o, None, *rest).transposed()
-        begins.append([])
-        for part in (bands.start, bands.offset, bands.weight):
-            data += bytes(-len(data) % 16)
-            begins[-1].append(len(data))
-            data += part.numpy().tobytes()
-    return bytes(data), begins
+    axes = [get_bands(i, o, None, *rest).transposed() for i, o in zip(size, out, strict=True)]
+    data, begins = packed(part.numpy() for bands in axes for part in (bands.start, bands.offset, bands.weight))
+    return data, [begins[:3], begins[3:]]
 
 
 @lru_cache(maxsize=256)

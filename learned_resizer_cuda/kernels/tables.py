@@ -20,9 +20,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,6 +90,17 @@ class _Ring:
 def _round_up(size: int) -> int:
     """Whole cache lines: the store of one does not touch another's."""
     return -(-size // 128) * 128
+
+
+def packed(parts: Iterable[np.ndarray]) -> tuple[bytes, list[int]]:
+    """Arrays as one plan for `on_stream`, and where each begins: 16-byte aligned."""
+    data = bytearray()
+    begins = []
+    for part in parts:
+        data += bytes(-len(data) % 16)
+        begins.append(len(data))
+        data += part.tobytes()
+    return bytes(data), begins
 
 
 # By device and identity of the stream: handles are used again.

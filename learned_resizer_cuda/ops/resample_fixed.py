@@ -60,7 +60,8 @@ def _resample_fixed(a: ResampleFixed) -> Tensor:
     if has_alpha:
         a = a._replace(image=_premultiplied(image))
     if native:
-        out = backend.kernel_module("resample_fixed").resample_fixed(a.image, *_tables(a, torch.device("cpu")))
+        kernels = backend.kernel_module("resample_fixed")
+        out = kernels.resample_fixed(a.image, *_tables(a, torch.device("cpu")), a.rows_first)
     elif has_float64(image.device):
         out = _by_tables(a)
     else:

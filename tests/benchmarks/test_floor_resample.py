@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside the tests")
 
-from benchmarks.floor import resample
+from benchmarks.floor import resample, resample_fixed
 from benchmarks.floor.machine import H100, H200
 from tests.benchmarks.test_floor import needs_disassembly
 from tests.helpers.native_host import native_on_host
@@ -56,3 +56,24 @@ def test_a_time_is_at_least_each_of_its_parts() -> None:
             assert h200.issue == pytest.approx(h100.issue) and h200.dram < h100.dram
             assert h200.copy < h100.copy <= h100.total
             assert h100.plan["blocks"] <= h100.waves * h100.plan["resident"] * H100.multiprocessors
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_the_loops_of_resample_fixed_have_their_products(step: int) -> None:
+    """Four rows a tap and four rows an output, each one multiply-add."""
+    needs_disassembly()
+    found = resample_fixed.turns(resample_fixed.compiled(step))
+    assert set(found) == {"tap", "output", "begin", "store", "group", "block"}
+    for part, loads in (("tap", "LDG.E.U8.CONSTANT"), ("output", "LDS")):
+        assert found[part]["IMAD"] >= 4
+        assert found[part][loads] == (4 if part == "tap" else 1)
+
+
+def test_a_time_of_resample_fixed_is_at_least_each_of_its_parts() -> None:
+    needs_disassembly()
+    for machine in (H100, H200):
+        for batch in resample_fixed.BATCHES:
+            case = (machine, batch, 448, 224, "lanczos", "NCHW")
+            rows, columns = (resample_fixed.predict(*case, rows_first) for rows_first in (True, False))
+            assert rows.total > max(rows.issue, rows.l1, rows.dram, rows.latency)
+            assert columns.l1 > 10 * rows.l1

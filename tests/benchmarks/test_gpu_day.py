@@ -27,7 +27,7 @@ def test_bars_write_everything(tmp_path: Path) -> None:
     code, summary = call(tmp_path, "bars", "--sections", "roofs,resample,kernels")
     assert code == 0, summary["parts"]
     assert states(summary) == {"measure roofs, resample, kernels": "done"}
-    assert {row["case"]["op"] for row in summary["time"]} == {"resample"}
+    assert {row["case"]["op"] for row in summary["time"]} == {"resample", "resample_fixed"}
     assert all(row["ours_ms"] > 0 and row["bar"] is None for row in summary["time"])
     assert {kernel["name"] for kernel in summary["kernels"]} == set(gpu_sections.targets())
     assert all(kernel["bytes"] > 0 and kernel["flop"] > 0 for kernel in summary["kernels"])

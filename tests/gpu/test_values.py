@@ -179,6 +179,26 @@ def test_uint8(interpolation: str, layout: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])
+def test_pillows_bytes(interpolation: str, layout: str, device: str) -> None:
+    """Whole numbers in both implementations: equal, with alpha and in both orders of the axes."""
+    generator = torch.Generator().manual_seed(0)
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    for height, width, *size in ((97, 29, 31, 40), (300, 400, 224, 224)):
+        for channels in (3, 4):
+            image = torch.randint(0, 256, (2, channels, height, width), generator=generator, dtype=torch.uint8)
+            image = image.contiguous(memory_format=memory_format)
+            for rows_first in (True, False):
+                arguments = (*size, interpolation, True, rows_first)
+                expected = torch.ops.learned_resizer.resample_fixed(image, *arguments)
+                with lr.use_backend(backend_on(device)):
+                    out = torch.ops.learned_resizer.resample_fixed(image.to(device), *arguments)
+                assert torch.equal(out.cpu(), expected)
+                assert out.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_second_derivatives_of_resample(dtype: torch.dtype, device: str) -> None:
     """The backward is an op with a gradient of its own: R applied to the direction."""

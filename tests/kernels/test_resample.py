@@ -27,6 +27,9 @@ FILTERS = (
     ("bilinear", True),
     ("bicubic", True),
     ("lanczos", True),
+    ("nearest", True),
+    ("box", True),
+    ("hamming", True),
     ("bilinear", False),
     ("bicubic", False),
 )
