@@ -152,7 +152,7 @@ def _own_resize(kind: type[Any]) -> str | None:
 
 
 def _source(function: Any) -> str:
-    """A function's source, empty where there is no file, as for one typed into an interpreter."""
+    """A function's source; empty for one typed into an interpreter."""
     try:
         return inspect.getsource(function)
     except OSError:

@@ -113,7 +113,7 @@ def resize(
 
 @constant_while_traced
 def _torchvision_takes(mode: InterpolationMode, antialias: bool) -> bool:
-    """Whether the installed torchvision resizes uint8 tensors in this mode on a CPU."""
+    """Whether torchvision has a kernel for uint8 on a CPU."""
     return _tried(mode, antialias)
 
 
