@@ -23,6 +23,10 @@ _CHUNK_ELEMENTS = 256 * 1024
 _BLOCK_WEIGHTS = 64 * 1024
 
 
+# Weights per pixel of input and output from which a product with the transposed rows is faster, copies included: MKL
+# adds whole rows of a dense matrix in vectors, but multiplies columns number by number. Lanczos gains 1.6 to 3 times.
+_TRANSPOSED_WEIGHTS = 1.5
+
 _HAS_MKL = torch.backends.mkl.is_available()
 
 _SPARSE_DEVICES = ("cpu", "cuda")
@@ -160,7 +164,13 @@ def resample_along(x: Tensor, y: Tensor, bands: Bands, inner: int = 1, accumulat
     Added to y if ``accumulate``.
     """
     if inner == 1:
-        _multiply(_block_diagonal(bands, 1), x.t(), y.t(), accumulate)
+        matrix = _block_diagonal(bands, 1)
+        if len(bands.weight) > _TRANSPOSED_WEIGHTS * (bands.in_size + bands.out_size) and x.is_cpu:
+            product = x.new_empty(bands.out_size, len(x))
+            _multiply(matrix, x.t().contiguous(), product)
+            y.add_(product.t()) if accumulate else y.copy_(product.t())
+        else:
+            _multiply(matrix, x.t(), y.t(), accumulate)
         return
     if x.device.type not in _SPARSE_DEVICES:
         product = torch.matmul(_block_diagonal(bands, 1), x.unflatten(1, (-1, inner))).flatten(1)
