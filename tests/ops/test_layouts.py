@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from learned_resizer_cuda import FusedResizer, resize
-from learned_resizer_cuda.ops.bands import INTERPOLATIONS
+from learned_resizer_cuda.ops.bands import RESIZER_INTERPOLATIONS
 
-FILTERS = [(name, antialias) for name in INTERPOLATIONS for antialias in (True, False)]
+# The others take the tables, as lanczos does, or select pixels.
+FILTERS = [(name, antialias) for name in RESIZER_INTERPOLATIONS for antialias in (True, False)] + [("nearest", True)]
 RESAMPLE = torch.ops.learned_resizer.resample
 
 
