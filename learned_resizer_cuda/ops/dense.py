@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bands import EMPTY_WINDOW, SUPPORT
+from .bands import EMPTY_WINDOW, HAMMING, SUPPORT
 from .library import autocasts
 from .statistics import accumulation_dtype, has_float64
 
@@ -98,8 +98,8 @@ def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
     if interpolation == "bilinear":
         return torch.clamp(1.0 - t, min=0.0)
     if interpolation == "hamming":
-        x = math.pi * torch.where(t == 0, 1.0, t)
-        value = torch.sin(x) / x * (0.54 + 0.46 * torch.cos(x))
+        x, (level, swing) = math.pi * torch.where(t == 0, 1.0, t), HAMMING
+        value = torch.sin(x) / x * (level + swing * torch.cos(x))
         return torch.where(t == 0, 1.0, torch.where(t < 1.0, value, 0.0))
     if interpolation == "bicubic":
         near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0

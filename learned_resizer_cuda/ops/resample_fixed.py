@@ -171,10 +171,11 @@ def _fixed_matrix(in_size: int, out_size: int, interpolation: str, antialias: bo
     """Dense matrix of ``get_fixed_bands``, computed in the graph; sizes may be symbolic."""
     if interpolation == "nearest":
         step = torch.full((out_size,), in_size / out_size, dtype=torch.float64, device=device)
-        place = torch.cumsum(step, 0) - step / 2
-        return (torch.arange(in_size, device=device) == torch.floor(place)[:, None]).double()
+        step = torch.where(torch.arange(out_size, device=device) == 0, step / 2, step)
+        place = torch.clamp(torch.floor(torch.cumsum(step, 0)), max=in_size - 1)
+        return (torch.arange(in_size, device=device) == place[:, None]).double()
     weight = band_matrix(in_size, out_size, None, interpolation, antialias, torch.float64, device)
-    return torch.trunc(weight * 2**FIXED_BITS + torch.copysign(torch.tensor(0.5), weight)) / 2**FIXED_BITS
+    return torch.trunc(weight * 2**FIXED_BITS + torch.where(weight < 0, -0.5, 0.5)) / 2**FIXED_BITS
 
 
 def resample_fixed_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:

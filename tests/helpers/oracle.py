@@ -35,7 +35,8 @@ def kernel(interpolation: str, t: float, a: float) -> float:
     if t == 0.0:
         return 1.0
     if interpolation == "hamming":
-        return math.sin(math.pi * t) / (math.pi * t) * (0.54 + 0.46 * math.cos(math.pi * t))
+        # Pillow's constants are float32: 0.54f and 0.46f.
+        return math.sin(math.pi * t) / (math.pi * t) * (0.540000021457672119 + 0.460000008344650269 * math.cos(math.pi * t))
     return 3.0 * math.sin(math.pi * t) * math.sin(math.pi * t / 3.0) / (math.pi * t) ** 2
 
 
