@@ -48,14 +48,13 @@ def band_matrix(
     # Distance between pixel and output in input pixels.
     if scale is None:
         distance = ((2 * i + 1) * out_size - (2 * o + 1) * in_size).to(dtype) / (2 * out_size)
-        # max of SymInts would specialise on which is larger; torch before 2.14 cannot trace sym_max of two ints.
-        larger = max if isinstance(in_size, int) and isinstance(out_size, int) else torch.sym_max
-        stretch: Any = larger(in_size, out_size) / out_size
+        step: Any = size_ratio(in_size, out_size, wide, device)
+        stretch: Any = torch.clamp(step, min=1.0)
     else:
-        distance, stretch = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale, max(1 / scale, 1.0)
+        distance = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale
+        step, stretch = 1 / scale, max(1 / scale, 1.0)
     if interpolation == "box":
-        center = (o + 0.5).to(wide) * (in_size / out_size if scale is None else 1 / scale)
-        weight = _box(i, center, stretch).to(distance.dtype)
+        weight = _box(i, (o + 0.5).to(wide) * step, stretch).to(distance.dtype)
     elif antialias:
         weight = _filter(interpolation, distance / stretch, -0.5)
     else:
@@ -67,6 +66,11 @@ def band_matrix(
     empty = total.abs() < EMPTY_WINDOW
     last = (i == in_size - 1).to(weight.dtype)
     return torch.where(empty, last, weight / torch.where(empty, 1.0, total)).to(dtype)
+
+
+def size_ratio(in_size: int, out_size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``in_size / out_size`` as a tensor: of numbers that are not, an ONNX model keeps float32."""
+    return torch.ones((), dtype=dtype, device=device) * in_size / out_size
 
 
 def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: str) -> Tensor:

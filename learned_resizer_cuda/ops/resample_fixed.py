@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import backend
 from .band_matmul import empty_image, is_selection, resample_along, resample_down, select_pixels
 from .bands import FIXED_BITS, Bands, get_fixed_bands
-from .dense import band_matrix
+from .dense import band_matrix, size_ratio
 from .library import define, register_autocast, register_vmap
 from .parallel import map_in_order
 from .statistics import has_float64
@@ -52,7 +52,9 @@ def _resample_fixed(a: ResampleFixed) -> Tensor:
     image = a.image
     _check_dtype(image.dtype)
     native = backend.runs_native("resample_fixed", image.device, image.dtype)
-    if image.shape[2:] == (a.height, a.width) or image.numel() == 0:
+    if image.numel() == 0:
+        return empty_image(image, a.height, a.width)
+    if image.shape[2:] == (a.height, a.width):
         return empty_image(image, a.height, a.width).copy_(image)
     has_alpha = image.shape[1] in _ALPHA and a.interpolation != "nearest"
     if has_alpha:
@@ -63,7 +65,7 @@ def _resample_fixed(a: ResampleFixed) -> Tensor:
         out = _by_tables(a)
     else:
         out = _by_tables(a._replace(image=a.image.cpu())).to(image.device)
-    return _unpremultiplied(out) if has_alpha else out
+    return empty_image(image, a.height, a.width).copy_(_unpremultiplied(out)) if has_alpha else out
 
 
 def _tables(a: ResampleFixed, device: torch.device) -> tuple[Bands, Bands]:
@@ -153,8 +155,14 @@ def _unpremultiplied(image: Tensor) -> Tensor:
 def resample_fixed_dense(
     image: Tensor, height: int, width: int, interpolation: str, antialias: bool, rows_first: bool
 ) -> Tensor:
-    """The op by plain operations, for images ``(..., C, H, W)``."""
-    if image.shape[-2] == height and image.shape[-1] == width:
+    """The op by plain operations, for images ``(..., C, H, W)``; sizes may be symbolic.
+
+    Bytes equal the op's unless a weight, in float64, falls between two multiples of ``2**-22`` to within its last
+    bits. If sizes are symbolic, an image with alpha that keeps its size is premultiplied like every other one, not
+    copied.
+    """
+    sizes = (*image.shape[-2:], height, width)
+    if all(isinstance(side, int) for side in sizes) and sizes[:2] == sizes[2:]:
         return image.clone()
     has_alpha = image.shape[-3] in _ALPHA and interpolation != "nearest"
     x = (_premultiplied(image) if has_alpha else image).double()
@@ -170,9 +178,9 @@ def resample_fixed_dense(
 def _fixed_matrix(in_size: int, out_size: int, interpolation: str, antialias: bool, device: torch.device) -> Tensor:
     """Dense matrix of ``get_fixed_bands``, computed in the graph; sizes may be symbolic."""
     if interpolation == "nearest":
-        step = torch.full((out_size,), in_size / out_size, dtype=torch.float64, device=device)
-        step = torch.where(torch.arange(out_size, device=device) == 0, step / 2, step)
-        place = torch.clamp(torch.floor(torch.cumsum(step, 0)), max=in_size - 1)
+        step = size_ratio(in_size, out_size, torch.float64, device)
+        steps = torch.where(torch.arange(out_size, device=device) == 0, step / 2, step)
+        place = torch.clamp(torch.floor(torch.cumsum(steps, 0)), max=in_size - 1)
         return (torch.arange(in_size, device=device) == place[:, None]).double()
     weight = band_matrix(in_size, out_size, None, interpolation, antialias, torch.float64, device)
     return torch.trunc(weight * 2**FIXED_BITS + torch.where(weight < 0, -0.5, 0.5)) / 2**FIXED_BITS
@@ -190,6 +198,8 @@ def resample_fixed_plainly(image: Tensor, reason: str, *parameters: Any) -> Tens
         RuntimeError: under ``use_backend("native")``.
     """
     backend.refuse_native("resample_fixed", reason)
+    if not has_float64(image.device):
+        return resample_fixed_dense(image.cpu(), *parameters).to(image.device)
     return resample_fixed_dense(image, *parameters)
 
 

@@ -79,6 +79,21 @@ def test_eager_and_fake_agree(layout: str) -> None:
             torch.testing.assert_close(out, planes, rtol=0, atol=3e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16])
+def test_other_dtypes_have_the_same_layouts(dtype: torch.dtype) -> None:
+    for name, (interleaved, make) in LAYOUTS.items():
+        image = make()
+        storage = (torch.empty_strided(image.shape, image.stride()).copy_(image * 255)).to(dtype)
+        image = torch.empty_strided(image.shape, image.stride(), dtype=dtype).copy_(storage)
+        for interpolation in ("bilinear", "nearest"):
+            out = resize(image, (9, 8), interpolation=interpolation)
+            expected_format = torch.channels_last if interleaved else torch.contiguous_format
+            assert out.is_contiguous(memory_format=expected_format), (name, interpolation)
+            planes = resize(image.clone(memory_format=torch.contiguous_format), (9, 8), interpolation=interpolation)
+            # Sums in another order may round to the type's next value, of 255 levels.
+            torch.testing.assert_close(out, planes, rtol=2**-7, atol=1)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout: str) -> None:
     image = LAYOUTS[layout][1]()
