@@ -286,6 +286,30 @@ def test_subclasses_keep_their_rule() -> None:
         assert type(resize(nn.Parameter(image), 4)) is Tensor
 
 
+def test_tv_tensors_keep_their_class() -> None:
+    tv_tensors = pytest.importorskip("torchvision.tv_tensors", reason="torchvision is an extra")
+
+    class Mine(tv_tensors.Image):  # type: ignore[name-defined, misc]
+        pass
+
+    for pixels in (torch.rand(2, 3, 9, 8), torch.rand(3, 9, 8), torch.randint(0, 256, (4, 3, 9, 8), dtype=torch.uint8)):
+        for cls in (tv_tensors.Image, Mine, *([tv_tensors.Video] if pixels.dim() == 4 else [])):
+            for options in ({}, {"interpolation": "box"}, {"parity": "pillow"}):
+                if "parity" in options and pixels.dtype != torch.uint8:
+                    continue
+                expected = resize(pixels, (4, 5), **options)  # type: ignore[arg-type]
+                for out in (
+                    resize(cls(pixels), (4, 5), **options),
+                    Resize((4, 5), **options)(cls(pixels)),  # type: ignore[arg-type]
+                ):
+                    assert type(out) is cls and torch.equal(out.as_subclass(Tensor), expected)
+    image = tv_tensors.Image(torch.rand(3, 9, 8)).requires_grad_()
+    out = resize(image, scale_factor=0.5)
+    assert type(out) is tv_tensors.Image and out.requires_grad
+    out.sum().backward()
+    assert image.grad is not None
+
+
 # --- DTensor --------------------------------------------------------------------------------------------------
 
 
@@ -312,10 +336,19 @@ def _resize_dtensors(rank: int) -> int:
                 expected.sin().sum().backward()
                 torch.testing.assert_close(parts.grad.full_tensor(), whole.grad, rtol=0, atol=1e-11)
             cases += 1
+    for channels in (4, 5):
+        image = (torch.rand(3, channels, 9, 6, generator=generator) * 255).to(torch.uint8)
+        for placement in (Shard(0), Shard(1), Shard(3)):
+            parts = distribute_tensor(image, mesh, [placement])
+            got = resize(parts, (4, 7), interpolation="hamming", parity="pillow")
+            # The last of four channels is alpha: they stay together.
+            assert got.placements == ((placement if placement == Shard(0) else Replicate()),)
+            assert torch.equal(got.full_tensor(), resize(image, (4, 7), interpolation="hamming", parity="pillow"))
+            cases += 1
     return cases
 
 
 @needs_gloo
 @pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_dtensor_equals_the_full_tensor(world: int, tmp_path: Path) -> None:
-    assert run_processes(_resize_dtensors, tmp_path, world) == [10] * world
+    assert run_processes(_resize_dtensors, tmp_path, world) == [16] * world

@@ -278,7 +278,9 @@ def _box(x: np.ndarray, _: float) -> np.ndarray:
 
 def _hamming(x: np.ndarray, _: float) -> np.ndarray:
     level, swing = HAMMING
-    return np.where(np.abs(x) < 1.0, np.sinc(x) * (level + swing * np.cos(math.pi * x)), 0.0)
+    value = np.sinc(x) * (level + swing * np.cos(math.pi * x))
+    # The two do not add up to 1.
+    return np.where(x == 0.0, 1.0, np.where(np.abs(x) < 1.0, value, 0.0))
 
 
 def _triangle(x: np.ndarray, _: float) -> np.ndarray:

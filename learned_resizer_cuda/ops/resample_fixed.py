@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import backend
 from .band_matmul import empty_image, is_selection, resample_along, resample_down, select_pixels
 from .bands import FIXED_BITS, Bands, get_fixed_bands
-from .dense import band_matrix, size_ratio
+from .dense import band_matrix, ratio
 from .library import define, register_autocast, register_vmap
 from .parallel import map_in_order
 from .statistics import has_float64
@@ -178,7 +178,7 @@ def resample_fixed_dense(
 def _fixed_matrix(in_size: int, out_size: int, interpolation: str, antialias: bool, device: torch.device) -> Tensor:
     """Dense matrix of ``get_fixed_bands``, computed in the graph; sizes may be symbolic."""
     if interpolation == "nearest":
-        step = size_ratio(in_size, out_size, torch.float64, device)
+        step = ratio(in_size, out_size, torch.float64, device)
         steps = torch.where(torch.arange(out_size, device=device) == 0, step / 2, step)
         place = torch.clamp(torch.floor(torch.cumsum(steps, 0)), max=in_size - 1)
         return (torch.arange(in_size, device=device) == place[:, None]).double()

@@ -46,7 +46,7 @@ def test_matches_pillow_over_random_sizes(interpolation: str) -> None:
 def test_nearest_matches_pillow() -> None:
     """Where no centre is on an edge between two pixels: there Pillow adds up its step, and rounding decides."""
     rng, on_edge, pixels = np.random.default_rng(0), 0, 0
-    sizes = rng.integers(1, 257, (300, 4)).tolist() + [[256, 4, 2, 64], [6, 6, 3, 2], [255, 34, 51, 17]]
+    sizes = [*rng.integers(1, 257, (300, 4)).tolist(), [256, 4, 2, 64], [6, 6, 3, 2], [255, 34, 51, 17]]
     for height, width, out_h, out_w in sizes:
         image = rng.random((height, width), dtype=np.float32)
         theirs = np.asarray(Image.fromarray(image).resize((out_w, out_h), Resampling.NEAREST))
