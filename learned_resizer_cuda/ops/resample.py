@@ -89,7 +89,7 @@ def _by_tables(a: Resample | ResampleBackward) -> Tensor:
 
 
 def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums rounded to levels for uint8, still in their own dtype; overwrites them."""
+    """Sums, rounded to levels for uint8; overwrites them."""
     return sums.add_(0.5).floor_().clamp_(0, 255) if dtype == torch.uint8 else sums
 
 

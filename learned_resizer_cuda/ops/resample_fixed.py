@@ -22,13 +22,13 @@ from .band_matmul import empty_image, is_selection, resample_along, resample_dow
 from .bands import FIXED_BITS, Bands, get_fixed_bands
 from .dense import band_matrix, ratio
 from .library import define, register_autocast, register_vmap
-from .parallel import map_in_order
+from .parallel import group_elements, map_in_order
 from .statistics import has_float64
 
 _ALPHA = (2, 4)
 
-# Pixels that are resampled together: their float64 copies stay in a core's cache.
-_GROUP_ELEMENTS = 1 << 16
+# Pixels that are resampled together: enough to hide the calls, few enough for their float64 copies to stay cached.
+_GROUP_ELEMENTS = 1 << 18
 
 
 class ResampleFixed(NamedTuple):
@@ -105,7 +105,7 @@ def _resample_along(image: Tensor, out: Tensor, bands: Bands) -> None:
         resample_along(x.flatten(0, 2), y.flatten(0, 2), bands)
         out[images, :, rows] = _rounded(y)
 
-    map_in_order(run, _parts(batch, height, channels * max(width, bands.out_size)), image.device)
+    map_in_order(run, _parts(batch, height, channels * max(width, bands.out_size), image.device), image.device)
 
 
 def _resample_down(image: Tensor, out: Tensor, bands: Bands) -> None:
@@ -119,13 +119,14 @@ def _resample_down(image: Tensor, out: Tensor, bands: Bands) -> None:
         resample_down(x.flatten(0, 1), y.flatten(0, 1), bands)
         out[images, :, :, columns] = _rounded(y)
 
-    map_in_order(run, _parts(batch, width, channels * max(height, bands.out_size)), image.device)
+    map_in_order(run, _parts(batch, width, channels * max(height, bands.out_size), image.device), image.device)
 
 
-def _parts(batch: int, lines: int, line: int) -> list[tuple[slice, slice]]:
+def _parts(batch: int, lines: int, line: int, device: torch.device) -> list[tuple[slice, slice]]:
     """Groups of images, or of one image's lines, that fill a cache."""
-    images = max(1, _GROUP_ELEMENTS // (lines * line))
-    step = lines if images > 1 else max(1, _GROUP_ELEMENTS // line)
+    elements = group_elements(_GROUP_ELEMENTS, device)
+    images = max(1, elements // (lines * line))
+    step = lines if images > 1 else max(1, elements // line)
     return [
         (slice(first, first + images), slice(top, top + step))
         for first in range(0, batch, images)
@@ -134,8 +135,8 @@ def _parts(batch: int, lines: int, line: int) -> list[tuple[slice, slice]]:
 
 
 def _rounded(sums: Tensor) -> Tensor:
-    """Sums rounded half up to whole bytes; overwrites them."""
-    return sums.add_(0.5).floor_().clamp_(0, 255)
+    """Sums that a conversion to uint8, which truncates, rounds half up; overwrites them."""
+    return sums.add_(0.5).clamp_(0, 255)
 
 
 def _premultiplied(image: Tensor) -> Tensor:
