@@ -71,7 +71,10 @@ def band_matrix(
 
 
 def ratio(numerator: int, denominator: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Quotient as a tensor: torch writes all other numbers of a graph into an ONNX model in float32."""
+    """Quotient of two numbers as a tensor.
+
+    torch writes the other numbers of a float64 graph into an ONNX model in float32.
+    """
     return (torch.ones((), dtype=torch.int64, device=device) * numerator).to(dtype) / denominator
 
 

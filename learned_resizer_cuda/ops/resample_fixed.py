@@ -156,11 +156,11 @@ def _unpremultiplied(image: Tensor) -> Tensor:
 def resample_fixed_dense(
     image: Tensor, height: int, width: int, interpolation: str, antialias: bool, rows_first: bool
 ) -> Tensor:
-    """The op by plain operations, for images ``(..., C, H, W)``; sizes may be symbolic.
+    """The op by plain operations, for images ``(..., C, H, W)``.
 
-    Bytes equal the op's unless a weight, in float64, falls between two multiples of ``2**-22`` to within its last
-    bits. If sizes are symbolic, an image with alpha that keeps its size is premultiplied like every other one, not
-    copied.
+    Sizes may be symbolic: then an image with alpha that keeps its size is premultiplied like every other one, not
+    copied. Bytes are the op's unless a weight, a float64 number here and there, is within its last bits of halfway
+    between two multiples of ``2**-22``.
     """
     sizes = (*image.shape[-2:], height, width)
     if all(isinstance(side, int) for side in sizes) and sizes[:2] == sizes[2:]:
