@@ -20,11 +20,13 @@ class Case:
     batch: int
     in_size: int
     out_size: int
+    in_width: int | None = None  # where the image is not square; in_size is its height
 
     @property
     def sides(self) -> str:
-        """Batch and sizes, as "8 × 448² → 224²"."""
-        return f"{self.batch} × {self.in_size}² → {self.out_size}²"
+        """Batch and sizes, as "8 × 448² → 224²" or "1 × 1200×1600 → 224²"."""
+        image = f"{self.in_size}²" if self.in_width is None else f"{self.in_size}×{self.in_width}"
+        return f"{self.batch} × {image} → {self.out_size}²"
 
     @property
     def filter(self) -> str:

@@ -30,15 +30,19 @@ BFLOAT16 = 2.0**-7
 # levels differ by one. (They also clip between the passes: the images here stay far enough from 0 and 255
 # not to be clipped.)
 UINT8_LEVELS = 1.0
+# Pillow's own arithmetic, of any bytes: PyTorch's kernels have weights of 16 bits, of which each pass may round a level
+# to the other side.
+FIXED_LEVELS = 2.0
 
 
 def image(case: Case, device: torch.device) -> Tensor:
-    """Random image of a case: uniform in [0, 1], or in [64, 191] for uint8."""
+    """Random image of a case: uniform in [0, 1], or for uint8 in [64, 191]; of any byte in Pillow's arithmetic."""
     generator = torch.Generator().manual_seed(0)
-    shape = (case.batch, 3, case.in_size, case.in_size)
+    shape = (case.batch, 3, case.in_size, case.in_width or case.in_size)
     dtype = getattr(torch, case.dtype)
     if dtype == torch.uint8:
-        x = torch.randint(64, 192, shape, generator=generator, dtype=torch.uint8)
+        levels = (0, 256) if case.op == "resample_fixed" else (64, 192)
+        x = torch.randint(*levels, shape, generator=generator, dtype=torch.uint8)
     else:
         x = torch.rand(shape, generator=generator).to(dtype)
     return x.to(device, memory_format=memory_format(case.layout))
@@ -50,15 +54,21 @@ def memory_format(layout: str) -> torch.memory_format:
 
 
 def contestants(case: Case, device: torch.device) -> tuple[Entry, list[Entry | Skipped]]:
-    """Ours and its peers for one case of `resize`."""
+    """Ours and its peers for one case of `resize`, in Pillow's arithmetic if the op is `resample_fixed`."""
     x = image(case, device)
-    bound = {"float32": FLOAT32, "bfloat16": BFLOAT16, "uint8": UINT8_LEVELS}[case.dtype]
+    fixed = case.op == "resample_fixed"
+    bound = FIXED_LEVELS if fixed else {"float32": FLOAT32, "bfloat16": BFLOAT16, "uint8": UINT8_LEVELS}[case.dtype]
+    options = {
+        "interpolation": case.interpolation,
+        "antialias": case.antialias,
+        "parity": "pillow" if fixed else "exact",
+    }
     size = (case.out_size, case.out_size)
 
     def entry(name: str, function: Callable[[Tensor], Tensor]) -> Entry:
         return Entry(name, _runner(case, x, function), list, bound)
 
-    ours = entry(OURS, lambda t: resize(t, size, interpolation=case.interpolation, antialias=case.antialias))
+    ours = entry(OURS, lambda t: resize(t, size, **options))
     peers: list[Entry | Skipped] = []
     for name, function in _tensor_functions(case, size):
         try:
@@ -197,7 +207,7 @@ def _pillow(case: Case, x: Tensor, size: tuple[int, int]) -> Iterator[Entry]:
         bound = FLOAT32
     elif case.dtype == "uint8" and case.layout == "channels_last":
         images = [Image.fromarray(np.ascontiguousarray(picture)) for picture in x.permute(0, 2, 3, 1).numpy()]
-        bound = UINT8_LEVELS
+        bound = 0.0 if case.op == "resample_fixed" else UINT8_LEVELS
     else:
         return
 

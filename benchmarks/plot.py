@@ -71,7 +71,7 @@ def _lines(rows: list[dict[str, Any]]) -> list[str]:
 
 def _line(row: dict[str, Any]) -> str:
     case = Case(**row["case"])
-    if case.op in ("resize", "resample"):
+    if case.op in ("resize", "resample", "resample_fixed"):
         return f"{case.filter}, {case.direction}, {case.dtype} {case.layout}, {case.sides}"
     return f"{case.direction}, {case.sides}"
 

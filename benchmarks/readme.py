@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import Case
 from benchmarks.report import environment_line, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ MARK = re.compile(r"(<!-- table:([a-z0-9-]+) -->\n).*?(<!-- /table -->)", re.DOT
 SHOWN = {"antialias": True, "dtype": "float32", "layout": "NCHW", "in_size": 448, "out_size": 224}
 RESIZE_PEERS = ("F.interpolate", "torchvision v2", "Pillow")
 RESIZER_PEERS = ("reference, channels_last", "reference, NCHW")
+FIXED_PEERS = ("Pillow", "torchvision v2")
 
 
 def fill(text: str, results: Path) -> str:
@@ -80,6 +82,7 @@ def benchmark_tables(summary: dict[str, Any], name: str) -> str:
     """Ratios at the default size of the resizer, with its memory, and of `resize`, and where they were measured."""
     rows = [row for row in summary["time"] if all(row["case"][k] == v for k, v in SHOWN.items())]
     resize = _ratios([row for row in rows if row["case"]["op"] == "resize"], RESIZE_PEERS)
+    fixed = _ratios([row for row in summary["time"] if row["case"]["op"] == "resample_fixed"], FIXED_PEERS)
     resizer = _ratios([row for row in rows if row["case"]["op"] == "FusedResizer"], RESIZER_PEERS)
     memory = {
         row["peer"]: f"{row['ratio']:.2f} ({row['ours_mib']:.0f} of {row['peer_mib']:.0f} MiB)"
@@ -89,13 +92,14 @@ def benchmark_tables(summary: dict[str, Any], name: str) -> str:
     if memory:
         resizer.append(["peak memory of a train step", *(memory.get(peer, "") for peer in RESIZER_PEERS)])
     source = f"[All cases](benchmarks/results/{name}.md). {environment_line(summary)}"
-    return "\n\n".join(
-        (
-            table(("`FusedResizer`, 8 × 448² → 224²", *(f"to `{p}`" for p in RESIZER_PEERS)), resizer, text_columns=1),
-            table(("`resize`, 8 × 448² → 224², float32", *(f"to {p}" for p in RESIZE_PEERS)), resize, text_columns=1),
-            source,
-        )
-    )
+    tables = [
+        table(("`FusedResizer`, 8 × 448² → 224²", *(f"to `{p}`" for p in RESIZER_PEERS)), resizer, text_columns=1),
+        table(("`resize`, 8 × 448² → 224², float32", *(f"to {p}" for p in RESIZE_PEERS)), resize, text_columns=1),
+    ]
+    if fixed:
+        heading = '`resize(…, parity="pillow")`, uint8'
+        tables.append(table((heading, *(f"to {p}" for p in FIXED_PEERS)), fixed, text_columns=1))
+    return "\n\n".join((*tables, source))
 
 
 def _ratios(rows: list[dict[str, Any]], peers: Sequence[str]) -> list[list[str]]:
@@ -104,6 +108,8 @@ def _ratios(rows: list[dict[str, Any]], peers: Sequence[str]) -> list[list[str]]
     for row in rows:
         case = row["case"]
         name = case["direction"] if case["op"] == "FusedResizer" else f"{case['interpolation']}, {case['direction']}"
+        if case["op"] == "resample_fixed":
+            name = f"{case['interpolation']}, {Case(**case).sides}"
         lines.setdefault(name, {})[row["peer"]] = f"{row['ratio']:.2f}×"
     return [[name, *(cells.get(peer, "") for peer in peers)] for name, cells in lines.items()]
 

@@ -31,7 +31,8 @@ rounds behind it: above 1, ours is faster. `F.interpolate` is `torch.nn.function
 is the same network as `FusedResizer` composed from `torch.nn`, in either memory format. Pillow runs on one
 thread, the others on all. In bfloat16 PyTorch has no antialiased CPU kernel, so the peer converts to
 float32 and back. For uint8, PyTorch and Pillow round between the two passes as well and may use narrower
-integers for it: a less exact function, which has no bar."""
+integers for it: a less exact function, which has no bar. `resample_fixed` is `resize(…, parity="pillow")`, whose bytes
+are Pillow's."""
 
 MEMORY_HOW = """\
 Peak of one training step above inputs, parameters and the gradient it receives, the least of three processes each

@@ -58,8 +58,8 @@ def resize(
             to bytes between the passes, of which Pillow 13 takes the one down the columns first where the height
             shrinks by more than twice as many pixels as the width. Two or four channels are LA and RGBA, premultiplied
             by alpha unless ``interpolation`` is ``"nearest"``. No ``scale_factor`` and no gradient. ``antialias=False``
-            Pillow does not have; it is the same arithmetic, within a level of torch's CPU kernels for uint8, which take
-            the rows first.
+            Pillow does not have; it is the same arithmetic. torch's CPU kernels for uint8, which take the rows first,
+            are within one level of ``"pillow-12"``, two in a few pixels of a million.
 
     Returns:
         ``(..., C, height, width)`` in the image's dtype, also under autocast; a torchvision ``Image`` or ``Video``
@@ -124,6 +124,11 @@ def resize(
         raise ValueError("size: got None and scale_factor None; expected at least one of them")
 
     if parity != "exact":
+        if parity == "pillow" and torch.compiler.is_exporting() and isinstance(in_h + in_w, torch.SymInt):
+            raise ValueError(
+                "parity: got 'pillow' in an export of dynamic height and width; expected 'pillow-12', whose order of "
+                "passes does not depend on them, or fixed sizes"
+            )
         rows_first = parity == "pillow-12" or takes_rows_first((in_h, in_w), (height, width))
         op, plainly = torch.ops.learned_resizer.resample_fixed, ops.resample_fixed.resample_fixed_plainly
         parameters: tuple[Any, ...] = (height, width, interpolation, antialias, rows_first)
@@ -172,8 +177,9 @@ def _resize_distributed(
     """``resize`` of a ``DTensor``: each process resizes its own images and channels."""
     from torch.distributed.tensor import DTensor, Replicate
 
-    # Rows and columns are summed over, so they must not be split.
-    batch = [p if p.is_shard() and p.dim < image.dim() - 2 else Replicate() for p in image.placements]
+    # Rows and columns are summed over, so they must not be split; nor channels, of which one may be alpha.
+    kept = image.dim() - (2 if options["parity"] == "exact" else 3)
+    batch = [p if p.is_shard() and p.dim < kept else Replicate() for p in image.placements]
     local = image.redistribute(placements=batch).to_local()
     whole = torch.empty_strided(image.shape, image.stride(), dtype=image.dtype, device="meta")
     out, like = (resize(x, size, scale_factor=scale, **options) for x in (local, whole))

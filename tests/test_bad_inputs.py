@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from timm.data.naflex_transforms import ResizeKeepRatioToSequence
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import learned_resizer_cuda
@@ -66,10 +67,28 @@ RESIZE = [
     Bad("resize(image, scale_factor=0.01)", ValueError, "scale_factor", "0.01", "at least one pixel"),
     Bad("resize(image, 8, scale_factor=math.nan)", ValueError, "scale_factor", "nan", FACTOR),
     Bad("resize(image, 8, interpolation='nearest-exact')", ValueError, "interpolation", "-exact'", "'lanczos'"),
+    Bad("resize(image, 8, interpolation='area')", ValueError, "interpolation", "'area'", "'nearest', 'box'"),
     Bad("resize(image, 8, interpolation='BILINEAR')", ValueError, "interpolation", "'BILINEAR'", "'bilinear'"),
     Bad("resize(image, 8, interpolation=None)", ValueError, "interpolation", "None", "'bilinear'"),
     Bad("resize(image, 8, interpolation=['bicubic'])", ValueError, "interpolation", "['bicubic']", "'bicubic'"),
     Bad("resize(image, 8, antialias=None)", TypeError, "antialias", "None", "True or False"),
+    Bad("resize(levels, 8, parity='PIL')", ValueError, "parity", "'PIL'", "'exact', 'pillow', 'pillow-12'"),
+    Bad("resize(levels, 8, parity='Pillow')", ValueError, "parity", "'Pillow'", "'pillow'"),
+    Bad("resize(levels, 8, parity=None)", ValueError, "parity", "None", "'exact'"),
+    Bad("resize(levels, 8, parity=12)", ValueError, "parity", "12", "'pillow-12'"),
+    Bad("resize(levels, 8, parity=['pillow'])", ValueError, "parity", "['pillow']", "'pillow'"),
+    Bad("resize(image, 8, parity='pillow')", TypeError, "parity", "torch.float32", "torch.uint8"),
+    Bad("resize(image.requires_grad_(), 8, parity='pillow')", TypeError, "parity", "torch.float32", "no gradient"),
+    Bad("resize(image.half(), 8, parity='pillow-12')", TypeError, "parity", "torch.float16", "torch.uint8"),
+    Bad("resize(levels, scale_factor=0.5, parity='pillow')", ValueError, "scale_factor", "0.5", "a size"),
+    Bad("resize(levels, 8, scale_factor=0.5, parity='pillow')", ValueError, "scale_factor", "0.5", "a size"),
+    Bad("resize(levels, parity='pillow')", ValueError, "size", "None and scale_factor None", "at least one"),
+    Bad("Resize(8, parity='torch')", ValueError, "parity", "'torch'", "'pillow-12'"),
+    Bad("Resize(8, parity='pillow')(image)", TypeError, "parity", "torch.float32", "torch.uint8"),
+    Bad("resize(tv_tensors.Mask(levels), 8)", TypeError, "image", "Mask", "learned_resizer_cuda.transforms.Resize"),
+    Bad("resize(tv_tensors.Mask(image), 8, interpolation='nearest')", TypeError, "image", "Mask", "an image"),
+    Bad("Resize(8)(boxes)", TypeError, "image", "BoundingBoxes", "an image"),
+    Bad("resize(points, 8)", TypeError, "image", "KeyPoints", "an image"),
     Bad("Resize(0)", ValueError, "size", "0", SIZE),
     Bad("Resize(8, interpolation='area')", ValueError, "interpolation", "'area'", "'bicubic'"),
     Bad("Resize(8)(image.short())", TypeError, "image", "torch.int16", "uint8"),
@@ -88,6 +107,14 @@ RESIZER = [
     Bad("Module(8, negative_slope=-0.1)", ValueError, "negative_slope", "-0.1", "at least 0"),
     Bad("Module(8, negative_slope='0.2')", TypeError, "negative_slope", "'0.2'", "finite number"),
     Bad("Module(8, interpolation='cubic')", ValueError, "interpolation", "'cubic'", "'bicubic'"),
+    Bad(
+        "Module(8, interpolation='nearest')",
+        ValueError,
+        "interpolation",
+        "'nearest'",
+        "'bilinear', 'bicubic', 'lanczos'",
+    ),
+    Bad("Module(8, interpolation='box')", ValueError, "interpolation", "'box'", "'lanczos'"),
     Bad("Module(8, antialias='yes')", TypeError, "antialias", "'yes'", "True or False"),
     Bad("Module(8)('image.png')", TypeError, "image", "str", "torch.Tensor"),
     Bad("Module(8)(image[0])", ValueError, "image", "(3, 16, 12)", "(B, 3, H, W)"),
@@ -240,6 +267,9 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
     """Make the call; return what it raised."""
     names = {
         "image": torch.rand(2, 3, 16, 12),
+        "levels": torch.zeros(2, 3, 16, 12, dtype=torch.uint8),
+        "boxes": tv_tensors.BoundingBoxes([[0, 0, 4, 4]], format="XYXY", canvas_size=(16, 12)),  # type: ignore[call-overload]
+        "points": tv_tensors.KeyPoints([[1, 2]], canvas_size=(16, 12)),  # type: ignore[call-overload]
         "logits": torch.rand(4, 10),
         "target": torch.full((4, 10), 0.1),
         "labels": torch.tensor([0, 3, 5, 9]),
@@ -259,6 +289,7 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
         "resize_crop": resize_crop,
         "torch": torch,
         "transforms": transforms,
+        "tv_tensors": tv_tensors,
         "use_backend": use_backend,
         "v2": v2,
     }

@@ -98,6 +98,28 @@ def test_scale_factor_of_every_size(factor: Any, tmp_path: Path) -> None:
     _check(path, module, [torch.rand(3, 3, *size) for size in SIZES if min(size) > 2])
 
 
+class _Edges(nn.Module):
+    """Filters whose windows a last bit decides; some with a factor, which float32 would round."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        outs = [resize(image, (9, 7), interpolation=name) for name in ("nearest", "box", "hamming")]
+        return outs + [resize(image, scale_factor=(0.1, 0.37), interpolation=name) for name in ("nearest", "box")]
+
+
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_nearest_box_and_hamming(dynamic: bool, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module, path = _Edges().eval(), tmp_path / "edges.onnx"
+    to_onnx(module, path, torch.rand(1, 3, 72, 63), dynamic_size=dynamic)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in ((72, 63), (50, 40), (10, 3), (90, 70), (200, 350), (45, 105)) if dynamic else ((72, 63),):
+        image = torch.rand(2, 3, *size)
+        for got, expected in zip(session.run(None, {"image": image.numpy()}), module(image), strict=True):
+            # Sums of up to 500 products of numbers below 1, in float32; another pixel would show.
+            torch.testing.assert_close(torch.from_numpy(got), expected, rtol=0, atol=2e-6)
+
+
 def test_example_of_one_pixel_and_one_image(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     module, path = Resize((9, 7)).eval(), tmp_path / "small.onnx"

@@ -16,11 +16,13 @@ from torch import Tensor, func, nn
 
 from learned_resizer_cuda import Resize, resize, use_backend
 from learned_resizer_cuda.ops import transforms
-from learned_resizer_cuda.ops.bands import INTERPOLATIONS
+from learned_resizer_cuda.ops.bands import RESIZER_INTERPOLATIONS
 from tests.helpers import oracle
 from tests.helpers.gloo_processes import needs_gloo, run_processes
 
-FILTERS = [(name, antialias) for name in INTERPOLATIONS for antialias in (True, False)]
+FILTERS = [(name, antialias) for name in RESIZER_INTERPOLATIONS for antialias in (True, False)]
+# Without antialiasing box is nearest.
+OTHERS = [("nearest", True), ("box", True), ("hamming", True), ("hamming", False)]
 Run = Callable[[Tensor], Tensor]
 
 
@@ -93,7 +95,7 @@ def _ours(size: tuple[int, int], interpolation: str, antialias: bool) -> Run:
 def test_equals_dense_matrices(name: str, size: tuple[int, int]) -> None:
     transform = {**TRANSFORMS, **NOT_COMPILED_BY_TORCH}[name]
     x = torch.rand(2, 3, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for interpolation, antialias in FILTERS:
+    for interpolation, antialias in FILTERS + (OTHERS if size == (4, 7) else []):
         got = transform(_ours(size, interpolation, antialias), x)
         expected = transform(_exact(size, interpolation, antialias), x)
         # float64 sums of some hundred products of numbers below 10.
@@ -144,7 +146,7 @@ def test_a_graph_without_a_transform_is_not_used_under_one() -> None:
         torch.testing.assert_close(tangent, resize(x.flip(-1), 4), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("interpolation", "antialias"), FILTERS)
+@pytest.mark.parametrize(("interpolation", "antialias"), FILTERS + OTHERS)
 def test_gradcheck_forward_and_batched(interpolation: str, antialias: bool) -> None:
     x = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     run = _ours((3, 6), interpolation, antialias)
@@ -173,7 +175,7 @@ def test_backward_alone_may_be_transformed(order: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16])
 def test_rounds_as_the_op(dtype: torch.dtype) -> None:
     image = (torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(0)) * 255).to(dtype)
-    for interpolation, antialias in FILTERS:
+    for interpolation, antialias in FILTERS + OTHERS:
         with fwAD.dual_level():
             got = resize(image, (9, 33), interpolation=interpolation, antialias=antialias)
         expected = resize(image, (9, 33), interpolation=interpolation, antialias=antialias)
@@ -260,7 +262,7 @@ def test_modes_and_other_types_see_resize() -> None:
     with Mode():
         out = resize(image, 4)
     assert seen == [resize] and torch.equal(out, resize(image, 4))
-    options = {"scale_factor": None, "interpolation": "lanczos", "antialias": True}
+    options = {"scale_factor": None, "interpolation": "lanczos", "antialias": True, "parity": "exact"}
     assert resize(Duck(), 4, interpolation="lanczos") == (resize, (4,), options)  # type: ignore[arg-type, comparison-overlap]
 
 
@@ -279,14 +281,33 @@ def test_subclasses_keep_their_rule() -> None:
     class Mine(torch.Tensor):
         pass
 
-    tv_tensors = pytest.importorskip("torchvision.tv_tensors", reason="torchvision is an extra")
     for image in (torch.rand(2, 3, 9, 8), torch.rand(3, 9, 8)):
         assert type(resize(image.as_subclass(Mine), 4)) is Mine
         assert type(resize(nn.Parameter(image), 4)) is Tensor
-        # torchvision's own rule: plain tensors, but where it is told otherwise.
-        assert type(resize(tv_tensors.Image(image), 4)) is Tensor
-        with tv_tensors.set_return_type("TVTensor"):
-            assert type(resize(tv_tensors.Image(image), 4)) is tv_tensors.Image
+
+
+def test_tv_tensors_keep_their_class() -> None:
+    tv_tensors = pytest.importorskip("torchvision.tv_tensors", reason="torchvision is an extra")
+
+    class Mine(tv_tensors.Image):  # type: ignore[name-defined, misc]
+        pass
+
+    for pixels in (torch.rand(2, 3, 9, 8), torch.rand(3, 9, 8), torch.randint(0, 256, (4, 3, 9, 8), dtype=torch.uint8)):
+        for cls in (tv_tensors.Image, Mine, *([tv_tensors.Video] if pixels.dim() == 4 else [])):
+            for options in ({}, {"interpolation": "box"}, {"parity": "pillow"}):
+                if "parity" in options and pixels.dtype != torch.uint8:
+                    continue
+                expected = resize(pixels, (4, 5), **options)  # type: ignore[arg-type]
+                for out in (
+                    resize(cls(pixels), (4, 5), **options),
+                    Resize((4, 5), **options)(cls(pixels)),  # type: ignore[arg-type]
+                ):
+                    assert type(out) is cls and torch.equal(out.as_subclass(Tensor), expected)
+    image = tv_tensors.Image(torch.rand(3, 9, 8)).requires_grad_()
+    out = resize(image, scale_factor=0.5)
+    assert type(out) is tv_tensors.Image and out.requires_grad
+    out.sum().backward()
+    assert image.grad is not None
 
 
 # --- DTensor --------------------------------------------------------------------------------------------------
@@ -315,10 +336,19 @@ def _resize_dtensors(rank: int) -> int:
                 expected.sin().sum().backward()
                 torch.testing.assert_close(parts.grad.full_tensor(), whole.grad, rtol=0, atol=1e-11)
             cases += 1
+    for channels in (4, 5):
+        image = (torch.rand(3, channels, 9, 6, generator=generator) * 255).to(torch.uint8)
+        for placement in (Shard(0), Shard(1), Shard(3)):
+            parts = distribute_tensor(image, mesh, [placement])
+            got = resize(parts, (4, 7), interpolation="hamming", parity="pillow")
+            # The last of four channels is alpha: they stay together.
+            assert got.placements == ((placement if placement == Shard(0) else Replicate()),)
+            assert torch.equal(got.full_tensor(), resize(image, (4, 7), interpolation="hamming", parity="pillow"))
+            cases += 1
     return cases
 
 
 @needs_gloo
 @pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_dtensor_equals_the_full_tensor(world: int, tmp_path: Path) -> None:
-    assert run_processes(_resize_dtensors, tmp_path, world) == [10] * world
+    assert run_processes(_resize_dtensors, tmp_path, world) == [16] * world

@@ -2,7 +2,7 @@
 
 The matrices of ``bands.py`` are computed in the graph, which works where a registered op cannot: under functorch's
 transforms and in forward mode, for tensor subclasses, and in exported programs, whose sizes may be symbolic. Far slower
-than the op. Coordinates are exact: between pixel i of N and output o of n they are a ratio of integers,
+than the op. Coordinates in float32 are exact: between pixel i of N and output o of n they are a ratio of integers,
 ``((2i + 1) n - (2o + 1) N) / 2n`` (``docs/math.md``, part 1).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bands import EMPTY_WINDOW, SUPPORT
+from .bands import EMPTY_WINDOW, HAMMING, SUPPORT
 from .library import autocasts
 from .statistics import accumulation_dtype, has_float64
 
@@ -43,21 +43,22 @@ def band_matrix(
     # With a factor coordinates are rounded; for a window that ends beyond the image float32 loses most digits.
     wide = torch.float64 if has_float64(device) else torch.float32
     if interpolation == "nearest" or (interpolation == "box" and not antialias):
-        nearest = (2 * o + 1) * in_size // (2 * out_size) if scale is None else torch.floor((o + 0.5).to(wide) / scale)
+        if scale is None:
+            nearest = (2 * o + 1) * in_size // (2 * out_size)
+        else:
+            nearest = torch.floor((o + 0.5).to(wide) / _constant(scale, wide, device))
         return (i == torch.clamp(nearest, max=in_size - 1)).to(dtype)
-    # Distance between pixel and output in input pixels.
-    if scale is None:
+    step = ratio(in_size, out_size, wide, device) if scale is None else _constant(1 / scale, wide, device)
+    center, stretch = (o + 0.5).to(wide) * step, torch.clamp(step, min=1.0)
+    # Distance between pixel and output in input pixels: exact for float32, in the tables' arithmetic for float64.
+    if scale is None and dtype == torch.float32:
         distance = ((2 * i + 1) * out_size - (2 * o + 1) * in_size).to(dtype) / (2 * out_size)
-        # max of SymInts would specialise on which is larger; torch before 2.14 cannot trace sym_max of two ints.
-        larger = max if isinstance(in_size, int) and isinstance(out_size, int) else torch.sym_max
-        stretch: Any = larger(in_size, out_size) / out_size
     else:
-        distance, stretch = (i + 0.5).to(wide) - (o + 0.5).to(wide) / scale, max(1 / scale, 1.0)
+        distance = i - center + 0.5
     if interpolation == "box":
-        center = (o + 0.5).to(wide) * (in_size / out_size if scale is None else 1 / scale)
         weight = _box(i, center, stretch).to(distance.dtype)
     elif antialias:
-        weight = _filter(interpolation, distance / stretch, -0.5)
+        weight = _filter(interpolation, distance * (1.0 / stretch), -0.5)
     else:
         weight = _repeated_border(distance, i, in_size, interpolation)
     # Exact zeros of the filter that rounding misses (a sinc at an integer).
@@ -67,6 +68,19 @@ def band_matrix(
     empty = total.abs() < EMPTY_WINDOW
     last = (i == in_size - 1).to(weight.dtype)
     return torch.where(empty, last, weight / torch.where(empty, 1.0, total)).to(dtype)
+
+
+def ratio(numerator: int, denominator: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Quotient of two numbers as a tensor.
+
+    torch writes the other numbers of a float64 graph into an ONNX model in float32.
+    """
+    return (torch.ones((), dtype=torch.int64, device=device) * numerator).to(dtype) / denominator
+
+
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    numerator, denominator = value.as_integer_ratio()
+    return ratio(numerator, float(denominator), dtype, device)
 
 
 def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: str) -> Tensor:
@@ -85,7 +99,7 @@ def _repeated_border(distance: Tensor, i: Tensor, in_size: int, interpolation: s
     return weight + torch.where(i == 0, before, 0.0) + torch.where(i == in_size - 1, after, 0.0)
 
 
-def _box(i: Tensor, center: Tensor, stretch: Any) -> Tensor:
+def _box(i: Tensor, center: Tensor, stretch: Tensor) -> Tensor:
     """Pixels of a box, as bools, with the tables' roundings."""
     x, support = (i - center + 0.5) * (1.0 / stretch), SUPPORT["box"] * stretch
     window = (i >= torch.trunc(center - support + 0.5)) & (i < torch.trunc(center + support + 0.5))
@@ -97,15 +111,15 @@ def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
     t = t.abs()
     if interpolation == "bilinear":
         return torch.clamp(1.0 - t, min=0.0)
-    if interpolation == "hamming":
-        x = math.pi * torch.where(t == 0, 1.0, t)
-        value = torch.sin(x) / x * (0.54 + 0.46 * torch.cos(x))
-        return torch.where(t == 0, 1.0, torch.where(t < 1.0, value, 0.0))
     if interpolation == "bicubic":
         near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
         far = (((t - 5.0) * t + 8.0) * t - 4.0) * a
         return torch.where(t < 1.0, near, torch.where(t < 2.0, far, 0.0))
-    x = math.pi * torch.where(t == 0, 1.0, t)
+    x = _constant(math.pi, t.dtype, t.device) * torch.where(t == 0, 1.0, t)
+    if interpolation == "hamming":
+        level, swing = HAMMING
+        value = torch.sin(x) / x * (level + swing * torch.cos(x))
+        return torch.where(t == 0, 1.0, torch.where(t < 1.0, value, 0.0))
     value = 3.0 * torch.sin(x) * torch.sin(x / 3.0) / (x * x)
     return torch.where(t == 0, 1.0, torch.where(t < 3.0, value, 0.0))
 

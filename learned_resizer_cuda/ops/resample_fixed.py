@@ -20,15 +20,15 @@ from torch import Tensor
 from .. import backend
 from .band_matmul import empty_image, is_selection, resample_along, resample_down, select_pixels
 from .bands import FIXED_BITS, Bands, get_fixed_bands
-from .dense import band_matrix
+from .dense import band_matrix, ratio
 from .library import define, register_autocast, register_vmap
-from .parallel import map_in_order
+from .parallel import group_elements, map_in_order
 from .statistics import has_float64
 
 _ALPHA = (2, 4)
 
-# Pixels that are resampled together: their float64 copies stay in a core's cache.
-_GROUP_ELEMENTS = 1 << 16
+# Pixels that are resampled together: enough to hide the calls, few enough for their float64 copies to stay cached.
+_GROUP_ELEMENTS = 1 << 18
 
 
 class ResampleFixed(NamedTuple):
@@ -66,7 +66,7 @@ def _resample_fixed(a: ResampleFixed) -> Tensor:
         out = _by_tables(a)
     else:
         out = _by_tables(a._replace(image=a.image.cpu())).to(image.device)
-    return _unpremultiplied(out) if has_alpha else out
+    return empty_image(image, a.height, a.width).copy_(_unpremultiplied(out)) if has_alpha else out
 
 
 def _tables(a: ResampleFixed, device: torch.device) -> tuple[Bands, Bands]:
@@ -106,7 +106,7 @@ def _resample_along(image: Tensor, out: Tensor, bands: Bands) -> None:
         resample_along(x.flatten(0, 2), y.flatten(0, 2), bands)
         out[images, :, rows] = _rounded(y)
 
-    map_in_order(run, _parts(batch, height, channels * max(width, bands.out_size)), image.device)
+    map_in_order(run, _parts(batch, height, channels * max(width, bands.out_size), image.device), image.device)
 
 
 def _resample_down(image: Tensor, out: Tensor, bands: Bands) -> None:
@@ -120,13 +120,14 @@ def _resample_down(image: Tensor, out: Tensor, bands: Bands) -> None:
         resample_down(x.flatten(0, 1), y.flatten(0, 1), bands)
         out[images, :, :, columns] = _rounded(y)
 
-    map_in_order(run, _parts(batch, width, channels * max(height, bands.out_size)), image.device)
+    map_in_order(run, _parts(batch, width, channels * max(height, bands.out_size), image.device), image.device)
 
 
-def _parts(batch: int, lines: int, line: int) -> list[tuple[slice, slice]]:
+def _parts(batch: int, lines: int, line: int, device: torch.device) -> list[tuple[slice, slice]]:
     """Groups of images, or of one image's lines, that fill a cache."""
-    images = max(1, _GROUP_ELEMENTS // (lines * line))
-    step = lines if images > 1 else max(1, _GROUP_ELEMENTS // line)
+    elements = group_elements(_GROUP_ELEMENTS, device)
+    images = max(1, elements // (lines * line))
+    step = lines if images > 1 else max(1, elements // line)
     return [
         (slice(first, first + images), slice(top, top + step))
         for first in range(0, batch, images)
@@ -135,8 +136,8 @@ def _parts(batch: int, lines: int, line: int) -> list[tuple[slice, slice]]:
 
 
 def _rounded(sums: Tensor) -> Tensor:
-    """Sums rounded half up to whole bytes; overwrites them."""
-    return sums.add_(0.5).floor_().clamp_(0, 255)
+    """Sums that a conversion to uint8 will round half up."""
+    return sums.add_(0.5).clamp_(0, 255)
 
 
 def _premultiplied(image: Tensor) -> Tensor:
@@ -156,8 +157,14 @@ def _unpremultiplied(image: Tensor) -> Tensor:
 def resample_fixed_dense(
     image: Tensor, height: int, width: int, interpolation: str, antialias: bool, rows_first: bool
 ) -> Tensor:
-    """The op by plain operations, for images ``(..., C, H, W)``."""
-    if image.shape[-2] == height and image.shape[-1] == width:
+    """The op by plain operations, for images ``(..., C, H, W)``.
+
+    Sizes may be symbolic: then an image with alpha that keeps its size is premultiplied like every other one, not
+    copied. Bytes are the op's unless a weight, a float64 number here and there, is within its last bits of halfway
+    between two multiples of ``2**-22``.
+    """
+    sizes = (*image.shape[-2:], height, width)
+    if all(isinstance(side, int) for side in sizes) and sizes[:2] == sizes[2:]:
         return image.clone()
     has_alpha = image.shape[-3] in _ALPHA and interpolation != "nearest"
     x = (_premultiplied(image) if has_alpha else image).double()
@@ -173,11 +180,12 @@ def resample_fixed_dense(
 def _fixed_matrix(in_size: int, out_size: int, interpolation: str, antialias: bool, device: torch.device) -> Tensor:
     """Dense matrix of ``get_fixed_bands``, computed in the graph; sizes may be symbolic."""
     if interpolation == "nearest":
-        step = torch.full((out_size,), in_size / out_size, dtype=torch.float64, device=device)
-        place = torch.cumsum(step, 0) - step / 2
-        return (torch.arange(in_size, device=device) == torch.floor(place)[:, None]).double()
+        step = ratio(in_size, out_size, torch.float64, device)
+        steps = torch.where(torch.arange(out_size, device=device) == 0, step / 2, step)
+        place = torch.clamp(torch.floor(torch.cumsum(steps, 0)), max=in_size - 1)
+        return (torch.arange(in_size, device=device) == place[:, None]).double()
     weight = band_matrix(in_size, out_size, None, interpolation, antialias, torch.float64, device)
-    return torch.trunc(weight * 2**FIXED_BITS + torch.copysign(torch.tensor(0.5), weight)) / 2**FIXED_BITS
+    return torch.trunc(weight * 2**FIXED_BITS + torch.where(weight < 0, -0.5, 0.5)) / 2**FIXED_BITS
 
 
 def resample_fixed_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:
@@ -192,6 +200,8 @@ def resample_fixed_plainly(image: Tensor, reason: str, *parameters: Any) -> Tens
         RuntimeError: under ``use_backend("native")``.
     """
     backend.refuse_native("resample_fixed", reason)
+    if not has_float64(image.device):
+        return resample_fixed_dense(image.cpu(), *parameters).to(image.device)
     return resample_fixed_dense(image, *parameters)
 
 

@@ -7,11 +7,12 @@ for each output, so that it can be checked by reading.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
 
-SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+SUPPORT = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
 # Where the weights of a window add up to less than this, it holds no pixel that counts (it lies beyond
 # the image, or touches it only at zeros of the filter): the output is the last pixel. The package's rule too.
@@ -19,7 +20,9 @@ EMPTY_WINDOW = 1e-7
 
 
 def kernel(interpolation: str, t: float, a: float) -> float:
-    """Value at `t` of the triangle, Keys' cubic with parameter `a`, or Lanczos-3."""
+    """Value at `t` of the box, triangle, Hamming, Keys' cubic with parameter `a`, or Lanczos-3."""
+    if interpolation == "box":
+        return 1.0 if -0.5 < t <= 0.5 else 0.0
     t = abs(t)
     if t >= SUPPORT[interpolation]:
         return 0.0
@@ -31,6 +34,13 @@ def kernel(interpolation: str, t: float, a: float) -> float:
         return a * t**3 - 5.0 * a * t**2 + 8.0 * a * t - 4.0 * a
     if t == 0.0:
         return 1.0
+    if interpolation == "hamming":
+        # Pillow's constants are float32: 0.54f and 0.46f.
+        return (
+            math.sin(math.pi * t)
+            / (math.pi * t)
+            * (0.540000021457672119 + 0.460000008344650269 * math.cos(math.pi * t))
+        )
     return 3.0 * math.sin(math.pi * t) * math.sin(math.pi * t / 3.0) / (math.pi * t) ** 2
 
 
@@ -41,6 +51,10 @@ def weights(in_size: int, out_size: int, factor: float | None, interpolation: st
     rows = np.zeros((out_size, in_size))
     for o in range(out_size):
         center = (o + 0.5) * step
+        if interpolation == "nearest" or (interpolation == "box" and not antialias):
+            place = Fraction(2 * o + 1, 2) * Fraction(in_size, out_size) if factor is None else (o + 0.5) / factor
+            rows[o, min(math.floor(place), in_size - 1)] = 1.0
+            continue
         row = _antialiased_row if antialias else _plain_row
         row(rows[o], center, max(step, 1.0), interpolation)
     rows.setflags(write=False)
@@ -63,6 +77,11 @@ def matrix(in_size: int, out_size: int, factor: float | None, interpolation: str
 
 
 def _antialiased_row(row: np.ndarray, center: float, stretch: float, interpolation: str) -> None:
+    if interpolation == "box":
+        # Where an edge falls on a pixel's centre the last bit decides: Pillow's window, and its order of roundings.
+        for i in range(max(int(center - 0.5 * stretch + 0.5), 0), min(int(center + 0.5 * stretch + 0.5), len(row))):
+            row[i] = kernel("box", (i - center + 0.5) * (1.0 / stretch), -0.5)
+        return
     for i in range(len(row)):
         row[i] = kernel(interpolation, (i + 0.5 - center) / stretch, -0.5)
 
@@ -104,3 +123,44 @@ def gain(
         for n, out, f in zip(shape[-2:], size, factor, strict=True)
     )
     return rows[:, None] * columns[None, :]
+
+
+def resize_fixed(image: np.ndarray, size: tuple[int, int], interpolation: str, rows_first: bool = True) -> np.ndarray:
+    """Pillow's resizing of bytes ``(..., C, H, W)`` in whole numbers: weights of 22 bits, a byte after each pass.
+
+    The last of two or four channels is alpha.
+    """
+    if image.shape[-2:] == size:
+        return image.copy()
+    x = image.astype(np.int64)
+    has_alpha = image.shape[-3] in (2, 4) and interpolation != "nearest"
+    if has_alpha:
+        # Half up, of c alpha / 255.
+        x[..., :-1, :, :] = (2 * x[..., :-1, :, :] * x[..., -1:, :, :] + 255) // 510
+    for axis in (-1, -2) if rows_first else (-2, -1):
+        weights = _fixed_matrix(x.shape[axis], size[axis], interpolation)
+        lines = np.moveaxis(x, axis, -1) @ weights.T
+        # Pillow adds up in 32 bits.
+        assert np.abs(lines).max(initial=0) < 2**31 - 2**21
+        x = np.moveaxis(np.clip((lines + 2**21) // 2**22, 0, 255), -1, axis)
+    if has_alpha:
+        colours, alpha = x[..., :-1, :, :], x[..., -1:, :, :]
+        x[..., :-1, :, :] = np.where(alpha == 0, colours, np.minimum(colours * 255 // np.maximum(alpha, 1), 255))
+    return x.astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _fixed_matrix(in_size: int, out_size: int, interpolation: str) -> np.ndarray:
+    """Weights of one axis in units of 2^-22, rounded half away from zero: int64 (out_size, in_size)."""
+    rows = np.zeros((out_size, in_size), np.int64)
+    if in_size == out_size:
+        np.fill_diagonal(rows, 2**22)
+    elif interpolation == "nearest":
+        place = in_size / out_size * 0.5
+        for row in rows:
+            row[min(int(place), in_size - 1)] = 2**22
+            place += in_size / out_size
+    else:
+        for row, exact in zip(rows, matrix(in_size, out_size, None, interpolation, True), strict=True):
+            row[:] = [int(weight * 2**22 + (0.5 if weight >= 0 else -0.5)) for weight in exact.tolist()]
+    return rows

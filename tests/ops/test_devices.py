@@ -64,7 +64,7 @@ _SCRIPT = """
     image = torch.rand(2, 3, 20, 30, generator=generator)
     cases = 0
     for layout in (torch.contiguous_format, torch.channels_last):
-        for filter in ("bilinear", "bicubic", "lanczos"):
+        for filter in ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"):
             for antialias in (True, False):
                 for size in ((9, 41), (30, 11), (20, 11), (9, 30), (20, 30), (1, 1)):
                     there = image.to("tpmd").contiguous(memory_format=layout).detach().requires_grad_()
@@ -84,6 +84,19 @@ _SCRIPT = """
     for dtype in (torch.uint8, torch.float16, torch.bfloat16):
         half = (image * 255).to(dtype)
         assert torch.equal(resize(half.to("tpmd"), 9).cpu(), resize(half, 9)), dtype
+
+    cases = 0
+    for channels in (3, 4):
+        levels = torch.randint(0, 256, (2, channels, 20, 30), dtype=torch.uint8, generator=generator)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            here = levels.contiguous(memory_format=layout)
+            for filter in ("nearest", "box", "lanczos"):
+                for size in ((9, 41), (30, 11), (20, 30)):
+                    out = resize(here.to("tpmd"), size, interpolation=filter, parity="pillow")
+                    assert out.device.type == "tpmd" and out.is_contiguous(memory_format=layout), (filter, size)
+                    assert torch.equal(out.cpu(), resize(here, size, interpolation=filter, parity="pillow"))
+                    cases += 1
+    print("pillow", cases)
 
     cases = 0
     # Tiles of whole images, and of rows of one.
@@ -124,4 +137,4 @@ def test_a_device_without_float64_and_sparse_tensors() -> None:
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_SCRIPT)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-4000:]
-    assert result.stdout.splitlines() == ["resize 72", "module 6", "autocast"]
+    assert result.stdout.splitlines() == ["resize 144", "pillow 36", "module 6", "autocast"]

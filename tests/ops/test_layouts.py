@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from learned_resizer_cuda import FusedResizer, resize
-from learned_resizer_cuda.ops.bands import INTERPOLATIONS
+from learned_resizer_cuda.ops.bands import RESIZER_INTERPOLATIONS
 
-FILTERS = [(name, antialias) for name in INTERPOLATIONS for antialias in (True, False)]
+# The others take the tables, as lanczos does, or select pixels.
+FILTERS = [(name, antialias) for name in RESIZER_INTERPOLATIONS for antialias in (True, False)] + [("nearest", True)]
 RESAMPLE = torch.ops.learned_resizer.resample
 
 
@@ -76,6 +77,24 @@ def test_eager_and_fake_agree(layout: str) -> None:
             planes = resize(image.clone(memory_format=torch.contiguous_format), size, interpolation=interpolation,
                             antialias=antialias)  # fmt: skip
             torch.testing.assert_close(out, planes, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16])
+def test_other_dtypes_have_the_same_layouts(dtype: torch.dtype) -> None:
+    for name, (interleaved, make) in LAYOUTS.items():
+        floats = make()
+        image = (floats * 255).to(dtype)
+        # Of the same strides; where elements share memory, their type's own size decides nothing.
+        shared = floats.untyped_storage().nbytes() < floats.numel() * 4
+        if not shared:
+            image = torch.empty_strided(floats.shape, floats.stride(), dtype=dtype).copy_(image)
+        for interpolation in ("bilinear", "nearest"):
+            out = resize(image, (9, 8), interpolation=interpolation)
+            expected_format = torch.channels_last if interleaved else torch.contiguous_format
+            assert out.is_contiguous(memory_format=expected_format), (name, interpolation)
+            planes = resize(image.clone(memory_format=torch.contiguous_format), (9, 8), interpolation=interpolation)
+            # Sums in another order may round to the type's next value, of 255 levels.
+            torch.testing.assert_close(out, planes, rtol=2**-7, atol=1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -20,11 +20,8 @@ from tests.helpers import oracle
 RESAMPLE = torch.ops.learned_resizer.resample
 FILTERS = [(name, antialias) for name in INTERPOLATIONS for antialias in (True, False)]
 EXTREMES = [((2000, 3), (10, 3)), ((4, 2), (800, 400)), ((1, 1), (7, 9)), ((37, 41), (37, 41))]
-PILLOW = {
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-}
+# "nearest" has a test of its own.
+PILLOW = {name: Resampling[name.upper()] for name in INTERPOLATIONS if name != "nearest"}
 
 
 def exact(image: torch.Tensor, size: tuple[int, int], interpolation: str, antialias: bool) -> torch.Tensor:
@@ -34,7 +31,7 @@ def exact(image: torch.Tensor, size: tuple[int, int], interpolation: str, antial
     return rows @ image.double() @ columns.T
 
 
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", PILLOW)
 def test_matches_pillow_over_random_sizes(interpolation: str) -> None:
     rng = np.random.default_rng(0)
     for height, width, out_h, out_w in rng.integers(1, 257, (300, 4)).tolist():
@@ -46,10 +43,41 @@ def test_matches_pillow_over_random_sizes(interpolation: str) -> None:
         np.testing.assert_allclose(got, expected, rtol=0, atol=3e-5, err_msg=f"{height}x{width} -> {out_h}x{out_w}")
 
 
-@pytest.mark.parametrize(("interpolation", "antialias"), FILTERS)
+def test_nearest_matches_pillow() -> None:
+    """Where no centre is on an edge between two pixels: there Pillow adds up its step, and rounding decides."""
+    rng, on_edge, pixels = np.random.default_rng(0), 0, 0
+    sizes = [*rng.integers(1, 257, (300, 4)).tolist(), [256, 4, 2, 64], [6, 6, 3, 2], [255, 34, 51, 17]]
+    for height, width, out_h, out_w in sizes:
+        image = rng.random((height, width), dtype=np.float32)
+        theirs = np.asarray(Image.fromarray(image).resize((out_w, out_h), Resampling.NEAREST))
+        got = resize(torch.from_numpy(image)[None], (out_h, out_w), interpolation="nearest")[0].numpy()
+        # Twice the centre, ((2o + 1) N) / n, in whole pixels: an even number is an edge.
+        rows, columns = (
+            (2 * np.arange(n) + 1) * size % (2 * n) == 0 if size != n else np.zeros(n, bool)
+            for size, n in ((height, out_h), (width, out_w))
+        )
+        edge = rows[:, None] | columns
+        np.testing.assert_array_equal(got[~edge], theirs[~edge])
+        exactly = exact(torch.from_numpy(image), (out_h, out_w), "nearest", True).numpy()
+        np.testing.assert_array_equal(got, exactly.astype(np.float32))
+        on_edge, pixels = on_edge + edge.sum(), pixels + edge.size
+    print(f"{on_edge} of {pixels} pixels have a centre on an edge")
+    assert 0 < on_edge < pixels / 10
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.25, 1.5, 2, 2.375, 3, 7, 9])
+def test_nearest_is_torchs_nearest_exact(scale: float) -> None:
+    """At scales of few binary digits, whose coordinates torch's float32 holds."""
+    for dtype in (torch.float32, torch.float64, torch.uint8):
+        for out_h, out_w in ((8, 16), (24, 40), (64, 72)):
+            image = (torch.rand(2, 3, int(out_h * scale), int(out_w * scale)) * 255).to(dtype)
+            expected = F.interpolate(image, (out_h, out_w), mode="nearest-exact")
+            for name, antialias in (("nearest", True), ("nearest", False), ("box", False)):
+                assert torch.equal(resize(image, (out_h, out_w), interpolation=name, antialias=antialias), expected)
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), [f for f in FILTERS if f[0] in ("bilinear", "bicubic")])
 def test_matches_interpolate_over_random_sizes(interpolation: str, antialias: bool) -> None:
-    if interpolation == "lanczos":
-        pytest.skip("F.interpolate has lanczos in some torch versions only; Pillow and the oracle cover it")
     rng = np.random.default_rng(1)
     for height, width, out_h, out_w in rng.integers(1, 257, (300, 4)).tolist():
         if out_w == 1:
@@ -213,13 +241,15 @@ def test_size_beyond_the_image_repeats_its_border(interpolation: str) -> None:
 def test_non_finite_pixels_stay_local() -> None:
     for interpolation in INTERPOLATIONS:
         image = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
-        image[..., 10, 20] = float("inf")
+        image[..., 11, 21] = float("inf")
         out = resize(image, 32, interpolation=interpolation)
         reached = ~torch.isfinite(out[0, 0])
         rows, columns = reached.nonzero().T
         # The pixel is read by outputs within the support (3 at most, in output pixels) of its place, and no other.
         assert reached.any()
         assert (rows - 5).abs().max() <= 3 and (columns - 10).abs().max() <= 3
+        if interpolation in ("nearest", "box"):
+            assert len(rows) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

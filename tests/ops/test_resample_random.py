@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from learned_resizer_cuda import resize
+from learned_resizer_cuda.ops.bands import INTERPOLATIONS
 from tests.helpers import oracle
 
 # Longest side. The oracle loops over all pairs of pixels in Python.
@@ -88,7 +89,7 @@ def cases(draw: st.DrawFn) -> Case:
         dtype=draw(st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8])),
         size=size,
         factor=factor,
-        interpolation=draw(st.sampled_from(["bilinear", "bicubic", "lanczos"])),
+        interpolation=draw(st.sampled_from(INTERPOLATIONS)),
         antialias=draw(st.booleans()),
         seed=draw(st.integers(0, 2**31 - 1)),
     )
@@ -224,7 +225,7 @@ def test_found_earlier(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.uint8], ids=str)
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize(
     ("shape", "size"),
     [((1, 2, 400, 2), (2, 400)), ((2, 1, 3, 600), (600, 3)), ((1, 3, 1, 1), (200, 200)), ((3, 200, 200), (1, 1))],
@@ -250,7 +251,7 @@ def test_2000_random_cases(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize(("size", "out_size"), [((17, 23), (7, 31)), ((40, 9), (5, 8)), ((6, 50), (29, 4))])
 def test_oracle_against_pillow(interpolation: str, size: tuple[int, int], out_size: tuple[int, int]) -> None:
     """The oracle itself: Pillow's mode F holds weights in float64 and each of its two passes in float32."""
