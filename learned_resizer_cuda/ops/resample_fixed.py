@@ -135,7 +135,10 @@ def _parts(batch: int, lines: int, line: int, device: torch.device) -> list[tupl
 
 
 def _rounded(sums: Tensor) -> Tensor:
-    """Sums that a conversion to uint8, which truncates, rounds half up; overwrites them."""
+    """Sums that a conversion to uint8, which truncates, rounds half up.
+
+    Overwrites them.
+    """
     return sums.add_(0.5).clamp_(0, 255)
 
 
