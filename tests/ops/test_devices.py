@@ -94,7 +94,11 @@ _SCRIPT = """
                 for size in ((9, 41), (30, 11), (20, 30)):
                     out = resize(here.to("tpmd"), size, interpolation=filter, parity="pillow")
                     assert out.device.type == "tpmd" and out.is_contiguous(memory_format=layout), (filter, size)
-                    assert torch.equal(out.cpu(), resize(here, size, interpolation=filter, parity="pillow"))
+                    expected = resize(here, size, interpolation=filter, parity="pillow")
+                    assert torch.equal(out.cpu(), expected)
+                    with torch.autograd.forward_ad.dual_level():
+                        out = resize(here.to("tpmd"), size, interpolation=filter, parity="pillow")
+                    assert out.device.type == "tpmd" and torch.equal(out.cpu(), expected)
                     cases += 1
     print("pillow", cases)
 
