@@ -186,7 +186,7 @@ TRANSFORMS = [
     Bad("transforms.Resize(None, max_size=2)(image[..., :1, :])", ValueError, "size", "(0, 2)", SIZE),
     Bad("transforms.functional.resize(image, '8')", TypeError, "size", "'8'", EDGE),
     Bad("transforms.functional.resize(image, 8, 'area')", ValueError, "interpolation", "'area'", MODE),
-    Bad("transforms.functional.resize(image, 8, parity=None)", ValueError, "parity", "None", "'pillow'"),
+    Bad("transforms.functional.resize(image, 8, parity=13)", ValueError, "parity", "13", "'pillow'"),
     Bad("transforms.use_in(8)", TypeError, "transform", "8", "RandomResizedCrop, "),
     Bad("transforms.use_in([])", TypeError, "transform", "[]", "RandomResizedCrop, "),
     Bad("transforms.use_in([v2.Resize(8)], parity='exactly')", ValueError, "parity", "'exactly'", "'exact'"),
