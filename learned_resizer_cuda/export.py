@@ -78,8 +78,9 @@ def to_onnx(
         image: ``(B, C, H, W)``, an example in the module's dtype and on its device.
         dynamic_batch: accept any number of images, not only B.
         dynamic_size: accept images of any height and width, not only H and W. The model then computes its resampling
-            matrices itself, in float32 and int64 (float64 for a float64 image or an explicit ``scale_factor``). Layers
-            after the resizer always see one size; a network that also reads the image itself must accept any size.
+            matrices itself, in float32 and int64 (float64 for a float64 image, an explicit ``scale_factor``, ``"box"``
+            or Pillow's arithmetic). Layers after the resizer always see one size; a network that also reads the image
+            itself must accept any size.
 
     Returns:
         The result of ``torch.onnx.export``. The model's input is ``image``, its dynamic axes are ``batch``, ``height``

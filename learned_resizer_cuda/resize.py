@@ -71,13 +71,14 @@ def resize(
         Differentiable in reverse and forward mode to any order, and under ``torch.func``'s transforms. In forward mode
         and under all transforms but ``vmap`` it multiplies by dense matrices, in the precision that torch's flags give
         float32 products: slower, and a non-finite pixel spoils its plane. A ``DTensor`` gives a ``DTensor``, split over
-        batch and channels like the image.
+        batch and channels like the image, or only over the batch in Pillow's arithmetic.
 
     Raises:
         TypeError: if ``image`` is not a tensor, has another dtype, or is a torchvision ``Mask``, ``BoundingBoxes`` or
             ``KeyPoints``; or if ``size`` is not an integer.
         ValueError: for another rank, an empty side, a size or factor that is not positive and finite, an
-            unknown ``interpolation`` or ``parity``, or neither ``size`` nor ``scale_factor``.
+            unknown ``interpolation`` or ``parity``, or neither ``size`` nor ``scale_factor``; for ``"pillow"`` in an
+            export of dynamic height and width, on which the order of its passes depends.
         RuntimeError: under ``use_backend("native")`` if the native kernel cannot run, for instance under a transform.
     """
     if has_torch_function_unary(image):

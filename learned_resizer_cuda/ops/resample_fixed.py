@@ -160,8 +160,8 @@ def resample_fixed_dense(
     """The op by plain operations, for images ``(..., C, H, W)``.
 
     Sizes may be symbolic: then an image with alpha that keeps its size is premultiplied like every other one, not
-    copied. Bytes are the op's unless a weight, a float64 number here and there, is within its last bits of halfway
-    between two multiples of ``2**-22``.
+    copied. The bytes are the op's unless a weight is, to the last bits of a float64, halfway between two multiples of
+    ``2**-22``: runtimes differ in them.
     """
     sizes = (*image.shape[-2:], height, width)
     if all(isinstance(side, int) for side in sizes) and sizes[:2] == sizes[2:]:
