@@ -126,8 +126,8 @@ def test_two_processes_train_as_one(case: str, processes: list[dict[str, Any]]) 
     joint = _train(model, model, *_data(sum(batches)), joint=sum(batches))
     ours = [process[case] for process in processes]
     names = [name for name, _ in model.named_parameters()]
-    # A dozen norms in a row, over as few as four values, magnify roundings: one of 2^-53 in each pixel of the images moves
-    # the joint run itself by up to 2.1e-9 (the largest of 20 random signs). Here sums over the batch are in another order
+    # A dozen norms in a row, over as few as four values, magnify roundings: one of 2^-53 in each pixel moves the joint
+    # run itself by up to 2.1e-9 (the largest of 20 random signs). Here sums over the batch are in another order.
     close = {"rtol": 1e-8, "atol": 1e-8}
     for expected, *got in zip(joint, *ours, strict=True):
         assert set(got[0]) == set(expected) and set(names) <= set(expected)
