@@ -24,8 +24,8 @@ _BLOCK_WEIGHTS = 64 * 1024
 
 
 # Weights per pixel of input and output from which a product with the transposed rows is faster, copies included: MKL
-# adds whole rows of a dense matrix in vectors, but multiplies columns number by number. Measured at 1.5, which costs two
-# threads a quarter for bicubic 448 -> 224 (2.7), and at 3: Lanczos (4) gains 1.5 times on one thread, 1.1 on two.
+# adds whole rows of a dense matrix in vectors, but multiplies columns number by number. Lanczos 448 -> 224 (4) gains
+# 1.5 times on one thread and 1.1 on two; bicubic (2.7) gains a little on one and loses a quarter on two.
 _TRANSPOSED_WEIGHTS = 3
 
 _HAS_MKL = torch.backends.mkl.is_available()
