@@ -22,7 +22,7 @@ from .band_matmul import empty_image, is_selection, resample_along, resample_dow
 from .bands import FIXED_BITS, Bands, get_fixed_bands
 from .dense import band_matrix, ratio
 from .library import define, register_autocast, register_vmap
-from .parallel import group_elements, map_in_order
+from .parallel import group_elements
 from .statistics import has_float64
 
 _ALPHA = (2, 4)
@@ -98,29 +98,21 @@ def _by_tables(a: ResampleFixed) -> Tensor:
 def _resample_along(image: Tensor, out: Tensor, bands: Bands) -> None:
     """Bytes ``out (B, C, H, w)`` of ``image (B, C, H, W)``."""
     batch, channels, height, width = image.shape
-
-    def run(part: tuple[slice, slice]) -> None:
-        images, rows = part
+    for images, rows in _parts(batch, height, channels * max(width, bands.out_size), image.device):
         x = image[images, :, rows].to(torch.float64, memory_format=torch.contiguous_format)
         y = x.new_empty(*x.shape[:3], bands.out_size)
         resample_along(x.flatten(0, 2), y.flatten(0, 2), bands)
         out[images, :, rows] = _rounded(y)
 
-    map_in_order(run, _parts(batch, height, channels * max(width, bands.out_size), image.device), image.device)
-
 
 def _resample_down(image: Tensor, out: Tensor, bands: Bands) -> None:
     """Bytes ``out (B, C, h, W)`` of ``image (B, C, H, W)``."""
     batch, channels, height, width = image.shape
-
-    def run(part: tuple[slice, slice]) -> None:
-        images, columns = part
+    for images, columns in _parts(batch, width, channels * max(height, bands.out_size), image.device):
         x = image[images, :, :, columns].to(torch.float64, memory_format=torch.contiguous_format)
         y = x.new_empty(*x.shape[:2], bands.out_size, x.shape[3])
         resample_down(x.flatten(0, 1), y.flatten(0, 1), bands)
         out[images, :, :, columns] = _rounded(y)
-
-    map_in_order(run, _parts(batch, width, channels * max(height, bands.out_size), image.device), image.device)
 
 
 def _parts(batch: int, lines: int, line: int, device: torch.device) -> list[tuple[slice, slice]]:
