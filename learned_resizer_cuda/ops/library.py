@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from itertools import islice
 from operator import or_
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -200,7 +200,14 @@ def register_no_second_derivative(name: str, inputs: Callable[[Any], list[Tensor
     register_autograd(name, inputs, lambda ctx, a, output: None, backward)
 
 
-def register_vmap(name: str, rule: Callable[..., Any]) -> None:
+def register_vmap(name: str) -> None:
+    """Give an op of one batch of images its vmap rule: the mapped dimension joins the batch."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any) -> tuple[Tensor, int]:
+        stacked = image.movedim(cast(int, in_dims[0]), 0)
+        out = getattr(getattr(torch.ops, NAMESPACE), name)(stacked.flatten(0, 1), *parameters)
+        return out.unflatten(0, stacked.shape[:2]), 0
+
     torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
 
 

@@ -6,7 +6,7 @@ other's backward and every derivative exists.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -211,20 +211,11 @@ def _adjoint(op: Any, plain: Any) -> Any:
     return autograd
 
 
-def _vmap(name: str) -> Any:
-    def rule(info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any) -> tuple[Tensor, int]:
-        stacked = image.movedim(cast(int, in_dims[0]), 0)
-        out = getattr(torch.ops.learned_resizer, name)(stacked.flatten(0, 1), *parameters)
-        return out.unflatten(0, stacked.shape[:2]), 0
-
-    return rule
-
-
 define("resample", Resample, "Tensor", run=_resample, fake=_fake)
 define("resample_backward", ResampleBackward, "Tensor", run=_resample_backward, fake=_fake)
 _OPS = torch.ops.learned_resizer
 register_autograd("resample", _inputs, _setup_context, _adjoint(_OPS.resample_backward, resample_dense_backward))
 register_autograd("resample_backward", _inputs, _setup_context, _adjoint(_OPS.resample, resample_dense))
 for _name in ("resample", "resample_backward"):
-    register_vmap(_name, _vmap(_name))
+    register_vmap(_name)
     register_autocast(_name)

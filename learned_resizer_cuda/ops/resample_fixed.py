@@ -12,7 +12,7 @@ a step function: it has no gradient.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -207,12 +207,6 @@ def _fake(a: ResampleFixed) -> Tensor:
     return empty_image(a.image, a.height, a.width)
 
 
-def _vmap(info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any) -> tuple[Tensor, int]:
-    stacked = image.movedim(cast(int, in_dims[0]), 0)
-    out = torch.ops.learned_resizer.resample_fixed(stacked.flatten(0, 1), *parameters)
-    return out.unflatten(0, stacked.shape[:2]), 0
-
-
 define("resample_fixed", ResampleFixed, "Tensor", run=_resample_fixed, fake=_fake)
-register_vmap("resample_fixed", _vmap)
+register_vmap("resample_fixed")
 register_autocast("resample_fixed")
