@@ -201,7 +201,7 @@ def register_no_second_derivative(name: str, inputs: Callable[[Any], list[Tensor
 
 
 def register_vmap(name: str) -> None:
-    """Give an op of one batch of images its vmap rule: the mapped dimension joins the batch."""
+    """Give an op its vmap rule: the mapped dimension joins the batch."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], image: Tensor, *parameters: Any) -> tuple[Tensor, int]:
         stacked = image.movedim(cast(int, in_dims[0]), 0)
