@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .regions import Place
+
 # Of `resize`; the learned resizer takes the smooth ones.
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 RESIZER_INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
@@ -101,6 +103,7 @@ def get_bands(
     antialias: bool,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    place: Place | None = None,
 ) -> Bands:
     """Return the cached band table of one axis.
 
@@ -114,13 +117,14 @@ def get_bands(
         dtype: dtype of the image. The weights are computed in float64 and kept in float64 for float64 images,
             else in float32.
         device: where the table's tensors live.
+        place: of the region that fills the output, in an axis without ``scale``; ``None``: all of it.
 
     Raises:
         ValueError: if an axis is too long for 32-bit table entries (about 300 million pixels).
     """
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
     factor = None if scale is None else float(scale)
-    return _cached_bands(int(in_size), int(out_size), factor, interpolation, bool(antialias), dtype, str(device))
+    return _cached_bands(int(in_size), int(out_size), factor, interpolation, bool(antialias), dtype, str(device), place)
 
 
 @lru_cache(maxsize=128)
@@ -132,8 +136,9 @@ def _cached_bands(
     antialias: bool,
     dtype: torch.dtype,
     device: str,
+    place: Place | None,
 ) -> Bands:
-    start, count, weight = _rows(in_size, out_size, factor, interpolation, antialias)
+    start, count, weight = _rows(in_size, out_size, factor, interpolation, antialias, place)
     # The cache outlives inference mode, whose tensors would fail in a later training step.
     with torch.inference_mode(False):
         return _make(in_size, start, _offsets(count), weight, dtype, torch.device(device))
@@ -188,15 +193,16 @@ def _make(
 
 
 def _rows(
-    in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool
+    in_size: int, out_size: int, factor: float | None, interpolation: str, antialias: bool, place: Place | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every row's ``start`` and ``count``, and the rows' concatenated weights in float64."""
-    if in_size == out_size and factor in (None, 1.0):
+    if in_size == out_size and factor in (None, 1.0) and place is None:
         # One weight per row: 0 times a NaN neighbour would be NaN.
         return np.arange(out_size), np.ones(out_size, np.int64), np.ones(out_size)
-    scale = in_size / out_size if factor is None else 1.0 / factor
+    offset, extent = (0.0, in_size) if place is None else place
+    scale = extent / out_size if factor is None else 1.0 / factor
     if interpolation == "nearest" or (interpolation == "box" and not antialias):
-        start = _nearest_pixels(in_size, out_size, factor)
+        start = _nearest_pixels(in_size, out_size, factor, offset, extent)
         return start, np.ones(out_size, np.int64), np.ones(out_size)
     window = min(in_size, math.ceil(2 * SUPPORT[interpolation] * max(scale, 1.0)) + 1)
     if out_size * window > _INT32_MAX:
@@ -205,25 +211,25 @@ def _rows(
             f"{out_size * window} weights; expected at most {_INT32_MAX}"
         )
     build = _antialiased_rows if antialias else _plain_rows
-    return build(in_size, out_size, scale, interpolation)
+    return build(in_size, out_size, scale, offset, interpolation)
 
 
-def _nearest_pixels(in_size: int, out_size: int, factor: float | None) -> np.ndarray:
+def _nearest_pixels(in_size: int, out_size: int, factor: float | None, offset: float, extent: float) -> np.ndarray:
     """The pixel whose area contains each output's centre.
 
-    Exact; at an edge between two pixels the right one.
+    Exact for whole pixels; at an edge between two pixels the right one.
     """
     o = np.arange(out_size)
-    pixel = (2 * o + 1) * in_size // (2 * out_size) if factor is None else np.floor((o + 0.5) / factor)
+    pixel = np.floor(offset + (2 * o + 1) * extent / (2 * out_size) if factor is None else (o + 0.5) / factor)
     return np.minimum(pixel, in_size - 1).astype(np.int64)
 
 
 def _antialiased_rows(
-    in_size: int, out_size: int, scale: float, interpolation: str
+    in_size: int, out_size: int, scale: float, offset: float, interpolation: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     stretch = max(scale, 1.0)
     support = SUPPORT[interpolation] * stretch
-    center = scale * (np.arange(out_size) + 0.5)
+    center = scale * (np.arange(out_size) + 0.5) + offset
     start = np.maximum(np.trunc(center - support + 0.5), 0).astype(np.int64)
     end = np.minimum(np.trunc(center + support + 0.5), in_size).astype(np.int64)
     start = np.minimum(start, in_size - 1)
@@ -236,10 +242,10 @@ def _antialiased_rows(
 
 
 def _plain_rows(
-    in_size: int, out_size: int, scale: float, interpolation: str
+    in_size: int, out_size: int, scale: float, offset: float, interpolation: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     support = int(SUPPORT[interpolation])
-    source = scale * (np.arange(out_size) + 0.5) - 0.5
+    source = scale * (np.arange(out_size) + 0.5) + offset - 0.5
     if interpolation == "bilinear":
         source = np.maximum(source, 0.0)
     # Beyond this all taps fall on the border pixel; also keeps the integers below small.
