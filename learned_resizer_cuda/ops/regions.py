@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 class Place(NamedTuple):
-    """Where one axis of a region lies in its crop, in pixels of the crop."""
+    """One axis of a region within its crop, in pixels."""
 
     offset: float  # of the region's begin, in [0, 1); mirrored: of its end from the crop's end
     extent: float
 
 
 class Region(NamedTuple):
-    """A region as a crop, and the region's place in the crop, mirrored if the region is."""
+    """A region as a crop and its place within, mirrored if it is."""
 
     top: int
     left: int
