@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A region as a crop and its place within, mirrored if it is."""
+    """A region as a crop and its place in it."""
 
     top: int
     left: int
