@@ -57,8 +57,11 @@ class Layers(NamedTuple):
 class Resizer(NamedTuple):
     """Arguments of ``resizer``."""
 
-    image: Tensor  # (B, C, H, W), any strides; uint8 or a float dtype
-    base: Tensor  # (B, C, h, w), its resampling
+    # Each (C, H_i, W_i), or (b_i, C, H_i, W_i) of one size, any strides; uint8 or a float dtype. Of all, B images.
+    images: list[Tensor]
+    boxes: Tensor | None  # (N, 4) float64 on the CPU, a row per tensor of images; None: whole images
+    flip: Tensor | None  # (N,) bool on the CPU
+    base: Tensor  # (B, C, h, w), their resampling
     layers: Layers
     dtype: torch.dtype  # of the features
     keep: bool  # return what the backward needs
@@ -73,10 +76,12 @@ class ResizerBackward(NamedTuple):
     grad: Tensor  # (B, C, h, w)
     features: Tensor
     statistics: Tensor
-    image: Tensor
+    images: list[Tensor]
+    boxes: Tensor | None
+    flip: Tensor | None
     layers: Layers
     dtype: torch.dtype
-    image_grad: bool
+    image_grads: list[int]  # of each tensor of images, whether its gradient is wanted, 0 or 1
     image_mean: Tensor | None = None
     image_std: Tensor | None = None
 

@@ -58,7 +58,8 @@ class StemOptions(NamedTuple):
 class Stem(NamedTuple):
     """Arguments of ``stem``."""
 
-    image: Tensor  # (B, C, H, W), any strides; uint8, or a float dtype
+    images: list[Tensor]  # each (b_i, C, H_i, W_i), any strides; uint8, or a float dtype. Of all, B images
+    regions: list[Region]  # of each tensor, what is resized: as if cropped and mirrored before
     weights: StemWeights
     options: StemOptions
     dtype: torch.dtype  # of the features
@@ -73,7 +74,7 @@ class StemBackward(NamedTuple):
     grad_z: Tensor  # (B, n, h, w), channels_last, of the features' dtype
     statistics_grad: StatisticsGrad | None  # None: without statistics
     forward: Stem
-    image_grad: bool
+    image_grads: list[bool]  # of each tensor of images, whether its gradient is wanted
 
 
 class _Tile(NamedTuple):
