@@ -88,7 +88,7 @@ class FusedResizer(reference.Resizer):
         keep = torch.is_grad_enabled() and (image.requires_grad or any(p.requires_grad for p in layers.parameters))
         dtype = feature_dtype(image, layers.parameters[0])
         out, _, statistics = ops.resizer(
-            image, base, layers.parameters, layers.running, layers.slopes, layers.eps, layers.batch_statistics,
+            [image], None, None, base, layers.parameters, layers.running, layers.slopes, layers.eps, layers.batch_statistics,
             layers.groups(), self.interpolation, self.antialias, dtype, keep, *mean_std,
         )  # fmt: skip
         # Last, so that a failing call leaves all running statistics unchanged.
