@@ -148,7 +148,7 @@ class _Run:
         self.native = _native(op, a, like) and like.numel() > 0
         layers = _dense_vectors(a.layers) if self.native else a.layers
         self.a, self.layers, self.like = a, layers, like
-        batch, _, *self.size = like.shape
+        batch, self.size = like.shape[0], (like.shape[2], like.shape[3])
         self.images = [image if image.dim() == 4 else image.unsqueeze(0) for image in a.images]
         self.regions = regions([image.shape[2:] for image in self.images], a.boxes, a.flip)
         pixels = [len(image) * r.height * r.width for image, r in zip(self.images, self.regions, strict=True)]

@@ -83,7 +83,7 @@ class StemBackward(NamedTuple):
 class _Tile(NamedTuple):
     """Images of one tensor, or the rows ``top:bottom`` of one image's crop."""
 
-    index: int  # of the tensor
+    tensor: int  # its index
     first: int  # of its images, to last
     last: int
     top: int
@@ -135,9 +135,9 @@ def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tens
 
 def _halo(a: Stem, tile: _Tile) -> Tensor:
     """A tile of the crop with the 7×7 kernel's 3-row halo, zero-padded."""
-    region = a.regions[tile.index]
+    region = a.regions[tile.tensor]
     above, below = min(tile.top, 3), min(region.height - tile.bottom, 3)
-    rows = _of_crop(a.images[tile.index], region, tile, above, below)
+    rows = _of_crop(a.images[tile.tensor], region, tile, above, below)
     if region.flip:
         rows = rows.flip(-1)
     rows = normalised(rows, a.dtype, a.image_mean, a.image_std).to(a.dtype)
@@ -205,7 +205,7 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
     out = torch.zeros(batch, options.height, options.width * n, dtype=dtype, device=device)
 
     def per_group(tiles: list[_Tile]) -> Statistics:
-        bands_h, bands_w = _tables(a, tiles[0].index)
+        bands_h, bands_w = _tables(a, tiles[0].tensor)
         moments = Statistics(n, device)
         for tile in tiles:
             c = _forward_features(_halo(a, tile), weights, options.negative_slope, dtype)
@@ -244,7 +244,7 @@ def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
     ]
 
     def per_group(tiles: list[_Tile]) -> list[Tensor]:
-        bands_h, bands_w = (table.transposed() for table in _tables(forward, tiles[0].index))
+        bands_h, bands_w = (table.transposed() for table in _tables(forward, tiles[0].tensor))
         dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
         dw1 = torch.zeros(n, n, dtype=dtype, device=device)
         for tile in tiles:
@@ -266,14 +266,14 @@ def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
             torch.bmm(w1.to(dtype).view(n, n).t().expand(len(dc), n, n), flat_dc.mT, out=da.view(len(dc), n, -1))
             leaky_relu_backward_(da, features, options.negative_slope)
             db0 += da.sum((0, 2, 3))
-            dx = dxs[tile.index]
+            dx = dxs[tile.tensor]
             dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
                 da, x.to(dtype).contiguous(), w0.to(dtype), None,
                 [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [dx is not None, True, False],
             )  # fmt: skip
             dw0 += dw0_tile
             if dx is not None:
-                _add_halo(dx, dx_halo, forward.regions[tile.index], tile)
+                _add_halo(dx, dx_halo, forward.regions[tile.tensor], tile)
         return [dw0, db0, dw1.view_as(w1), db1]
 
     sums = [torch.zeros_like(p, dtype=dtype) for p in weights]

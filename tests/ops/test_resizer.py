@@ -65,8 +65,8 @@ def _arguments(module: FusedResizer, image: Tensor, keep: bool = True) -> tuple[
     layers = composition.structure(module)
     base = OPS.resample(image, *SIZE, None, None, "bilinear", True)
     return (
-        [image], None, None, base, layers.parameters, layers.running, layers.slopes, layers.eps, layers.batch_statistics,
-        layers.groups(), "bilinear", True, feature_dtype(image, layers.parameters[0]), keep,
+        [image], None, None, base, layers.parameters, layers.running, layers.slopes, layers.eps,
+        layers.batch_statistics, layers.groups(), "bilinear", True, feature_dtype(image, layers.parameters[0]), keep,
     )  # fmt: skip
 
 
