@@ -265,12 +265,14 @@ def as_list(
         return _no_list(image, boxes, flip), None, None
     if boxes is flip is None:
         return (image if isinstance(image, (list, tuple)) else None), None, None
+    if isinstance(image, Tensor) and not len(image):
+        return None, None, None
     images = image.unbind() if isinstance(image, Tensor) else image
     if boxes is not None:
         boxes = torch.as_tensor(boxes, dtype=torch.float64)
     if flip is not None:
         flip = torch.as_tensor(flip, dtype=torch.bool)
-    return images or None, boxes, flip
+    return images, boxes, flip
 
 
 def _no_list(image: Tensor, boxes: Boxes | None, flip: Flip | None) -> None:

@@ -234,8 +234,11 @@ class FusedResizer(reference.Resizer):
 
 def _check_counts(layers: composition.Structure, images: list[Tensor], boxes: Tensor | None, pixels: int) -> None:
     """Raise if a batch normalisation would lack variance, before running statistics change."""
-    batch = sum(image.shape[0] if image.dim() == 4 else 1 for image in images)
-    if batch >= 2:
+    if not any(layers.batch_statistics):
+        return
+    batch = images[0].shape[0] if images[0].dim() == 4 else len(images)
+    # A graph has no values of boxes.
+    if batch >= 2 or (boxes is not None and torch.compiler.is_compiling()):
         return
     of_crops = 0
     if batch:
