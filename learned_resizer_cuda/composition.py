@@ -317,6 +317,12 @@ def fused_while_traced(module: Resizer, image: Tensor) -> Structure | None:
 
 
 def _temporary_reason(image: Any) -> str | None:
+    if isinstance(image, (list, tuple)):
+        for each in image:
+            reason = _temporary_reason(each)
+            if reason is not None:
+                return reason
+        return None
     if not isinstance(image, Tensor):
         return f"the image is {_a(image)}"
     return transform_reason(image)

@@ -148,11 +148,12 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
         bias = None if bias is None else bias.to(a.dtype)
         return F.conv2d(x.to(a.dtype), weight.to(a.dtype), bias, padding=weight.shape[2] // 2).to(dtype)
 
-    def folded(index: int, features: Tensor) -> tuple[Tensor, Tensor]:
+    def folded(index: int, *features: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of a norm, from the features that it follows."""
         if layers.batch_statistics[index]:
-            var, mean = torch.var_mean(features, (0, 2, 3), correction=0)
-            count = features.numel() // features.shape[1]
+            pixels = torch.cat([x.transpose(0, 1).flatten(1) for x in features], 1)
+            var, mean = torch.var_mean(pixels, 1, correction=0)
+            count = pixels.shape[1]
             statistics.append(torch.stack([mean, var, var * (count / max(count - 1, 1))]))
         else:
             mean, var = next(running), next(running)
@@ -166,18 +167,24 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
         scale, shift = folded(index, raw)
         return raw * scale + shift
 
-    image = normalised(a.image, a.dtype, a.image_mean, a.image_std)
+    if a.boxes is not None or a.flip is not None:
+        raise NotImplementedError("resizer: got boxes or flip, whose values a program without this package cannot read")
     w0, b0, w1, b1 = parameters[:4]
-    first = F.leaky_relu(conv(image, w0, b0), layers.slopes[0])
-    c = F.leaky_relu(F.conv2d(first, w1.to(dtype), b1.to(dtype)), layers.slopes[0])
+
+    def stem(image: Tensor) -> Tensor:
+        image = normalised(image, a.dtype, a.image_mean, a.image_std)
+        first = F.leaky_relu(conv(image, w0, b0), layers.slopes[0])
+        return F.leaky_relu(F.conv2d(first, w1.to(dtype), b1.to(dtype)), layers.slopes[0])
+
+    cs = [stem(image if image.dim() == 4 else image.unsqueeze(0)) for image in a.images]
     # As fused: the norm, whose statistics are those of c, commutes with the resampling.
-    scale, shift = folded(0, c)
-    height, width = a.base.shape[2:]
-    z = resample_dense(c, height, width, None, None, layers.interpolation, layers.antialias)
+    scale, shift = folded(0, *cs)
+    sampling = (*a.base.shape[2:], None, None, layers.interpolation, layers.antialias)
+    z = torch.cat([resample_dense(c, *sampling) for c in cs])
     f = y = z.to(a.dtype).to(dtype) * scale + shift
     for block, slope in enumerate(layers.slopes[1:]):
         y = y + normed_conv(2 * block + 2, F.leaky_relu(normed_conv(2 * block + 1, y), slope))
     y = normed_conv(2 * len(layers.slopes) - 1, y) + f
     out = _laid_out(a.base + conv(y, *parameters[-2:]), a.base)
-    kept = torch.stack(statistics) if statistics else a.image.new_empty((0, 3, len(w0)), dtype=dtype)
-    return out, a.image.new_empty(0, dtype=a.dtype), kept
+    kept = torch.stack(statistics) if statistics else a.base.new_empty((0, 3, len(w0)), dtype=dtype)
+    return out, a.base.new_empty(0, dtype=a.dtype), kept

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.fx
@@ -22,8 +22,13 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
 from .ops.bands import RESIZER_INTERPOLATIONS
+from .ops.dense import resample_dense
 from .ops.library import autocasts
+from .ops.regions import Region, regions
 from .resize import Size, check_antialias, check_interpolation, check_size, resize
+
+Boxes = Tensor | Sequence[Sequence[float]]
+Flip = Tensor | Sequence[bool]
 
 
 class Block(nn.Module):
@@ -107,32 +112,68 @@ class Resizer(nn.Module):
             nn.init.zeros_(self.conv4.weight)
             nn.init.zeros_(cast(Tensor, self.conv4.bias))
 
-    def forward(self, image: Tensor, size: Size | None = None) -> Tensor:
-        """Resize a batch of images.
+    def forward(
+        self,
+        image: Tensor | Sequence[Tensor],
+        size: Size | None = None,
+        *,
+        boxes: Boxes | None = None,
+        flip: Flip | None = None,
+    ) -> Tensor:
+        """Resize a batch of images, or images of any sizes to a batch.
+
+        Of images of any sizes, ``norm1`` sees all pixels at once if it is or contains a batch normalisation of
+        ``torch.nn``, as one image ``(1, num_filters, 1, pixels)``; otherwise one image at a time.
 
         Args:
             image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast; or uint8, if the module
-                has ``mean`` and ``std``.
+                has ``mean`` and ``std``. Or a list or tuple of B images ``(in_channels, H_i, W_i)``.
             size: output size of this call instead of the module's.
+            boxes, flip: as in ``FusedResizer``.
 
         Returns:
             ``(B, in_channels, height, width)``.
 
         Raises:
-            TypeError, ValueError: for an unsuitable image or size, naming what was expected.
+            TypeError, ValueError: for an unsuitable argument, naming it and what was expected.
         """
         sides = self.check_input(image, size)
-        image = self.normalised(image)
-        f = self.norm1(self.act(self.conv2(self.act(self.conv1(image)))))
-        f = self._interpolate(f, sides)
+        images, boxes, flip = as_list(image, boxes, flip)
+        if images is None:
+            whole = self.normalised(cast(Tensor, image))
+            f, base = (self._interpolate(x, sides) for x in (self.norm1(self._stem(whole)), whole))
+        else:
+            places = regions([image.shape[1:] for image in images], boxes, flip)
+            crops = [self.normalised(r.view(image).unsqueeze(0)) for image, r in zip(images, places, strict=True)]
+            crops = [crop.flip(-1) if r.flip else crop for crop, r in zip(crops, places, strict=True)]
+            f, base = (
+                torch.cat([self._interpolate(x, sides, r) for x, r in zip(maps, places, strict=True)])
+                for maps in (self._joint_norm1([self._stem(crop) for crop in crops]), crops)
+            )
         z = f
         for block in self.blocks:
             z = block(z)
         z = self.norm2(self.conv3(z)) + f
-        return self.conv4(z) + self._interpolate(image, sides)
+        return self.conv4(z) + base
 
-    def _interpolate(self, x: Tensor, sides: tuple[int, int]) -> Tensor:
-        return _interpolate(x, sides, self.interpolation, self.antialias)
+    def _stem(self, image: Tensor) -> Tensor:
+        return self.act(self.conv2(self.act(self.conv1(image))))
+
+    def _joint_norm1(self, features: list[Tensor]) -> list[Tensor]:
+        """``norm1`` of maps ``(1, n, H_i, W_i)``, batch-normalised over all their pixels."""
+        if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.norm1.modules()):
+            return [self.norm1(x) for x in features]
+        pixels = [x.flatten(2) for x in features]
+        normed = self.norm1(torch.cat(pixels, 2).unsqueeze(2)).squeeze(2)
+        parts = normed.split([x.shape[2] for x in pixels], 2)
+        return [part.reshape(x.shape) for part, x in zip(parts, features, strict=True)]
+
+    def _interpolate(self, x: Tensor, sides: tuple[int, int], region: Region | None = None) -> Tensor:
+        if region is None or region.rows is region.columns is None:
+            return _interpolate(x, sides, self.interpolation, self.antialias)
+        # torch's own takes no sub-pixel regions.
+        places = (region.rows, region.columns)
+        return resample_dense(x, *sides, None, None, self.interpolation, self.antialias, places).to(x.dtype)
 
     def normalised(self, image: Tensor) -> Tensor:
         """uint8 images as ``(image/255 - mean)/std`` in the parameters' dtype; others unchanged."""
@@ -142,40 +183,58 @@ class Resizer(nn.Module):
         dtype = torch.get_default_dtype() if like is None else like.dtype
         return _normalised(image, self.image_mean, self.image_std, dtype)
 
-    def check_input(self, image: Tensor, size: Size | None) -> tuple[int, int]:
-        """Check a call's arguments and return its output size."""
+    def check_input(self, image: Tensor | Sequence[Tensor], size: Size | None) -> tuple[int, int]:
+        """Check image and size of a call, and return its output size."""
         if isinstance(image, torch.fx.Proxy):
             return _sides(size, self.size)
-        if not isinstance(image, Tensor):
-            raise TypeError(f"image: got {type(image).__name__}; expected a torch.Tensor (B, C, H, W)")
-        channels = self.in_channels
-        if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape[2:]:
-            raise ValueError(
-                f"image: got shape {tuple(image.shape)}; expected (B, {channels}, H, W) with sides of at least 1"
-            )
         like = self._parameter()
         # Only a plain convolution certainly refuses other devices and dtypes than its weight's: others may convert.
         plain = (
             type(self.conv1) is nn.Conv2d and not self.conv1._forward_pre_hooks and "forward" not in self.conv1.__dict__
         )
-        if like is not None and plain:
-            self._check_like(image, like)
+        like = like if plain else None
+        if not isinstance(image, (list, tuple)):
+            self._check_image("image", image, 4, like)
+            return _sides(size, self.size)
+        if not image:
+            raise ValueError(f"images: got an empty {type(image).__name__}; expected at least one image")
+        for index, each in enumerate(image):
+            self._check_image(f"images[{index}]", each, 3, like)
+            if each.dtype != image[0].dtype or each.device != image[0].device:
+                raise ValueError(
+                    f"images[{index}]: got dtype {each.dtype} on {each.device}; expected {image[0].dtype} on "
+                    f"{image[0].device}, as images[0]"
+                )
         return _sides(size, self.size)
 
-    def _check_like(self, image: Tensor, like: Tensor) -> None:
+    def _check_image(self, name: str, image: Any, dim: int, like: Tensor | None) -> None:
+        """Raise for an unsuitable image.
+
+        ``like`` is the parameter whose device and dtype it must have, if known.
+        """
+        channels = self.in_channels
+        shape = f"({'B, ' if dim == 4 else ''}{channels}, H, W)"
+        if not isinstance(image, Tensor):
+            raise TypeError(
+                f"{name}: got {type(image).__name__}; expected a torch.Tensor {shape.replace(str(channels), 'C')}"
+            )
+        if image.dim() != dim or image.shape[-3] != channels or 0 in image.shape[-2:]:
+            raise ValueError(f"{name}: got shape {tuple(image.shape)}; expected {shape} with sides of at least 1")
+        if like is None:
+            return
         if image.device != like.device:
             raise ValueError(
-                f"image: got a tensor on {image.device}; expected it on {like.device}, with the parameters"
+                f"{name}: got a tensor on {image.device}; expected it on {like.device}, with the parameters"
             )
         if image.dtype == torch.uint8:
             if self.image_mean is None:
                 raise TypeError(
-                    f"image: got dtype torch.uint8; expected {like.dtype}, the dtype of the parameters, or a module "
+                    f"{name}: got dtype torch.uint8; expected {like.dtype}, the dtype of the parameters, or a module "
                     "made with mean= and std= for uint8 images"
                 )
         elif image.dtype != like.dtype and not (image.is_floating_point() and autocasts(image.device.type)):
             raise TypeError(
-                f"image: got dtype {image.dtype}; expected {like.dtype}, the dtype of the parameters"
+                f"{name}: got dtype {image.dtype}; expected {like.dtype}, the dtype of the parameters"
                 + ("" if image.is_floating_point() else " (scale integer images to it first)")
             )
 
@@ -193,6 +252,35 @@ class Resizer(nn.Module):
             f"size={self.size}, interpolation={self.interpolation!r}, antialias={self.antialias}, "
             f"negative_slope={self.negative_slope}"
         )
+
+
+def as_list(
+    image: Tensor | Sequence[Tensor], boxes: Boxes | None, flip: Flip | None
+) -> tuple[Sequence[Tensor] | None, Tensor | None, Tensor | None]:
+    """Images ``(C, H, W)`` of a call, with its boxes and flips as the ops take them.
+
+    ``None`` instead of the images for a batch without boxes and flips.
+    """
+    if isinstance(image, torch.fx.Proxy):
+        return _no_list(image, boxes, flip), None, None
+    if boxes is flip is None:
+        return (image if isinstance(image, (list, tuple)) else None), None, None
+    if isinstance(image, Tensor) and not len(image):
+        return None, None, None
+    images = image.unbind() if isinstance(image, Tensor) else image
+    if boxes is not None:
+        boxes = torch.as_tensor(boxes, dtype=torch.float64)
+    if flip is not None:
+        flip = torch.as_tensor(flip, dtype=torch.bool)
+    return images, boxes, flip
+
+
+def _no_list(image: Tensor, boxes: Boxes | None, flip: Flip | None) -> None:
+    # A node for FX, whose graph has the layers once.
+    if has_torch_function((image, boxes, flip)):
+        handle_torch_function(_no_list, (image, boxes, flip), image, boxes, flip)
+    elif not (isinstance(image, Tensor) and boxes is flip is None):
+        raise TypeError("images, boxes, flip: got them in a graph of torch.fx; expected a batch (B, C, H, W) alone")
 
 
 def _interpolate(x: Tensor, sides: tuple[int, int], interpolation: str, antialias: bool) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from . import composition, reference
 from .batch_norm import sync_group, update_running_statistics
+from .ops.dense import resample_dense
 from .ops.layout import feature_dtype
+from .ops.regions import regions
+from .reference import Boxes, Flip, as_list
 from .resize import Size
 
 _Resizer = TypeVar("_Resizer", bound="FusedResizer")
@@ -60,36 +64,51 @@ class FusedResizer(reference.Resizer):
     # Not part of the state, not copied.
     _check: composition.Check | None = None
 
-    def forward(self, image: Tensor, size: Size | None = None) -> Tensor:
-        """Resize a batch of images.
+    def forward(
+        self,
+        image: Tensor | Sequence[Tensor],
+        size: Size | None = None,
+        *,
+        boxes: Boxes | None = None,
+        flip: Flip | None = None,
+    ) -> Tensor:
+        """Resize a batch of images, or images of any sizes to a batch.
+
+        Images of any sizes give what each gives alone. In training mode the first batch normalisation is over all
+        pixels of all images, as that of a batch is.
 
         Args:
             image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast. Any value range;
-                usually normalised as the network expects. Or uint8, if the module has ``mean`` and ``std``.
+                usually normalised as the network expects. Or uint8, if the module has ``mean`` and ``std``. Or a list
+                or tuple of B images ``(in_channels, H_i, W_i)`` of one dtype.
             size: output size of this call instead of the module's.
+            boxes: ``(B, 4)``, of each image the region to resize, ``(top, left, height, width)`` in pixels, floats; on
+                the CPU. The image is as if cropped to the pixels that the region touches; the output covers exactly
+                the region.
+            flip: ``(B,)`` bools, which crops to mirror horizontally; on the CPU.
 
         Returns:
             ``(B, in_channels, height, width)``, in the dtype of the image, or of the weights for a uint8 one.
 
         Raises:
-            TypeError, ValueError: for an unsuitable image or size, naming what was expected; in training mode also
-                if a batch normalisation would get fewer than two values per channel.
+            TypeError, ValueError: for an unsuitable argument, naming it, its index in a list and what was expected; in
+                training mode also if a batch normalisation would get fewer than two values per channel.
             RuntimeError: under ``use_backend("native")`` if the layers have to run themselves; says why.
         """
         layers = self._fused(image)
         if layers is None:
-            return super().forward(image, size)
+            return super().forward(image, size, boxes=boxes, flip=flip)
         height, width = self.check_input(image, size)
-        _check_counts(layers, image, height * width)
-        ops = torch.ops.learned_resizer
-        is_uint8 = image.dtype == torch.uint8
-        normalised, mean_std = (self.normalised(image), self._normalisation()) if is_uint8 else (image, ())
-        base = ops.resample(normalised, height, width, None, None, self.interpolation, self.antialias)
-        keep = torch.is_grad_enabled() and (image.requires_grad or any(p.requires_grad for p in layers.parameters))
-        dtype = feature_dtype(image, layers.parameters[0])
-        out, _, statistics = ops.resizer(
-            image, base, layers.parameters, layers.running, layers.slopes, layers.eps, layers.batch_statistics,
-            layers.groups(), self.interpolation, self.antialias, dtype, keep, *mean_std,
+        images, boxes, flip = as_list(image, boxes, flip)
+        images = [cast(Tensor, image)] if images is None else list(images)
+        _check_counts(layers, images, boxes, height * width)
+        first, parameters = images[0], layers.parameters
+        mean_std = self._normalisation() if first.dtype == torch.uint8 else ()
+        keep = torch.is_grad_enabled() and any(t.requires_grad for t in (*images, *parameters))
+        out, _, statistics = torch.ops.learned_resizer.resizer(
+            images, boxes, flip, self._base(images, boxes, flip, (height, width)), parameters, layers.running,
+            layers.slopes, layers.eps, layers.batch_statistics, layers.groups(), self.interpolation, self.antialias,
+            feature_dtype(first, parameters[0]), keep, *mean_std,
         )  # fmt: skip
         # Last, so that a failing call leaves all running statistics unchanged.
         update_running_statistics(layers.tracked, statistics)
@@ -193,18 +212,40 @@ class FusedResizer(reference.Resizer):
             check = self.__dict__["_check"] = composition.Check()
         return check.fused(self, image)
 
+    def _base(self, images: list[Tensor], boxes: Tensor | None, flip: Tensor | None, sides: tuple[int, int]) -> Tensor:
+        """The resampled images, to which the layers add."""
+        rest = (*sides, None, None, self.interpolation, self.antialias)
+        if images[0].dim() == 4:
+            return torch.ops.learned_resizer.resample(self.normalised(images[0]), *rest)
+        found = []
+        for image, r in zip(images, regions([i.shape[1:] for i in images], boxes, flip), strict=True):
+            crop = self.normalised(r.view(image).unsqueeze(0))
+            crop = crop.flip(-1) if r.flip else crop
+            if r.rows is r.columns is None:
+                found.append(torch.ops.learned_resizer.resample(crop, *rest))
+            else:
+                found.append(resample_dense(crop, *rest, (r.rows, r.columns)).to(crop.dtype))
+        return torch.cat(found)
+
     def _normalisation(self) -> tuple[Tensor, Tensor] | tuple[()]:
         """Mean and std for uint8 images, if the module has them."""
         return () if self.image_mean is None or self.image_std is None else (self.image_mean, self.image_std)
 
 
-def _check_counts(layers: composition.Structure, image: Tensor, pixels: int) -> None:
+def _check_counts(layers: composition.Structure, images: list[Tensor], boxes: Tensor | None, pixels: int) -> None:
     """Raise if a batch normalisation would lack variance, before running statistics change."""
-    batch, _, height, width = image.shape
-    if batch * pixels >= 2 and batch * height * width >= 2:
+    if not any(layers.batch_statistics):
         return
+    batch = images[0].shape[0] if images[0].dim() == 4 else len(images)
+    # A graph has no values of boxes.
+    if batch >= 2 or (boxes is not None and torch.compiler.is_compiling()):
+        return
+    of_crops = 0
+    if batch:
+        (region,) = regions([images[0].shape[-2:]], boxes, None)
+        of_crops = region.height * region.width
     for index, (norm, of_batch) in enumerate(zip(layers.norms, layers.batch_statistics, strict=True)):
-        count = batch * (pixels if index else height * width)
+        count = batch * pixels if index else of_crops
         # A joint count is on the device, and a process that raised would leave the others waiting.
         if of_batch and count < 2 and sync_group(norm) is None:
             raise ValueError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .bands import EMPTY_WINDOW, HAMMING, SUPPORT
 from .library import autocasts
+from .regions import Place
 from .statistics import accumulation_dtype, has_float64
 
 
@@ -28,6 +29,7 @@ def band_matrix(
     antialias: bool,
     dtype: torch.dtype,
     device: torch.device,
+    place: Place | None = None,
 ) -> Tensor:
     """Dense band matrix of one axis, for the arguments of ``bands.get_bands``.
 
@@ -43,15 +45,22 @@ def band_matrix(
     # With a factor coordinates are rounded; for a window that ends beyond the image float32 loses most digits.
     wide = torch.float64 if has_float64(device) else torch.float32
     if interpolation == "nearest" or (interpolation == "box" and not antialias):
-        if scale is None:
+        if place is not None:
+            nearest = torch.floor(place.offset + (2 * o + 1).to(wide) * place.extent / (2 * out_size))
+        elif scale is None:
             nearest = (2 * o + 1) * in_size // (2 * out_size)
         else:
             nearest = torch.floor((o + 0.5).to(wide) / _constant(scale, wide, device))
         return (i == torch.clamp(nearest, max=in_size - 1)).to(dtype)
-    step = ratio(in_size, out_size, wide, device) if scale is None else _constant(1 / scale, wide, device)
-    center, stretch = (o + 0.5).to(wide) * step, torch.clamp(step, min=1.0)
+    if place is not None:
+        step = _constant(place.extent / out_size, wide, device)
+    elif scale is not None:
+        step = _constant(1 / scale, wide, device)
+    else:
+        step = ratio(in_size, out_size, wide, device)
+    center, stretch = (o + 0.5).to(wide) * step + (0.0 if place is None else place.offset), torch.clamp(step, min=1.0)
     # Distance between pixel and output in input pixels: exact for float32, in the tables' arithmetic for float64.
-    if scale is None and dtype == torch.float32:
+    if place is scale is None and dtype == torch.float32:
         distance = ((2 * i + 1) * out_size - (2 * o + 1) * in_size).to(dtype) / (2 * out_size)
     else:
         distance = i - center + 0.5
@@ -125,7 +134,7 @@ def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
 
 
 def resample_dense(image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    """The op ``resample`` with the same arguments, for images ``(..., H, W)``.
+    """The op ``resample`` with the same arguments and places of regions, for images ``(..., H, W)``.
 
     Returns:
         ``(..., height, width)`` in float32, or float64 for a float64 image.
@@ -148,11 +157,13 @@ def _matrices(
     scale_w: float | None,
     interpolation: str,
     antialias: bool,
+    places: Sequence[Place | None] = (None, None),
 ) -> list[Tensor]:
     """Matrices of both axes, in the accumulation dtype of ``like``."""
     rest = (interpolation, antialias, accumulation_dtype(like.dtype), like.device)
     return [
-        band_matrix(n, out, scale, *rest) for n, out, scale in zip(in_size, out_size, (scale_h, scale_w), strict=True)
+        band_matrix(n, out, scale, *rest, place)
+        for n, out, scale, place in zip(in_size, out_size, (scale_h, scale_w), places, strict=True)
     ]
 
 

@@ -35,11 +35,15 @@ def _conv_flop(image: Shape, weight: Shape) -> int:
 
 
 def _sizes(a: Any, out: Shape) -> tuple[int, int, int]:
-    """FLOPs of the stem's two convolutions, and of all at output resolution."""
+    """FLOPs of the stem's two convolutions, and of all at output resolution.
+
+    Boxes are values, which shapes do not have: an image counts as a whole.
+    """
     parameters = a.layers.parameters
-    features = (a.image[0], parameters[0][0], *out[2:])
+    features = (out[0], parameters[0][0], *out[2:])
     convs = [_conv_flop(features, weight) for weight in parameters[6:] if len(weight) == 4]
-    return _conv_flop(a.image, parameters[0]), _conv_flop(a.image, parameters[2]), sum(convs)
+    stem = [sum(_conv_flop((1, *image)[-4:], parameters[i]) for image in a.images) for i in (0, 2)]
+    return stem[0], stem[1], sum(convs)
 
 
 def _resizer(a: Any) -> int:
@@ -47,9 +51,11 @@ def _resizer(a: Any) -> int:
 
 
 def _resizer_backward(a: Any) -> int:
-    # The stem's features again; then dW1, da and dW0, and dx if wanted.
+    # The stem's features again; then dW1, da and dW0, and dx of the images that want it.
     first, second, rest = _sizes(a, a.grad)
-    return first + second + 2 * second + (2 if a.image_grad else 1) * first + 2 * rest
+    wanted = [image for image, flag in zip(a.images, a.image_grads, strict=True) if flag]
+    dx = _sizes(a._replace(images=wanted), a.grad)[0]
+    return first + second + 2 * second + first + dx + 2 * rest
 
 
 def _none(a: Any) -> int:

@@ -157,9 +157,10 @@ def register_autograd(
             output = op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
         setup_context(ctx, a, output)
         ctx.backend = backend.current()
-        if isinstance(output, tuple) and isinstance(output[-1], list):
-            count.append(len(output) - 1)
-            return *output[:-1], *output[-1]
+        results = output if isinstance(output, tuple) else (output,)
+        if isinstance(results[-1], list):
+            count.append(len(results) - 1)
+            return *results[:-1], *results[-1]
         return output
 
     def under_its_backend(ctx: Any, *grads: Any) -> Any:
@@ -182,7 +183,10 @@ def register_autograd(
             if any(tensor.requires_grad for tensor in tensors):
                 count: list[int] = []
                 output = function.apply(keyset, args, a, count, *tensors)
-                return (*output[: count[0]], list(output[count[0] :])) if count else output
+                if not count:
+                    return output
+                last = list(output[count[0] :])
+                return (*output[: count[0]], last) if count[0] else last
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 

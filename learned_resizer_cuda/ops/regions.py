@@ -8,6 +8,7 @@ border is repeated. A region of whole pixels is thus the same as cropping first,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -36,7 +37,7 @@ class Region(NamedTuple):
         return image[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def regions(sizes: list[tuple[int, int]], boxes: Tensor | None, flip: Tensor | None) -> list[Region]:
+def regions(sizes: Sequence[Sequence[int]], boxes: Tensor | None, flip: Tensor | None) -> list[Region]:
     """Regions of images.
 
     Args:

@@ -1,6 +1,8 @@
 """``resizer``: all layers of the learned resizer in one op.
 
-Forward, for an image x, its resampling ``base``, and r residual blocks::
+The images may differ in size; at output resolution they are one batch.
+
+Forward, for images x, their resampling ``base``, and r residual blocks::
 
     z, f = stem(x), norm(z)                         statistics of f at input resolution (stem.py)
     y = f;   y = y + norm(conv(lrelu(norm(conv(y)))))        r times (conv.py)
@@ -32,6 +34,7 @@ from .library import define, register_autocast, register_autograd, register_no_s
 from .native_shapes import FUSED_TRUNK_FILTERS, map_channels, refusal
 from .process_statistics import local_gradients, merge
 from .prologue import FeatureGrad, GivenNorm, NormGrad, Prologue, add, add_backward
+from .regions import regions
 from .statistics import StatisticsGrad, accumulation_dtype
 from .stem import Stem, StemBackward, StemOptions, StemWeights
 from .trunk import TrunkBlock, TrunkInput, TrunkTail
@@ -57,8 +60,11 @@ class Layers(NamedTuple):
 class Resizer(NamedTuple):
     """Arguments of ``resizer``."""
 
-    image: Tensor  # (B, C, H, W), any strides; uint8 or a float dtype
-    base: Tensor  # (B, C, h, w), its resampling
+    # Each (C, H_i, W_i), or (b_i, C, H_i, W_i) of one size, any strides; uint8 or a float dtype. Of all, B images.
+    images: list[Tensor]
+    boxes: Tensor | None  # (N, 4) float64 on the CPU, a row per tensor of images; None: whole images
+    flip: Tensor | None  # (N,) bool on the CPU
+    base: Tensor  # (B, C, h, w), their resampling
     layers: Layers
     dtype: torch.dtype  # of the features
     keep: bool  # return what the backward needs
@@ -73,10 +79,12 @@ class ResizerBackward(NamedTuple):
     grad: Tensor  # (B, C, h, w)
     features: Tensor
     statistics: Tensor
-    image: Tensor
+    images: list[Tensor]
+    boxes: Tensor | None
+    flip: Tensor | None
     layers: Layers
     dtype: torch.dtype
-    image_grad: bool
+    image_grads: list[int]  # of each tensor of images, whether its gradient is wanted, 0 or 1
     image_mean: Tensor | None = None
     image_std: Tensor | None = None
 
@@ -127,24 +135,30 @@ class _Run:
     Args:
         op: name of the op, for errors.
         a: its arguments.
-        size: height and width of the result.
+        like: ``(B, C, h, w)``, the base or the gradient of the result.
         statistics: ``(norms with batch statistics, 3, n)``: mean, biased and unbiased variance; ``(…, 5, n)`` with
             process groups: then also the mean of this process and its share of all values.
         features: memory of all feature maps, one after another; None: each is a tensor of its own.
     """
 
     def __init__(
-        self, op: str, a: Resizer | ResizerBackward, size: tuple[int, int], statistics: Tensor, features: Tensor | None
+        self, op: str, a: Resizer | ResizerBackward, like: Tensor, statistics: Tensor, features: Tensor | None
     ) -> None:
         # Native kernels run on at least one pixel.
-        self.native = _native(op, a) and a.image.numel() > 0
+        self.native = _native(op, a, like) and like.numel() > 0
         layers = _dense_vectors(a.layers) if self.native else a.layers
-        self.a, self.layers, self.image, self.size = a, layers, a.image, size
+        self.a, self.layers, self.like = a, layers, like
+        batch, self.size = like.shape[0], (like.shape[2], like.shape[3])
+        self.images = [image if image.dim() == 4 else image.unsqueeze(0) for image in a.images]
+        self.regions = regions([image.shape[2:] for image in self.images], a.boxes, a.flip)
+        pixels = [len(image) * r.height * r.width for image, r in zip(self.images, self.regions, strict=True)]
+        # Values per channel of the first norm's statistics, and of the others'.
+        self.counts = sum(pixels), batch * self.size[0] * self.size[1]
         self.program = _program(len(layers.slopes) - 1)
         self.groups = layers.groups.split("\n") if layers.groups else [""] * len(layers.eps)
         self._num_filters = layers.parameters[0].shape[0]
         self._features = features
-        self._shape = (a.image.shape[0], *size, _channels(a.image, self._num_filters, self.native))
+        self._shape = (batch, *self.size, _channels(like, self._num_filters, self.native))
         self.norms: list[Any] = []  # GivenNorm, None for sums of features
         self.statistics: list[Tensor | None] = []
         batch, running = iter(statistics), iter(layers.running)
@@ -169,7 +183,7 @@ class _Run:
     def feature(self, index: int) -> Tensor:
         """Map ``(B, n, h, w)``, channels_last; for native kernels with its padding."""
         if self._features is None:
-            raw = self.image.new_empty(self._shape, dtype=self.a.dtype)
+            raw = self.like.new_empty(self._shape, dtype=self.a.dtype)
         else:
             batch, height, width, channels = self._shape
             elements = batch * height * width * channels
@@ -194,12 +208,11 @@ class _Run:
         layers = self.layers
         options = StemOptions(*self.size, layers.interpolation, layers.antialias, layers.slopes[0])
         weights = StemWeights._make(layers.parameters[:4])
-        return Stem(self.image, weights, options, self.a.dtype, self.a.image_mean, self.a.image_std)
+        return Stem(self.images, self.regions, weights, options, self.a.dtype, self.a.image_mean, self.a.image_std)
 
     def count(self, norm: int) -> int:
         """Values per channel of a norm's statistics."""
-        height, width = self.image.shape[2:] if norm == 0 else self.size
-        return self.image.shape[0] * height * width
+        return self.counts[norm > 0]
 
     def merge(self, norm: int) -> None:
         """Make a norm's statistics those of all processes of its group."""
@@ -222,22 +235,21 @@ class _Run:
         return StatisticsGrad(own[0], grad.mean, grad.var, self.count(norm))
 
 
-def _native(op: str, a: Resizer | ResizerBackward) -> bool:
+def _native(op: str, a: Resizer | ResizerBackward, like: Tensor) -> bool:
     """Whether all stages run native.
 
     The dtype of the features decides.
     """
-    image, n = a.image, a.layers.parameters[0].shape[0]
-    refuse = partial(refusal, n, image.shape[1], image.device, a.dtype)
-    return backend.runs_native(op, image.device, a.dtype, refuse)
+    refuse = partial(refusal, a.layers.parameters[0].shape[0], like.shape[1], like.device, a.dtype)
+    return backend.runs_native(op, like.device, a.dtype, refuse)
 
 
-def _channels(image: Tensor, num_filters: int, native: bool) -> int:
+def _channels(like: Tensor, num_filters: int, native: bool) -> int:
     """Channels of a map in memory.
 
     On CUDA always those of the native kernels: a compiled backward may run under another backend than its forward.
     """
-    return map_channels(num_filters) if native or image.is_cuda else num_filters
+    return map_channels(num_filters) if native or like.is_cuda else num_filters
 
 
 def _readable(image: Tensor, dtype: torch.dtype) -> Tensor:
@@ -252,7 +264,7 @@ def _like(base: Tensor, out: Tensor) -> Tensor:
 
 def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     memory, statistics = _saved(a)
-    run = _Run("resizer", a, _size(a.base), statistics, memory if a.keep else None)
+    run = _Run("resizer", a, a.base, statistics, memory if a.keep else None)
     if not run.native and run.is_padded:
         memory.zero_()  # the padding
     base = _readable(a.base, a.dtype) if run.native else a.base
@@ -279,8 +291,8 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     return _like(a.base, out), memory, statistics
 
 
-def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
-    run = _Run("resizer_backward", a, _size(a.grad), a.statistics, a.features)
+def _resizer_backward(a: ResizerBackward) -> list[Tensor]:
+    run = _Run("resizer_backward", a, a.grad, a.statistics, a.features)
     features = {index: run.feature(index) for index in range(_count(a.layers))}
     weight, bias = run.layers.parameters[-2:]
     grad = _readable(a.grad, a.dtype) if run.native else a.grad
@@ -306,9 +318,10 @@ def _resizer_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
         if step.skip is not None and use.skip is not None:
             so_far[step.skip] = use.skip
     grad_z, grad_norm = whole.pop(0)
-    last = StemBackward(grad_z, run.statistics_grad(0, grad_norm), run.stem(), a.image_grad)
-    dx, grads[:4] = run.stage(stem, "stem_backward")(last)
-    return a.image.new_empty(0, dtype=a.dtype) if dx is None else dx, grads
+    wanted = [bool(flag) for flag in a.image_grads]
+    last = StemBackward(grad_z, run.statistics_grad(0, grad_norm), run.stem(), wanted)
+    dxs, grads[:4] = run.stage(stem, "stem_backward")(last)
+    return [dx.view(image.shape) for dx, image in zip(dxs, a.images, strict=True) if dx is not None] + grads
 
 
 def _dense_vectors(layers: Layers) -> Layers:
@@ -330,7 +343,7 @@ def _fits_trunk(a: Resizer) -> bool:
         len(a.layers.slopes) == 2
         and not any(a.layers.batch_statistics)
         and a.layers.parameters[0].shape[0] <= FUSED_TRUNK_FILTERS
-        and backend.refusal("trunk", a.image.device, a.dtype) is None
+        and backend.refusal("trunk", a.base.device, a.dtype) is None
     )
 
 
@@ -347,10 +360,6 @@ def _rows(statistics: Tensor | None) -> Tensor | None:
     return statistics if statistics is None or len(statistics) == 3 else statistics[:3]
 
 
-def _size(out: Tensor) -> tuple[int, int]:
-    return out.shape[2], out.shape[3]
-
-
 def _count(layers: Layers) -> int:
     """Number of feature maps."""
     blocks = len(layers.slopes) - 1
@@ -359,28 +368,28 @@ def _count(layers: Layers) -> int:
 
 def _saved(a: Resizer) -> tuple[Tensor, Tensor]:
     """Uninitialised memory of features and statistics."""
-    layers, image = a.layers, a.image
+    layers, base = a.layers, a.base
     n = layers.parameters[0].shape[0]
     rows = 5 if layers.groups else 3
     dtype = accumulation_dtype(a.dtype)
-    statistics = image.new_empty((sum(layers.batch_statistics), rows, n), dtype=dtype)
-    channels = _channels(image, n, a.keep and not image.is_cuda and _native("resizer", a))
-    height, width = _size(a.base)
-    elements = _count(layers) * image.shape[0] * height * width * channels if a.keep else 0
-    return image.new_empty(elements, dtype=a.dtype), statistics
+    statistics = base.new_empty((sum(layers.batch_statistics), rows, n), dtype=dtype)
+    channels = _channels(base, n, a.keep and not base.is_cuda and _native("resizer", a, base))
+    batch, _, height, width = base.shape
+    elements = _count(layers) * batch * height * width * channels if a.keep else 0
+    return base.new_empty(elements, dtype=a.dtype), statistics
 
 
 def _fake(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(a.base, memory_format=torch.preserve_format), *_saved(a)
 
 
-def _fake_backward(a: ResizerBackward) -> tuple[Tensor, list[Tensor]]:
-    dx = torch.empty_like(a.image) if a.image_grad else a.image.new_empty(0, dtype=a.dtype)
-    return dx, [torch.empty_like(p) for p in a.layers.parameters]
+def _fake_backward(a: ResizerBackward) -> list[Tensor]:
+    images = [image for image, wanted in zip(a.images, a.image_grads, strict=True) if wanted]
+    return [torch.empty_like(t) for t in (*images, *a.layers.parameters)]
 
 
 def _inputs(a: Resizer) -> list[Tensor]:
-    return [a.image, a.base, *a.layers.parameters]
+    return [*a.images, a.base, *a.layers.parameters]
 
 
 def _setup_context(ctx: Any, a: Resizer, output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -389,31 +398,39 @@ def _setup_context(ctx: Any, a: Resizer, output: tuple[Tensor, Tensor, Tensor]) 
     # Zeros for them would be as large as they are.
     ctx.set_materialize_grads(False)
     layers = a.layers
-    ctx.save_for_backward(features, statistics, a.image, a.image_mean, a.image_std, *layers.parameters, *layers.running)
-    ctx.settings, ctx.dtype, ctx.count = layers[2:], a.dtype, len(layers.parameters)
+    ctx.counts = len(a.images), len(layers.parameters)
+    ctx.save_for_backward(
+        features, statistics, a.boxes, a.flip, a.image_mean, a.image_std,
+        *a.images, *layers.parameters, *layers.running,
+    )  # fmt: skip
+    ctx.settings, ctx.dtype = layers[2:], a.dtype
 
 
 def _autograd(ctx: Any, grad: Tensor | None, _features: None, _statistics: None) -> list[Tensor | None]:
-    features, statistics, image, image_mean, image_std, *rest = ctx.saved_tensors
-    parameters, running = rest[: ctx.count], rest[ctx.count :]
+    features, statistics, boxes, flip, image_mean, image_std, *rest = ctx.saved_tensors
+    num_images, count = ctx.counts
+    images, parameters, running = rest[:num_images], rest[num_images:][:count], rest[num_images + count :]
     if grad is None:
-        return [None] * (2 + len(parameters))
-    image_grad, base_grad = ctx.inputs_need_grad[:2]
-    dx, grads = torch.ops.learned_resizer.resizer_backward(
-        grad, features, statistics, image, parameters, running, *ctx.settings, ctx.dtype, image_grad,
-        image_mean, image_std,
+        return [None] * (num_images + 1 + count)
+    *image_grads, base_grad = ctx.inputs_need_grad[: num_images + 1]
+    grads = iter(
+        torch.ops.learned_resizer.resizer_backward(
+            grad, features, statistics, images, boxes, flip, parameters, running, *ctx.settings, ctx.dtype,
+            [int(wanted) for wanted in image_grads], image_mean, image_std,
+        )
     )  # fmt: skip
-    return [dx if image_grad else None, grad if base_grad else None, *grads]
+    return [*(next(grads) if wanted else None for wanted in image_grads), grad if base_grad else None, *grads]
 
 
 def _autocast(dtype: torch.dtype, a: Resizer) -> tuple[Any, ...]:
     # Every tensor is converted as it is read. The image skip keeps its precision, as torch's type promotion does.
-    return a.image, a.base, *a.layers, a.dtype if a.dtype == torch.float64 else dtype, *a[4:]
+    images, boxes, flip, base, layers, of_features, *rest = a
+    return images, boxes, flip, base, *layers, of_features if of_features == torch.float64 else dtype, *rest
 
 
 define("resizer", Resizer, "(Tensor, Tensor, Tensor)", run=_resizer, fake=_fake)
-define("resizer_backward", ResizerBackward, "(Tensor, Tensor[])", run=_resizer_backward, fake=_fake_backward)
+define("resizer_backward", ResizerBackward, "Tensor[]", run=_resizer_backward, fake=_fake_backward)
 register_autograd("resizer", _inputs, _setup_context, _autograd)
-register_no_second_derivative("resizer_backward", lambda a: [a.grad, a.image, *a.layers.parameters])
+register_no_second_derivative("resizer_backward", lambda a: [a.grad, *a.images, *a.layers.parameters])
 register_autocast("resizer", _autocast)
 register_autocast("resizer_backward")

@@ -5,7 +5,9 @@ Forward, for an image x and the resampling R::
     a = lrelu(W0 * x + b0)        7×7, zero padding
     c = lrelu(W1 a + b1)          1×1
     z = R c                       (the batch normalisation that follows c commutes with R, whose rows sum to 1)
-    mean, var = mean and biased variance of c over batch and pixels, M = B·H·W of them
+    mean, var = mean and biased variance of c over the M pixels of all images
+
+Each image is its region, as if cropped and mirrored before: the padding is around the crop, and M counts its pixels.
 
 Adjoint, for dz, dmean, dvar::
 
@@ -13,7 +15,7 @@ Adjoint, for dz, dmean, dvar::
     dc' = dc · lrelu'(c);   dW1 = Σ dc' aᵀ,   db1 = Σ dc',   da = W1ᵀ dc'
     da' = da · lrelu'(a);   dW0 = Σ da' ⋆ x,  db0 = Σ da',   dx = W0ᵀ * da'   (only if asked for)
 
-The adjoint recomputes a and c from the image. Both run tile by tile: no tensor with n channels at input resolution
+The adjoint recomputes a and c from the images. Both run tile by tile: no tensor with n channels at input resolution
 outlives a tile, whatever the image's size.
 """
 
@@ -29,6 +31,7 @@ from .band_matmul import accumulate_rows, resample_planes, resample_rows
 from .bands import Bands, get_bands
 from .layout import channels_last, leaky_relu_backward_, maps, rows, sum_pixels
 from .parallel import group_elements, map_in_order
+from .regions import Region
 from .statistics import Statistics, StatisticsGrad, accumulation_dtype, add_statistics_grad
 
 # Elements of a feature map in a tile on a CPU: a tile's few maps stay in a core's cache, and freed ones are reused.
@@ -58,7 +61,8 @@ class StemOptions(NamedTuple):
 class Stem(NamedTuple):
     """Arguments of ``stem``."""
 
-    image: Tensor  # (B, C, H, W), any strides; uint8, or a float dtype
+    images: list[Tensor]  # each (b_i, C, H_i, W_i), any strides; uint8, or a float dtype. Of all, B images
+    regions: list[Region]  # of each tensor, what is resized: as if cropped and mirrored before
     weights: StemWeights
     options: StemOptions
     dtype: torch.dtype  # of the features
@@ -73,34 +77,45 @@ class StemBackward(NamedTuple):
     grad_z: Tensor  # (B, n, h, w), channels_last, of the features' dtype
     statistics_grad: StatisticsGrad | None  # None: without statistics
     forward: Stem
-    image_grad: bool
+    image_grads: list[bool]  # of each tensor of images, whether its gradient is wanted
 
 
 class _Tile(NamedTuple):
-    """Whole images ``first:last``, or the rows ``top:bottom`` of one image."""
+    """Images of one tensor, or the rows ``top:bottom`` of one image's crop."""
 
-    first: int
+    tensor: int  # its index
+    first: int  # of its images, to last
     last: int
     top: int
     bottom: int
+    out: slice  # of the images in the batch
     whole: bool
 
 
-def _groups(image: Tensor, num_filters: int) -> list[list[_Tile]]:
+def _groups(a: Stem, num_filters: int) -> list[list[_Tile]]:
     """Groups of tiles: one tile of whole images, or one image's rows."""
-    batch, _, height, width = image.shape
-    elements = group_elements(_TILE_ELEMENTS, image.device)
-    images = elements // (height * width * num_filters)
-    if images:
-        starts = range(0, batch, images)
-        return [[_Tile(first, min(first + images, batch), 0, height, True)] for first in starts]
-    rows = max(_LEAST_TILE_ROWS, elements // (width * num_filters))
-    # Equal tiles: a thin last one costs as many calls.
-    rows = -(-height // -(-height // rows))
-    return [
-        [_Tile(index, index + 1, top, min(top + rows, height), rows >= height) for top in range(0, height, rows)]
-        for index in range(batch)
-    ]
+    groups: list[list[_Tile]] = []
+    begin = 0
+    for index, (image, region) in enumerate(zip(a.images, a.regions, strict=True)):
+        batch, height, width = image.shape[0], region.height, region.width
+        elements = group_elements(_TILE_ELEMENTS, image.device)
+        step = elements // (height * width * num_filters)
+        rows = height
+        if not step:
+            step, rows = 1, max(_LEAST_TILE_ROWS, elements // (width * num_filters))
+            # Equal tiles: a thin last one costs as many calls.
+            rows = -(-height // -(-height // rows))
+        for first in range(0, batch, step):
+            last = min(first + step, batch)
+            out = slice(begin + first, begin + last)
+            groups.append(
+                [
+                    _Tile(index, first, last, top, min(top + rows, height), out, rows >= height)
+                    for top in range(0, height, rows)
+                ]
+            )
+        begin += batch
+    return groups
 
 
 def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tensor | None) -> Tensor:
@@ -119,11 +134,21 @@ def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tens
 
 
 def _halo(a: Stem, tile: _Tile) -> Tensor:
-    """A tile of the image with the 7×7 kernel's 3-row halo, zero-padded."""
-    height = a.image.shape[2]
-    rows = a.image[tile.first : tile.last, :, max(tile.top - 3, 0) : min(tile.bottom + 3, height)]
+    """A tile of the crop with the 7×7 kernel's 3-row halo, zero-padded."""
+    region = a.regions[tile.tensor]
+    above, below = min(tile.top, 3), min(region.height - tile.bottom, 3)
+    rows = _of_crop(a.images[tile.tensor], region, tile, above, below)
+    if region.flip:
+        rows = rows.flip(-1)
     rows = normalised(rows, a.dtype, a.image_mean, a.image_std).to(a.dtype)
-    return F.pad(rows, (0, 0, max(3 - tile.top, 0), max(tile.bottom + 3 - height, 0)))
+    return F.pad(rows, (0, 0, 3 - above, 3 - below))
+
+
+def _of_crop(image: Tensor, region: Region, tile: _Tile, above: int, below: int) -> Tensor:
+    """View of a tile's pixels, and of rows above and below; not mirrored."""
+    top, left = region.top, region.left
+    rows = slice(top + tile.top - above, top + tile.bottom + below)
+    return image[tile.first : tile.last, :, rows, left : left + region.width]
 
 
 def _forward_features(x: Tensor, weights: StemWeights, slope: float, dtype: torch.dtype) -> Tensor:
@@ -157,10 +182,14 @@ def _cast(a: Stem) -> StemWeights:
     return StemWeights._make(p.to(a.dtype).contiguous() for p in a.weights)
 
 
-def _tables(a: Stem) -> tuple[Bands, Bands]:
-    _, _, in_h, in_w = a.image.shape
-    rest = (a.options.interpolation, a.options.antialias, accumulation_dtype(a.dtype), a.image.device)
-    return get_bands(in_h, a.options.height, None, *rest), get_bands(in_w, a.options.width, None, *rest)
+def _tables(a: Stem, index: int) -> tuple[Bands, Bands]:
+    """Tables of both axes of a tensor's images."""
+    options, region = a.options, a.regions[index]
+    rest = (options.interpolation, options.antialias, accumulation_dtype(a.dtype), a.images[index].device)
+    return (
+        get_bands(region.height, options.height, None, *rest, place=region.rows),
+        get_bands(region.width, options.width, None, *rest, place=region.columns),
+    )
 
 
 def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
@@ -171,57 +200,61 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
         z: the result, ``(B, n, height, width)``, channels_last, of the features' dtype.
         statistics: ``(3, n)``, float32 (float64 for float64), for mean, biased and unbiased variance of c.
     """
-    image, options, weights, n = a.image, a.options, _cast(a), z.shape[1]
-    bands_h, bands_w = _tables(a)
-    dtype = bands_h.weight.dtype
-    out = torch.zeros(len(image), options.height, options.width * n, dtype=dtype, device=image.device)
+    options, weights, (batch, n), device = a.options, _cast(a), z.shape[:2], z.device
+    dtype = accumulation_dtype(a.dtype)
+    out = torch.zeros(batch, options.height, options.width * n, dtype=dtype, device=device)
 
     def per_group(tiles: list[_Tile]) -> Statistics:
-        moments = Statistics(n, image.device)
+        bands_h, bands_w = _tables(a, tiles[0].tensor)
+        moments = Statistics(n, device)
         for tile in tiles:
             c = _forward_features(_halo(a, tile), weights, options.negative_slope, dtype)
             if statistics is not None:
                 moments.add(c)
             if tile.whole:
-                resample_planes(rows(c), out[tile.first : tile.last], bands_h, bands_w, n)
+                resample_planes(rows(c), out[tile.out], bands_h, bands_w, n)
             else:
-                accumulate_rows(rows(c)[0], out[tile.first], bands_h, bands_w, n, tile.top)
+                accumulate_rows(rows(c)[0], out[tile.out][0], bands_h, bands_w, n, tile.top)
         return moments
 
-    total = Statistics(n, image.device)
-    for moments in map_in_order(per_group, _groups(image, n), image.device):
+    total = Statistics(n, device)
+    for moments in map_in_order(per_group, _groups(a, n), device):
         total.merge(moments)
     z.copy_(maps(out, n))
     if statistics is not None:
         total.write(statistics)
 
 
-def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
+def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
     """The adjoint in pure torch.
 
     Returns:
-        dx like the image, if asked for, and the weights' gradients in their own dtypes and strides.
+        dx like each tensor of images, if asked for, 0 outside its region; and the weights' gradients in their own
+        dtypes and strides.
     """
-    forward, image, options = a.forward, a.forward.image, a.forward.options
+    forward, options, device = a.forward, a.forward.options, a.grad_z.device
     weights = _cast(forward)
     w0, b0, w1, b1 = weights
     n = len(w0)
-    bands_h, bands_w = (table.transposed() for table in _tables(forward))
-    dtype = bands_h.weight.dtype
+    dtype = accumulation_dtype(forward.dtype)
     dz = rows(a.grad_z.to(dtype))
-    dx = torch.zeros_like(image, dtype=dtype) if a.image_grad else None
+    dxs = [
+        torch.zeros_like(image, dtype=dtype) if wanted else None
+        for image, wanted in zip(forward.images, a.image_grads, strict=True)
+    ]
 
     def per_group(tiles: list[_Tile]) -> list[Tensor]:
+        bands_h, bands_w = (table.transposed() for table in _tables(forward, tiles[0].tensor))
         dw0, db0, db1 = (torch.zeros_like(p, dtype=dtype) for p in (w0, b0, b1))
-        dw1 = torch.zeros(n, n, dtype=dtype, device=image.device)
+        dw1 = torch.zeros(n, n, dtype=dtype, device=device)
         for tile in tiles:
             x = _halo(forward, tile)
             features, c = _features(x, weights, options.negative_slope, dtype)
             dc = torch.empty_like(c)
             if tile.whole:
-                resample_planes(dz[tile.first : tile.last], rows(dc), bands_h, bands_w, n)
+                resample_planes(dz[tile.out], rows(dc), bands_h, bands_w, n)
             else:
-                resample_rows(dz[tile.first], rows(dc)[0], bands_h, bands_w, n, tile.top)
+                resample_rows(dz[tile.out][0], rows(dc)[0], bands_h, bands_w, n, tile.top)
             if a.statistics_grad is not None:
                 add_statistics_grad(dc, c, a.statistics_grad, out=dc)
             leaky_relu_backward_(dc, c, options.negative_slope)
@@ -233,25 +266,27 @@ def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
             torch.bmm(w1.to(dtype).view(n, n).t().expand(len(dc), n, n), flat_dc.mT, out=da.view(len(dc), n, -1))
             leaky_relu_backward_(da, features, options.negative_slope)
             db0 += da.sum((0, 2, 3))
+            dx = dxs[tile.tensor]
             dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
                 da, x.to(dtype).contiguous(), w0.to(dtype), None,
-                [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [a.image_grad, True, False],
+                [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [dx is not None, True, False],
             )  # fmt: skip
             dw0 += dw0_tile
             if dx is not None:
-                _add_halo(dx, dx_halo, tile)
+                _add_halo(dx, dx_halo, forward.regions[tile.tensor], tile)
         return [dw0, db0, dw1.view_as(w1), db1]
 
     sums = [torch.zeros_like(p, dtype=dtype) for p in weights]
-    for grads in map_in_order(per_group, _groups(image, n), image.device):
+    for grads in map_in_order(per_group, _groups(forward, n), device):
         for total, grad in zip(sums, grads, strict=True):
             total += grad
     found = StemWeights._make(torch.empty_like(p).copy_(g) for g, p in zip(sums, forward.weights, strict=True))
-    return None if dx is None else dx.to(image.dtype), found
+    return [None if dx is None else dx.to(image.dtype) for dx, image in zip(dxs, forward.images, strict=True)], found
 
 
-def _add_halo(dx: Tensor, dx_halo: Tensor, tile: _Tile) -> None:
-    height = dx.shape[2]
-    top, bottom = max(tile.top - 3, 0), min(tile.bottom + 3, height)
-    skip = max(3 - tile.top, 0)
-    dx[tile.first : tile.last, :, top:bottom] += dx_halo[:, :, skip : skip + bottom - top]
+def _add_halo(dx: Tensor, dx_halo: Tensor, region: Region, tile: _Tile) -> None:
+    """The adjoint of ``_halo``."""
+    above, below = min(tile.top, 3), min(region.height - tile.bottom, 3)
+    grad = dx_halo[:, :, 3 - above : dx_halo.shape[2] - 3 + below]
+    target = _of_crop(dx, region, tile, above, below)
+    target += grad.flip(-1) if region.flip else grad

@@ -18,6 +18,7 @@ from learned_resizer_cuda.ops import conv, head, stem
 from learned_resizer_cuda.ops.conv import Conv, ConvBackward
 from learned_resizer_cuda.ops.head import Head, HeadBackward
 from learned_resizer_cuda.ops.prologue import GivenNorm, Prologue, empty_features
+from learned_resizer_cuda.ops.regions import regions
 from learned_resizer_cuda.ops.stem import Stem, StemBackward, StemOptions, StemWeights
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -118,10 +119,12 @@ def staged(stage: str, t: dict[str, Tensor]) -> list[Tensor]:
     grad = t["grad"]
     if stage == "stem":
         weights = StemWeights(t["w0"], t["b0"], t["w1"], t["b1"])
-        a = Stem(t["image"], weights, StemOptions(*grad.shape[2:], "bilinear", True, 1.0), grad.dtype, None, None)
+        options = StemOptions(*grad.shape[2:], "bilinear", True, 1.0)
+        whole = regions([t["image"].shape[2:]], None, None)
+        a = Stem([t["image"]], whole, weights, options, grad.dtype, None, None)
         z = empty_features(grad)
         stem.stem(a, z, None)
-        dx, grads = stem.stem_backward(StemBackward(grad, None, a, True))
+        (dx,), grads = stem.stem_backward(StemBackward(grad, None, a, [True]))
         assert dx is not None
         return [z, dx, *grads]
     zeros = torch.zeros_like(t["scale"])

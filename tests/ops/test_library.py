@@ -28,7 +28,8 @@ def test_every_op_chooses_by_its_own_tensors() -> None:
     # The module asks before it calls that one, which is native only.
     assert calls.keys() | {"update_running"} == DEFINED.keys()
     for name, (func, args) in calls.items():
-        message = f"{name} cannot run natively on a {args[0].dtype} tensor on cpu: native"
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        message = f"{name} cannot run natively on a {first.dtype} tensor on cpu: native"
         with use_backend("native"), torch.no_grad(), pytest.raises(RuntimeError, match=message):
             func(*args)
 
@@ -36,7 +37,8 @@ def test_every_op_chooses_by_its_own_tensors() -> None:
 def test_flat_arguments_are_packed_into_groups() -> None:
     """In the order of the schema, which is made from the same fields; those at the end may be left out."""
     names = [argument.name for argument in torch.ops.learned_resizer.resizer.default._schema.arguments]
-    expected = Resizer("image", "base", Layers(*Layers._fields), *Resizer._fields[3:])  # type: ignore[arg-type]
+    images = ("images", "boxes", "flip", "base")
+    expected = Resizer(*images, Layers(*Layers._fields), *Resizer._fields[5:])  # type: ignore[arg-type]
     assert packed("resizer", lambda a: a)(*names) == expected
     assert packed("resizer", lambda a: a)(*names[:-2]) == expected._replace(image_mean=None, image_std=None)
 

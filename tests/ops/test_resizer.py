@@ -65,8 +65,8 @@ def _arguments(module: FusedResizer, image: Tensor, keep: bool = True) -> tuple[
     layers = composition.structure(module)
     base = OPS.resample(image, *SIZE, None, None, "bilinear", True)
     return (
-        image, base, layers.parameters, layers.running, layers.slopes, layers.eps, layers.batch_statistics,
-        layers.groups(), "bilinear", True, feature_dtype(image, layers.parameters[0]), keep,
+        [image], None, None, base, layers.parameters, layers.running, layers.slopes, layers.eps,
+        layers.batch_statistics, layers.groups(), "bilinear", True, feature_dtype(image, layers.parameters[0]), keep,
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_same_bits_with_and_without_memory_for_the_backward(num_blocks: int, mod
         plain = OPS.resizer(*arguments[:-1], False)
     # z, a map of each 3×3 convolution, and the input of the second block.
     assert features.numel() == {0: 2, 2: 7}[num_blocks] * 2 * N * SIZE[0] * SIZE[1]
-    assert statistics.shape == (sum(arguments[6]), 3, N)
+    assert statistics.shape == (sum(arguments[8]), 3, N)
     assert torch.equal(plain[0], out) and plain[1].numel() == 0 and torch.equal(plain[2], statistics)
 
 
@@ -113,7 +113,7 @@ def test_opcheck_of_uint8_images() -> None:
     image = torch.randint(0, 256, SHAPE, dtype=torch.uint8)
     module = _module(1, "training", torch.float32)
     arguments = list(_arguments(module, image))
-    arguments[1] = OPS.resample(image.float(), *SIZE, None, None, "bilinear", True)
+    arguments[3] = OPS.resample(image.float(), *SIZE, None, None, "bilinear", True)
     normalisation = [torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])]
     torch.library.opcheck(OPS.resizer.default, (*arguments, *normalisation))
 
@@ -204,7 +204,7 @@ def test_parameters_in_float32_under_autocast() -> None:
     with Calls(keep_arguments=True) as calls, torch.autocast("cpu", torch.bfloat16):
         half(image)
     ((_, arguments),) = [call for call in calls.ours if call[0]._opname == "resizer"]
-    assert torch.bfloat16 in arguments and all(p.dtype == torch.float32 for p in arguments[2])
+    assert torch.bfloat16 in arguments and all(p.dtype == torch.float32 for p in arguments[4])
 
 
 def test_no_second_derivative() -> None:

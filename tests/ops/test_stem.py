@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from learned_resizer_cuda.ops.prologue import empty_features
+from learned_resizer_cuda.ops.regions import regions
 from learned_resizer_cuda.ops.stem import Stem, StemOptions, StemWeights, stem
 from tests.helpers.convolutions import some, wrong
 
@@ -23,7 +24,7 @@ def test_statistics_keep_their_digits() -> None:
     weights = StemWeights(w0, b0, torch.eye(2)[:, :, None, None], torch.zeros(2))
     options = StemOptions(20, 20, "bilinear", True, 0.2)
     z, statistics = empty_features(torch.empty(2, 2, 20, 20)), torch.empty(3, 2)
-    stem(Stem(image, weights, options, torch.float32, None, None), z, statistics)
+    stem(Stem([image], regions([(40, 40)], None, None), weights, options, torch.float32, None, None), z, statistics)
     mean, var, unbiased = statistics
     exact = image[:, 0].double() + 1e3
     # float32 stores 1000.x with a step of 6e-5, in a variance of 0.08.
