@@ -1,8 +1,8 @@
 """``resample_batch`` and its adjoint: images of any sizes, each with a region, to one batch.
 
 Forward ``y_b = R_h x_b R_wᵀ``, x_b the crop of image b, mirrored if asked for; adjoint ``x̄_b = R_hᵀ ȳ_b R_w``, zero
-outside the crop. Each image has band matrices of its own (regions.py) and the bits that it has alone. Each op is the other's
-backward.
+outside the crop. Each image has band matrices of its own (regions.py) and the bits that it has alone. Each op is the
+other's backward.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Job(NamedTuple):
 
     image: Tensor  # (1, C, H, W)
     region: Region
-    index: int
+    row: int
 
 
 def _jobs(images: list[Tensor], boxes: Tensor | None, flip: Tensor | None) -> list[_Job]:
@@ -98,7 +98,7 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
     normalise = _normalise(a) if a.mean else None
 
     def run(job: _Job) -> None:
-        image, region, index = job
+        image, region, row = job
         crop = region.view(image)
         if region.flip:
             crop = crop.flip(-1)
@@ -107,7 +107,7 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
         resampled = in_torch(Resample(crop, _plain(sampling)), (region.rows, region.columns))
         if normalise is not None:
             resampled = torch.addcmul(normalise[1], resampled, normalise[0])
-        out[index].copy_(resampled[0])
+        out[row].copy_(resampled[0])
 
     map_in_order(run, _jobs(a.images, a.boxes, a.flip), first.device)
     return out
@@ -119,9 +119,9 @@ def _resample_batch_backward(a: ResampleBatchBackward) -> list[Tensor]:
     found = _empty_images(a)
 
     def run(job: _Job) -> None:
-        image, region, index = job
+        image, region, row = job
         sampling = _plain(a.sampling)._replace(height=region.height, width=region.width)
-        grad = ResampleBackward(a.grad[index : index + 1], sampling)
+        grad = ResampleBackward(a.grad[row : row + 1], sampling)
         crop = in_torch(grad, (region.rows, region.columns))
         if region.flip:
             crop = crop.flip(-1)
