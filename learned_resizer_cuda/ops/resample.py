@@ -89,12 +89,12 @@ def _by_tables(a: Resample | ResampleBackward, places: Places = _WHOLE) -> Tenso
         return select_pixels(image, *bands)
     if image.dtype in (torch.float32, torch.float64):
         return apply_bands(image, *bands)
-    sums = _rounded(apply_bands(image.float(), *bands), image.dtype)
+    sums = rounded(apply_bands(image.float(), *bands), image.dtype)
     # float() keeps the order of the strides, which is not always the layout of outputs.
     return empty_image(image, *sums.shape[2:]).copy_(sums)
 
 
-def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
     """Sums, rounded to levels for uint8; overwrites them."""
     return sums.add_(0.5).floor_().clamp_(0, 255) if dtype == torch.uint8 else sums
 
@@ -111,7 +111,7 @@ def resample_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:
         RuntimeError: under ``use_backend("native")``.
     """
     backend.refuse_native("resample", reason)
-    return _rounded(resample_dense(image, *parameters), image.dtype).to(image.dtype)
+    return rounded(resample_dense(image, *parameters), image.dtype).to(image.dtype)
 
 
 def _check_dtype(dtype: torch.dtype) -> None:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from .. import backend
 from .band_matmul import is_channels_last
+from .dense import resample_dense
 from .library import define, register_autocast, register_autograd, register_no_vmap
 from .parallel import map_in_order
 from .regions import Region, regions
-from .resample import DTYPES, Resample, ResampleBackward, Sampling, in_torch
+from .resample import DTYPES, Resample, ResampleBackward, Sampling, in_torch, rounded
 
 
 class BatchSampling(NamedTuple):
@@ -144,6 +145,37 @@ def _normalise(a: ResampleBatch) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (a.mean, a.std))
     device = a.images[0].device
     return tuple(v.to(dtype).view(-1, 1, 1).to(device) for v in (1 / (255 * std), -mean / std))  # type: ignore[return-value]
+
+
+def resample_batch_plainly(
+    images: list[Tensor],
+    boxes: Tensor | None,
+    flip: Tensor | None,
+    sampling: tuple[Any, ...],
+    dtype: torch.dtype,
+    norm: tuple[list[float], list[float]],
+    reason: str,
+) -> Tensor:
+    """The op's result by plain differentiable operations, for images ``(C, H_i, W_i)``.
+
+    Raises:
+        RuntimeError: under ``use_backend("native")``.
+    """
+    backend.refuse_native("resample_batch", reason)
+    a = ResampleBatch(images, boxes, flip, BatchSampling(*sampling), dtype, *norm)
+    normalise = _normalise(a) if a.mean else None
+
+    def plain(image: Tensor, region: Region) -> Tensor:
+        crop = region.view(image)
+        crop = crop.flip(-1) if region.flip else crop
+        places = region.rows, region.columns
+        sums = resample_dense(crop, *_plain(a.sampling), places)
+        if normalise is not None:
+            sums = sums * normalise[0] + normalise[1]
+        return rounded(sums, dtype).to(dtype)
+
+    places = regions([image.shape[-2:] for image in images], boxes, flip)
+    return torch.stack([plain(image, region) for image, region in zip(images, places, strict=True)])
 
 
 def _fake(a: ResampleBatch) -> Tensor:
