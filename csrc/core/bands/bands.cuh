@@ -24,7 +24,16 @@ LR_DEVICE double rounded_product(double a, double b) {
 #endif
 }
 
-LR_DEVICE double sinc(double x) { return x == 0.0 ? 1.0 : sin(kPi * x) / (kPi * x); }
+// sin(pi x) and cos(pi x): the device's own need no reduction of large angles, which would take a stack frame.
+#if defined(__CUDA_ARCH__)
+LR_DEVICE double sine_of_pi(double x) { return sinpi(x); }
+LR_DEVICE double cosine_of_pi(double x) { return cospi(x); }
+#else
+LR_DEVICE double sine_of_pi(double x) { return sin(kPi * x); }
+LR_DEVICE double cosine_of_pi(double x) { return cos(kPi * x); }
+#endif
+
+LR_DEVICE double sinc(double x) { return x == 0.0 ? 1.0 : sine_of_pi(x) / (kPi * x); }
 
 LR_DEVICE double filter_value(Filter filter, double x, double a) {
     switch (filter) {
@@ -34,7 +43,7 @@ LR_DEVICE double filter_value(Filter filter, double x, double a) {
             return fmax(1.0 - fabs(x), 0.0);
         case Filter::kHamming:
             // Pillow's constants are float32.
-            return fabs(x) < 1.0 ? (x == 0.0 ? 1.0 : sinc(x) * (double{0.54f} + double{0.46f} * cos(kPi * x))) : 0.0;
+            return fabs(x) < 1.0 ? (x == 0.0 ? 1.0 : sinc(x) * (double{0.54f} + double{0.46f} * cosine_of_pi(x))) : 0.0;
         case Filter::kBicubic: {
             x = fabs(x);
             if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
