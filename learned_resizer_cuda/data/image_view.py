@@ -122,10 +122,10 @@ def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_chan
     with open_image(path) as image:
         orientation, height, width = _upright_size(image)
         view = choose(height, width)
-        image = _decode(image, orientation, min(view.height, view.width) // size, in_channels)
-        left, right = _scaled(view.left, view.width, width, image.size[0])
-        top, bottom = _scaled(view.top, view.height, height, image.size[1])
-        planes = _planes(image.crop((left, top, right, bottom)))
+        upright = _decode(image, orientation, min(view.height, view.width) // size, in_channels)
+        left, right = _scaled(view.left, view.width, width, upright.size[0])
+        top, bottom = _scaled(view.top, view.height, height, upright.size[1])
+        planes = _planes(upright.crop((left, top, right, bottom)))
     planes = resize(planes, size)
     return planes.flip(-1) if view.mirror else planes
 
@@ -148,9 +148,9 @@ def read_native(
         ImageRefused, ModuleNotFoundError: see ``read_view``.
     """
     with open_image(path) as image:
-        orientation, *sides = _upright_size(image)
-        height, width = reduced_size(*sides, max_pixels)
-        planes = _planes(_decode(image, orientation, min(sides[0] // height, sides[1] // width), in_channels))
+        orientation, *whole = _upright_size(image)
+        height, width = reduced_size(whole[0], whole[1], max_pixels)
+        planes = _planes(_decode(image, orientation, min(whole[0] // height, whole[1] // width), in_channels))
     if planes.shape[1:] != (height, width):
         planes = resize(planes, (height, width))
     return planes, choose(height, width)

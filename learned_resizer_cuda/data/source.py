@@ -13,6 +13,11 @@ InputSize = int | Literal["native"]
 """Side of square images, or images at their own sizes."""
 
 
+def parse_input_size(text: str) -> InputSize:
+    """An input size as a file holds it."""
+    return NATIVE if text == NATIVE else int(text)
+
+
 class Unreadable(NamedTuple):
     """An image that could not be read, and why."""
 
@@ -84,11 +89,14 @@ class Source(Protocol):
     labels: tuple[str, ...]
     """Names of the K classes, or of the K bins of a histogram."""
     in_channels: int
-    input_size: InputSize
-    """Side S of the images in pixels, or ``"native"``."""
     train_size: int
     """Images of an epoch."""
     test_size: int
+
+    @property
+    def input_size(self) -> InputSize:
+        """Side S of the images in pixels, or ``"native"``."""
+        ...
 
     @property
     def notes(self) -> Sequence[str]:
