@@ -81,7 +81,7 @@ class FileSource:
         fit: str = "crop",
         notes: Sequence[str] = (),
     ) -> None:
-        check_options(input_size, in_channels, augment, fit)
+        check_options(input_size, in_channels, augment, fit, max_pixels)
         self.task, self.labels, self.train, self.test = task, labels, train, test
         self.input_size, self.max_pixels, self.in_channels = input_size, max_pixels, in_channels
         self.augment, self.fit, self.notes = augment, fit, list(notes)
@@ -148,11 +148,15 @@ class FileSource:
         )
 
 
-def check_options(input_size: InputSize, in_channels: int, augment: str, fit: str) -> None:
+def check_options(
+    input_size: InputSize, in_channels: int, augment: str, fit: str, max_pixels: int | None = None
+) -> None:
     """Raise ValueError for a wrong ``FileSource`` option, before listing a large folder."""
     whole = isinstance(input_size, int) and not isinstance(input_size, bool) and input_size >= 1
     if not whole and input_size != NATIVE:
         raise ValueError(f"input_size: got {input_size!r}; expected an integer of at least 1, or {NATIVE}")
+    if max_pixels is not None and (isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1):
+        raise ValueError(f"max_pixels: got {max_pixels!r}; expected an integer of at least 1, or None")
     if in_channels not in (1, 3):
         raise ValueError(f"in_channels: got {in_channels!r}; expected 3 (colour) or 1 (grey)")
     if augment not in AUGMENTS:

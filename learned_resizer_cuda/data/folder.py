@@ -48,7 +48,7 @@ class ImageFolderSource(FileSource):
         fit: str = "crop",
         max_pixels: int | None = None,
     ) -> None:
-        check_options(input_size, in_channels, augment, fit)
+        check_options(input_size, in_channels, augment, fit, max_pixels)
         root = Path(root)
         if not root.is_dir():
             raise DataError(f"data: got {root}, which is not a folder; {_LAYOUT} in it")

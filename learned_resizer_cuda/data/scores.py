@@ -70,7 +70,7 @@ class ScoreSource(FileSource):
         fit: str = "squash",
         max_pixels: int | None = None,
     ) -> None:
-        check_options(input_size, in_channels, augment, fit)
+        check_options(input_size, in_channels, augment, fit, max_pixels)
         root = Path(root)
         if not root.is_dir():
             raise DataError(f"data: got {root}, which is not a folder; expected a folder of images")
