@@ -200,10 +200,12 @@ class Resizer(nn.Module):
             raise ValueError(f"images: got an empty {type(image).__name__}; expected at least one image")
         for index, each in enumerate(image):
             self._check_image(f"images[{index}]", each, 3, like)
-            if each.dtype != image[0].dtype or each.device != image[0].device:
+            first = image[0]
+            if each.dtype != first.dtype:
+                raise TypeError(f"images[{index}]: got dtype {each.dtype}; expected {first.dtype}, as images[0]")
+            if each.device != first.device:
                 raise ValueError(
-                    f"images[{index}]: got dtype {each.dtype} on {each.device}; expected {image[0].dtype} on "
-                    f"{image[0].device}, as images[0]"
+                    f"images[{index}]: got a tensor on {each.device}; expected it on {first.device}, as images[0]"
                 )
         return _sides(size, self.size)
 
