@@ -217,9 +217,7 @@ class Resizer(nn.Module):
         channels = self.in_channels
         shape = f"({'B, ' if dim == 4 else ''}{channels}, H, W)"
         if not isinstance(image, Tensor):
-            raise TypeError(
-                f"{name}: got {type(image).__name__}; expected a torch.Tensor {shape.replace(str(channels), 'C')}"
-            )
+            raise TypeError(f"{name}: got {type(image).__name__}; expected a torch.Tensor {shape}")
         if image.dim() != dim or image.shape[-3] != channels or 0 in image.shape[-2:]:
             raise ValueError(f"{name}: got shape {tuple(image.shape)}; expected {shape} with sides of at least 1")
         if like is None:

@@ -125,7 +125,7 @@ RESIZER = [
     Bad("Module(8)(image.to('meta'))", ValueError, "image", "meta", "on cpu"),
     Bad("Module(8)([])", ValueError, "images", "an empty list", "at least one image"),
     Bad("Module(8)(())", ValueError, "images", "an empty tuple", "at least one image"),
-    Bad("Module(8)([image[0], 'image.png'])", TypeError, "images[1]", "str", "torch.Tensor (C, H, W)"),
+    Bad("Module(8)([image[0], 'image.png'])", TypeError, "images[1]", "str", "torch.Tensor (3, H, W)"),
     Bad("Module(8)([image[0], image])", ValueError, "images[1]", "(2, 3, 16, 12)", "(3, H, W)"),
     Bad("Module(8)([image[0], image[0, :1]])", ValueError, "images[1]", "(1, 16, 12)", "(3, H, W)"),
     Bad("Module(8)([image[0, :, :0], image[1]])", ValueError, "images[0]", "(3, 0, 12)", "at least 1"),
