@@ -120,7 +120,7 @@ class Resizer(nn.Module):
         boxes: Boxes | None = None,
         flip: Flip | None = None,
     ) -> Tensor:
-        """Resize a batch of images, or images of any sizes to a batch.
+        """Resize images, of one size or of any sizes.
 
         Of images of any sizes, ``norm1`` sees all pixels at once if it is or contains a batch normalisation of
         ``torch.nn``, as one image ``(1, num_filters, 1, pixels)``; otherwise one image at a time.
@@ -257,9 +257,9 @@ class Resizer(nn.Module):
 def as_list(
     image: Tensor | Sequence[Tensor], boxes: Boxes | None, flip: Flip | None
 ) -> tuple[Sequence[Tensor] | None, Tensor | None, Tensor | None]:
-    """Images ``(C, H, W)`` of a call, with its boxes and flips as the ops take them.
+    """Images ``(C, H, W)`` of a call, its boxes and flips.
 
-    ``None`` instead of the images for a batch without boxes and flips.
+    As the ops take them; ``None`` instead of the images for a batch without boxes and flips.
     """
     if isinstance(image, torch.fx.Proxy):
         return _no_list(image, boxes, flip), None, None

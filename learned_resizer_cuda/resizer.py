@@ -72,7 +72,7 @@ class FusedResizer(reference.Resizer):
         boxes: Boxes | None = None,
         flip: Flip | None = None,
     ) -> Tensor:
-        """Resize a batch of images, or images of any sizes to a batch.
+        """Resize images, of one size or of any sizes.
 
         Images of any sizes give what each gives alone. In training mode the first batch normalisation is over all
         pixels of all images, as that of a batch is.

@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A region as a crop and its place within, mirrored if it is."""
+    """A region as a crop and a place within it."""
 
     top: int
     left: int

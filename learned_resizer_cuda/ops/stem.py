@@ -145,7 +145,7 @@ def _halo(a: Stem, tile: _Tile) -> Tensor:
 
 
 def _of_crop(image: Tensor, region: Region, tile: _Tile, above: int, below: int) -> Tensor:
-    """View of a tile's pixels, and of rows above and below; not mirrored."""
+    """View of a tile's rows and some around them, not mirrored."""
     top, left = region.top, region.left
     rows = slice(top + tile.top - above, top + tile.bottom + below)
     return image[tile.first : tile.last, :, rows, left : left + region.width]
