@@ -1,7 +1,7 @@
 """Learned image resizer and differentiable resampling for PyTorch.
 
-``resize`` and ``Resize`` resample images with six filters; ``FusedResizer`` is the learned resizer of Talebi & Milanfar
-(ICCV 2021) to train in front of a vision network.
+``resize`` and ``Resize`` resample images with six filters, ``resize_batch`` images of any sizes to one batch;
+``FusedResizer`` is the learned resizer of Talebi & Milanfar (ICCV 2021) to train in front of a vision network.
 """
 
 from . import waiting
@@ -17,6 +17,7 @@ from .backend import use_backend
 from .info import info
 from .losses import EMDLoss, SigmoidCrossEntropyLoss
 from .resize import Resize, resize
+from .resize_batch import resize_batch
 from .resizer import FusedResizer
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "info",
     "reference",
     "resize",
+    "resize_batch",
     "use_backend",
 ]

@@ -82,7 +82,7 @@ def resize(
         RuntimeError: under ``use_backend("native")`` if the native kernel cannot run, for instance under a transform.
     """
     if has_torch_function_unary(image):
-        if (tv_tensors := _tv_tensors(image)) is not None:
+        if (tv_tensors := tv_tensors_of(image)) is not None:
             plain = image.as_subclass(Tensor)
             options: dict[str, Any] = {"interpolation": interpolation, "antialias": antialias, "parity": parity}
             return tv_tensors.wrap(resize(plain, size, scale_factor=scale_factor, **options), like=image)
@@ -155,7 +155,7 @@ def resize(
     return op(batched, *parameters).reshape(*image.shape[:-2], height, width)
 
 
-def _tv_tensors(image: Tensor) -> Any:
+def tv_tensors_of(image: Tensor, name: str = "image") -> Any:
     """torchvision's module of tensor classes, if ``image`` is an ``Image`` or ``Video``.
 
     Raises:
@@ -166,7 +166,7 @@ def _tv_tensors(image: Tensor) -> Any:
         return None
     if not isinstance(image, (tv_tensors.Image, tv_tensors.Video)):
         raise TypeError(
-            f"image: got a torchvision.tv_tensors.{type(image).__name__}, which must not be interpolated; expected an "
+            f"{name}: got a torchvision.tv_tensors.{type(image).__name__}, which must not be interpolated; expected an "
             "image (learned_resizer_cuda.transforms.Resize takes masks, boxes and key points)"
         )
     return tv_tensors

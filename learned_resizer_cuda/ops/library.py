@@ -40,6 +40,7 @@ _SCHEMA_TYPES: dict[Any, str] = {
     list[Tensor]: "Tensor[]",
     list[float]: "float[]",
     list[int]: "int[]",
+    list[torch.SymInt]: "SymInt[]",
 }
 
 
@@ -211,6 +212,15 @@ def register_vmap(name: str) -> None:
         stacked = image.movedim(cast(int, in_dims[0]), 0)
         out = getattr(getattr(torch.ops, NAMESPACE), name)(stacked.flatten(0, 1), *parameters)
         return out.unflatten(0, stacked.shape[:2]), 0
+
+    torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
+
+
+def register_no_vmap(name: str) -> None:
+    """Refuse vmap by name."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise NotImplementedError(f"torch.vmap: {name} takes images of different sizes, which have no common dimension")
 
     torch.library.register_vmap(f"{NAMESPACE}::{name}", rule, lib=LIBRARY)
 

@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A region as a crop and a place within it."""
+    """A region as a crop and its place in it."""
 
     top: int
     left: int

@@ -16,6 +16,7 @@ from .band_matmul import apply_bands, empty_image, is_selection, select_pixels
 from .bands import Bands, get_bands
 from .dense import resample_dense, resample_dense_backward
 from .library import define, register_autocast, register_autograd, register_vmap
+from .regions import Place
 from .transforms import VMAP, transform_reason
 
 # Dtypes that both implementations take.
@@ -47,14 +48,19 @@ class ResampleBackward(NamedTuple):
     sampling: Sampling
 
 
-def _tables(a: Resample | ResampleBackward, device: torch.device) -> tuple[Bands, Bands]:
+Places = tuple[Place | None, Place | None]
+_WHOLE: Places = (None, None)
+
+
+def _tables(a: Resample | ResampleBackward, device: torch.device, places: Places = _WHOLE) -> tuple[Bands, Bands]:
     image, (height, width, scale_h, scale_w, interpolation, antialias) = a
     rest = (interpolation, antialias, image.dtype, device)
+    (in_h, in_w), (rows, columns) = image.shape[2:], places
     if isinstance(a, Resample):
-        return get_bands(image.shape[2], height, scale_h, *rest), get_bands(image.shape[3], width, scale_w, *rest)
+        return get_bands(in_h, height, scale_h, *rest, rows), get_bands(in_w, width, scale_w, *rest, columns)
     return (
-        get_bands(height, image.shape[2], scale_h, *rest).transposed(),
-        get_bands(width, image.shape[3], scale_w, *rest).transposed(),
+        get_bands(height, in_h, scale_h, *rest, rows).transposed(),
+        get_bands(width, in_w, scale_w, *rest, columns).transposed(),
     )
 
 
@@ -75,20 +81,20 @@ def _native(op: str, a: Resample | ResampleBackward) -> Tensor | None:
 _HOST = torch.device("cpu")
 
 
-def _by_tables(a: Resample | ResampleBackward) -> Tensor:
+def _by_tables(a: Resample | ResampleBackward, places: Places = _WHOLE) -> Tensor:
     """Pure torch, any device; sums in float32 (float64 for float64), rounded once."""
     image, _ = a
-    bands = _tables(a, image.device)
+    bands = _tables(a, image.device, places)
     if all(is_selection(axis) for axis in bands):
         return select_pixels(image, *bands)
     if image.dtype in (torch.float32, torch.float64):
         return apply_bands(image, *bands)
-    sums = _rounded(apply_bands(image.float(), *bands), image.dtype)
+    sums = rounded(apply_bands(image.float(), *bands), image.dtype)
     # float() keeps the order of the strides, which is not always the layout of outputs.
     return empty_image(image, *sums.shape[2:]).copy_(sums)
 
 
-def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
     """Sums, rounded to levels for uint8; overwrites them."""
     return sums.add_(0.5).floor_().clamp_(0, 255) if dtype == torch.uint8 else sums
 
@@ -105,7 +111,7 @@ def resample_plainly(image: Tensor, reason: str, *parameters: Any) -> Tensor:
         RuntimeError: under ``use_backend("native")``.
     """
     backend.refuse_native("resample", reason)
-    return _rounded(resample_dense(image, *parameters), image.dtype).to(image.dtype)
+    return rounded(resample_dense(image, *parameters), image.dtype).to(image.dtype)
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -152,10 +158,15 @@ def _is_exact(size: int, out: int, factor: float | None) -> bool:
 
 
 def _resample(a: Resample) -> Tensor:
-    image, (height, width, scale_h, scale_w, interpolation, antialias) = a
     native = _native("resample", a)
-    if native is not None:
-        return native
+    return in_torch(a) if native is None else native
+
+
+def in_torch(a: Resample | ResampleBackward, places: Places = _WHOLE) -> Tensor:
+    """The op in pure torch, of a region's crop and its places."""
+    image, (height, width, scale_h, scale_w, interpolation, antialias) = a
+    if isinstance(a, ResampleBackward) or places != _WHOLE:
+        return _by_tables(a, places)
     # Users know F.interpolate's answer for float32. It rounds coordinates to float32, which moves results away from the
     # exact tables' in proportion to the image's size, by 2e-4 of the range at 4000 pixels (docs/math.md, 1.6); using
     # its kernel keeps the two equal. If no coordinate needs rounding, the two differ by rounding errors alone, and the
@@ -175,7 +186,7 @@ def _resample(a: Resample) -> Tensor:
 
 def _resample_backward(a: ResampleBackward) -> Tensor:
     native = _native("resample_backward", a)
-    return _by_tables(a) if native is None else native
+    return in_torch(a) if native is None else native
 
 
 _ATEN = {
