@@ -144,7 +144,8 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
     _refuse_regions("resample_batch", a.boxes, a.flip)
     height, width, *filter_ = a.sampling
     images = [image if image.dim() == 4 else image.unsqueeze(0) for image in a.images]
-    out = torch.cat([resample_dense(image, height, width, None, None, *filter_) for image in images])
+    wide = accumulation_dtype(a.dtype)
+    out = torch.cat([resample_dense(image.to(wide), height, width, None, None, *filter_) for image in images])
     if a.mean:
         mean, std = (torch.tensor(v, dtype=out.dtype, device=out.device) for v in (a.mean, a.std))
         out = normalise(out, out.dtype, mean, std)
