@@ -178,6 +178,17 @@ RESIZER = [
     Bad("Module(8)(image.double())", TypeError, "image", "torch.float64", "torch.float32"),
     Bad("Module(8)(image.byte())", TypeError, "image", "torch.uint8", "torch.float32"),
     Bad("Module(8)(image.to('meta'))", ValueError, "image", "meta", "on cpu"),
+    Bad("Module(8)([])", ValueError, "images", "an empty list", "at least one image"),
+    Bad("Module(8)(())", ValueError, "images", "an empty tuple", "at least one image"),
+    Bad("Module(8)([image[0], 'image.png'])", TypeError, "images[1]", "str", "torch.Tensor (3, H, W)"),
+    Bad("Module(8)([image[0], image])", ValueError, "images[1]", "(2, 3, 16, 12)", "(3, H, W)"),
+    Bad("Module(8)([image[0], image[0, :1]])", ValueError, "images[1]", "(1, 16, 12)", "(3, H, W)"),
+    Bad("Module(8)([image[0, :, :0], image[1]])", ValueError, "images[0]", "(3, 0, 12)", "at least 1"),
+    Bad("Module(8)([*image, image[0].double()])", TypeError, "images[2]", "torch.float64", "torch.float32"),
+    Bad("Module(8)((*image, levels[0]))", TypeError, "images[2]", "torch.uint8", "torch.float32"),
+    Bad("Module(8, mean=UNIT, std=UNIT)([image[0], levels[0]])", TypeError, "images[1]", "uint8", "as images[0]"),
+    Bad("Module(8)([image[0], image[0].to('meta')])", ValueError, "images[1]", "meta", "on cpu"),
+    Bad("Module(8)(list(image), size=0)", ValueError, "size", "0", SIZE),
     Bad("Module(8)(image, size=0)", ValueError, "size", "0", SIZE),
     Bad("Module(8)(image, size=(4, 4.5))", TypeError, "size", "(4, 4.5)", SIZE),
 ]
@@ -186,6 +197,8 @@ RESIZER = [
 FUSED = [
     Bad("Module(1)(image[:1, :, :1, :1])", ValueError, "image", "1 values per channel", "at least 2"),
     Bad("Module(1)(image[:1])", ValueError, "image", "1 values per channel", "at least 2"),
+    Bad("Module(1)([image[0]])", ValueError, "image", "1 values per channel", "at least 2"),
+    Bad("Module(8)(image[:1], boxes=[[2.2, 3, 0.5, 1]])", ValueError, "image", "1 values per channel", "at least 2"),
 ]
 
 LOSSES = [
@@ -337,6 +350,7 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
         "ResizeKeepRatioToSequence": ResizeKeepRatioToSequence,
         "SigmoidCrossEntropyLoss": SigmoidCrossEntropyLoss,
         "SimpleNamespace": SimpleNamespace,
+        "UNIT": (1.0, 1.0, 1.0),
         "accelerate": accelerate,
         "hf": _Transformers(),
         "math": math,

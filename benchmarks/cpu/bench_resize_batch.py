@@ -21,8 +21,8 @@ from learned_resizer_cuda.ops.bands import TABLES
 
 ROUNDS = 7
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-# torch's kernels round coordinates to float32, which moves results by up to 1.3 · N · 2^-24 an axis (docs/math.md, 1.6);
-# our backward does not.
+# torch's kernels round coordinates to float32, our backward does not: results differ by up to 1.3 · N · 2^-24 an axis
+# (docs/math.md, 1.6).
 COORDINATES = 2 * 1.3 * 900 * 2.0**-24
 # Peers round a byte after each pass, which the second filter's weights grow (UINT8_LEVELS in peers.py); the largest
 # normalised values are 1.5 and more.
