@@ -35,12 +35,12 @@ double kernel(Filter filter, double x, double a) {
 
 }  // namespace
 
-Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias) {
+Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias, double offset, double extent) {
     Dense m{out, in, std::vector<double>(out * in)};
-    const double scale = static_cast<double>(in) / static_cast<double>(out);
+    const double scale = (extent == 0.0 ? static_cast<double>(in) : extent) / static_cast<double>(out);
     const double stretch = antialias ? std::max(scale, 1.0) : 1.0;
     for (int64_t o = 0; o < out; ++o) {
-        const double center = (o + 0.5) * scale;
+        const double center = (o + 0.5) * scale + offset;
         double total = 0.0;
         if (antialias) {
             for (int64_t i = 0; i < in; ++i)

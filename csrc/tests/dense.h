@@ -17,7 +17,9 @@ struct Dense {
 // Weights of `out` outputs over `in` inputs. Output o is centred at (o + 1/2) in/out in input coordinates, input i at i
 // + 1/2. antialias: the filter widened by max(in/out, 1), taken where its support covers the input's centre, normalised
 // to sum 1. Without: the plain filter (cubic with a = -0.75), taps beyond the border moved onto the border pixel.
-Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias);
+// offset, extent: of the part of the inputs that the outputs fill; an extent of 0: all.
+Dense resampling_matrix(int64_t in, int64_t out, Filter filter, bool antialias, double offset = 0.0,
+                        double extent = 0.0);
 Dense transposed(const Dense& matrix);
 
 // The same matrix in the planner's format. Zeros between the first and last non-zero of a row are kept.
