@@ -192,33 +192,23 @@ struct StemData {
     }
 };
 
-// An axis as the planner sees it, with the least room for its taps.
+// An axis as the planner sees it.
 inline Axis axis_of(const Dense& matrix, const StemCase& k, const Extent& extent) {
-    Axis axis{};
-    axis.in = static_cast<int32_t>(matrix.columns), axis.out = static_cast<int32_t>(matrix.rows);
-    axis.scale = (extent.extent == 0.0 ? static_cast<double>(axis.in) : extent.extent) / axis.out;
-    axis.offset = extent.offset;
-    axis.filter = k.filter == Filter::kTriangle ? learned_resizer::Filter::kBilinear
-                  : k.filter == Filter::kCubic  ? learned_resizer::Filter::kBicubic
-                                                : learned_resizer::Filter::kLanczos;
-    axis.antialias = k.antialias;
-    axis.identity = axis.in == axis.out && extent.extent == 0.0;
-    axis.taps = 1;
-    const Table table = table_of(matrix);
-    for (int32_t o = 0; o < axis.out; ++o) axis.taps = std::max(axis.taps, table.offset[o + 1] - table.offset[o]);
-    // The tests' zeros of the filter may be 1e-17, outside of the package's bands.
-    axis.taps += 2;
-    return axis;
+    const auto filter = k.filter == Filter::kTriangle ? learned_resizer::Filter::kBilinear
+                        : k.filter == Filter::kCubic  ? learned_resizer::Filter::kBicubic
+                                                      : learned_resizer::Filter::kLanczos;
+    return make_axis(static_cast<int32_t>(matrix.columns), static_cast<int32_t>(matrix.rows), filter, k.antialias,
+                     extent.offset, extent.extent);
 }
 inline StemPlanTensor plan_tensor(const StemCase& k, const Dense& rows, const Dense& columns) {
     return {k.batch, axis_of(rows, k, k.rows), axis_of(columns, k, k.columns)};
 }
 
 // Bands of a matrix where the kernels expect them; begins and ends in order.
-inline void put_bands(const Dense& matrix, const StemAxis& axis, unsigned char* tables) {
-    auto* begin = stem_table<int32_t>(tables, axis.begin);
-    auto* end = stem_table<int32_t>(tables, axis.end);
-    auto* weight = stem_table<double>(tables, axis.weight);
+inline void put_bands(const Dense& matrix, const BandsTask& task, unsigned char* tables) {
+    auto* begin = stem_table<int32_t>(tables, task.begin);
+    auto* end = stem_table<int32_t>(tables, task.end);
+    auto* weight = stem_table<double>(tables, task.weight);
     const int64_t outputs = matrix.rows, pixels = matrix.columns;
     const auto counts = [&](int64_t o, int64_t i) { return std::fabs(matrix.at(o, i)) > 1e-14; };
     for (int64_t o = 0; o < outputs; ++o) {
@@ -230,9 +220,10 @@ inline void put_bands(const Dense& matrix, const StemAxis& axis, unsigned char* 
     for (int64_t o = outputs - 2; o >= 0; --o) begin[o] = std::min(begin[o], begin[o + 1]);
     for (int64_t o = 1; o < outputs; ++o) end[o] = std::max(end[o], end[o - 1]);
     for (int64_t o = 0; o < outputs; ++o) {
-        if (end[o] - begin[o] > axis.taps) std::printf("a band has %d taps\n", end[o] - begin[o]), ++failures;
+        const int32_t taps = task.axis.taps;
+        if (end[o] - begin[o] > taps) std::printf("a band has %d taps\n", end[o] - begin[o]), ++failures;
         for (int32_t i = begin[o]; i < end[o]; ++i)
-            weight[o * axis.taps + i - begin[o]] = matrix.at(o, i);
+            weight[o * taps + i - begin[o]] = matrix.at(o, i);
     }
 }
 
@@ -241,7 +232,7 @@ class Tables {
   public:
     Tables(const StemTables& tables, const std::vector<const Dense*>& axes) : memory_(tables.bytes / 16 + 1) {
         std::memcpy(data(), tables.stored.data(), tables.stored.size());
-        for (size_t i = 0; i < axes.size(); ++i) put_bands(*axes[i], tables.places[i], data());
+        for (size_t i = 0; i < axes.size(); ++i) put_bands(*axes[i], tables.tasks[i], data());
     }
     unsigned char* data() { return reinterpret_cast<unsigned char*>(memory_.data()); }
 

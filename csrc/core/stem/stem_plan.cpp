@@ -17,8 +17,7 @@ int64_t divide_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 // Half of what an output reads, in pixels.
 double support(const Axis& axis) {
     if (axis.identity) return 0.5;
-    const double of_filter = axis.filter == Filter::kBilinear ? 1.0 : axis.filter == Filter::kBicubic ? 2.0 : 3.0;
-    return axis.antialias ? of_filter * std::max(axis.scale, 1.0) : of_filter;
+    return filter_support(axis.filter) * (axis.antialias ? std::max(axis.scale, 1.0) : 1.0);
 }
 
 // At most so many pixels from the first that `outputs` neighbours read to the last, and one more that rounding may add.
@@ -107,23 +106,33 @@ void check(const std::vector<StemPlanTensor>& tensors) {
     }
 }
 
-// Begins the tables with room for the tensors, and gives each its bands.
+// Begins the tables with room for what is stored, and gives each tensor its bands.
 template <class T>
-Places begin_tables(const std::vector<StemPlanTensor>& from, std::vector<T>& to, StemTables& tables) {
+Places begin_tables(const std::vector<StemPlanTensor>& from, size_t attached, std::vector<T>& to, StemTables& tables) {
     Places places;
-    places.add(static_cast<int64_t>(from.size()), sizeof(T));
+    const auto count = static_cast<int64_t>(from.size());
+    places.add(count, sizeof(T));
+    tables.tasks_at = places.add(2 * count, sizeof(BandsTask));
+    tables.attached_at = places.add(static_cast<int64_t>(attached), 1);
     for (const StemPlanTensor& t : from) {
         T& made = to.emplace_back();
         made.rows = places.bands(t.rows), made.columns = places.bands(t.columns);
-        tables.axes.push_back(t.rows), tables.axes.push_back(t.columns);
-        tables.places.push_back(made.rows), tables.places.push_back(made.columns);
+        for (const bool rows : {true, false}) {
+            const Axis& axis = rows ? t.rows : t.columns;
+            const StemAxis& at = rows ? made.rows : made.columns;
+            tables.tasks.push_back({axis, at.begin, at.end, at.weight, tables.outputs});
+            tables.outputs += axis.out;
+        }
     }
     return places;
 }
 template <class T>
-void end_tables(const std::vector<T>& tensors, const Places& places, StemTables& tables) {
-    tables.stored.resize(tensors.size() * sizeof(T));
-    std::memcpy(tables.stored.data(), tensors.data(), tables.stored.size());
+void end_tables(const std::vector<T>& tensors, const std::vector<unsigned char>& attached, const Places& places,
+                StemTables& tables) {
+    tables.stored.resize(tables.attached_at + attached.size());
+    std::memcpy(tables.stored.data(), tensors.data(), tensors.size() * sizeof(T));
+    std::memcpy(tables.stored.data() + tables.tasks_at, tables.tasks.data(), tables.tasks.size() * sizeof(BandsTask));
+    std::copy(attached.begin(), attached.end(), tables.stored.begin() + tables.attached_at);
     tables.bytes = places.bytes;
 }
 
@@ -143,7 +152,7 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
     s.out_height = from[0].rows.out, s.out_width = from[0].columns.out;
 
     std::vector<StemTensor> tensors;
-    Places places = begin_tables(from, tensors, plan.tables);
+    Places places = begin_tables(from, request.attached.size(), tensors, plan.tables);
     int64_t most_rows = 1;
     for (size_t i = 0; i < from.size(); ++i) {
         StemTensor& t = tensors[i];
@@ -186,18 +195,19 @@ StemPlan make_stem_plan(const StemPlanRequest& request) {
         }
     }
     s.blocks = std::min(s.items, resident);
-    end_tables(tensors, places, plan.tables);
+    end_tables(tensors, request.attached, places, plan.tables);
     return plan;
 }
 
-StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from, const StemBackwardFit (&fits)[2]) {
+StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from, const StemBackwardFit (&fits)[2],
+                                         const std::vector<unsigned char>& attached) {
     check(from);
     StemBackwardPlan plan{};
     StemBackwardShape& s = plan.shape;
     s.tensors = static_cast<int32_t>(from.size());
     s.out_height = from[0].rows.out, s.out_width = from[0].columns.out;
     std::vector<StemBackwardTensor> tensors;
-    Places places = begin_tables(from, tensors, plan.tables);
+    Places places = begin_tables(from, attached.size(), tensors, plan.tables);
     int64_t most_rows = 1;
     for (size_t i = 0; i < from.size(); ++i) {
         StemBackwardTensor& t = tensors[i];
@@ -249,7 +259,7 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
         }
         s.blocks[g] = std::min(s.items[g], fit.resident);
     }
-    end_tables(tensors, places, plan.tables);
+    end_tables(tensors, attached, places, plan.tables);
     return plan;
 }
 

@@ -19,14 +19,17 @@ struct StemPlanRequest {
     std::vector<StemPlanTensor> tensors;  // at least one
     int multiprocessors;                  // of the device, for the number of blocks
     StemInstance kernel;
+    std::vector<unsigned char> attached{};
 };
 
-// The tables begin with what the host writes; the rest is made on the device.
+// The tables begin with what the host writes: the tensors, the bands to be made, and what the caller attaches. The rest
+// is made on the device.
 struct StemTables {
     std::vector<unsigned char> stored;
-    std::vector<Axis> axes;        // rows and columns of each tensor
-    std::vector<StemAxis> places;  // and where their bands are
-    int64_t bytes;                 // of all
+    std::vector<BandsTask> tasks;  // rows and columns of each tensor
+    int64_t tasks_at, attached_at;
+    int64_t outputs;  // of all tasks
+    int64_t bytes;    // of all
 };
 
 struct StemPlan {
@@ -40,6 +43,7 @@ struct StemBackwardPlan {
     StemTables tables;
 };
 // fits: of the weights' gradients and of the image's.
-StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& tensors, const StemBackwardFit (&fits)[2]);
+StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& tensors, const StemBackwardFit (&fits)[2],
+                                         const std::vector<unsigned char>& attached = {});
 
 }  // namespace learned_resizer
