@@ -96,8 +96,8 @@ std::vector<StemPlanTensor> parse_tensors(const py::sequence& sizes, const py::t
             const auto pair = part.cast<py::tuple>();
             offset = pair[0].cast<double>(), extent = pair[1].cast<double>();
         }
-        return make_axis(in.cast<int32_t>(), out.cast<int32_t>(), static_cast<Filter>(interpolation), antialias, offset,
-                         extent);
+        return make_stem_axis(in.cast<int32_t>(), out.cast<int32_t>(), static_cast<Filter>(interpolation), antialias,
+                              offset, extent);
     };
     std::vector<StemPlanTensor> tensors;
     for (const auto& item : sizes) {
@@ -123,9 +123,9 @@ void make_tables(const Plan& plan, const Launch& launch, uintptr_t tables, int d
     check_address("tables", tables, 16);
     auto* memory = static_cast<unsigned char*>(address(tables));
     const StemTables& t = plan.tables;
-    check_launch("bands",
-                 launch_bands(memory, t.tasks_at, static_cast<int>(t.tasks.size()), t.outputs, device, address(stream)),
-                 device);
+    const Axis &rows = t.axes[0].axis, &columns = t.axes[1].axis;
+    const BandsParams bands{memory, t.axes_at, static_cast<int32_t>(t.axes.size()), std::max(rows.out, columns.out)};
+    check_launch("bands", launch_bands(bands, device, address(stream)), device);
     check_launch("stem_tables", launch(plan.shape, memory, device, address(stream)), device);
 }
 
@@ -140,7 +140,7 @@ const unsigned char* set_images(Params& params, const StemTables& plan, uintptr_
         throw py::value_error("images: got " + std::to_string(images.size()) + "; expected as many as the plan has");
     if (images.size() == 1) {
         params.image = parse_image(images[0].cast<py::tuple>(), params.format.dtype);
-        if (params.image.height != plan.tasks[0].axis.in || params.image.width != plan.tasks[1].axis.in)
+        if (params.image.height != plan.axes[0].axis.in || params.image.width != plan.axes[1].axis.in)
             throw py::value_error("image: its size differs from the plan's");
         return nullptr;
     }

@@ -197,7 +197,7 @@ inline Axis axis_of(const Dense& matrix, const StemCase& k, const Extent& extent
     const auto filter = k.filter == Filter::kTriangle ? learned_resizer::Filter::kBilinear
                         : k.filter == Filter::kCubic  ? learned_resizer::Filter::kBicubic
                                                       : learned_resizer::Filter::kLanczos;
-    return make_axis(static_cast<int32_t>(matrix.columns), static_cast<int32_t>(matrix.rows), filter, k.antialias,
+    return make_stem_axis(static_cast<int32_t>(matrix.columns), static_cast<int32_t>(matrix.rows), filter, k.antialias,
                      extent.offset, extent.extent);
 }
 inline StemPlanTensor plan_tensor(const StemCase& k, const Dense& rows, const Dense& columns) {
@@ -205,10 +205,10 @@ inline StemPlanTensor plan_tensor(const StemCase& k, const Dense& rows, const De
 }
 
 // Bands of a matrix where the kernels expect them; begins and ends in order.
-inline void put_bands(const Dense& matrix, const BandsTask& task, unsigned char* tables) {
-    auto* begin = stem_table<int32_t>(tables, task.begin);
-    auto* end = stem_table<int32_t>(tables, task.end);
-    auto* weight = stem_table<double>(tables, task.weight);
+inline void put_bands(const Dense& matrix, const BandAxis& to, unsigned char* tables) {
+    auto* begin = stem_table<int32_t>(tables, to.begin);
+    auto* end = stem_table<int32_t>(tables, to.end);
+    auto* weight = stem_table<double>(tables, to.weight);
     const int64_t outputs = matrix.rows, pixels = matrix.columns;
     const auto counts = [&](int64_t o, int64_t i) { return std::fabs(matrix.at(o, i)) > 1e-14; };
     for (int64_t o = 0; o < outputs; ++o) {
@@ -220,7 +220,7 @@ inline void put_bands(const Dense& matrix, const BandsTask& task, unsigned char*
     for (int64_t o = outputs - 2; o >= 0; --o) begin[o] = std::min(begin[o], begin[o + 1]);
     for (int64_t o = 1; o < outputs; ++o) end[o] = std::max(end[o], end[o - 1]);
     for (int64_t o = 0; o < outputs; ++o) {
-        const int32_t taps = task.axis.taps;
+        const int32_t taps = to.axis.taps;
         if (end[o] - begin[o] > taps) std::printf("a band has %d taps\n", end[o] - begin[o]), ++failures;
         for (int32_t i = begin[o]; i < end[o]; ++i)
             weight[o * taps + i - begin[o]] = matrix.at(o, i);
@@ -232,7 +232,7 @@ class Tables {
   public:
     Tables(const StemTables& tables, const std::vector<const Dense*>& axes) : memory_(tables.bytes / 16 + 1) {
         std::memcpy(data(), tables.stored.data(), tables.stored.size());
-        for (size_t i = 0; i < axes.size(); ++i) put_bands(*axes[i], tables.tasks[i], data());
+        for (size_t i = 0; i < axes.size(); ++i) put_bands(*axes[i], tables.axes[i], data());
     }
     unsigned char* data() { return reinterpret_cast<unsigned char*>(memory_.data()); }
 

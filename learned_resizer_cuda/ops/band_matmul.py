@@ -24,10 +24,11 @@ _CHUNK_ELEMENTS = 256 * 1024
 _BLOCK_WEIGHTS = 64 * 1024
 
 
-# Weights per pixel of input and output from which a product with the transposed rows is faster, copies included: MKL
-# adds whole rows of a dense matrix in vectors, but multiplies columns number by number. Lanczos 448 -> 224 (4) gains
-# 1.5 times on one thread and 1.1 on two; bicubic (2.7) gains a little on one and loses a quarter on two.
-_TRANSPOSED_WEIGHTS = 3
+# Weights of a row from which a product takes the transposed rows, copies included. MKL adds up a row of 8 weights in
+# vectors, column by column of a dense matrix, in an order that depends on how its threads share the columns; whole rows
+# of a dense matrix it adds in one order (12,000 random products on 1, 2 and 4 threads). For Lanczos 448 -> 224 (12
+# weights) that is 1.5 times faster as well on one thread and 1.1 on two.
+_TRANSPOSED_COUNT = 8
 
 _HAS_MKL = torch.backends.mkl.is_available()
 
@@ -170,7 +171,7 @@ def resample_along(x: Tensor, y: Tensor, bands: Bands, inner: int = 1, accumulat
     """
     if inner == 1:
         matrix = _block_diagonal(bands, 1)
-        if len(bands.weight) > _TRANSPOSED_WEIGHTS * (bands.in_size + bands.out_size) and x.is_cpu:
+        if bands.max_count >= _TRANSPOSED_COUNT and x.is_cpu:
             product = x.new_empty(bands.out_size, len(x))
             _multiply(matrix, x.t().contiguous(), product)
             y.add_(product.t()) if accumulate else y.copy_(product.t())
@@ -202,19 +203,22 @@ def _multiply(matrix: Tensor, dense: Tensor, out: Tensor, accumulate: bool = Fal
 
 def is_identity(bands: Bands) -> bool:
     """Whether the table leaves its axis unchanged, with one weight per row."""
-    if "identity" not in bands.cache:
-        one_each = bands.in_size == bands.out_size == len(bands.weight) and bands.max_count == 1
+
+    def check() -> bool:
         place = torch.arange(bands.in_size, device=bands.start.device)
-        bands.cache["identity"] = one_each and bool(((bands.start == place) & (bands.weight == 1)).all())
-    return bands.cache["identity"]
+        return bands.in_size == bands.out_size and is_selection(bands) and bool((bands.start == place).all())
+
+    return bands.derive("identity", check)
 
 
 def is_selection(bands: Bands) -> bool:
     """Whether each output is one input pixel, unweighted."""
-    if "selection" not in bands.cache:
+
+    def check() -> bool:
         one_each = bands.out_size == len(bands.weight) and bands.max_count == 1
-        bands.cache["selection"] = one_each and bool((bands.weight == 1).all())
-    return bands.cache["selection"]
+        return one_each and bool((bands.weight == 1).all())
+
+    return bands.derive("selection", check)
 
 
 def select_pixels(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
@@ -225,33 +229,33 @@ def select_pixels(image: Tensor, bands_h: Bands, bands_w: Bands) -> Tensor:
 
 def _block_diagonal(bands: Bands, repeat: int) -> Tensor:
     """Sparse ``I_repeat ⊗ R``: one product for ``repeat`` planes or rows."""
-    key = ("block", repeat)
-    if key not in bands.cache:
+
+    def make() -> Tensor:
         count = (bands.offset[1:] - bands.offset[:-1]).repeat(repeat)
         column = _columns(bands.start, bands.offset)
         shift = torch.arange(repeat, device=column.device).repeat_interleave(len(column)) * bands.in_size
-        bands.cache[key] = _matrix(
-            count, column.repeat(repeat) + shift, bands.weight.repeat(repeat), repeat * bands.in_size
-        )
-    return bands.cache[key]
+        return _matrix(count, column.repeat(repeat) + shift, bands.weight.repeat(repeat), repeat * bands.in_size)
+
+    return bands.derive(("block", repeat), make)
 
 
 def _row_slice(bands: Bands, top: int, bottom: int) -> tuple[int, Tensor]:
     """Rows ``top:bottom`` of R without its leading empty columns: ``(first column, matrix)``."""
-    key = ("rows", top, bottom)
-    if key not in bands.cache:
+
+    def make() -> tuple[int, Tensor]:
         offset = bands.offset[top : bottom + 1]
         column = _columns(bands.start[top:bottom], offset - offset[0])
         first, last = (int(column.min()), int(column.max())) if len(column) else (0, 0)
         weight = bands.weight[int(offset[0]) : int(offset[-1])]
-        bands.cache[key] = (first, _matrix(offset[1:] - offset[:-1], column - first, weight, last + 1 - first))
-    return bands.cache[key]
+        return first, _matrix(offset[1:] - offset[:-1], column - first, weight, last + 1 - first)
+
+    return bands.derive(("rows", top, bottom), make)
 
 
 def _column_slice(bands: Bands, left: int, right: int) -> tuple[int, Tensor]:
     """Columns ``left:right`` of R without its leading empty rows: ``(first row, matrix)``."""
-    key = ("columns", left, right)
-    if key not in bands.cache:
+
+    def make() -> tuple[int, Tensor]:
         end = bands.start + bands.offset[1:] - bands.offset[:-1]
         rows = ((bands.start < right) & (end > left)).nonzero().flatten()
         # Starts and ends never decrease, so the rows that read these columns are consecutive.
@@ -261,8 +265,9 @@ def _column_slice(bands: Bands, left: int, right: int) -> tuple[int, Tensor]:
         column, weight = column[entries], bands.weight[entries]
         keep = (column >= left) & (column < right)
         count = end[top:bottom].clamp(max=right) - bands.start[top:bottom].clamp(min=left)
-        bands.cache[key] = (top, _matrix(count, column[keep] - left, weight[keep], right - left))
-    return bands.cache[key]
+        return top, _matrix(count, column[keep] - left, weight[keep], right - left)
+
+    return bands.derive(("columns", left, right), make)
 
 
 def _columns(start: Tensor, offset: Tensor) -> Tensor:

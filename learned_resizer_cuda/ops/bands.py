@@ -9,9 +9,11 @@ border repeated. ``docs/math.md`` derives every formula used here.
 from __future__ import annotations
 
 import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +43,11 @@ EMPTY_WINDOW = 1e-7
 
 _INT32_MAX = 2**31 - 1
 
+# Of all cached tables and what is derived from them: those of about 200 photographs' sizes, to and fro.
+CACHE_BYTES = 64 << 20
+
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True, eq=False)
 class Bands:
@@ -54,7 +61,6 @@ class Bands:
         weight: float32 or float64 ``(nnz,)``. The rows of a forward table sum to 1.
         max_count: the most inputs any row reads.
         max_open: the most rows that read any one input (the transposed table's ``max_count``).
-        cache: data that implementations derive from the table (a matrix format, a launch plan).
     """
 
     in_size: int
@@ -64,10 +70,22 @@ class Bands:
     weight: Tensor
     max_count: int
     max_open: int
-    cache: dict[object, Any] = field(default_factory=dict, repr=False)
+    _owner: Bands | None = field(default=None, repr=False)  # the table that this one is the transpose of
+    _derived: dict[object, Any] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def _transposed(self) -> Bands:
+    def derive(self, key: object, make: Callable[[], Value]) -> Value:
+        """What an implementation derives from the table (a matrix format, a property), made once."""
+        if key not in self._derived:
+            made = make()
+            if self._derived.setdefault(key, made) is made:
+                TABLES.grow(self._owner or self, _bytes_of(made))
+        return self._derived[key]  # type: ignore[no-any-return]
+
+    def transposed(self) -> Bands:
+        """The adjoint's table ``(in_size, out_size)``; rows of unread inputs are empty."""
+        return self.derive("transposed", self._transpose)
+
+    def _transpose(self) -> Bands:
         start, offset, weight = (t.cpu().numpy() for t in (self.start, self.offset, self.weight))
         count = np.diff(offset)
         row = np.repeat(np.arange(self.out_size), count)
@@ -79,11 +97,7 @@ class Bands:
         start_t = np.searchsorted(start.astype(np.int64) + count, np.arange(self.in_size), side="right")
         start_t = np.minimum(start_t, self.out_size)
         assert open_rows.sum() == 0 or (row[order][offset_t[:-1][open_rows > 0]] == start_t[open_rows > 0]).all()
-        return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device)
-
-    def transposed(self) -> Bands:
-        """The adjoint's table ``(in_size, out_size)``; rows of unread inputs are empty."""
-        return self._transposed
+        return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device, self)
 
     def dense(self) -> Tensor:
         """Dense band matrix ``(out_size, in_size)``, on the table's device, in its dtype."""
@@ -93,6 +107,73 @@ class Bands:
         column = _ranges(self.start.cpu().numpy(), count)
         matrix[torch.from_numpy(row), torch.from_numpy(column)] = self.weight.cpu()
         return matrix.to(self.weight.device)
+
+
+def _bytes_of(made: Any) -> int:
+    """Bytes of tables, dense and sparse tensors, and tuples of them."""
+    if isinstance(made, Bands):
+        return sum(map(_bytes_of, (made.start, made.offset, made.weight)))
+    if isinstance(made, tuple):
+        return sum(map(_bytes_of, made))
+    if not isinstance(made, Tensor):
+        return 0
+    if made.layout == torch.sparse_csr:
+        return 4 * (len(made) + 1) + made._nnz() * (4 + made.element_size())
+    return made.numel() * made.element_size()
+
+
+class BandCache:
+    """The tables used last, with all that was derived from them, up to a number of bytes.
+
+    Attributes:
+        size: bytes of what it holds; one table may exceed the limit alone.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.size = 0
+        self._limit = limit
+        self._tables: OrderedDict[object, Bands] = OrderedDict()
+        self._sizes: dict[Bands, int] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def get(self, key: object, make: Callable[[], Bands]) -> Bands:
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+        # Outside the lock: other threads make other tables meanwhile.
+        made = make()
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key], self._sizes[made] = made, 0
+                self._grow(made, _bytes_of(made))
+            return self._tables[key]
+
+    def grow(self, table: Bands, size: int) -> None:
+        """Count what was derived from a table, if it is still held."""
+        with self._lock:
+            self._grow(table, size)
+
+    def _grow(self, table: Bands, size: int) -> None:
+        if table not in self._sizes:
+            return
+        self._sizes[table] += size
+        self.size += size
+        while self.size > self._limit and len(self._tables) > 1:
+            _, oldest = self._tables.popitem(last=False)
+            self.size -= self._sizes.pop(oldest)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._tables.clear()
+            self._sizes.clear()
+            self.size = 0
+
+
+TABLES = BandCache(CACHE_BYTES)
 
 
 def get_bands(
@@ -124,40 +205,34 @@ def get_bands(
     """
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
     factor = None if scale is None else float(scale)
-    return _cached_bands(int(in_size), int(out_size), factor, interpolation, bool(antialias), dtype, str(device), place)
+    axis = int(in_size), int(out_size), factor, interpolation, bool(antialias), place
+
+    def make() -> Bands:
+        start, count, weight = _rows(*axis)
+        # The cache outlives inference mode, whose tensors would fail in a later training step.
+        with torch.inference_mode(False):
+            return _make(axis[0], start, _offsets(count), weight, dtype, torch.device(device))
+
+    return TABLES.get((axis, dtype, str(device)), make)
 
 
-@lru_cache(maxsize=128)
-def _cached_bands(
-    in_size: int,
-    out_size: int,
-    factor: float | None,
-    interpolation: str,
-    antialias: bool,
-    dtype: torch.dtype,
-    device: str,
-    place: Place | None,
-) -> Bands:
-    start, count, weight = _rows(in_size, out_size, factor, interpolation, antialias, place)
-    # The cache outlives inference mode, whose tensors would fail in a later training step.
-    with torch.inference_mode(False):
-        return _make(in_size, start, _offsets(count), weight, dtype, torch.device(device))
-
-
-@lru_cache(maxsize=128)
 def get_fixed_bands(in_size: int, out_size: int, interpolation: str, antialias: bool, device: str = "cpu") -> Bands:
     """Return Pillow's fixed-point table of one axis, cached.
 
     Weights are float64 multiples of ``2**-22``, rounded half away from zero as Pillow does. Pillow always antialiases.
     """
-    if interpolation == "nearest":
-        start = np.minimum(_pillow_nearest(in_size, out_size), in_size - 1)
-        count, weight = np.ones(out_size, np.int64), np.ones(out_size)
-    else:
-        start, count, weight = _rows(in_size, out_size, None, interpolation, antialias)
-    weight = np.trunc(weight * 2**FIXED_BITS + np.copysign(0.5, weight)) / 2**FIXED_BITS
-    with torch.inference_mode(False):
-        return _make(in_size, start, _offsets(count), weight, torch.float64, torch.device(device))
+
+    def make() -> Bands:
+        if interpolation == "nearest":
+            start = np.minimum(_pillow_nearest(in_size, out_size), in_size - 1)
+            count, weight = np.ones(out_size, np.int64), np.ones(out_size)
+        else:
+            start, count, weight = _rows(in_size, out_size, None, interpolation, antialias)
+        weight = np.trunc(weight * 2**FIXED_BITS + np.copysign(0.5, weight)) / 2**FIXED_BITS
+        with torch.inference_mode(False):
+            return _make(in_size, start, _offsets(count), weight, torch.float64, torch.device(device))
+
+    return TABLES.get((in_size, out_size, interpolation, antialias, "fixed", device), make)
 
 
 def _pillow_nearest(in_size: int, out_size: int) -> np.ndarray:
@@ -176,6 +251,7 @@ def _make(
     weight: np.ndarray,
     dtype: torch.dtype,
     device: torch.device,
+    owner: Bands | None = None,
 ) -> Bands:
     count = np.diff(offset)
     # +1 where a row opens, -1 where it closes: the running sum is the number of rows open at an input.
@@ -189,6 +265,7 @@ def _make(
         weight=torch.from_numpy(np.ascontiguousarray(weight)).to(dtype).to(device),
         max_count=int(count.max(initial=0)),
         max_open=int(np.cumsum(edges).max(initial=0)),
+        _owner=owner,
     )
 
 

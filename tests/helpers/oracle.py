@@ -76,6 +76,30 @@ def matrix(in_size: int, out_size: int, factor: float | None, interpolation: str
     return rows
 
 
+def region_matrix(
+    size: int, out_size: int, begin: float, extent: float, mirror: bool, interpolation: str, antialias: bool
+) -> np.ndarray:
+    """Dense matrix from a whole axis to the outputs of a region of it, float64 (out_size, size)."""
+    if mirror:
+        return region_matrix(size, out_size, size - begin - extent, extent, False, interpolation, antialias)[:, ::-1]
+    first, end = math.floor(begin), min(math.ceil(begin + extent), size)
+    rows = np.zeros((out_size, size))
+    if begin == first and extent == end - first:
+        rows[:, first:end] = matrix(end - first, out_size, None, interpolation, antialias)
+        return rows
+    step = extent / out_size
+    for o in range(out_size):
+        center = (o + 0.5) * step + (begin - first)
+        row = rows[o, first:end]
+        if interpolation == "nearest" or (interpolation == "box" and not antialias):
+            exact = Fraction(begin) - first + Fraction(2 * o + 1, 2) * Fraction(extent) / out_size
+            row[min(math.floor(exact), len(row) - 1)] = 1.0
+            continue
+        (_antialiased_row if antialias else _plain_row)(row, center, max(step, 1.0), interpolation)
+        row /= row.sum()
+    return rows
+
+
 def _antialiased_row(row: np.ndarray, center: float, stretch: float, interpolation: str) -> None:
     if interpolation == "box":
         # Where an edge falls on a pixel's centre the last bit decides: Pillow's window, and its order of roundings.

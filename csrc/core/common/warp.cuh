@@ -14,6 +14,7 @@ LR_DEVICE int warp_count() { return thread_count() / 32; }
 
 LR_DEVICE void warp_barrier() { __syncwarp(); }
 LR_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+LR_DEVICE double shuffle_xor(double x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 // The value that `lane` holds.
 LR_DEVICE float shuffle(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 

@@ -1,8 +1,7 @@
 // What the stem's kernels find in their tables: tensors, bands, strips.
 #pragma once
 
-#include "bands/bands.h"
-#include "common/device.cuh"
+#include "bands/band_lookup.cuh"
 #include "stem/stem_backward.h"
 
 namespace learned_resizer {
@@ -21,12 +20,6 @@ LR_DEVICE Bands stem_bands(const unsigned char* tables, const StemAxis& axis) {
             stem_table<double>(tables, axis.weight)};
 }
 
-// Weight of pixel i in output o.
-LR_DEVICE float band_weight(const Bands& bands, int taps, int o, int i) {
-    if (i < bands.begin[o] || i >= bands.end[o]) return 0.0f;
-    return static_cast<float>(bands.weight[int64_t{o} * taps + i - bands.begin[o]]);
-}
-
 // The last of `count` elements whose first(element) is at most `value`; that of element 0 is.
 template <class First>
 LR_DEVICE int last_at_most(int count, int64_t value, const First& first) {
@@ -37,19 +30,6 @@ LR_DEVICE int last_at_most(int count, int64_t value, const First& first) {
     }
     return low;
 }
-// The first of `count` increasing elements above `value`, or `count`.
-LR_DEVICE int first_above(const int32_t* elements, int count, int value) {
-    int low = 0;
-    while (low < count) {
-        const int middle = low + (count - low) / 2;
-        if (elements[middle] > value)
-            count = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
-}
-
 // Strip s of an image.
 LR_DEVICE StemStrip strip_of(const StemTensor& t, const Bands& rows, int outputs, int s) {
     StemStrip strip;

@@ -3,13 +3,8 @@
 
 #include <cstdint>
 
+#include "bands/bands.h"
 #include "stem/stem.h"
-
-#if defined(__CUDACC__)
-#define LR_PLAN_DEVICE __host__ __device__
-#else
-#define LR_PLAN_DEVICE
-#endif
 
 namespace learned_resizer {
 

@@ -34,12 +34,6 @@ int64_t columns_of(const Axis& axis, int64_t outputs) {
     return static_cast<int64_t>(std::min(pixels, static_cast<double>(axis.in)));
 }
 
-// Outputs that read one pixel are at most so many, and one more that rounding may add.
-int32_t most_readers(const Axis& axis) {
-    const double readers = std::floor(2.0 * support(axis) / axis.scale) + 2.0;
-    return static_cast<int32_t>(std::min(readers, static_cast<double>(axis.out)));
-}
-
 // The fewest tiles that fit a block, of about equal length.
 void choose_tiles(const Axis& axis, const StemInstance& kernel, int warps, StemTensor& t) {
     const int64_t window = int64_t{kStemWarpColumns} * warps;
@@ -112,7 +106,7 @@ Places begin_tables(const std::vector<StemPlanTensor>& from, size_t attached, st
     Places places;
     const auto count = static_cast<int64_t>(from.size());
     places.add(count, sizeof(T));
-    tables.tasks_at = places.add(2 * count, sizeof(BandsTask));
+    tables.axes_at = places.add(2 * count, sizeof(BandAxis));
     tables.attached_at = places.add(static_cast<int64_t>(attached), 1);
     for (const StemPlanTensor& t : from) {
         T& made = to.emplace_back();
@@ -120,8 +114,7 @@ Places begin_tables(const std::vector<StemPlanTensor>& from, size_t attached, st
         for (const bool rows : {true, false}) {
             const Axis& axis = rows ? t.rows : t.columns;
             const StemAxis& at = rows ? made.rows : made.columns;
-            tables.tasks.push_back({axis, at.begin, at.end, at.weight, tables.outputs});
-            tables.outputs += axis.out;
+            tables.axes.push_back({axis, at.begin, at.end, at.weight});
         }
     }
     return places;
@@ -131,12 +124,22 @@ void end_tables(const std::vector<T>& tensors, const std::vector<unsigned char>&
                 StemTables& tables) {
     tables.stored.resize(tables.attached_at + attached.size());
     std::memcpy(tables.stored.data(), tensors.data(), tensors.size() * sizeof(T));
-    std::memcpy(tables.stored.data() + tables.tasks_at, tables.tasks.data(), tables.tasks.size() * sizeof(BandsTask));
+    std::memcpy(tables.stored.data() + tables.axes_at, tables.axes.data(), tables.axes.size() * sizeof(BandAxis));
     std::copy(attached.begin(), attached.end(), tables.stored.begin() + tables.attached_at);
     tables.bytes = places.bytes;
 }
 
 }  // namespace
+
+Axis make_stem_axis(int32_t in, int32_t out, Filter filter, bool antialias, double offset, double extent) {
+    Axis axis{};
+    axis.identity = in == out && extent == 0.0;
+    axis.offset = offset, axis.extent = extent == 0.0 ? in : extent;
+    axis.scale = axis.extent / out;
+    axis.in = in, axis.out = out, axis.filter = filter, axis.antialias = antialias;
+    axis.taps = band_taps(axis);
+    return axis;
+}
 
 StemPlan make_stem_plan(const StemPlanRequest& request) {
     const auto& from = request.tensors;
@@ -214,7 +217,8 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
         for (const bool rows : {true, false}) {
             const Axis& axis = rows ? from[i].rows : from[i].columns;
             StemTransposed& transposed = rows ? t.transposed_rows : t.transposed_columns;
-            transposed.capacity = most_readers(axis);
+            // One more than any pixel has, for what rounding may add.
+            transposed.capacity = static_cast<int32_t>(std::min<int64_t>(most_open(axis) + 1, axis.out));
             if (int64_t{axis.in} * transposed.capacity > INT32_MAX)
                 throw std::invalid_argument("size: an axis of " + std::to_string(axis.in) + " -> " +
                                             std::to_string(axis.out) + " pixels needs more than " +

@@ -9,6 +9,9 @@
 
 namespace learned_resizer {
 
+// An axis whose outputs fill `extent` pixels from `offset` on; an extent of 0: all.
+Axis make_stem_axis(int32_t in, int32_t out, Filter filter, bool antialias, double offset = 0.0, double extent = 0.0);
+
 // Images of one size.
 struct StemPlanTensor {
     int64_t batch;       // >= 1
@@ -26,10 +29,9 @@ struct StemPlanRequest {
 // is made on the device.
 struct StemTables {
     std::vector<unsigned char> stored;
-    std::vector<BandsTask> tasks;  // rows and columns of each tensor
-    int64_t tasks_at, attached_at;
-    int64_t outputs;  // of all tasks
-    int64_t bytes;    // of all
+    std::vector<BandAxis> axes;  // rows and columns of each tensor
+    int64_t axes_at, attached_at;
+    int64_t bytes;  // of all
 };
 
 struct StemPlan {

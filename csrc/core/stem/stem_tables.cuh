@@ -29,7 +29,7 @@ LR_DEVICE void make_stem_row(const StemTablesParams& p, const StemTensor& t, con
         row.first = open(y), row.emits = open(y + 1) - row.first;
         // A further output may begin here by rounding, with a weight of nearly zero.
         for (int o = row.first; o < row.first + K && o < strip.out_end; ++o)
-            row.weight[o % K] = band_weight(bands, t.rows.taps, o, y);
+            row.weight[o % K] = static_cast<float>(band_weight(bands, t.rows.taps, o, y));
     }
     stem_table<StemRow<K>>(p.tables, t.row_table)[entry] = row;
 }
@@ -41,7 +41,7 @@ LR_DEVICE void make_stem_gather(const StemTablesParams& p, const StemTensor& t, 
     for (int k = 0; k < K; ++k) {
         const int y = bands.end[o] - 1 - k;  // K neighbours have K slots
         if (y >= 0)
-            weight[y % K] = band_weight(bands, t.rows.taps, o, y);
+            weight[y % K] = static_cast<float>(band_weight(bands, t.rows.taps, o, y));
         else
             weight[(y + K) % K] = 0.0f;
     }
@@ -87,7 +87,8 @@ stem_backward_tables_kernel(const StemBackwardTablesParams p) {
         stem_table<int32_t>(p.tables, to.start)[pixel] = start;
         stem_table<int32_t>(p.tables, to.count)[pixel] = count;
         float* weight = stem_table<float>(p.tables, to.weight) + int64_t{pixel} * to.capacity;
-        for (int k = 0; k < count; ++k) weight[k] = band_weight(bands, axis.taps, start + k, pixel);
+        for (int k = 0; k < count; ++k) 
+            weight[k] = static_cast<float>(band_weight(bands, axis.taps, start + k, pixel));
     }
 }
 

@@ -14,9 +14,10 @@ inline void warp_barrier(int line = __builtin_LINE()) { host::warp_exchange(null
 inline float shuffle(float x, int lane, int line = __builtin_LINE()) {
     return static_cast<const float*>(host::warp_exchange(&x, sizeof(x), line))[lane];
 }
-inline float shuffle_xor(float x, int mask, int line = __builtin_LINE()) {
+template <class T>
+T shuffle_xor(T x, int mask, int line = __builtin_LINE()) {
     const int lane = thread_index() % 32;
-    return static_cast<const float*>(host::warp_exchange(&x, sizeof(x), line))[lane ^ mask];
+    return static_cast<const T*>(host::warp_exchange(&x, sizeof(x), line))[lane ^ mask];
 }
 
 // Ties away from zero: half a unit is added to the magnitude, then the rest is cut off. Infinities and NaN stay.
