@@ -20,18 +20,18 @@ double support(const Axis& axis) {
     return filter_support(axis.filter) * (axis.antialias ? std::max(axis.scale, 1.0) : 1.0);
 }
 
-// At most so many pixels from the first that `outputs` neighbours read to the last, and one more that rounding may add.
+// Pixels from the first that `outputs` neighbours read to the last, at most: an interval of that length, but for a pixel
+// that rounding adds with a weight of nearly zero.
 int64_t span(const Axis& axis, int64_t outputs) {
-    const double pixels = std::ceil(axis.scale * static_cast<double>(outputs - 1) + 2.0 * support(axis)) + 1.0;
+    const double pixels = std::ceil(axis.scale * static_cast<double>(outputs - 1) + 2.0 * support(axis));
     return static_cast<int64_t>(std::min(pixels, static_cast<double>(axis.in)));
 }
 
-// The same with the pixels up to the next output's: the columns of a tile. Without antialiasing the pixels before the
-// first band, between two and behind the last may be as many as the scale.
+// The columns of a tile: the same with those before its first band, up to the next tile's, and behind the last band.
+// Only without antialiasing are there some, up to the scale on either side.
 int64_t columns_of(const Axis& axis, int64_t outputs) {
-    const double own = axis.scale * static_cast<double>(outputs + (axis.antialias ? 0 : 1));
-    const double pixels = std::ceil(own + 2.0 * support(axis)) + 2.0;
-    return static_cast<int64_t>(std::min(pixels, static_cast<double>(axis.in)));
+    if (axis.antialias || axis.identity) return span(axis, outputs);
+    return std::min<int64_t>(span(axis, outputs + 2), axis.in);
 }
 
 // The fewest tiles that fit a block, of about equal length.
