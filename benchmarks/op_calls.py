@@ -23,6 +23,7 @@ from learned_resizer_cuda.ops.conv import Conv, ConvBackward
 from learned_resizer_cuda.ops.head import Head, HeadBackward
 from learned_resizer_cuda.ops.native_shapes import refusal
 from learned_resizer_cuda.ops.prologue import FeatureGrad, GivenNorm, Prologue, PrologueGrads, empty_features, norm_grad
+from learned_resizer_cuda.ops.regions import regions
 from learned_resizer_cuda.ops.statistics import StatisticsGrad, accumulation_dtype
 from learned_resizer_cuda.ops.stem import Stem, StemBackward, StemOptions, StemWeights
 from learned_resizer_cuda.ops.trunk import TrunkBlock, TrunkInput, TrunkTail
@@ -181,7 +182,7 @@ def gradients(op: str, values: dict[str, Any], outputs: list[Tensor], along: lis
     if op == "resample":
         named = {"image": found}
     elif op == "stem":
-        named = {"image": found[0], **found[1]._asdict()}
+        named = {"image": found[0][0], **found[1]._asdict()}
     else:
         use, *rest = found
         named = {**_named(values, use), **dict(zip(("weight", "bias"), rest, strict=False))}
@@ -208,7 +209,7 @@ def _backward(op: str, v: dict[str, Any], outputs: list[Tensor], along: list[Ten
         source = v["image"] if op == "stem" else v["input"]
         statistics = StatisticsGrad(outputs[1], along[1], along[2], source.numel() // source.shape[1])
     if op == "stem":
-        return backward(StemBackward(along[0], statistics, _given_stem(v), image_grad))
+        return backward(StemBackward(along[0], statistics, _given_stem(v), [image_grad]))
     skip_grad = _earlier(v, "skip_grad")
     if op == "head":
         return backward(HeadBackward(along[0], _given_prologue(v), v["weight"], v["bias"], skip_grad))
@@ -263,7 +264,8 @@ def _given_stem(v: dict[str, Any]) -> Stem:
     options = StemOptions(*(v[name] for name in StemOptions._fields))
     weights = StemWeights(*(v[name] for name in StemWeights._fields))
     # Normalisation is for uint8 images, which have tests of their own.
-    return Stem(v["image"], weights, options, v["image"].dtype, None, None)
+    image = v["image"]
+    return Stem([image], regions([image.shape[2:]], None, None), weights, options, image.dtype, None, None)
 
 
 def direction(like: Tensor, seed: int) -> Tensor:

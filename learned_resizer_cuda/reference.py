@@ -26,9 +26,7 @@ from .ops.dense import resample_dense
 from .ops.library import autocasts
 from .ops.regions import Region, regions
 from .resize import Size, check_antialias, check_interpolation, check_size, resize
-
-Boxes = Tensor | Sequence[Sequence[float]]
-Flip = Tensor | Sequence[bool]
+from .resize_batch import Boxes, Flip, check_boxes, check_flip
 
 
 class Block(nn.Module):
@@ -120,7 +118,7 @@ class Resizer(nn.Module):
         boxes: Boxes | None = None,
         flip: Flip | None = None,
     ) -> Tensor:
-        """Resize a batch of images, or images of any sizes to a batch.
+        """Resize images, of one size or of any sizes.
 
         Of images of any sizes, ``norm1`` sees all pixels at once if it is or contains a batch normalisation of
         ``torch.nn``, as one image ``(1, num_filters, 1, pixels)``; otherwise one image at a time.
@@ -200,10 +198,12 @@ class Resizer(nn.Module):
             raise ValueError(f"images: got an empty {type(image).__name__}; expected at least one image")
         for index, each in enumerate(image):
             self._check_image(f"images[{index}]", each, 3, like)
-            if each.dtype != image[0].dtype or each.device != image[0].device:
+            first = image[0]
+            if each.dtype != first.dtype:
+                raise TypeError(f"images[{index}]: got dtype {each.dtype}; expected {first.dtype}, as images[0]")
+            if each.device != first.device:
                 raise ValueError(
-                    f"images[{index}]: got dtype {each.dtype} on {each.device}; expected {image[0].dtype} on "
-                    f"{image[0].device}, as images[0]"
+                    f"images[{index}]: got a tensor on {each.device}; expected it on {first.device}, as images[0]"
                 )
         return _sides(size, self.size)
 
@@ -215,9 +215,7 @@ class Resizer(nn.Module):
         channels = self.in_channels
         shape = f"({'B, ' if dim == 4 else ''}{channels}, H, W)"
         if not isinstance(image, Tensor):
-            raise TypeError(
-                f"{name}: got {type(image).__name__}; expected a torch.Tensor {shape.replace(str(channels), 'C')}"
-            )
+            raise TypeError(f"{name}: got {type(image).__name__}; expected a torch.Tensor {shape}")
         if image.dim() != dim or image.shape[-3] != channels or 0 in image.shape[-2:]:
             raise ValueError(f"{name}: got shape {tuple(image.shape)}; expected {shape} with sides of at least 1")
         if like is None:
@@ -257,9 +255,9 @@ class Resizer(nn.Module):
 def as_list(
     image: Tensor | Sequence[Tensor], boxes: Boxes | None, flip: Flip | None
 ) -> tuple[Sequence[Tensor] | None, Tensor | None, Tensor | None]:
-    """Images ``(C, H, W)`` of a call, with its boxes and flips as the ops take them.
+    """Images ``(C, H, W)`` of a call, its boxes and flips.
 
-    ``None`` instead of the images for a batch without boxes and flips.
+    As the ops take them; ``None`` instead of the images for a batch without boxes and flips.
     """
     if isinstance(image, torch.fx.Proxy):
         return _no_list(image, boxes, flip), None, None
@@ -268,11 +266,7 @@ def as_list(
     if isinstance(image, Tensor) and not len(image):
         return None, None, None
     images = image.unbind() if isinstance(image, Tensor) else image
-    if boxes is not None:
-        boxes = torch.as_tensor(boxes, dtype=torch.float64)
-    if flip is not None:
-        flip = torch.as_tensor(flip, dtype=torch.bool)
-    return images, boxes, flip
+    return images, check_boxes(boxes, [image.shape[1:] for image in images]), check_flip(flip, len(images))
 
 
 def _no_list(image: Tensor, boxes: Boxes | None, flip: Flip | None) -> None:

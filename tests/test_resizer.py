@@ -206,10 +206,10 @@ class _LargestMaps(TorchDispatchMode):
         self.alive -= 1
 
 
-def test_no_map_at_input_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("image", [torch.rand(1, 3, 64, 64), [torch.rand(3, 64, 64), torch.rand(3, 50, 70)]])
+def test_no_map_at_input_resolution(image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stem, "_TILE_ELEMENTS", 16 * 64 * 16)
     fused, oracle = pair(8)
-    image = torch.rand(1, 3, 64, 64)
     # A quarter of the map: no tile, and nothing at output resolution, is that large.
     full = 16 * 64 * 64 // 4 + 1
     for module, has_maps in ((fused, False), (oracle, True)):

@@ -1,6 +1,7 @@
 // A stem's inputs and its float64 formulas, for the tests of the forward and the backward kernels.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -11,12 +12,19 @@
 #include "dense.h"
 #include "parameters.h"
 #include "stem/stem_features.cuh"
+#include "stem/stem_plan.h"
+#include "stem/stem_tables.cuh"
 
 namespace learned_resizer::test {
 
 inline int failures = 0;
 
-enum class Layout { kNCHW, kNHWC, kPadded };
+enum class Layout { kNCHW, kNHWC, kPadded, kMirrored };
+
+// Of an axis: the pixels that the outputs fill; an extent of 0: all.
+struct Extent {
+    double offset = 0.0, extent = 0.0;
+};
 
 struct StemCase {
     int64_t batch = 1;
@@ -24,6 +32,7 @@ struct StemCase {
     int64_t height = 0, width = 0, out_height = 0, out_width = 0;
     Filter filter = Filter::kTriangle;
     bool antialias = true;
+    Extent rows, columns;
     DType image = DType::kFloat32;
     Layout layout = Layout::kNCHW;
     bool statistics = true;
@@ -83,6 +92,8 @@ struct StemData {
             s[3] = 1 + pad, s[2] = k.width * s[3] + pad, s[1] = k.height * s[2], s[0] = channels * s[1];
         const int64_t last =
             (k.batch - 1) * s[0] + (channels - 1) * s[1] + (k.height - 1) * s[2] + (k.width - 1) * s[3];
+        int64_t origin = 0;
+        if (k.layout == Layout::kMirrored) origin = (k.width - 1) * s[3], s[3] = -s[3];
         image32.assign(last + 1, std::nanf(""));
         image16.assign(last + 1, 0xFFFF);
         image8.assign(last + 1, 255);
@@ -91,7 +102,7 @@ struct StemData {
             for (int64_t y = 0; y < k.height; ++y)
                 for (int64_t i = 0; i < k.width; ++i)
                     for (int c = 0; c < channels; ++c) {
-                        const int64_t at = b * s[0] + c * s[1] + y * s[2] + i * s[3];
+                        const int64_t at = origin + b * s[0] + c * s[1] + y * s[2] + i * s[3];
                         float value = draw(0.2, 1.0);
                         if (k.image == DType::kUInt8) {
                             image8[at] = static_cast<uint8_t>(random() % 256);
@@ -109,15 +120,16 @@ struct StemData {
                         x[((b * k.height + y) * k.width + i) * channels + c] = F::rounded(value);
                     }
         for (int i = 0; i < 4; ++i) s[i] *= image_bytes(k.image);
-        params.image.data = k.image == DType::kFloat32 ? static_cast<const void*>(image32.data())
-                            : k.image == DType::kUInt8 ? static_cast<const void*>(image8.data())
-                                                       : image16.data();
-        params.image.height = k.height, params.image.width = k.width;
-        params.image.dtype = k.image, params.image.channels = channels;
-        if (k.image == DType::kUInt8) params.image.mean = mean.vector(), params.image.std = std.vector();
+        const void* data = k.image == DType::kFloat32 ? static_cast<const void*>(image32.data())
+                           : k.image == DType::kUInt8 ? static_cast<const void*>(image8.data())
+                                                      : image16.data();
+        params.image.data = static_cast<const char*>(data) + origin * image_bytes(k.image);
+        params.image.height = static_cast<int32_t>(k.height), params.image.width = static_cast<int32_t>(k.width);
+        params.format.dtype = k.image, params.format.channels = channels;
+        if (k.image == DType::kUInt8) params.format.mean = mean.vector(), params.format.std = std.vector();
         params.weights = {weight0.weight(), bias0.vector(), weight1.weight(), bias1.vector(), k.slope, filters};
-        rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias);
-        columns = resampling_matrix(k.width, k.out_width, k.filter, k.antialias);
+        rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias, k.rows.offset, k.rows.extent);
+        columns = resampling_matrix(k.width, k.out_width, k.filter, k.antialias, k.columns.offset, k.columns.extent);
     }
 
     int64_t pixels() const { return k.batch * k.height * k.width; }
@@ -179,5 +191,59 @@ struct StemData {
         ++failures;
     }
 };
+
+// An axis as the planner sees it.
+inline Axis axis_of(const Dense& matrix, const StemCase& k, const Extent& extent) {
+    const auto filter = k.filter == Filter::kTriangle ? learned_resizer::Filter::kBilinear
+                        : k.filter == Filter::kCubic  ? learned_resizer::Filter::kBicubic
+                                                      : learned_resizer::Filter::kLanczos;
+    return make_stem_axis(static_cast<int32_t>(matrix.columns), static_cast<int32_t>(matrix.rows), filter, k.antialias,
+                     extent.offset, extent.extent);
+}
+inline StemPlanTensor plan_tensor(const StemCase& k, const Dense& rows, const Dense& columns) {
+    return {k.batch, axis_of(rows, k, k.rows), axis_of(columns, k, k.columns)};
+}
+
+// Bands of a matrix where the kernels expect them; begins and ends in order.
+inline void put_bands(const Dense& matrix, const BandAxis& to, unsigned char* tables) {
+    auto* begin = stem_table<int32_t>(tables, to.begin);
+    auto* end = stem_table<int32_t>(tables, to.end);
+    auto* weight = stem_table<double>(tables, to.weight);
+    const int64_t outputs = matrix.rows, pixels = matrix.columns;
+    const auto counts = [&](int64_t o, int64_t i) { return std::fabs(matrix.at(o, i)) > 1e-14; };
+    for (int64_t o = 0; o < outputs; ++o) {
+        int64_t first = 0, last = pixels;
+        while (!counts(o, first)) ++first;
+        while (!counts(o, last - 1)) --last;
+        begin[o] = static_cast<int32_t>(first), end[o] = static_cast<int32_t>(last);
+    }
+    for (int64_t o = outputs - 2; o >= 0; --o) begin[o] = std::min(begin[o], begin[o + 1]);
+    for (int64_t o = 1; o < outputs; ++o) end[o] = std::max(end[o], end[o - 1]);
+    for (int64_t o = 0; o < outputs; ++o) {
+        const int32_t taps = to.axis.taps;
+        if (end[o] - begin[o] > taps) std::printf("a band has %d taps\n", end[o] - begin[o]), ++failures;
+        for (int32_t i = begin[o]; i < end[o]; ++i)
+            weight[o * taps + i - begin[o]] = matrix.at(o, i);
+    }
+}
+
+// Tables in 16-byte aligned memory: what the host stores, and the bands of all axes.
+class Tables {
+  public:
+    Tables(const StemTables& tables, const std::vector<const Dense*>& axes) : memory_(tables.bytes / 16 + 1) {
+        std::memcpy(data(), tables.stored.data(), tables.stored.size());
+        for (size_t i = 0; i < axes.size(); ++i) put_bands(*axes[i], tables.axes[i], data());
+    }
+    unsigned char* data() { return reinterpret_cast<unsigned char*>(memory_.data()); }
+
+  private:
+    std::vector<Quad<uint32_t>> memory_;
+};
+
+// Runs a kernel that makes tables, in few blocks.
+template <class Params>
+void make_tables(void (*kernel)(Params), const Params& params) {
+    host::run({2, kStemTableThreads, 0, false}, [&] { kernel(params); });
+}
 
 }  // namespace learned_resizer::test

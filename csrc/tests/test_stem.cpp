@@ -1,29 +1,67 @@
 // The stem's forward kernel, run on the host, against float64 formulas. Usage: test_stem <group>
 
+#include <memory>
 #include <stdexcept>
+#include <type_traits>
+#include <utility>
 
 #include "stem/stem.cuh"
-#include "stem/stem_plan.h"
 #include "stem_check.h"
 
 namespace learned_resizer::test {
 namespace {
 
 template <Arithmetic M, int n>
+StemPlanRequest request_of(std::vector<StemPlanTensor> tensors, int multiprocessors) {
+    return {std::move(tensors),
+            multiprocessors,
+            {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>},
+             {kStemBlockWarps<M, n, 2>, kStemBlockWarps<M, n, kStemSlots>},
+             kStemMostFragments<M>,
+             kStemParts<M>}};
+}
+
+void make_stem_tables(const StemPlanShape& plan, unsigned char* tables) {
+    make_tables(plan.slots == 2 ? stem_tables_kernel<2> : stem_tables_kernel<kStemSlots>,
+                StemTablesParams{plan, tables});
+}
+
+// Whether every strip and tile, with the last product's columns, is within its bounds.
+template <Arithmetic M>
+void check_plan(const StemPlan& plan, const unsigned char* tables, const std::string& name) {
+    const auto* tensors = stem_table<StemTensor>(tables, plan.shape.tensor_table);
+    const int window = kStemWarpColumns * plan.shape.warps;
+    bool right = true;
+    for (int i = 0; i < plan.shape.tensors; ++i) {
+        const StemTensor& t = tensors[i];
+        const Bands columns = stem_bands(tables, t.columns);
+        for (int tile = 0; tile < t.tiles; ++tile) {
+            const int outputs = static_cast<int>(plan.shape.out_width);
+            const int first = tile * t.tile_outputs, last = std::min(first + t.tile_outputs, outputs);
+            const int begin = tile == 0 ? 0 : columns.begin[first];
+            const int own_end = last == outputs ? t.columns.in : columns.begin[last];
+            right &= first < last && std::max(columns.end[last - 1], own_end) - begin <= window * t.pieces;
+            for (int o = first; o < last && t.pieces == 1; o += 16)
+                right &= columns.end[std::min(o + 16, last) - 1] - columns.begin[o] <= 16 * t.steps;
+        }
+        right &= (t.tile_outputs + 15) / 16 * t.steps * kStemParts<M> <= plan.shape.fragments &&
+                 plan.shape.fragments <= kStemMostFragments<M> && 16 * t.steps <= window &&
+                 t.tile_outputs * t.tiles >= plan.shape.out_width && t.strip_outputs * t.strips >= plan.shape.out_height;
+    }
+    if (right) return;
+    std::printf("%s: the plan exceeds its bounds\n", name.c_str());
+    ++failures;
+}
+
+template <Arithmetic M, int n>
 void check_filters(const StemCase& k) {
     StemData<M, n> data(k);
     const int filters = data.filters;
-    const Table rows = table_of(data.rows), columns = table_of(data.columns);
-    StemPlanRequest request{};
-    request.rows = {rows.in_size, k.out_height, rows.start.data(), rows.offset.data(), rows.weight.data()};
-    request.columns = {columns.in_size, k.out_width, columns.start.data(), columns.offset.data(),
-                       columns.weight.data()};
-    request.batch = k.batch, request.multiprocessors = k.multiprocessors;
-    request.kernel = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>},
-                      kStemBlockWarps<n>,
-                      kStemMostFragments<M>,
-                      kStemParts<M>};
-    StemPlan plan = make_stem_plan(request);
+    const StemPlan plan =
+        make_stem_plan(request_of<M, n>({plan_tensor(k, data.rows, data.columns)}, k.multiprocessors));
+    Tables tables(plan.tables, {&data.rows, &data.columns});
+    make_stem_tables(plan.shape, tables.data());
+    check_plan<M>(plan, tables.data(), data.name("plan"));
 
     std::vector<double> a, c, exact(k.batch * k.out_height * k.out_width * n);
     data.features(a, c, false);
@@ -48,7 +86,7 @@ void check_filters(const StemCase& k) {
         StemParams p = data.params;
         p.plan = plan.shape;
         p.plan.blocks = turn == 0 ? plan.shape.items : std::min<int64_t>(plan.shape.items, 2);
-        p.tables = plan.tables.data();
+        p.tables = tables.data();
         std::vector<uint16_t> z16(exact.size(), 0xFFFF);
         std::vector<float> partials(p.plan.blocks * 3 * filters, std::nanf(""));
         z[turn].assign(exact.size(), std::nanf(""));
@@ -230,23 +268,153 @@ void test_statistics() {
     }
 }
 
+// Images of several sizes, with parts of them, mirrored, and in groups: each z bit for bit as alone, and the statistics
+// those of all pixels.
+template <Arithmetic M, int n>
+void check_list(const std::vector<StemCase>& cases) {
+    std::vector<std::unique_ptr<StemData<M, n>>> data;
+    std::vector<StemPlanTensor> tensors;
+    std::vector<const Dense*> axes;
+    std::vector<StemImage> images;
+    for (const StemCase& k : cases) {
+        data.push_back(std::make_unique<StemData<M, n>>(k));
+        // One network for all.
+        data.back()->params.weights = data[0]->params.weights;
+        data.back()->params.format = data[0]->params.format;
+        tensors.push_back(plan_tensor(k, data.back()->rows, data.back()->columns));
+        axes.push_back(&data.back()->rows), axes.push_back(&data.back()->columns);
+        images.push_back(data.back()->params.image);
+    }
+    using S = typename Fragments<M>::S;
+    const int64_t outputs = cases[0].out_height * cases[0].out_width * n;
+    struct Result {
+        std::vector<S> z;
+        double count = 0.0, mean = 0.0;  // of the first filter
+    };
+    const auto run = [&](size_t first, size_t last, int multiprocessors) {
+        const std::vector<StemPlanTensor> some(tensors.begin() + first, tensors.begin() + last);
+        const StemPlan plan = make_stem_plan(request_of<M, n>(some, multiprocessors));
+        Tables tables(plan.tables, {axes.begin() + 2 * first, axes.begin() + 2 * last});
+        make_stem_tables(plan.shape, tables.data());
+        check_plan<M>(plan, tables.data(), data[first]->name("plan of a list"));
+        StemParams p = data[0]->params;
+        p.plan = plan.shape, p.tables = tables.data();
+        p.image = images[first];
+        p.images = last - first == 1 ? nullptr : &images[first];
+        int64_t batch = 0;
+        for (const StemPlanTensor& t : some) batch += t.batch;
+        Result result;
+        result.z.assign(batch * outputs, S(-1));
+        std::vector<float> partials(p.plan.blocks * 3 * n, std::nanf(""));
+        p.z = result.z.data(), p.partials = partials.data();
+        with_stem_kernel(p.plan, M, n, [&](auto kernel, int shared_bytes) {
+            host::run({p.plan.blocks, 32 * p.plan.warps, static_cast<size_t>(shared_bytes), false},
+                      [&] { kernel(p); });
+        });
+        for (int64_t block = 0; block < p.plan.blocks; ++block) {
+            result.count += partials[block * 3 * n];
+            result.mean += double(partials[block * 3 * n]) * partials[block * 3 * n + n];
+        }
+        return result;
+    };
+    const Result all = run(0, cases.size(), 3);
+    double count = 0.0, mean = 0.0;
+    int64_t at = 0;
+    for (size_t i = 0; i < cases.size(); ++i) {
+        const Result one = run(i, i + 1, 132);
+        if (std::memcmp(one.z.data(), all.z.data() + at, one.z.size() * sizeof(S)) != 0) {
+            std::printf("%s: differs beside other images\n", data[i]->name("z").c_str());
+            ++failures;
+        }
+        at += static_cast<int64_t>(one.z.size());
+        count += one.count, mean += one.mean;
+    }
+    // Sums of float32 in other orders.
+    if (all.count != count || std::fabs(all.mean - mean) > 1e-5 * count) {
+        std::printf("%s: %g pixels of %g, sums %g and %g\n", data[0]->name("list").c_str(), all.count, count, all.mean,
+                    mean);
+        ++failures;
+    }
+}
+
+std::vector<StemCase> mixed_cases() {
+    StemCase k;
+    k.out_height = 7, k.out_width = 9;
+    const auto add = [&](int64_t batch, int64_t height, int64_t width, Extent rows, Extent columns, Layout layout) {
+        StemCase one = k;
+        one.batch = batch, one.height = height, one.width = width, one.rows = rows, one.columns = columns;
+        one.layout = layout;
+        return one;
+    };
+    return {add(1, 13, 21, {}, {}, Layout::kNCHW),
+            add(2, 5, 9, {0.25, 4.5}, {}, Layout::kMirrored),
+            add(1, 1, 1, {0.5, 0.25}, {0.125, 0.5}, Layout::kNHWC),
+            add(1, 7, 9, {}, {}, Layout::kPadded),
+            add(1, 24, 150, {0.3, 23.1}, {0.7, 148.9}, Layout::kMirrored)};
+}
+
+void test_lists() {
+    for (const Filter filter : {Filter::kTriangle, Filter::kLanczos}) {
+        std::vector<StemCase> cases = mixed_cases();
+        for (StemCase& k : cases) k.filter = filter;
+        check_list<Arithmetic::kBFloat16, 16>(cases);
+        check_list<Arithmetic::kFloat32, 32>(cases);
+        // Against the formulas, with statistics.
+        for (StemCase k : {cases[1], cases[2], cases[4]}) {
+            check_filters<Arithmetic::kBFloat16, 16>(k);
+            k.antialias = filter == Filter::kLanczos;
+            check_filters<Arithmetic::kTF32, 16>(k);
+        }
+    }
+}
+
+// The bounds of plans hold for random sizes and parts of images; no kernel runs.
+void test_plans() {
+    std::mt19937 random(5);
+    for (int turn = 0; turn < 400; ++turn) {
+        StemCase k;
+        const auto draw = [&](int most) { return static_cast<int64_t>(random() % most) + 1; };
+        k.height = draw(300), k.width = draw(turn % 4 == 0 ? 2000 : 400);
+        k.out_height = draw(60), k.out_width = draw(turn % 3 == 0 ? 500 : 60);
+        k.filter = turn % 3 == 0 ? Filter::kTriangle : turn % 3 == 1 ? Filter::kCubic : Filter::kLanczos;
+        k.antialias = random() % 4 != 0;
+        const auto part = [&](int64_t pixels) {
+            const double offset = random() % 1000 / 1000.0, rest = random() % 1000 / 1000.0;
+            const double extent = static_cast<double>(pixels) - offset - rest;
+            return random() % 2 == 0 || extent <= 0.01 ? Extent{} : Extent{offset, extent};
+        };
+        k.rows = part(k.height), k.columns = part(k.width);
+        const Dense rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias, k.rows.offset, k.rows.extent);
+        const Dense columns =
+            resampling_matrix(k.width, k.out_width, k.filter, k.antialias, k.columns.offset, k.columns.extent);
+        const auto each = [&](auto M) {
+            const StemPlan plan = make_stem_plan(request_of<M, 16>({plan_tensor(k, rows, columns)}, 132));
+            Tables tables(plan.tables, {&rows, &columns});
+            char name[160];
+            std::snprintf(name, sizeof(name), "%dx%d -> %dx%d filter %d antialias %d", int(k.height), int(k.width),
+                          int(k.out_height), int(k.out_width), int(k.filter), k.antialias);
+            check_plan<M>(plan, tables.data(), name);
+        };
+        each(std::integral_constant<Arithmetic, Arithmetic::kBFloat16>{});
+        each(std::integral_constant<Arithmetic, Arithmetic::kTF32>{});
+    }
+}
+
 void test_refusals() {
-    // Eight outputs that all read the same eight inputs.
-    std::vector<int32_t> start(8, 0), offset;
-    for (int i = 0; i <= 8; ++i) offset.push_back(8 * i);
-    std::vector<double> weight(64, 0.125);
-    const int32_t one[] = {0, 1}, zero[] = {0};
-    const double unit[] = {1.0};
-    const AxisTable dense{8, 8, start.data(), offset.data(), weight.data()}, single{1, 1, zero, one, unit};
-    const int32_t none[] = {0, 0};
-    const AxisTable empty{1, 1, zero, none, unit};
+    Axis axis{};
+    axis.scale = 1.0, axis.in = axis.out = axis.taps = 1, axis.filter = learned_resizer::Filter::kBilinear;
+    Axis box = axis, empty = axis;
+    box.filter = learned_resizer::Filter::kBox, empty.in = 0;
+    const StemInstance kernel{{16, 12}, {8, 6}, 24, 2};
     struct Refusal {
         StemPlanRequest request;
         const char* text;
     };
-    for (const Refusal& r : {Refusal{{dense, single, 1, 1, {{16, 12}, 8, 24, 2}}, "8 output rows are open"},
-                             Refusal{{single, single, 0, 1, {{16, 12}, 8, 24, 2}}, "batch"},
-                             Refusal{{empty, single, 1, 1, {{16, 12}, 8, 24, 2}}, "reads no input"}}) {
+    for (const Refusal& r : {Refusal{{{}, 1, kernel}, "no images"},
+                             Refusal{{{{0, axis, axis}}, 1, kernel}, "batch"},
+                             Refusal{{{{1, axis, axis}}, 0, kernel}, "multiprocessors"},
+                             Refusal{{{{1, axis, box}}, 1, kernel}, "another filter"},
+                             Refusal{{{{1, empty, axis}}, 1, kernel}, "without pixels"}}) {
         try {
             make_stem_plan(r.request);
             std::printf("not refused: %s\n", r.text);
@@ -270,6 +438,8 @@ int main(int argc, char** argv) {
     if (group == "images") test_images();
     if (group == "num_filters") test_num_filters();
     if (group == "sizes") test_sizes();
+    if (group == "lists") test_lists();
+    if (group == "plans") test_plans();
     if (group == "statistics") test_statistics();
     if (group == "refusals") test_refusals();
     if (failures == 0) std::printf("ok\n");

@@ -6,35 +6,12 @@
 namespace learned_resizer::test {
 namespace {
 
-// The band table of a transposed axis, weights in float32 as on a device. As in the package's tables, where bands have
-// their weights of zero, neither a row's start nor its end is before that of the row before; rows of unread pixels are
-// empty.
-struct Bands {
-    std::vector<int32_t> start, offset{0};
-    std::vector<float> weight;
-    explicit Bands(const Dense& forward) {
-        std::vector<int64_t> first(forward.columns, forward.rows), last(forward.columns, 0);
-        for (int64_t i = 0; i < forward.columns; ++i)
-            for (int64_t o = 0; o < forward.rows; ++o)
-                if (forward.at(o, i) != 0.0) first[i] = std::min(first[i], o), last[i] = o + 1;
-        for (int64_t i = forward.columns - 2; i >= 0; --i) first[i] = std::min(first[i], first[i + 1]);
-        for (int64_t i = 1; i < forward.columns; ++i) last[i] = std::max(last[i], last[i - 1]);
-        for (int64_t i = 0; i < forward.columns; ++i) {
-            start.push_back(static_cast<int32_t>(first[i]));
-            for (int64_t o = first[i]; o < last[i]; ++o) weight.push_back(static_cast<float>(forward.at(o, i)));
-            offset.push_back(static_cast<int32_t>(weight.size()));
-        }
-    }
-    StemBands bands() const { return {start.data(), offset.data(), weight.data()}; }
-};
-
 template <Arithmetic M, int n>
 void check(const StemCase& k) {
     using F = Fragments<M>;
     using S = typename F::S;
     StemData<M, n> data(k);
     const int channels = k.channels, filters = data.filters;
-    const Bands rows(data.rows), columns(data.columns);
     std::vector<S> dz(k.batch * k.out_height * k.out_width * n);
     for (auto& g : dz) g = F::encode(data.draw(0.1, 1.0));
     const auto grad_mean = data.draws(n, 0.0, 3.0), grad_var = data.draws(n, 0.0, 3.0);
@@ -94,12 +71,24 @@ void check(const StemCase& k) {
                 }
 
     StemBackwardParams p{};
-    p.image = data.params.image, p.weights = data.params.weights;
-    p.batch = k.batch, p.out_height = k.out_height, p.out_width = k.out_width;
-    p.rows = rows.bands(), p.columns = columns.bands();
+    p.image = data.params.image, p.format = data.params.format, p.weights = data.params.weights;
     p.dz = dz.data();
     if (k.statistics) p.mean = mean32.data(), p.grad_mean = grad_mean.data(), p.grad_var = grad_var.data();
     p.count = pixels;
+    // The image's gradient also for one multiprocessor.
+    const auto plan = [&](int image_resident) {
+        return make_stem_backward_plan({plan_tensor(k, data.rows, data.columns)},
+                                       {{kStemWarps, k.height % 2 == 0 ? 6 : 1, k.multiprocessors},
+                                        {k.width <= 26 ? 2 : 8, 1, image_resident}});
+    };
+    const auto run = [&](StemGradient gradient, bool reverse) {
+        const int g = static_cast<int>(gradient);
+        with_stem_backward_kernel(
+            p.plan.warps[g], gradient, M, filters, channels, [&](auto kernel, const StemBackwardInstance& instance) {
+                host::run({p.plan.blocks[g], 32 * p.plan.warps[g], static_cast<size_t>(instance.shared_bytes), reverse},
+                          [&] { kernel(p); });
+            });
+    };
 
     // Operands rounded once: the image, the weights and a in c (shared with the formulas), a in dW1, dc' and da'. In
     // norm less than two units each.
@@ -108,13 +97,13 @@ void check(const StemCase& k) {
     // With the device's number of blocks; then with the threads in the other order and the same blocks, bit for bit.
     std::vector<float> sums[2];
     for (int turn = 0; turn < 2; ++turn) {
-        plan_stem_backward(p, StemGradient::kWeights, kStemWarps, k.height % 2 == 0 ? 6 : 1, k.multiprocessors);
-        std::vector<float> partials(p.blocks * elements, std::nanf(""));
+        const StemBackwardPlan made = plan(k.multiprocessors);
+        Tables tables(made.tables, {&data.rows, &data.columns});
+        make_tables(stem_backward_tables_kernel, StemBackwardTablesParams{made.shape, tables.data()});
+        p.plan = made.shape, p.tables = tables.data();
+        std::vector<float> partials(p.plan.blocks[0] * elements, std::nanf(""));
         p.partials = partials.data();
-        with_stem_backward_kernel(p, StemGradient::kWeights, M, [&](auto kernel, const StemBackwardInstance& instance) {
-            host::run({p.blocks, 32 * p.warps, static_cast<size_t>(instance.shared_bytes), turn == 1},
-                      [&] { kernel(p); });
-        });
+        run(StemGradient::kWeights, turn == 1);
         sums[turn] = partials;
     }
     if (std::memcmp(sums[0].data(), sums[1].data(), sums[0].size() * sizeof(float)) != 0) {
@@ -138,17 +127,15 @@ void check(const StemCase& k) {
     if (k.image == DType::kUInt8) return;
     std::vector<float> wide[2];
     for (int turn = 0; turn < 2; ++turn) {
-        plan_stem_backward(p, StemGradient::kImage, k.width <= 26 ? 2 : 8, 1, turn == 0 ? k.multiprocessors : 1);
+        const StemBackwardPlan made = plan(turn == 0 ? k.multiprocessors : 1);
+        Tables tables(made.tables, {&data.rows, &data.columns});
+        make_tables(stem_backward_tables_kernel, StemBackwardTablesParams{made.shape, tables.data()});
+        p.plan = made.shape, p.tables = tables.data();
         std::vector<float> out(dx.size(), std::nanf(""));
         std::vector<uint16_t> narrow(dx.size(), 0xFFFF);
-        p.dx_dtype = k.image;
-        p.dx = k.image == DType::kFloat32 ? static_cast<void*>(out.data()) : narrow.data();
-        const int64_t stride[4] = {k.height * k.width * channels, 1, k.width * channels, channels};
-        std::memcpy(p.dx_stride, stride, sizeof(stride));
-        with_stem_backward_kernel(p, StemGradient::kImage, M, [&](auto kernel, const StemBackwardInstance& instance) {
-            host::run({p.blocks, 32 * p.warps, static_cast<size_t>(instance.shared_bytes), turn == 1},
-                      [&] { kernel(p); });
-        });
+        p.grad = {k.image == DType::kFloat32 ? static_cast<void*>(out.data()) : narrow.data(),
+                  {k.height * k.width * channels, 1, k.width * channels, channels}};
+        run(StemGradient::kImage, turn == 1);
         if (k.image == DType::kFloat16)
             for (size_t i = 0; i < out.size(); ++i) out[i] = half_to_float(narrow[i]);
         if (k.image == DType::kBFloat16)
@@ -236,6 +223,60 @@ void test_sizes() {
     }
 }
 
+// The tables made of bands, against a transposed matrix.
+void test_transposed() {
+    std::mt19937 random(7);
+    for (int turn = 0; turn < 200; ++turn) {
+        StemCase k;
+        const auto draw = [&](int most) { return static_cast<int64_t>(random() % most) + 1; };
+        k.height = draw(90), k.width = draw(90), k.out_height = draw(90), k.out_width = draw(90);
+        k.filter = turn % 3 == 0 ? Filter::kTriangle : turn % 3 == 1 ? Filter::kCubic : Filter::kLanczos;
+        k.antialias = random() % 4 != 0;
+        if (random() % 2 == 0 && k.height > 2)
+            k.rows = {random() % 100 / 100.0, static_cast<double>(k.height) - 1.0 - random() % 100 / 100.0};
+        const Dense rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias, k.rows.offset, k.rows.extent);
+        const Dense columns = resampling_matrix(k.width, k.out_width, k.filter, k.antialias);
+        const StemBackwardPlan plan =
+            make_stem_backward_plan({plan_tensor(k, rows, columns)}, {{kStemWarps, 6, 132}, {8, 1, 132}});
+        Tables tables(plan.tables, {&rows, &columns});
+        make_tables(stem_backward_tables_kernel, StemBackwardTablesParams{plan.shape, tables.data()});
+        const auto& t = *stem_table<StemBackwardTensor>(tables.data(), plan.shape.tensor_table);
+        bool right = true;
+        for (const bool vertical : {true, false}) {
+            const Dense& matrix = vertical ? rows : columns;
+            const StemTransposed& axis = vertical ? t.transposed_rows : t.transposed_columns;
+            const auto* start = stem_table<int32_t>(tables.data(), axis.start);
+            const auto* count = stem_table<int32_t>(tables.data(), axis.count);
+            const auto* weight = stem_table<float>(tables.data(), axis.weight);
+            for (int64_t i = 0; i < matrix.columns; ++i) {
+                right &= count[i] >= 0 && count[i] <= axis.capacity && start[i] + count[i] <= matrix.rows;
+                if (i > 0)
+                    right &= start[i] >= start[i - 1] && start[i] + count[i] >= start[i - 1] + count[i - 1];
+                for (int64_t o = 0; o < matrix.rows; ++o) {
+                    const bool inside = o >= start[i] && o < start[i] + count[i];
+                    const double got = inside ? weight[i * axis.capacity + o - start[i]] : 0.0;
+                    right &= std::fabs(got - matrix.at(o, i)) < 1e-7 * std::max(1.0, std::fabs(got));
+                }
+            }
+        }
+        if (right) continue;
+        std::printf("%d x %d -> %d x %d filter %d antialias %d: wrong transposed tables\n", int(k.height), int(k.width),
+                    int(k.out_height), int(k.out_width), int(k.filter), k.antialias);
+        ++failures;
+    }
+}
+
+// Parts of images and mirrored ones.
+void test_lists() {
+    for (const Layout layout : {Layout::kNCHW, Layout::kMirrored}) {
+        StemCase k = base_case();
+        k.rows = {0.25, 10.25}, k.columns = {0.5, 18.0}, k.layout = layout;
+        check<Arithmetic::kBFloat16, 16>(k);
+        k.filter = Filter::kLanczos, k.antialias = false;
+        check<Arithmetic::kFloat32, 16>(k);
+    }
+}
+
 }  // namespace
 }  // namespace learned_resizer::test
 
@@ -245,6 +286,8 @@ int main(int argc, char** argv) {
     if (group == "arithmetic") test_arithmetic();
     if (group == "filters") test_filters();
     if (group == "num_filters") test_num_filters();
+    if (group == "lists") test_lists();
+    if (group == "transposed") test_transposed();
     if (group == "sizes") test_sizes();
     if (failures == 0) std::printf("ok\n");
     return failures != 0;

@@ -3,62 +3,94 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..ops.bands import get_bands
+from ..ops.bands import INTERPOLATIONS
+from ..ops.regions import Region
 from ..ops.stem import Stem, StemBackward, StemWeights
 from . import device, native, reduce
 from .arguments import PARAMETER_DTYPES, arithmetic, pointer, vector, weight
-from .resample import axis_arguments
-from .tables import on_stream, packed
-
-
-@lru_cache(maxsize=256)
-def _plan(
-    instance: tuple[str, int], batch: int, size: tuple[int, int], out: tuple[int, int], *rest: Any, gpu: torch.device
-) -> Any:
-    """The forward's plan, a ``_C.StemPlan``.
-
-    Args:
-        instance: arithmetic and filters.
-        rest: interpolation and antialias.
-    """
-    rows, columns = (axis_arguments(get_bands(i, o, None, *rest)) for i, o in zip(size, out, strict=True))
-    processors = device.multiprocessors(gpu)
-    return native.load().plan_stem(batch, processors, rows, columns, *instance)
-
-
-@lru_cache(maxsize=256)
-def _transposed(size: tuple[int, int], out: tuple[int, int], *rest: Any) -> tuple[bytes, list[list[int]]]:
-    """The adjoint's tables, and where each axis's start, offset, weight begin."""
-    axes = [get_bands(i, o, None, *rest).transposed() for i, o in zip(size, out, strict=True)]
-    data, begins = packed(part.numpy() for bands in axes for part in (bands.start, bands.offset, bands.weight))
-    return data, [begins[:3], begins[3:]]
-
-
-@lru_cache(maxsize=256)
-def _backward_blocks(shape: torch.Size, *instance: Any, gpu: torch.device) -> tuple[int, int, int]:
-    """Rows of partial results, the device's multiprocessors and a block's shared memory."""
-    limits = device.multiprocessors(gpu), device.shared_memory(gpu)
-    return native.load().stem_backward_blocks(*shape, *limits, *instance), *limits
-
+from .tables import Tables, on_stream, temporary
 
 _IMAGE_DTYPES = {**PARAMETER_DTYPES, torch.uint8: 4}
 
+# Address and strides in elements of a crop, mirrored if it is, and its height and width.
+Crop = tuple[int, tuple[int, ...], int, int]
 
-def _image(a: Stem) -> tuple[Any, ...]:
-    image, mean, std = a.image, a.image_mean, a.image_std
-    dtype = _IMAGE_DTYPES[image.dtype]
-    _, channels, height, width = image.shape
-    place = image.data_ptr(), dtype, channels, height, width, image.stride()
-    if dtype != 4:
-        return *place, None, None
-    if mean is None or std is None:
-        raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
-    return *place, vector(mean), vector(std)
+
+class _Work(NamedTuple):
+    """What both launchers read of a stem's arguments: tensors without images are left out."""
+
+    sizes: tuple[Any, ...]  # of each tensor: images, height and width of the crop, and both axes of its place
+    crops: list[Crop]
+    indices: list[int]  # of the tensors
+    format: tuple[Any, ...]
+    options: tuple[Any, ...]  # of the plans: output size, interpolation, antialias
+    instance: tuple[str, int]  # arithmetic and filters
+
+    @property
+    def is_uniform(self) -> bool:
+        """One size, whole: it will come again, and its tables stay on the stream."""
+        return len(self.crops) == 1 and self.sizes[0][3] is self.sizes[0][4] is None
+
+
+def _crop(image: Tensor, region: Region) -> tuple[int, tuple[int, ...]]:
+    """Address and strides of a region of an image."""
+    b, c, y, x = image.stride()
+    left = region.left + region.width - 1 if region.flip else region.left
+    at = image.data_ptr() + (region.top * y + left * x) * image.element_size()
+    return at, (b, c, y, -x if region.flip else x)
+
+
+def _work(a: Stem) -> _Work:
+    images, regions, weights, (height, width, interpolation, antialias, _), dtype, mean, std = a
+    indices = [i for i, image in enumerate(images) if image.shape[0]]
+    kept = [(images[i], regions[i]) for i in indices]
+    sizes = tuple((image.shape[0], r.height, r.width, r.rows, r.columns) for image, r in kept)
+    crops = [(*_crop(image, r), r.height, r.width) for image, r in kept]
+    number = _IMAGE_DTYPES[images[0].dtype]
+    format: tuple[Any, ...] = number, images[0].shape[1], None, None
+    if number == 4:
+        if mean is None or std is None:
+            raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
+        format = *format[:2], vector(mean), vector(std)
+    options = (height, width), INTERPOLATIONS.index(interpolation), antialias
+    return _Work(sizes, crops, indices, format, options, (arithmetic(dtype), weights.b0.shape[0]))
+
+
+def _plan(sizes: tuple[Any, ...], options: tuple[Any, ...], crops: list[Crop], *rest: Any) -> Any:
+    """The forward's plan, a ``_C.StemPlan``.
+
+    Args:
+        sizes: as in ``_Work``, and `options`.
+        crops: those that travel with the plan: of several tensors.
+        rest: dtype of the images, multiprocessors, arithmetic, filters.
+    """
+    return native.load().plan_stem(sizes, *options, crops, *rest)
+
+
+def _backward_plan(
+    sizes: tuple[Any, ...], options: tuple[Any, ...], crops: list[Crop], grads: list[Any], *rest: Any
+) -> Any:
+    """The backward's, a ``_C.StemBackwardPlan``; `rest` with channels and shared memory."""
+    return native.load().plan_stem_backward(sizes, *options, crops, grads, *rest)
+
+
+@lru_cache(maxsize=256)
+def _kept_plan(sizes: tuple[Any, ...], options: tuple[Any, ...], *rest: Any) -> Any:
+    return _plan(sizes, options, [], *rest)
+
+
+@lru_cache(maxsize=256)
+def _kept_backward_plan(sizes: tuple[Any, ...], options: tuple[Any, ...], *rest: Any) -> Any:
+    return _backward_plan(sizes, options, [], [], *rest)
+
+
+def _tables(work: _Work, plan: Any, gpu: torch.device, place: tuple[int, int]) -> Tables:
+    return (on_stream if work.is_uniform else temporary)(plan, gpu, *place)
 
 
 def _weights(weights: StemWeights) -> tuple[Any, ...]:
@@ -67,14 +99,15 @@ def _weights(weights: StemWeights) -> tuple[Any, ...]:
 
 
 def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
-    """The stem: one launch, one more for the statistics.
+    """The stem: one launch for all images, one more for the statistics.
 
-    One before them where the tables are new to the stream. Bitwise reproducible on devices of one kind.
+    Three before them, for tables that are new to the stream, or of several sizes or parts of images. Bitwise
+    reproducible on devices of one kind; the bits of an image's z do not depend on the images beside it.
 
     Args:
-        a: an image ``(B, C, H, W)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place. Up to
-            32 filters. Weights are rounded to the arithmetic of the features' dtype as they load, and a uint8 image is
-            normalised as it loads.
+        a: images ``(b_i, C, H_i, W_i)``, C up to 4, any strides; float32, float16, bfloat16 or uint8, read in place. Up
+            to 32 filters. Weights are rounded to the arithmetic of the features' dtype as they load, and uint8 images
+            are normalised as they load.
         z: the result, ``(B, n, height, width)``, channels_last, of the features' dtype: n 16 or 32, zero from the
             filters' number on.
         statistics: ``(3, filters)`` float32, dense, for mean, biased and unbiased variance of c.
@@ -82,26 +115,29 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    image, weights, (height, width, interpolation, antialias, negative_slope), dtype, *_ = a
-    gpu, (batch, _, *size) = image.device, image.shape
-    if batch == 0:
+    if z.shape[0] == 0:
         if statistics is not None:
             statistics.zero_()
         return
-    module, instance = native.load(), (arithmetic(dtype), weights.b0.shape[0])
-    plan = _plan(instance, batch, tuple(size), (height, width), interpolation, antialias, gpu=gpu)
+    module, gpu, work = native.load(), z.device, _work(a)
+    limits = work.format[0], device.multiprocessors(gpu), *work.instance
+    if work.is_uniform:
+        plan = _kept_plan(work.sizes, work.options, *limits)
+    else:
+        plan = _plan(work.sizes, work.options, work.crops, *limits)
     place = device.place(gpu)
-    tables = on_stream(plan, gpu, *place)
+    tables = _tables(work, plan, gpu, place)
     partials = None
     if statistics is not None:
-        partials = torch.empty((plan.blocks, 3, instance[1]), dtype=torch.float32, device=gpu)
+        partials = torch.empty((plan.blocks, 3, work.instance[1]), dtype=torch.float32, device=gpu)
     module.stem(
         plan,
         tables.address,
-        _image(a),
-        _weights(weights),
-        negative_slope,
-        *instance,
+        work.format,
+        work.crops,
+        _weights(a.weights),
+        a.options.negative_slope,
+        *work.instance,
         z.data_ptr(),
         pointer(partials),
         *place,
@@ -110,55 +146,64 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
         reduce.statistics(partials, statistics, place)
 
 
-def stem_backward(a: StemBackward) -> tuple[Tensor | None, StemWeights]:
-    """The stem's adjoint: one launch, one more for the sums.
+def _empty_grad(image: Tensor, region: Region) -> Tensor:
+    """Memory for dx like an image: the kernel writes the region, and the rest is zero."""
+    whole = image.shape[2:] == (region.height, region.width)
+    return torch.empty_like(image) if whole else torch.zeros_like(image)
 
-    One for dx if asked for, and one before them where the tables are new to the stream.
+
+def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
+    """The stem's adjoint: one launch for all images, one more for the sums.
+
+    One for dx if asked for, and three before them as in the forward.
 
     Returns:
-        dx like the image, if asked for, and the gradients of the weights in their own dtypes and strides. Bitwise
-        reproducible on devices of one kind; no atomics.
+        dx like each tensor of images, if asked for, 0 outside its region; and the gradients of the weights in their own
+        dtypes and strides. Bitwise reproducible on devices of one kind; no atomics.
 
     Raises:
         RuntimeError: if a launch fails, naming the CUDA error.
     """
-    grad_z, statistics, forward, image_grad = a
-    image, weights, (height, width, interpolation, antialias, negative_slope), dtype, *_ = forward
-    gpu, shape = image.device, image.shape
-    dx = torch.empty_like(image) if image_grad else None
+    grad_z, statistics, forward, image_grads = a
+    images, regions, weights = forward[:3]
+    given = zip(images, regions, image_grads, strict=True)
+    dxs = [_empty_grad(image, region) if wanted else None for image, region, wanted in given]
     w0, b0, w1, b1 = weights
     grads = StemWeights(torch.empty_like(w0), torch.empty_like(b0), torch.empty_like(w1), torch.empty_like(b1))
-    batch, _, *size = shape
-    if batch == 0:
+    if grad_z.shape[0] == 0:
         for grad in grads:
             grad.zero_()
-        return dx, grads
-    module, instance = native.load(), (arithmetic(dtype), b0.shape[0])
-    data, begins = _transposed(tuple(size), (height, width), interpolation, antialias)
+        return dxs, grads
+    module, gpu, work = native.load(), grad_z.device, _work(forward)
+    places: list[Any] = []
+    if any(image_grads):
+        places = [None if (dx := dxs[i]) is None else _crop(dx, regions[i]) for i in work.indices]
+    limits = *work.format[:2], device.multiprocessors(gpu), device.shared_memory(gpu), *work.instance
+    if work.is_uniform:
+        plan = _kept_backward_plan(work.sizes, work.options, *limits)
+    else:
+        plan = _backward_plan(work.sizes, work.options, work.crops, places, *limits)
     place = device.place(gpu)
-    tables = on_stream(data, gpu, *place)
-    blocks, *limits = _backward_blocks(shape, *instance, gpu=gpu)
+    tables = _tables(work, plan, gpu, place)
     elements = w0.numel() + w1.numel() + 2 * b0.shape[0]
-    partials = torch.empty((blocks, elements), dtype=torch.float32, device=gpu)
-    given = None
+    partials = torch.empty((plan.blocks, elements), dtype=torch.float32, device=gpu)
+    pointers = None
     if statistics is not None:
         mean, grad_mean, grad_var, pixels = statistics
-        given = mean.data_ptr(), grad_mean.data_ptr(), grad_var.data_ptr(), pixels
+        pointers = mean.data_ptr(), grad_mean.data_ptr(), grad_var.data_ptr(), pixels
     module.stem_backward(
-        _image(forward),
+        plan,
+        tables.address,
+        work.format,
+        work.crops,
         _weights(weights),
-        negative_slope,
-        batch,
-        (height, width),
-        *(tuple(tables.address + begin for begin in axis) for axis in begins),
+        forward.options.negative_slope,
         grad_z.data_ptr(),
-        given,
+        pointers,
         partials.data_ptr(),
-        pointer(dx),
-        (0, 0, 0, 0) if dx is None else dx.stride(),
-        *limits,
-        *instance,
+        places,
+        *work.instance,
         *place,
     )
     reduce.gradients(partials, grads, None, place)
-    return dx, grads
+    return dxs, grads

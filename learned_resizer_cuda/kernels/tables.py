@@ -1,7 +1,8 @@
 """Tables of launch plans, put on the device without a copy.
 
 A plan's tables travel as parameters of a small kernel (csrc/core/tables), which does not wait for the device and can be
-captured in a CUDA graph. A call on a stream stores them there once, in front of the launch that reads them:
+captured in a CUDA graph. Of some plans the device makes further tables from those. A call on a stream does that once,
+in front of the launch that reads them:
 
 - **Order.** Tables are kept for one stream each, and that stream's order is all the synchronisation there is: a launch
   comes after the store, and a store into used memory after the launches that read it.
@@ -20,11 +21,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +63,7 @@ class _Ring:
 
         They may be too large, or a thread may be about to launch with the ones that they would overwrite.
         """
-        size = _round_up(memoryview(plan).nbytes)
+        size = _table_bytes(plan)
         if size > _MOST_BYTES:
             return None
         with self._lock:
@@ -80,7 +79,7 @@ class _Ring:
             if self._leaving:
                 return None
             tables = Tables(self._base + begin % _RING_BYTES)
-            native.load().store_tables(plan, tables.address, index, stream)
+            _store(plan, tables.address, index, stream)
             self._position = begin + size
             self._oldest.append((begin, plan))
             self.tables[plan] = tables
@@ -92,15 +91,15 @@ def _round_up(size: int) -> int:
     return -(-size // 128) * 128
 
 
-def packed(parts: Iterable[np.ndarray]) -> tuple[bytes, list[int]]:
-    """Arrays as one plan for `on_stream`, and where each begins: 16-byte aligned."""
-    data = bytearray()
-    begins = []
-    for part in parts:
-        data += bytes(-len(data) % 16)
-        begins.append(len(data))
-        data += part.tobytes()
-    return bytes(data), begins
+def _table_bytes(plan: Any) -> int:
+    """Of a plan's tables: what is stored, and what the device makes of it."""
+    return _round_up(getattr(plan, "table_bytes", 0) or memoryview(plan).nbytes)
+
+
+def _store(plan: Any, address: int, index: int, stream: int) -> None:
+    native.load().store_tables(plan, address, index, stream)
+    if hasattr(plan, "make_tables"):
+        plan.make_tables(address, index, stream)
 
 
 # By device and identity of the stream: handles are used again.
@@ -121,7 +120,8 @@ def on_stream(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
     """A plan's tables, for launches on a device's current stream.
 
     Args:
-        plan: hashable, and a buffer of the tables' bytes.
+        plan: hashable, and a buffer of the tables' bytes; where the device makes more of them, with ``table_bytes`` and
+            ``make_tables(address, index, stream)``.
         gpu: the CUDA device.
         index: of the device; with `stream`, from `device.place`.
         stream: the device's current one.
@@ -135,6 +135,11 @@ def on_stream(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
         tables = ring.tables.get(plan) or ring.store(plan, index, stream)
         if tables is not None:
             return tables
-    memory = torch.empty(_round_up(memoryview(plan).nbytes), dtype=torch.uint8, device=gpu)
-    native.load().store_tables(plan, memory.data_ptr(), index, stream)
+    return temporary(plan, gpu, index, stream)
+
+
+def temporary(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
+    """The same for one call alone, of sizes that may never come again."""
+    memory = torch.empty(_table_bytes(plan), dtype=torch.uint8, device=gpu)
+    _store(plan, memory.data_ptr(), index, stream)
     return Tables(memory.data_ptr(), memory)

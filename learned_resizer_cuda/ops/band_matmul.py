@@ -8,6 +8,7 @@ lack sparse CSR: there the matrices are dense, and 0 * inf gives NaN.
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 import torch
@@ -32,6 +33,9 @@ _TRANSPOSED_COUNT = 8
 _HAS_MKL = torch.backends.mkl.is_available()
 
 _SPARSE_DEVICES = ("cpu", "cuda")
+
+# Warning filters are the process's: two threads that change and restore them at once would leave them changed.
+_FILTERS = threading.Lock()
 
 
 def is_channels_last(image: Tensor) -> bool:
@@ -280,7 +284,7 @@ def _matrix(count: Tensor, column: Tensor, weight: Tensor, columns: int) -> Tens
             return dense
     offset = torch.zeros(len(count) + 1, dtype=torch.int32, device=count.device)
     torch.cumsum(count, 0, dtype=torch.int32, out=offset[1:])
-    with warnings.catch_warnings(), torch.inference_mode(False):
+    with _FILTERS, warnings.catch_warnings(), torch.inference_mode(False):
         # torch calls its CSR layout beta; the one product used here has been stable since 1.13.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(

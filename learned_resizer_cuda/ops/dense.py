@@ -134,7 +134,10 @@ def _filter(interpolation: str, t: Tensor, a: float) -> Tensor:
 
 
 def resample_dense(image: Tensor, height: int, width: int, *parameters: Any) -> Tensor:
-    """The op ``resample`` with the same arguments and places of regions, for images ``(..., H, W)``.
+    """The op ``resample`` with the same arguments, for images ``(..., H, W)``.
+
+    Args:
+        parameters: the op's further ones; then optionally both axes' places, as in ``get_bands``.
 
     Returns:
         ``(..., height, width)`` in float32, or float64 for a float64 image.

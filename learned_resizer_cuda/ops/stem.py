@@ -128,9 +128,14 @@ def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tens
         return image
     if mean is None or std is None:
         raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
+    return normalise(image, dtype, mean, std)
+
+
+def normalise(levels: Tensor, dtype: torch.dtype, mean: Tensor, std: Tensor) -> Tensor:
+    """``(levels/255 - mean) / std`` per channel, in ``dtype``."""
     scale = 1 / (255 * std.to(accumulation_dtype(dtype)))
     shift = -mean.to(scale.dtype) / std.to(scale.dtype)
-    return torch.addcmul(shift.view(-1, 1, 1), image.to(scale.dtype), scale.view(-1, 1, 1)).to(dtype)
+    return torch.addcmul(shift.view(-1, 1, 1), levels.to(scale.dtype), scale.view(-1, 1, 1)).to(dtype)
 
 
 def _halo(a: Stem, tile: _Tile) -> Tensor:
@@ -145,7 +150,7 @@ def _halo(a: Stem, tile: _Tile) -> Tensor:
 
 
 def _of_crop(image: Tensor, region: Region, tile: _Tile, above: int, below: int) -> Tensor:
-    """View of a tile's pixels, and of rows above and below; not mirrored."""
+    """View of a tile's rows and some around them, not mirrored."""
     top, left = region.top, region.left
     rows = slice(top + tile.top - above, top + tile.bottom + below)
     return image[tile.first : tile.last, :, rows, left : left + region.width]

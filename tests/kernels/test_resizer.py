@@ -115,17 +115,14 @@ def test_the_backward_may_run_under_another_backend(forward: str, monkeypatch: p
     model = FusedResizer((13, 18), num_filters=5)
     layers, image, grad = structure(model), torch.randn(2, 3, 29, 35), torch.randn(2, 3, 13, 18)
     settings = (layers.slopes, layers.eps, layers.batch_statistics, "", "bilinear", True, torch.float32)
-    given = (image, torch.randn_like(grad), layers.parameters, layers.running, *settings)
+    images, given = ([image], None, None), (layers.parameters, layers.running, *settings)
 
     def gradients(backend: str) -> list[torch.Tensor]:
         with use_backend(backend):
-            _, found = torch.ops.learned_resizer.resizer_backward(
-                grad, features, statistics, image, layers.parameters, *given[3:], False
-            )
-        return list(found)
+            return torch.ops.learned_resizer.resizer_backward(grad, features, statistics, *images, *given, [0])
 
     with native_ops_on_host(), torch.no_grad():
         with use_backend(forward):
-            _, features, statistics = torch.ops.learned_resizer.resizer(*given, True)
+            _, features, statistics = torch.ops.learned_resizer.resizer(*images, torch.randn_like(grad), *given, True)
         # float32, as the bound of a whole step.
         close(gradients("native"), gradients("torch"), 1e-4, " ".join(f"p{i}" for i in range(len(layers.parameters))))

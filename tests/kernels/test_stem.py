@@ -1,4 +1,4 @@
-"""The native stem on the host: values and gradients, strides, edges, few blocks, both slopes, shared memory."""
+"""The native stem on the host: values and gradients, strides, edges, lists, blocks, slopes, shared memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from learned_resizer_cuda.kernels import device, stem
 from learned_resizer_cuda.kernels.arguments import memory_refusal
 from learned_resizer_cuda.ops import stem as pure_torch
 from learned_resizer_cuda.ops.prologue import empty_features
+from learned_resizer_cuda.ops.regions import regions
 from learned_resizer_cuda.ops.statistics import StatisticsGrad
 from learned_resizer_cuda.ops.stem import Stem, StemBackward, StemOptions, StemWeights
 from tests.helpers.arithmetic import ARITHMETICS, BOUND, Draw, close, tf32_flag  # noqa: F401
@@ -30,21 +31,33 @@ def _weights(draw: Draw, n: int, channels: int, dtype: torch.dtype = torch.float
 
 
 def _stem(draw: Draw, image: Tensor, weights: StemWeights, *options: Any) -> Stem:
-    return Stem(image, weights, StemOptions(*options), draw.dtype, None, None)
+    return _stem_of_list(draw, [image], None, None, weights, *options)
+
+
+def _stem_of_list(
+    draw: Draw, images: list[Tensor], boxes: Tensor | None, flip: Tensor | None, weights: StemWeights, *options: Any
+) -> Stem:
+    where = regions([image.shape[2:] for image in images], boxes, flip)
+    return Stem(images, where, weights, StemOptions(*options), draw.dtype, None, None)
+
+
+def _batch(a: Stem) -> int:
+    return sum(len(image) for image in a.images)
 
 
 def _backward(draw: Draw, forward: Stem, statistics: bool = True, image_grad: bool = True) -> StemBackward:
     """With random gradients, zero in the padding of z."""
-    image, n = forward.image, len(forward.weights.b0)
+    n = len(forward.weights.b0)
     grad_z = _empty_z(forward).zero_()
-    grad_z[:, :n] = draw.features(len(image), n, *forward.options[:2])
-    given = StatisticsGrad(draw.vector(n), draw.vector(n), draw.vector(n), image.numel() // image.shape[1])
-    return StemBackward(grad_z, given if statistics else None, forward, image_grad)
+    grad_z[:, :n] = draw.features(_batch(forward), n, *forward.options[:2])
+    pixels = sum(len(image) * r.height * r.width for image, r in zip(forward.images, forward.regions, strict=True))
+    given = StatisticsGrad(draw.vector(n), draw.vector(n), draw.vector(n), pixels)
+    return StemBackward(grad_z, given if statistics else None, forward, [image_grad] * len(forward.images))
 
 
 def _empty_z(a: Stem) -> Tensor:
     """As the caller of the stem makes it: with 16 or 32 channels."""
-    shape = (len(a.image), 16 if len(a.weights.b0) <= 16 else 32, *a.options[:2])
+    shape = (_batch(a), 16 if len(a.weights.b0) <= 16 else 32, *a.options[:2])
     return empty_features(torch.empty(shape, dtype=a.dtype)).fill_(torch.nan)
 
 
@@ -54,13 +67,15 @@ def _double(value: Any) -> Any:
         return value.double() if value.is_floating_point() else value
     if isinstance(value, torch.dtype):
         return torch.float64
+    if isinstance(value, list):
+        return [*map(_double, value)]
     return type(value)(*map(_double, value)) if isinstance(value, tuple) else value
 
 
 def _exact(a: Stem) -> tuple[Tensor, Tensor]:
     """z and the statistics in float64."""
     n = len(a.weights.b0)
-    z, statistics = torch.empty(len(a.image), n, *a.options[:2], dtype=torch.float64), torch.empty(3, n).double()
+    z, statistics = torch.empty(_batch(a), n, *a.options[:2], dtype=torch.float64), torch.empty(3, n).double()
     pure_torch.stem(_double(a), z, statistics)
     return z, statistics
 
@@ -84,14 +99,15 @@ def _check(a: Stem, bound: float) -> None:
 
 def _check_backward(a: StemBackward, bound: float) -> None:
     n, weights = len(a.forward.weights.b0), a.forward.weights
-    exact_dx, exact = pure_torch.stem_backward(_double(a._replace(grad_z=a.grad_z[:, :n])))
-    dx, found = stem.stem_backward(a)
+    exact_dxs, exact = pure_torch.stem_backward(_double(a._replace(grad_z=a.grad_z[:, :n])))
+    dxs, found = stem.stem_backward(a)
     assert all(g.dtype == w.dtype and g.stride() == w.stride() for g, w in zip(found, weights, strict=True))
     close(found, exact, bound, GRADS)
-    assert (dx is None) == (exact_dx is None)
-    if dx is not None:
-        assert dx.stride() == torch.empty_like(a.forward.image).stride() and dx.dtype == a.forward.image.dtype
-        close([dx], [exact_dx], bound, "dx")
+    for dx, exact_dx, image in zip(dxs, exact_dxs, a.forward.images, strict=True):
+        assert (dx is None) == (exact_dx is None)
+        if dx is not None:
+            assert dx.stride() == torch.empty_like(image).stride() and dx.dtype == image.dtype
+            close([dx], [exact_dx], bound, "dx")
 
 
 @pytest.fixture(autouse=True)
@@ -252,17 +268,88 @@ def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.Monke
     found = []
     for multiprocessors in (132, 1):
         monkeypatch.setattr(device, "multiprocessors", lambda gpu, count=multiprocessors: count)
-        stem._plan.cache_clear()
-        stem._backward_blocks.cache_clear()
         found.append((*_run(a), *stem.stem_backward(backward)))
-    stem._plan.cache_clear()
-    stem._backward_blocks.cache_clear()
-    (z, statistics, dx, grads), (other_z, other_statistics, other_dx, other_grads) = found
+    (z, statistics, (dx,), grads), (other_z, other_statistics, (other_dx,), other_grads) = found
     assert torch.equal(z, other_z)
     assert dx is not None and other_dx is not None and torch.equal(dx, other_dx)
     # Sums of float32, grouped differently.
     close(other_statistics, statistics.double(), 1e-5, STATISTICS)
     close(other_grads, [t.double() for t in grads], 1e-5, GRADS)
+
+
+def _list(draw: Draw, channels: int = 3) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Images of several sizes and strides, in groups and alone; parts of them, in whole pixels and not; mirrored."""
+    images = [
+        draw.features(1, channels, 15, 21),
+        draw.features(2, channels, 9, 12).contiguous(memory_format=torch.contiguous_format),
+        draw.features(1, channels, 30, 170)[:, :, ::2],
+        draw.features(0, channels, 5, 5),
+        draw.features(1, channels, 4, 3),
+        draw.features(1, channels, 20, 17).transpose(2, 3),
+    ]
+    boxes = [[0, 0, 15, 21], [1, 2, 7, 9], [0.5, 1.25, 14.25, 160], [0, 0, 5, 5], [1.5, 1.5, 0.25, 0.75], [2, 3, 11, 13]]
+    return images, torch.tensor(boxes, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 0, 1]).bool()
+
+
+@pytest.mark.parametrize("interpolation, antialias", [("bilinear", True), ("bicubic", False), ("lanczos", True)])
+@pytest.mark.parametrize("arithmetic, n", [("bfloat16", 16), ("float32", 24)])
+def test_lists_of_images(arithmetic: str, n: int, interpolation: str, antialias: bool) -> None:
+    """Values, statistics over all pixels and gradients; and each image's z, bit for bit, as alone."""
+    draw = Draw(arithmetic)
+    images, boxes, flip = _list(draw)
+    options = _weights(draw, n, 3), 7, 11, interpolation, antialias, 0.97
+    a = _stem_of_list(draw, images, boxes, flip, *options)
+    _check(a, BOUND[arithmetic])
+    _check_backward(_backward(draw, a), BOUND[arithmetic])
+    z = _run(a)[0]
+    alone = [_run(_stem_of_list(draw, [images[i]], boxes[i : i + 1], flip[i : i + 1], *options))[0] for i in range(6)]
+    assert torch.equal(z, torch.cat(alone))
+
+
+def test_dx_of_a_part_is_zero_around_it_and_only_made_where_wanted() -> None:
+    draw = Draw("float32")
+    images, boxes, flip = _list(draw)
+    a = _stem_of_list(draw, images, boxes, flip, _weights(draw, 16, 3), 7, 11, "bilinear", True, 0.97)
+    backward = _backward(draw, a)
+    everything, grads = stem.stem_backward(backward)
+    wanted = [False, True, True, False, False, True]
+    some, other_grads = stem.stem_backward(backward._replace(image_grads=wanted))
+    for dx, other, flag, region in zip(everything, some, wanted, a.regions, strict=True):
+        assert dx is not None and (other is not None) == flag
+        assert other is None or torch.equal(dx, other)
+        rest = dx.clone()
+        region.view(rest).zero_()
+        assert not rest.any()
+    assert all(torch.equal(g, h) for g, h in zip(grads, other_grads, strict=True))
+
+
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "float32"])
+def test_whole_boxes_and_flips_are_crops_and_mirrored_images(arithmetic: str) -> None:
+    """In every bit: z, statistics and gradients."""
+    draw = Draw(arithmetic)
+    image = draw.features(2, 3, 17, 23)
+    options = _weights(draw, 16, 3), 7, 9, "bicubic", True, 0.2
+    box = torch.tensor([[2, 3, 11, 16]], dtype=torch.float64)
+    a = _stem_of_list(draw, [image], box, torch.tensor([True]), *options)
+    b = _stem(draw, image[:, :, 2:13, 3:19].flip(-1).contiguous(), *options)
+    for one, other in zip(_run(a), _run(b), strict=True):
+        assert torch.equal(one, other)
+    backward = _backward(draw, a)
+    (dx,), grads = stem.stem_backward(backward)
+    (other_dx,), other_grads = stem.stem_backward(backward._replace(forward=b))
+    assert dx is not None and other_dx is not None
+    assert torch.equal(dx[:, :, 2:13, 3:19].flip(-1), other_dx)
+    assert all(torch.equal(g, h) for g, h in zip(grads, other_grads, strict=True))
+
+
+def test_a_list_of_uint8_images() -> None:
+    draw = Draw("bfloat16")
+    images = [torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8) for size in ((13, 18), (6, 40))]
+    boxes = torch.tensor([[0.5, 0.5, 12, 17], [0, 0, 6, 40]], dtype=torch.float64)
+    a = _stem_of_list(draw, images, boxes, None, _weights(draw, 16, 3, draw.dtype), 7, 9, "bilinear", True, 0.97)
+    a = a._replace(image_mean=torch.tensor([0.485, 0.456, 0.406]), image_std=torch.tensor([0.229, 0.224, 0.225]))
+    _check(a, BOUND["bfloat16"])
+    _check_backward(_backward(draw, a, image_grad=False), BOUND["bfloat16"])
 
 
 def test_launches_no_kernels_of_torch() -> None:
@@ -283,8 +370,8 @@ def test_an_empty_batch_launches_nothing() -> None:
     z, statistics = _empty_z(a), torch.full((3, 16), torch.nan)
     stem.stem(a, z, statistics)
     assert z.shape == (0, 16, 4, 5) and not statistics.any()
-    dx, grads = stem.stem_backward(_backward(draw, a))
-    assert dx is not None and dx.shape == a.image.shape
+    (dx,), grads = stem.stem_backward(_backward(draw, a))
+    assert dx is not None and dx.shape == a.images[0].shape
     assert all(g.shape == w.shape and not g.any() for g, w in zip(grads, a.weights, strict=True))
 
 
@@ -304,7 +391,5 @@ def test_stem_backward_fits_every_gpu(arithmetic: str, n: int, name: str, monkey
     if refused is not None:
         assert "needs" in refused and "this GPU has 99 KiB" in refused
         return
-    stem._backward_blocks.cache_clear()
     a = _stem(draw, draw.features(1, 3, 2, 130), _weights(draw, n, 3), 1, 65, "bilinear", True, 0.97)
     _check_backward(_backward(draw, a, statistics=False), BOUND[arithmetic])
-    stem._backward_blocks.cache_clear()

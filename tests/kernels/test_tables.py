@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 import learned_resizer_cuda as lr
-from learned_resizer_cuda.kernels import device, native, stem, tables
+from learned_resizer_cuda.kernels import device, native, tables
 from learned_resizer_cuda.kernels.resample import axis_arguments, resample
 from learned_resizer_cuda.kernels.tables import Tables
-from learned_resizer_cuda.ops.bands import get_bands
+from learned_resizer_cuda.ops.bands import INTERPOLATIONS, get_bands
 from tests.helpers.arithmetic import OPS, close
 from tests.helpers.native_host import native_on_host
 
@@ -267,23 +267,28 @@ def test_a_failed_store_keeps_nothing(watched: Watched, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("filter", [("bilinear", True), ("lanczos", True), ("bicubic", False)])
 def test_the_device_holds_the_plan(watched: Watched, filter: tuple[str, bool]) -> None:
     rows, columns = (axis_arguments(get_bands(*sizes, None, *filter)) for sizes in ((448, 224), (1000, 300)))
-    for plan in (
-        watched.module.plan_resample("float32", 6, 1, True, 132, 227 * 1024, rows, columns),
-        watched.module.plan_stem(4, 132, rows, columns, "float32", 16),
-    ):
-        size = memoryview(plan).nbytes
-        assert size > 4096
-        assert _read(tables.on_stream(plan, CPU, 0, 0), size) == bytes(plan)
+    plan = watched.module.plan_resample("float32", 6, 1, True, 132, 227 * 1024, rows, columns)
+    size = memoryview(plan).nbytes
+    assert size > 4096
+    assert _read(tables.on_stream(plan, CPU, 0, 0), size) == bytes(plan)
 
 
-def test_the_adjoint_of_the_stem_has_one_table() -> None:
-    data, begins = stem._transposed((40, 33), (19, 50), "lanczos", True)
-    for size, out, begin in ((40, 19, begins[0]), (33, 50, begins[1])):
-        bands = get_bands(size, out, None, "lanczos", True).transposed()
-        for part, at in zip((bands.start, bands.offset, bands.weight), begin, strict=True):
-            expected = part.numpy()
-            found = np.frombuffer(data, expected.dtype, expected.size, at)
-            assert at % 16 == 0 and np.array_equal(found, expected)
+@pytest.mark.parametrize("filter", ["bilinear", "lanczos"])
+def test_the_device_makes_the_rest_of_a_plan(watched: Watched, filter: str) -> None:
+    """The stem's: kept on the stream, or in temporary tensors."""
+    options = (224, 300), INTERPOLATIONS.index(filter), True
+    plan = watched.module.plan_stem([(4, 448, 1000, None, None)], *options, [], 1, 132, "float32", 16)
+    backward = watched.module.plan_stem_backward(
+        [(4, 448, 1000, None, None)], *options, [], [], 1, 3, 132, 227 * 1024, "float32", 16
+    )
+    for made in (plan, backward):
+        stored, size = memoryview(made).nbytes, made.table_bytes
+        assert stored < 1024 < size < tables._MOST_BYTES
+        kept, temporary = tables.on_stream(made, CPU, 0, 0), tables.temporary(made, CPU, 0, 0)
+        assert kept.memory is None and temporary.memory is not None
+        assert _read(kept, stored) == bytes(made) == _read(temporary, stored)
+        assert tables.on_stream(made, CPU, 0, 0) is kept
+    assert watched.stored() == 4
 
 
 def _captured(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:

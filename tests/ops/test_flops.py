@@ -65,6 +65,19 @@ def test_training_step(image_grad: bool) -> None:
     assert total == sum(expected.values())
 
 
+def test_a_list_counts_its_images() -> None:
+    fused, plain = FusedResizer(7, num_filters=4), reference.Resizer(7, num_filters=4)
+    images = [torch.rand(3, 9, 14), torch.rand(3, 11, 5)]
+    assert _count(lambda: fused(images))[0] == _count(lambda: plain(images))[0] > 0
+
+    def backward(*wanted: bool) -> int:
+        given = [image.clone().requires_grad_(flag) for image, flag in zip(images, wanted, strict=True)]
+        return _count(lambda: fused(given).sum().backward())[1]["resizer_backward"]
+
+    # dx of an image is one 7x7 convolution of its size.
+    assert backward(False, True) - backward(False, False) == 2 * 49 * 3 * 4 * 11 * 5
+
+
 def test_resampling_counts_nothing_as_in_torch() -> None:
     image = torch.rand(1, 3, 8, 8)
     assert _count(lambda: resize(image, 5)) == (0, {"resample": 0})

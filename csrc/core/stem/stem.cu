@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "common/launch.h"
 #include "stem/stem.cuh"
 
@@ -7,7 +9,7 @@ StemInstance stem_instance(int arithmetic, int filters) {
     StemInstance result{};
     dispatch_tensor(static_cast<Arithmetic>(arithmetic), filters, [&](auto M, auto n) {
         result = {{kStemResident<M, n, 2>, kStemResident<M, n, kStemSlots>},
-                  kStemBlockWarps<n>,
+                  {kStemBlockWarps<M, n, 2>, kStemBlockWarps<M, n, kStemSlots>},
                   kStemMostFragments<M>,
                   kStemParts<M>};
     });
@@ -15,16 +17,19 @@ StemInstance stem_instance(int arithmetic, int filters) {
 }
 
 int stem_shared_bytes(int arithmetic, int filters) {
-    StemPlanShape plan{};
-    plan.warps = stem_instance(arithmetic, filters).block_warps;
-    plan.slots = kStemSlots;
-    plan.fragments = stem_instance(arithmetic, filters).fragments;
-    plan.strip_outputs = 8;
-    plan.pieces = 2;
-    int result = 0;
-    with_stem_kernel(plan, static_cast<Arithmetic>(arithmetic), filters,
-                     [&](auto, int shared_bytes) { result = shared_bytes; });
-    return result;
+    const StemInstance instance = stem_instance(arithmetic, filters);
+    int most = 0;
+    for (const int i : {0, 1}) {
+        StemPlanShape plan{};
+        plan.slots = i == 0 ? 2 : kStemSlots;
+        plan.warps = instance.warps[i];
+        plan.fragments = instance.fragments;
+        plan.strip_outputs = 8;
+        plan.pieces = 2;
+        with_stem_kernel(plan, static_cast<Arithmetic>(arithmetic), filters,
+                         [&](auto, int shared_bytes) { most = std::max(most, shared_bytes); });
+    }
+    return most;
 }
 
 int launch_stem(const StemParams& params, int arithmetic, int device, void* stream) {

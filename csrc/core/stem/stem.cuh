@@ -4,11 +4,12 @@
 //   forward   z[b, y, x, f] = sum_i sum_j R_h[y, i] R_w[x, j] c[b, i, j, f]
 //   adjoint   stem_backward.cuh
 //
-// An item of work is a strip of output rows of one column tile of one image. The block walks down the strip's image
+// An item of work is a strip of output rows of one column tile of one image; the images may differ in size. The block
+// walks down the strip's image
 // rows; each warp makes c of its 16 columns in registers and applies R_h there, in the layout of the product's result:
 //   fold    (shrinking)  state[o % K] += weight c for the output rows o that are open; a complete one leaves.
 //   gather  (enlarging)  state[y % K] holds the last K rows of c; an output row is their weighted sum.
-// Which rows are open, complete and weighted at each step was decided on the host (stem_plan.cpp).
+// Which rows are open, complete and weighted at each step was decided before (stem_tables.cuh).
 //
 // R_w is a product of matrices, 16 outputs by the image columns of their bands. Complete rows go to shared memory as
 // the arithmetic's elements, which is where z loses what it loses: c of an image row is never rounded. The weights are
@@ -22,9 +23,14 @@
 #include "common/dispatch.h"
 #include "common/pixel_terms.cuh"
 #include "common/statistics.cuh"
+#include "stem/stem_axis.cuh"
 #include "stem/stem_features.cuh"
 
 namespace learned_resizer {
+
+// float32 splits operands itself.
+template <Arithmetic M>
+constexpr int kStemParts = M == Arithmetic::kFloat32 ? 1 : 2;
 
 template <Arithmetic M, int n, int K>
 struct Stem {
@@ -43,12 +49,18 @@ struct Stem {
     static constexpr int kMoments = 3 * (n / 16);
     static constexpr int kRecenter = 8 * kRows;  // rows between new centers
 
-    // What the registers have no room for: the item's strip and piece of a tile.
+    // What the registers have no room for: the item's image, strip and piece of a tile.
     struct alignas(16) Place {
+        StemImage image;
         StemStrip strip;
         StemTile tile;
-        int64_t image, at;  // at: tile and piece
-        int64_t z;          // of the first output
+        Bands columns;
+        int32_t taps;            // of columns
+        int32_t steps, pieces;   // as in StemTensor
+        Form form;
+        const StemRow<K>* rows;  // the strip's
+        const float* gather;     // [out_height][K]
+        int64_t z;               // of the first output
         StemGroup group[kStemFragments];
     };
 
@@ -63,7 +75,7 @@ struct Stem {
 
     int piece;
     int emitted, done;  // output rows of the strip that are complete, and those that R_w was applied to
-    int next_work;      // index of the StemRow of the step's first row
+    int next_work;      // index of the StemRow of the step's first row, within the strip
     int left;           // complete output rows that wait for a place in `rows`; -1: the next image row is to be added
     float state[K][kValues];
 
@@ -77,7 +89,7 @@ struct Stem {
     LR_DEVICE explicit Stem(const StemParams& params)
         : p(params),
           place(*reinterpret_cast<Place*>(dynamic_shared())),
-          features(dynamic_shared() + sizeof(Place), params.image, params.weights) {
+          features(dynamic_shared() + sizeof(Place), place.image, params.format, params.weights) {
         rows = reinterpret_cast<S*>(dynamic_shared() + sizeof(Place) + Features::shared_bytes(warp_count()));
         moments = reinterpret_cast<Quad<float>*>(rows + 2 * kBuffer * kStemWarpColumns * warp_count() * kPitch);
         bands = reinterpret_cast<S*>(moments + kMoments * thread_count()) + 4 / sizeof(S) * thread_count();
@@ -86,56 +98,79 @@ struct Stem {
         counted() = 0.0f;
     }
 
-    template <class T>
-    LR_DEVICE const T* table(int64_t offset) const {
-        return reinterpret_cast<const T*>(p.tables + offset);
-    }
-
     LR_DEVICE void run_item(int64_t item) {
-        for (piece = 0; piece < p.plan.pieces; ++piece) {
+        piece = 0;
+        do {
             barrier();  // the ring, the bands and the rows of the piece before are free
             if (thread_index() == 0) locate(item);
-            LR_NO_UNROLL
-            for (int i = thread_index(); i < p.plan.fragments * kBand / 4; i += thread_count())
-                reinterpret_cast<Four<S>*>(bands)[i] = {};
+            barrier();
+            clear_bands();
             barrier();
             load_bands();
             run_strip();
-        }
+        } while (++piece < place.pieces);
     }
     LR_DEVICE void locate(int64_t item) const {
-        const int64_t strips = p.plan.strips, tiles = p.plan.tiles;
-        place.image = item / (strips * tiles);
-        const int64_t within = item - place.image * (strips * tiles);
-        place.at = within % tiles * p.plan.pieces + piece;
-        place.strip = table<StemStrip>(p.plan.strip_table)[within / tiles];
-        place.tile = table<StemTile>(p.plan.tile_table)[place.at];
-        place.z =
-            ((place.image * p.plan.out_height + place.strip.out_begin) * p.plan.out_width + place.tile.out_begin) * n;
+        const auto* tensors = stem_table<StemTensor>(p.tables, p.plan.tensor_table);
+        const int index = last_at_most(p.plan.tensors, item, [&](int i) { return tensors[i].item; });
+        const StemTensor& t = tensors[index];
+        const int outputs = static_cast<int>(p.plan.out_width);
+        const int64_t strip = (item - t.item) / t.tiles, image = strip / t.strips;
+        const int s = static_cast<int>(strip - image * t.strips);
+        const int first = static_cast<int>(item - t.item - strip * t.tiles) * t.tile_outputs;
+        place.image = p.images == nullptr ? p.image : p.images[index];
+        place.image.data = static_cast<const char*>(place.image.data) + image * place.image.stride[0];
+        place.strip = strip_of(t, stem_bands(p.tables, t.rows), static_cast<int>(p.plan.out_height), s);
+        place.columns = stem_bands(p.tables, t.columns);
+        place.taps = t.columns.taps, place.steps = t.steps, place.pieces = t.pieces, place.form = t.form;
+        place.rows = stem_table<StemRow<K>>(p.tables, t.row_table) + row_place(t, place.strip.begin, s);
+        place.gather = stem_table<float>(p.tables, t.gather_table);
+        place.z = (((t.image + image) * p.plan.out_height + place.strip.out_begin) * p.plan.out_width + first) * n;
+        // A tile's own columns partition the image, as a strip's rows.
+        const int last = first + t.tile_outputs < outputs ? first + t.tile_outputs : outputs;
+        const int all = first == 0 ? 0 : place.columns.begin[first], begin = all + piece * window();
+        const int own_end = last == outputs ? t.columns.in : place.columns.begin[last];
+        const auto within = [&](int x) { return x < begin ? begin : x < begin + window() ? x : begin + window(); };
+        const int end = place.columns.end[last - 1];
+        place.tile = {first, last, begin, within(end > own_end ? end : own_end), within(own_end)};
     }
+    LR_DEVICE static int window() { return kStemWarpColumns * warp_count(); }
 
+    LR_DEVICE void clear_bands() const {
+        const int groups = (place.tile.out_end - place.tile.out_begin + 15) / 16;
+        if (const int i = thread_index(); i < groups) {
+            const int first = place.columns.begin[place.tile.out_begin + 16 * i] - place.tile.begin;
+            const int last = window() - 16 * place.steps;
+            place.group[i] = {first < 0 ? 0 : first < last ? first : last,
+                              static_cast<int16_t>(i * kStemParts<M> * place.steps), 1};
+        }
+        LR_NO_UNROLL
+        for (int i = thread_index(); i < p.plan.fragments * kBand / 4; i += thread_count())
+            reinterpret_cast<Four<S>*>(bands)[i] = {};
+    }
     // R_w in the order of the lanes, from the taps of each output.
     LR_DEVICE void load_bands() const {
-        const auto* groups = table<StemGroup>(p.plan.group_table) + place.at * p.plan.groups;
-        LR_NO_UNROLL
-        for (int i = thread_index(); i < p.plan.groups; i += thread_count()) place.group[i] = groups[i];
-        const int taps = p.plan.taps, count = (place.tile.out_end - place.tile.out_begin) * taps;
+        const int taps = place.taps, count = (place.tile.out_end - place.tile.out_begin) * taps;
         LR_NO_UNROLL
         for (int i = thread_index(); i < count; i += thread_count()) {
+            const int o = i / taps, at = place.tile.out_begin + o, tap = i - o * taps;
+            const int from = place.columns.begin[at], within = from + tap - place.tile.begin;
+            if (from + tap >= place.columns.end[at] || within < 0 || within >= window()) continue;
             const float weight =
-                load_element(table<float>(p.plan.tap_table) + place.at * p.plan.tile_outputs * taps + i);
-            if (weight == 0.0f) continue;
-            const int o = i / taps;
-            const StemGroup group = groups[o / 16];
-            const int first = load_element(table<int32_t>(p.plan.first_table) + place.at * p.plan.tile_outputs + o);
-            const int column = first + (i - o * taps) - group.column;
+                static_cast<float>(load_element(place.columns.weight + int64_t{at} * taps + tap));
+            StemGroup& group = place.group[o / 16];
+            const int column = within - group.column;
+            // The one that rounding added.
+            if (column >= 16 * place.steps) continue;
             // Chained terms: the lane's i-th of pixel g and of pixel g + 8.
             const int term = column % 16, lane = o % 8 * 4 + term % 8 / 2, low = term % 2, high = term / 8,
                       h = o / 8 % 2;
             const int element = kIs16Bit<M> ? 4 * high + 2 * h + low : 4 * h + 2 * high + low;
             S* to = bands + (group.fragment + column / 16) * kBand + lane * 8 + element;
             to[0] = F::encode(weight);
-            if (group.parts == 2) to[p.plan.steps * kBand] = F::encode(weight - F::decode(to[0]));
+            if (kStemParts<M> == 1 || weight == F::decode(to[0])) continue;
+            to[place.steps * kBand] = F::encode(weight - F::decode(to[0]));
+            group.parts = 2;  // the same from every thread
         }
     }
     LR_DEVICE static typename F::A load_band(const S* at) {
@@ -148,12 +183,14 @@ struct Stem {
     }
 
     LR_DEVICE void run_strip() {
-        emitted = done = 0, left = -1, next_work = place.strip.rows;
+        emitted = done = 0, left = -1, next_work = 0;
         LR_UNROLL
         for (int k = 0; k < K; ++k) clear(state[k]);
-        features.image = place.image, features.column = place.tile.begin;
+        features.column = place.tile.begin;
         features.begin(place.strip.begin);
         barrier();
+        // Warps beyond the tile only keep the zeros that its last products read.
+        const bool has_columns = place.tile.begin + kStemWarpColumns * warp_index() < place.tile.end;
         LR_NO_UNROLL
         for (int row = place.strip.begin; row < place.strip.end; row += kRows, next_work += kRows) {
             typename Features::Raw raw;
@@ -162,8 +199,12 @@ struct Stem {
             if constexpr (kEarly) features.request(raw, Features::next(row));
             {
                 float a[kRows][kTiles][4], c[kRows][kTiles][4];
-                features.compute(row, a, c);
-                if (p.partials != nullptr) count(row, c);
+                if (has_columns) {
+                    features.compute(row, a, c);
+                    if (p.partials != nullptr) count(row, c);
+                } else {
+                    Features::each(c, [](float) { return 0.0f; });
+                }
                 int from = filter_rows(row, c);
                 LR_NO_UNROLL
                 for (; from < kRows; from = filter_more(from, row, c)) filter_columns();
@@ -261,10 +302,10 @@ struct Stem {
         int each = 0, all = 0;
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
-            work[q] = table<StemRow<K>>(p.plan.row_table)[next_work + q];
+            work[q] = place.rows[next_work + q];
             each |= work[q].emits, all += work[q].emits;
         }
-        if (p.plan.form == Form::kGather || each > 1 || all > kBuffer) return filter_more(0, row, c);
+        if (place.form == Form::kGather || each > 1 || all > kBuffer) return filter_more(0, row, c);
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
             fold(work[q], c[q]);
@@ -277,10 +318,10 @@ struct Stem {
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
             if (q < from) continue;
-            const StemRow<K> work = table<StemRow<K>>(p.plan.row_table)[next_work + q];
+            const StemRow<K> work = place.rows[next_work + q];
             if (left < 0) {
                 left = work.emits;
-                if (p.plan.form == Form::kFold) {
+                if (place.form == Form::kFold) {
                     fold(work, c[q]);
                 } else {
                     const int slot = 1 << (row + q) % K;
@@ -296,7 +337,7 @@ struct Stem {
             for (; left > 0; --left) {
                 if (emitted - done == kBuffer) return q;
                 const int output = work.first + work.emits - left;
-                if (p.plan.form == Form::kFold)
+                if (place.form == Form::kFold)
                     put_slot(output);
                 else
                     put_sum(output);
@@ -319,7 +360,7 @@ struct Stem {
         }
     }
     LR_DEVICE void put_sum(int output) {
-        const float* weight = table<float>(p.plan.gather_table) + int64_t{output} * K;
+        const float* weight = place.gather + int64_t{output} * K;
         float sum[kValues] = {};
         LR_UNROLL
         for (int k = 0; k < K; ++k) add(sum, load_element(weight + k), [&](int v) { return state[k][v]; });
@@ -370,9 +411,9 @@ struct Stem {
             LR_NO_UNROLL
             for (int part = 0; part < reads.parts; ++part) {
                 const S* pixel = row_of(r) + reads.column * kPitch;
-                const S* band = bands + (reads.fragment + part * p.plan.steps) * kBand + lane * 8;
+                const S* band = bands + (reads.fragment + part * place.steps) * kBand + lane * 8;
                 LR_NO_UNROLL
-                for (int s = 0; s < p.plan.steps; ++s, pixel += 16 * kPitch, band += kBand) {
+                for (int s = 0; s < place.steps; ++s, pixel += 16 * kPitch, band += kBand) {
                     const auto a = load_band(band);
                     LR_UNROLL
                     for (int j = 0; j < kTiles; j += 2) {
@@ -391,7 +432,7 @@ struct Stem {
                 LR_UNROLL
                 for (int j = 0; j < kTiles; j += 2) {
                     float four[4] = {sum[j][2 * h], sum[j][2 * h + 1], sum[j + 1][2 * h], sum[j + 1][2 * h + 1]};
-                    if (p.plan.pieces == 1 || add_piece(four, partial + r * n + 8 * j + 4 * t))
+                    if (place.pieces == 1 || add_piece(four, partial + r * n + 8 * j + 4 * t))
                         store(z + 8 * h * n + 8 * j, four);
                 }
             }
@@ -405,7 +446,7 @@ struct Stem {
             if (piece > 0) sum[v] += kept[v];
             kept[v] = sum[v];
         }
-        return piece + 1 == p.plan.pieces;
+        return piece + 1 == place.pieces;
     }
     LR_DEVICE static void store(S* z, const float (&sum)[4]) {
         if constexpr (kIs16Bit<M>)
@@ -415,21 +456,20 @@ struct Stem {
     }
 };
 
-// So that 99 KiB hold a block of 16 filters in every arithmetic, and of 32 filters of 16 bits.
-template <int n>
-constexpr int kStemBlockWarps = n == 16 ? kStemMaxWarps : 6;
-template <Arithmetic M>
-constexpr int kStemMostFragments = kIs16Bit<M> ? kStemFragments : 16;
-
-// float32 splits operands itself.
-template <Arithmetic M>
-constexpr int kStemParts = M == Arithmetic::kFloat32 ? 1 : 2;
-
 // Warps that fit into a multiprocessor's registers, 65536 of them, without a spill.
 template <Arithmetic M, int n, int K>
 constexpr int kStemResident = kIs16Bit<M> && n == 16 ? (K == 2 ? 16 : 12)
                               : K == 2               ? 12
                                                      : 8;
+
+// Of a block, for whatever images: over random widths of 150 to 900 pixels to 224 these leave the fewest columns unused,
+// by the share of the issue slots that the resident warps fill (12 are estimated to fill 60 %).
+template <Arithmetic M, int n, int K>
+constexpr int kStemBlockWarps = kStemResident<M, n, K> == 16             ? 8
+                                : kStemResident<M, n, K> == 12 && K != 2 ? 6
+                                                                         : 4;
+template <Arithmetic M>
+constexpr int kStemMostFragments = kIs16Bit<M> ? kStemFragments : 16;
 
 template <Arithmetic M, int n, int K>
 LR_KERNEL(32 * (kStemResident<M, n, K>))

@@ -8,7 +8,6 @@
 
 namespace learned_resizer {
 
-constexpr int kStemMinWarps = 2;
 constexpr int kStemMaxWarps = 8;
 constexpr int kStemWarpColumns = 16;  // image columns of a warp: one row tile of a matrix product
 constexpr int kStemRing = 16;         // image rows kept in shared memory
@@ -28,13 +27,11 @@ struct alignas(16) StemRow {
 // here; the strips' own rows partition the image.
 struct StemStrip {
     int32_t out_begin, out_end, begin, end, own_end;
-    int32_t rows;  // index of its first StemRow
-    int32_t reserved[2];
 };
 
-// The same for columns; a tile whose columns exceed a block is cut into several of these, its pieces.
+// The same for columns; of a tile whose columns exceed a block, one of its pieces.
 struct StemTile {
-    int32_t out_begin, out_end, begin, own_end;
+    int32_t out_begin, out_end, begin, end, own_end;
 };
 
 // 16 outputs of a tile, whose horizontal filter is one product.
@@ -44,45 +41,59 @@ struct alignas(8) StemGroup {
     int16_t parts;     // of its weights: 2 if some weight has more than 8 significant bits
 };
 
-// What a plan has to know of the kernels of an arithmetic and a number of filters.
+// What a plan has to know of the kernels of an arithmetic and a number of filters. Blocks have the same number of warps
+// whatever the images are, so that the bits of an image do not depend on those beside it.
 struct StemInstance {
-    int32_t warps[2];     // on a multiprocessor, as far as registers decide: that keep 2 rows, that keep kStemSlots
-    int32_t block_warps;  // most of a block, up to kStemMaxWarps
+    int32_t resident[2];  // warps on a multiprocessor, as far as registers decide: with 2 slots, with kStemSlots
+    int32_t warps[2];     // of a block
     int32_t fragments;    // most of the horizontal filter in shared memory, up to kStemFragments
     int32_t parts;        // most of a horizontal weight: 1 if the products split operands themselves
 };
 
-// Everything that follows from sizes and bands, made by make_stem_plan (stem_plan.h).
-struct StemPlanShape {
-    Form form;
-    int32_t slots;  // K: 2 or kStemSlots
-    int32_t warps;
-    int32_t strips, tiles, pieces;
-    int32_t taps;           // horizontal taps of an output, padded with zero weights
-    int32_t tile_outputs;   // most output columns of a tile
-    int32_t groups, steps;  // most groups of 16 outputs of a tile, and of 16 columns that a group reads
-    int32_t fragments;      // most of the horizontal filter of a tile
-    int32_t strip_outputs;  // most output rows of a strip
-    int64_t batch, height, width, out_height, out_width;
-    int64_t items;   // batch * strips * tiles
-    int64_t blocks;  // to launch; also the number of partial results
-
-    // Byte offsets into the tables.
-    int64_t strip_table;   // StemStrip [strips]
-    int64_t row_table;     // StemRow<slots> [all rows of all strips]
-    int64_t gather_table;  // float [out_height][slots], gather only: of image row y, at y % slots
-    int64_t tile_table;    // StemTile [tiles][pieces]
-    int64_t first_table;   // int32 [tiles][pieces][tile_outputs]: first tap, relative to the piece's first column
-    int64_t tap_table;     // float [tiles][pieces][tile_outputs][taps]
-    int64_t group_table;   // StemGroup [tiles][pieces][groups]
-    int64_t table_bytes;
+// Bands of an axis in the tables: byte offsets of the arrays of Bands.
+struct StemAxis {
+    int64_t begin, end, weight;
+    int32_t in, taps;
 };
 
-// x, of any strides: element (b, c, y, x) at b * stride[0] + c * stride[1] + y * stride[2] + x * stride[3].
+// A tensor of images of one size, in the tables. What follows from it alone decides the bits of its images; only
+// strip_outputs depends on the rest of the batch.
+struct alignas(16) StemTensor {
+    StemAxis rows, columns;
+    int64_t image;  // its first, of the batch
+    int64_t item;   // its first; images, strips, tiles
+    int64_t entry;  // its first of stem_tables
+    int64_t row_table;     // StemRow<slots> [height + strips (rows.taps + 2)]: a strip's at row_place()
+    int64_t gather_table;  // float [out_height][slots], gather only: of image row y, at y % slots
+    Form form;
+    int32_t strips, strip_outputs;
+    int32_t tiles, tile_outputs, pieces;
+    int32_t steps;  // most 16 columns that 16 outputs of a tile read
+};
+
+// Everything else that follows from sizes, made by make_stem_plan (stem_plan.h).
+struct StemPlanShape {
+    int32_t slots;  // K: 2 or kStemSlots
+    int32_t warps;
+    int32_t tensors;
+    int32_t pieces, fragments, strip_outputs;  // most of a tensor's
+    int64_t out_height, out_width;
+    int64_t items;
+    int64_t blocks;   // to launch; also the number of partial results
+    int64_t entries;  // of stem_tables
+    int64_t tensor_table;  // byte offset of StemTensor [tensors]
+};
+
+// Images of one size, of any strides: element (b, c, y, x) at b * stride[0] + c * stride[1] + y * stride[2] +
+// x * stride[3]. Of a mirrored crop the last column is the first, and stride[3] negative.
 struct StemImage {
     const void* data;
     int64_t stride[4];  // in bytes
-    int64_t height, width;
+    int32_t height, width;
+};
+
+// Of all images.
+struct StemFormat {
     DType dtype;       // not float64
     int32_t channels;  // 1 ... 4
     Vector mean, std;  // [channels], for uint8: x = (data / 255 - mean) / std
@@ -103,7 +114,9 @@ struct StemWeights {
 struct StemParams {
     StemPlanShape plan;
     const unsigned char* tables;  // 16-byte aligned, in the memory the kernel runs on
+    const StemImage* images;      // [tensors], there too; null: `image` is the only one
     StemImage image;
+    StemFormat format;
     StemWeights weights;
     void* z;          // [batch][out_height][out_width][n], of the arithmetic's 16-bit type, else float32
     float* partials;  // [blocks][3][filters]: count, mean and M2 of c; null: no statistics
@@ -114,6 +127,9 @@ struct StemParams {
 int stem_shared_bytes(int arithmetic, int filters);
 
 StemInstance stem_instance(int arithmetic, int filters);
+
+// Fills the tables of a plan whose tensors and bands are there.
+int launch_stem_tables(const StemPlanShape& plan, unsigned char* tables, int device, void* stream);
 
 int launch_stem(const StemParams& params, int arithmetic, int device, void* stream);
 

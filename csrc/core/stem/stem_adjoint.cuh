@@ -4,10 +4,29 @@
 
 #include "common/feature_map.cuh"
 #include "common/statistics.cuh"
+#include "stem/stem_axis.cuh"
 #include "stem/stem_backward.h"
 #include "stem/stem_features.cuh"
 
 namespace learned_resizer {
+
+// One axis of R transposed, as in StemTransposed.
+struct StemBands {
+    const int32_t* start;  // [in]
+    const int32_t* count;  // [in]
+    const float* weight;   // [in][capacity]
+    int32_t capacity;
+};
+
+// A block's item, at the begin of dynamic shared memory.
+struct alignas(16) StemItem {
+    StemImage image;
+    StemBands rows, columns;
+    const void* dz;     // the image's: [out_height][out_width][n]
+    StemImageGrad dx;   // the image's
+    int32_t begin, end;  // rows
+    int32_t column;      // the block's first
+};
 
 // The lane, for one phase of a step: its addresses do not take registers in the others.
 LR_DEVICE int phase_lane() { return opaque(thread_index()) & 31; }
@@ -35,9 +54,9 @@ struct StemPull {
     static constexpr int kChunks = n / kChunk;                       // copies of a pixel
 
     const StemBackwardParams& p;
+    const StemItem& item;
     S* ring;               // [kRing][16 outputs][Map::kStride], of this warp: row o is in o % kRing
     typename F::A* lower;  // [32 lanes], of this warp
-    int64_t image;
     int column;        // of the image, of the warp's first
     int first, steps;  // its first output, and how many times 16 they are
     int end;           // of the rows of dz that were requested
@@ -48,25 +67,30 @@ struct StemPull {
     LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
         return warps * static_cast<int>(kRing * kPiece * sizeof(S) + (kRounded ? 32 * sizeof(typename F::A) : 0));
     }
-    LR_DEVICE StemPull(const StemBackwardParams& params, unsigned char* shared) : p(params) {
+    LR_DEVICE StemPull(const StemBackwardParams& params, const StemItem& shared_item, unsigned char* shared)
+        : p(params), item(shared_item) {
         ring = reinterpret_cast<S*>(shared) + warp_index() * kRing * kPiece;
         lower = reinterpret_cast<typename F::A*>(shared + warp_count() * kRing * kPiece * static_cast<int>(sizeof(S))) +
                 warp_index() * 32;
     }
 
-    LR_DEVICE void locate(int64_t of_image, int block_column) {
-        image = of_image, column = block_column + kStemWarpColumns * warp_index();
-        const int left = column < 0 ? 0 : column, last = static_cast<int>(p.image.width) - 1;
+    LR_DEVICE void locate() {
+        column = item.column + kStemWarpColumns * warp_index();
+        const int left = column < 0 ? 0 : column, last = item.image.width - 1;
         const int right = column + kStemWarpColumns - 1 < last ? column + kStemWarpColumns - 1 : last;
         end = first = steps = 0;
         if (left > right) return;
-        first = load_element(p.columns.start + left);
-        const int taps = load_element(p.columns.offset + right + 1) - load_element(p.columns.offset + right);
-        steps = (load_element(p.columns.start + right) + taps - first + 15) / 16;
+        first = load_element(item.columns.start + left);
+        steps = (end_of(item.columns, right) - first + 15) / 16;
         float rest = load_columns(0);
         LR_UNROLL
         for (int mask = 1; mask < 32; mask *= 2) rest = maximum(rest, shuffle_xor(rest, mask));
         exact = steps == 1 && rest == 0.0f;
+    }
+
+    // Of the outputs that read pixel i.
+    LR_DEVICE static int end_of(const StemBands& axis, int i) {
+        return load_element(axis.start + i) + load_element(axis.count + i);
     }
 
     // A of step s: of pixels g and g + 8, the outputs that are the lane's chained terms. Returns the most that rounding
@@ -78,14 +102,14 @@ struct StemPull {
         for (int h = 0; h < 2; ++h) {
             const int x = column + lane / 4 + 8 * h;
             int from = 0, at = 0, taps = 0;
-            if (x >= 0 && x < p.image.width) {
-                from = load_element(p.columns.start + x), at = load_element(p.columns.offset + x);
-                taps = load_element(p.columns.offset + x + 1) - at;
+            if (x >= 0 && x < item.image.width) {
+                from = load_element(item.columns.start + x), at = x * item.columns.capacity;
+                taps = load_element(item.columns.count + x);
             }
             LR_UNROLL
             for (int i = 0; i < 4; ++i) {
                 const int tap = first + 16 * s + chained_term(lane % 4, i) - from;
-                w[h][i] = tap >= 0 && tap < taps ? load_element(p.columns.weight + at + tap) : 0.0f;
+                w[h][i] = tap >= 0 && tap < taps ? load_element(item.columns.weight + at + tap) : 0.0f;
             }
         }
         a = operand(w);
@@ -110,8 +134,7 @@ struct StemPull {
         int from, to;
     };
     LR_DEVICE Range rows_of(int y0, int y1) const {
-        const int taps = load_element(p.rows.offset + y1 + 1) - load_element(p.rows.offset + y1);
-        return {load_element(p.rows.start + y0), load_element(p.rows.start + y1) + taps};
+        return {load_element(item.rows.start + y0), end_of(item.rows, y1)};
     }
 
     // Requests what the ring has room for of the rows that image rows y0 ... y1 will read. No lane reads the ring.
@@ -134,8 +157,8 @@ struct StemPull {
                 const int output = (lane + 32 * l) / kChunks, c = (lane + 32 * l) % kChunks * kChunk;
                 const int64_t x = first + 16 * s + output;
                 const S* source =
-                    static_cast<const S*>(p.dz) + ((image * p.out_height + end) * p.out_width + x) * n + c;
-                copy_async(ring + end % kRing * kPiece + Map::place(output, c), source, x < p.out_width);
+                    static_cast<const S*>(item.dz) + (int64_t{end} * p.plan.out_width + x) * n + c;
+                copy_async(ring + end % kRing * kPiece + Map::place(output, c), source, x < p.plan.out_width);
             }
         }
         commit_copies();
@@ -165,16 +188,14 @@ struct StemPull {
     // Adds R^T dz of the image rows row ... row + R - 1 that are inside 0 ... limit - 1.
     LR_DEVICE void add(float (&dc)[R][kTiles][4], int row, int limit) {
         // Rows outside read nothing. Of row `row` + q: the weight of output o is at + o.
-        const auto inside = [&](int y, int last) { return y < 0 ? 0 : y < last ? y : last; };
         int from[R], at[R], taps[R];
         Range read{0, 0};
-        int begins = load_element(p.rows.offset + inside(row, limit));
         LR_UNROLL
         for (int q = 0; q < R; ++q) {
-            const int ends = load_element(p.rows.offset + inside(row + q + 1, limit));
-            from[q] = load_element(p.rows.start + inside(row + q, limit - 1));
-            taps[q] = ends - begins, at[q] = begins - from[q];
-            begins = ends;
+            const int y = row + q < 0 ? 0 : row + q < limit ? row + q : limit - 1;
+            from[q] = load_element(item.rows.start + y);
+            taps[q] = y == row + q ? load_element(item.rows.count + y) : 0;
+            at[q] = y * item.rows.capacity - from[q];
             if (q == 0) read.from = from[0];
             if (read.to < from[q] + taps[q]) read.to = from[q] + taps[q];
         }
@@ -194,7 +215,7 @@ struct StemPull {
                 LR_UNROLL
                 for (int q = 0; q < R; ++q) {
                     if (static_cast<uint32_t>(o - from[q]) >= static_cast<uint32_t>(taps[q])) continue;
-                    const float weight = load_element(p.rows.weight + at[q] + o);
+                    const float weight = load_element(item.rows.weight + at[q] + o);
                     LR_UNROLL
                     for (int v = 0; v < 4 * kTiles; ++v)
                         dc[q][v / 4][v % 4] = fused_multiply_add(weight, e[v / 4][v % 4], dc[q][v / 4][v % 4]);
@@ -214,13 +235,17 @@ struct StemAdjoint {
     static constexpr int kW1 = Features::kW1;
 
     const StemBackwardParams& p;
+    StemItem& item;
     Features features;
     float* statistics;  // [2][n]: the constant of c's gradient, and its factor of c
     S* w1;              // [kSteps][32 lanes][kTiles][4]: W1 transposed, chained terms
     StemPull<M, n, R> pull;
 
+    LR_HOST_DEVICE static constexpr int statistics_offset(int warps) {
+        return static_cast<int>(sizeof(StemItem)) + Features::shared_bytes(warps);
+    }
     LR_HOST_DEVICE static constexpr int pull_offset(int warps) {
-        return Features::shared_bytes(warps) + 2 * n * 4 + kW1 * static_cast<int>(sizeof(S));
+        return statistics_offset(warps) + 2 * n * 4 + kW1 * static_cast<int>(sizeof(S));
     }
     LR_HOST_DEVICE static constexpr int shared_bytes(int warps) {
         return pull_offset(warps) + StemPull<M, n, R>::shared_bytes(warps);
@@ -228,9 +253,10 @@ struct StemAdjoint {
 
     LR_DEVICE explicit StemAdjoint(const StemBackwardParams& params)
         : p(params),
-          features(dynamic_shared(), params.image, params.weights),
-          pull(params, dynamic_shared() + pull_offset(warp_count())) {
-        statistics = reinterpret_cast<float*>(dynamic_shared() + Features::shared_bytes(warp_count()));
+          item(*reinterpret_cast<StemItem*>(dynamic_shared())),
+          features(dynamic_shared() + sizeof(StemItem), item.image, params.format, params.weights),
+          pull(params, item, dynamic_shared() + pull_offset(warp_count())) {
+        statistics = reinterpret_cast<float*>(dynamic_shared() + statistics_offset(warp_count()));
         w1 = reinterpret_cast<S*>(statistics + 2 * n);
         for (int c = thread_index(); c < n; c += thread_count()) {
             StatisticsGradient of(0.0f, 0.0f, 0.0f, 1);
@@ -323,19 +349,44 @@ struct StemAdjoint {
         }
     }
 
-    LR_DEVICE void locate(int64_t item, StemGradient gradient, int& begin, int& end) {
-        const int64_t each = int64_t{p.tiles} * p.strips;
-        features.image = item / each;
-        const int64_t within = item - features.image * each;
-        features.column = static_cast<int>(within % p.tiles * stem_backward_columns(warp_count(), gradient)) -
+    // Fills `item`, once no thread reads the one before; the barrier at its end is that for all that the block shares.
+    LR_DEVICE void locate(int64_t index, StemGradient gradient) {
+        barrier();
+        if (thread_index() == 0) {
+            const auto* tensors = stem_table<StemBackwardTensor>(p.tables, p.plan.tensor_table);
+            const int g = static_cast<int>(gradient);
+            const int i = last_at_most(p.plan.tensors, index, [&](int j) { return tensors[j].share[g].item; });
+            const StemBackwardTensor& t = tensors[i];
+            const StemShare& share = t.share[g];
+            const int64_t strip = (index - share.item) / share.tiles, image = strip / share.strips;
+            const int tile = static_cast<int>(index - share.item - strip * share.tiles);
+            item.image = p.images == nullptr ? p.image : p.images[i];
+            item.image.data = static_cast<const char*>(item.image.data) + image * item.image.stride[0];
+            item.rows = bands(t.transposed_rows), item.columns = bands(t.transposed_columns);
+            item.dz = static_cast<const S*>(p.dz) + (t.image + image) * p.plan.out_height * p.plan.out_width * n;
+            if (gradient == StemGradient::kImage) {
+                item.dx = p.grads == nullptr ? p.grad : p.grads[i];
+                if (item.dx.data != nullptr)
+                    item.dx.data = static_cast<char*>(item.dx.data) +
+                                   image * item.dx.stride[0] * (p.format.dtype == DType::kFloat32 ? 4 : 2);
+            }
+            item.column = static_cast<int>(tile * stem_backward_columns(warp_count(), gradient)) -
                           (gradient == StemGradient::kImage ? 3 : 0);
-        begin = static_cast<int>(within / p.tiles) * p.strip_rows;
-        end = begin + p.strip_rows < p.image.height ? begin + p.strip_rows : static_cast<int>(p.image.height);
-        pull.locate(features.image, features.column);
+            item.begin = static_cast<int>(strip - image * share.strips) * share.strip_rows;
+            const int end = item.begin + share.strip_rows;
+            item.end = end < item.image.height ? end : item.image.height;
+        }
+        barrier();
+        features.column = item.column;
+        pull.locate();
+    }
+    LR_DEVICE StemBands bands(const StemTransposed& axis) const {
+        return {stem_table<int32_t>(p.tables, axis.start), stem_table<int32_t>(p.tables, axis.count),
+                stem_table<float>(p.tables, axis.weight), axis.capacity};
     }
     LR_DEVICE bool column_exists(int h) const {
         const int x = pull.column + phase_lane() / 4 + 8 * h;
-        return x >= 0 && x < p.image.width;
+        return x >= 0 && x < item.image.width;
     }
 };
 

@@ -12,6 +12,8 @@
 // row of partial results; their sum has a fixed order: bitwise reproducible for a given number of blocks.
 #pragma once
 
+#include <algorithm>
+
 #include "common/dispatch.h"
 #include "stem/stem_adjoint.cuh"
 #include "stem/stem_image_gradient.cuh"
@@ -49,11 +51,10 @@ struct StemWeightGradients {
     float db[kHalves][4];
 
     LR_HOST_DEVICE static constexpr int stage_offset() { return Adjoint::shared_bytes(kStemWarps); }
-    static int shared_bytes(const StemBackwardParams& params) {
+    static int shared_bytes(int filters, int channels) {
         const int working = stage_offset() + kStemWarps * (kHeight * kMap + kOwn) * static_cast<int>(sizeof(S));
         // At the end the same memory holds the block's sums.
-        return std::max(working,
-                        4 * static_cast<int>(stem_gradient_elements(params.weights.filters, params.image.channels)));
+        return std::max(working, 4 * static_cast<int>(stem_gradient_elements(filters, channels)));
     }
 
     LR_DEVICE explicit StemWeightGradients(const StemBackwardParams& params)
@@ -64,11 +65,10 @@ struct StemWeightGradients {
     LR_DEVICE static int half() { return warp_index() % kHalves; }
     LR_DEVICE static int first_tile() { return warp_index() / kHalves * kHalves; }
 
-    LR_DEVICE void run_item(int64_t item) {
-        int begin, end;
-        adjoint.locate(item, StemGradient::kWeights, begin, end);
+    LR_DEVICE void run_item(int64_t index) {
+        adjoint.locate(index, StemGradient::kWeights);
+        const int begin = adjoint.item.begin, end = adjoint.item.end;
         const auto last = [&](int y) { return (y + kRows < end ? y + kRows : end) - 1; };
-        barrier();  // the ring of the item before is free
         adjoint.features.pitch = kStemWarpColumns * kStemWarps + kStemPad;
         adjoint.features.begin(begin);
         typename Features::Raw raw[kTurns];
@@ -197,7 +197,7 @@ struct StemWeightGradients {
 
     // The block's sums, warp after warp, in the order of the weights themselves.
     LR_DEVICE void finish(float* partial) {
-        const int channels = p.image.channels, filters = p.weights.filters;
+        const int channels = p.format.channels, filters = p.weights.filters;
         const int lane = lane_index(), g = lane / 4, t = lane % 4;
         const int elements = static_cast<int>(stem_gradient_elements(filters, channels));
         sum_warps(reinterpret_cast<float*>(dynamic_shared()), elements, partial, [&](float* sum0) {
@@ -236,22 +236,22 @@ template <Arithmetic M, int n>
 LR_KERNEL_RESIDENT(32 * kStemWarps, (StemWeightGradients<M, n>::kBlocks))
 stem_weights_kernel(const StemBackwardParams p) {
     StemWeightGradients<M, n> gradients(p);
-    for (int64_t item = block_index(); item < p.items; item += block_count()) gradients.run_item(item);
-    gradients.finish(p.partials + block_index() * stem_gradient_elements(p.weights.filters, p.image.channels));
+    for (int64_t item = block_index(); item < p.plan.items[0]; item += block_count()) gradients.run_item(item);
+    gradients.finish(p.partials + block_index() * stem_gradient_elements(p.weights.filters, p.format.channels));
 }
 
-// Calls launch(kernel, StemBackwardInstance) with the instance; false if it does not exist.
+// Calls launch(kernel, StemBackwardInstance) with the instance for a block's `warps`; false if it does not exist.
 template <class Launch>
-bool with_stem_backward_kernel(const StemBackwardParams& params, StemGradient gradient, Arithmetic arithmetic,
+bool with_stem_backward_kernel(int warps, StemGradient gradient, Arithmetic arithmetic, int filters, int channels,
                                const Launch& launch) {
-    return dispatch_tensor(arithmetic, params.weights.filters, [&](auto M, auto n) {
+    return dispatch_tensor(arithmetic, filters, [&](auto M, auto n) {
         using Weights = StemWeightGradients<M, n>;
         using Image = StemImageGradient<M, n>;
         if (gradient == StemGradient::kWeights)
             launch(stem_weights_kernel<M, n>,
-                   StemBackwardInstance{Weights::shared_bytes(params), Weights::kBlocks, Weights::kHeight});
+                   StemBackwardInstance{Weights::shared_bytes(filters, channels), Weights::kBlocks, Weights::kHeight});
         else
-            launch(stem_image_kernel<M, n>, StemBackwardInstance{Image::shared_bytes(params), Image::kBlocks, 1});
+            launch(stem_image_kernel<M, n>, StemBackwardInstance{Image::shared_bytes(warps), Image::kBlocks, 1});
     });
 }
 

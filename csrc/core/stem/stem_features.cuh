@@ -40,10 +40,10 @@ struct StemFeatures {
     S* w1;        // [kSteps][32 lanes][kTiles][4], chained terms
     float* bias;  // [2][n]: b0, b1
     float* map;   // [2][4]: of a uint8 image's channels, scale and shift
-    const StemImage& x;
+    const StemImage& x;  // in shared memory: the one image of the item
+    const StemFormat& format;
     float slope;
-    int pitch;  // pixels of a ring row
-    int64_t image;
+    int pitch;   // pixels of a ring row
     int column;  // of the image, of the block's first
     // Of each pixel that the thread loads: its place in the ring, row << 16 | column, negative where the column is
     // outside the image; and its address in the next rows.
@@ -55,8 +55,9 @@ struct StemFeatures {
                (2 * n + 8) * static_cast<int>(sizeof(float));
     }
 
-    LR_DEVICE StemFeatures(unsigned char* shared, const StemImage& source, const StemWeights& weights)
-        : x(source), slope(weights.negative_slope), pitch(kStemWarpColumns * warp_count() + kStemPad) {
+    LR_DEVICE StemFeatures(unsigned char* shared, const StemImage& image, const StemFormat& images,
+                           const StemWeights& weights)
+        : x(image), format(images), slope(weights.negative_slope), pitch(kStemWarpColumns * warp_count() + kStemPad) {
         bias = reinterpret_cast<float*>(shared);
         map = bias + 2 * n;
         w0 = reinterpret_cast<S*>(map + 8);
@@ -66,7 +67,7 @@ struct StemFeatures {
             const int tile = i / 4 % kTiles, lane = i / (4 * kTiles) % 32, step = i / (128 * kTiles) % 2;
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4), c = term % 4;
             const int dy = i / (256 * kTiles), dx = 4 * step + term / 4, filter = 8 * tile + lane / 4;
-            const bool exists = dx < 7 && c < x.channels && filter < weights.filters;
+            const bool exists = dx < 7 && c < format.channels && filter < weights.filters;
             return exists ? weight_place(weights.w0, filter, c, dy, dx) : -1;
         });
         load_weights<kW1, 2>(w1, weights.w1, thread_count(), F::encode, [&](uint32_t i) {
@@ -78,10 +79,10 @@ struct StemFeatures {
         for (int i = thread_index(); i < 2 * n; i += thread_count())
             bias[i] = i % n < weights.filters ? load_parameter(i < n ? weights.b0 : weights.b1, i % n) : 0.0f;
         // (v / 255 - mean) / std
-        if (const int c = thread_index(); c < 4 && x.dtype == DType::kUInt8) {
-            const float inverse = c < x.channels ? 1.0f / load_parameter(x.std, c) : 0.0f;
+        if (const int c = thread_index(); c < 4 && format.dtype == DType::kUInt8) {
+            const float inverse = c < format.channels ? 1.0f / load_parameter(format.std, c) : 0.0f;
             map[c] = inverse * (1.0f / 255.0f);
-            map[4 + c] = c < x.channels ? -load_parameter(x.mean, c) * inverse : 0.0f;
+            map[4 + c] = c < format.channels ? -load_parameter(format.mean, c) * inverse : 0.0f;
         }
     }
 
@@ -93,9 +94,9 @@ struct StemFeatures {
     // Requests image rows `row` ... row + kRows - 1, which follow those requested before.
     LR_DEVICE void request(Raw& raw, int row) {
         // One test for all pixels.
-        if (x.dtype == DType::kFloat32)
+        if (format.dtype == DType::kFloat32)
             request_as<float>(raw, row);
-        else if (x.dtype == DType::kUInt8)
+        else if (format.dtype == DType::kUInt8)
             request_as<uint8_t>(raw, row);
         else
             request_as<Half>(raw, row);
@@ -110,7 +111,7 @@ struct StemFeatures {
                 int64_t at = from[l];
                 LR_UNROLL
                 for (int c = 0; c < 4; ++c, at += x.stride[1])
-                    if (c == 0 || c < x.channels)
+                    if (c == 0 || c < format.channels)
                         raw.bits[l][c] = bits_of(load_element(reinterpret_cast<const T*>(at)));
             }
             from[l] += kRows * x.stride[2];
@@ -123,7 +124,7 @@ struct StemFeatures {
     // Stores them in the ring, converted; zero outside the image.
     LR_DEVICE void store(Raw& raw, int row) const {
         // Bits of the arithmetic's own type stay as they are.
-        if (!kIs16Bit<M> || x.dtype != kStored) convert(raw, row);
+        if (!kIs16Bit<M> || format.dtype != kStored) convert(raw, row);
         LR_UNROLL
         for (int l = 0; l < kLoads; ++l) {
             // R >= 2 rows have at least 32 w pixels.
@@ -141,11 +142,11 @@ struct StemFeatures {
         }
     }
     LR_DEVICE void convert(Raw& raw, int row) const {
-        if (x.dtype == DType::kFloat32)
+        if (format.dtype == DType::kFloat32)
             each(raw, [&](uint32_t bits, int, int) { return float_from_bits(bits); });
-        else if (x.dtype == DType::kFloat16)
+        else if (format.dtype == DType::kFloat16)
             each(raw, [&](uint32_t bits, int, int) { return half_to_float(static_cast<uint16_t>(bits)); });
-        else if (x.dtype == DType::kBFloat16)
+        else if (format.dtype == DType::kBFloat16)
             each(raw, [&](uint32_t bits, int, int) { return float_from_bits(bits << 16); });
         else
             each(raw, [&](uint32_t bits, int l, int c) {
@@ -199,8 +200,7 @@ struct StemFeatures {
             const int64_t y = int64_t{row} - 3 + r, column_at = int64_t{column} - 3 + at;
             const bool reads = r < kRows && column_at >= 0 && column_at < x.width;
             place[l] = (reads ? 0 : INT32_MIN) | r << 16 | at;
-            from[l] =
-                reinterpret_cast<int64_t>(x.data) + image * x.stride[0] + y * x.stride[2] + column_at * x.stride[3];
+            from[l] = reinterpret_cast<int64_t>(x.data) + y * x.stride[2] + column_at * x.stride[3];
         }
         LR_NO_UNROLL
         for (int r = -3; r < kRows + 3; r += kRows) {

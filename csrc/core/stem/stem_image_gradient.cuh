@@ -27,15 +27,15 @@ struct StemImageGradient {
     S* weights;  // [49 taps][kSteps][32 lanes][4]: W0 with its filters as terms and channels as columns
 
     LR_HOST_DEVICE static constexpr int ring_offset(int warps) { return (Adjoint::shared_bytes(warps) + 15) / 16 * 16; }
-    static int shared_bytes(const StemBackwardParams& params) {
-        return ring_offset(params.warps) +
-               (kRing * kStemWarpColumns * params.warps * kStride + kWeights) * static_cast<int>(sizeof(S));
+    static int shared_bytes(int warps) {
+        return ring_offset(warps) +
+               (kRing * kStemWarpColumns * warps * kStride + kWeights) * static_cast<int>(sizeof(S));
     }
 
     LR_DEVICE explicit StemImageGradient(const StemBackwardParams& params) : p(params), adjoint(params) {
         ring = reinterpret_cast<S*>(dynamic_shared() + ring_offset(warp_count()));
         weights = ring + kRing * kStemWarpColumns * warp_count() * kStride;
-        const int channels = p.image.channels;
+        const int channels = p.format.channels;
         load_weights<kWeights, 7>(weights, p.weights.w0, thread_count(), F::encode, [&](uint32_t i) {
             const int lane = i / 4 % 32, step = i / 128 % kSteps, tap = i / (128 * kSteps);
             const int term = kIs16Bit<M> ? chained_term(lane % 4, i % 4) : linear_term(lane % 4, i % 4);
@@ -49,11 +49,10 @@ struct StemImageGradient {
         return ring + (row & (kRing - 1)) * kStemWarpColumns * warp_count() * kStride;
     }
 
-    LR_DEVICE void run_item(int64_t item) {
-        int begin, end;
-        adjoint.locate(item, StemGradient::kImage, begin, end);
-        barrier();  // the rings of the item before are free
-        const int height = static_cast<int>(p.image.height);
+    LR_DEVICE void run_item(int64_t index) {
+        adjoint.locate(index, StemGradient::kImage);
+        if (adjoint.item.dx.data == nullptr) return;
+        const int begin = adjoint.item.begin, end = adjoint.item.end, height = adjoint.item.image.height;
         adjoint.features.begin(begin - 3);
         barrier();
         LR_NO_UNROLL
@@ -107,19 +106,19 @@ struct StemImageGradient {
         for (int i = 0; i < 4; ++i) {
             const int c = 2 * t + i % 2, within = first + g + i / 2 * 8;
             const int64_t column = int64_t{adjoint.features.column} + 3 + within;
-            if (c < p.image.channels && within < columns && column < p.image.width)
-                store(adjoint.features.image * p.dx_stride[0] + c * p.dx_stride[1] + y * p.dx_stride[2] +
-                          column * p.dx_stride[3],
-                      sum[i]);
+            const int64_t* stride = adjoint.item.dx.stride;
+            if (c < p.format.channels && within < columns && column < adjoint.item.image.width)
+                store(c * stride[1] + y * stride[2] + column * stride[3], sum[i]);
         }
     }
     LR_DEVICE void store(int64_t at, float value) const {
-        if (p.dx_dtype == DType::kFloat32)
-            static_cast<float*>(p.dx)[at] = value;
-        else if (p.dx_dtype == DType::kFloat16)
-            static_cast<uint16_t*>(p.dx)[at] = float_to_half(value);
+        void* dx = adjoint.item.dx.data;
+        if (p.format.dtype == DType::kFloat32)
+            static_cast<float*>(dx)[at] = value;
+        else if (p.format.dtype == DType::kFloat16)
+            static_cast<uint16_t*>(dx)[at] = float_to_half(value);
         else
-            static_cast<uint16_t*>(p.dx)[at] = float_to_bfloat16(value);
+            static_cast<uint16_t*>(dx)[at] = float_to_bfloat16(value);
     }
 };
 
@@ -127,7 +126,7 @@ template <Arithmetic M, int n>
 LR_KERNEL_RESIDENT(32 * kStemMaxWarps, (StemImageGradient<M, n>::kBlocks))
 stem_image_kernel(const StemBackwardParams p) {
     StemImageGradient<M, n> gradient(p);
-    for (int64_t item = block_index(); item < p.items; item += block_count()) gradient.run_item(item);
+    for (int64_t item = block_index(); item < p.plan.items[1]; item += block_count()) gradient.run_item(item);
 }
 
 }  // namespace learned_resizer

@@ -2,282 +2,268 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstring>
 #include <stdexcept>
-
-#include "resample/resample_plan_parts.h"
+#include <string>
 
 namespace learned_resizer {
 namespace {
 
-using planning::Axis;
-using planning::divide_up;
+constexpr int32_t kPieceStripRows = 8;  // output rows of a strip whose sums wait in shared memory between pieces
+constexpr int64_t kMostStrips = 64;     // of an image
 
-constexpr int64_t kPieceStripRows = 8;  // output rows of a strip whose sums wait in shared memory between pieces
+int64_t divide_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
-// A strip of rows or a tile of columns: outputs first ... last-1.
-struct Cut {
-    int64_t first, last;  // outputs
-    int64_t begin, end;   // inputs to compute
-    int64_t own_end;      // inputs begin ... own_end-1 are counted here
-};
+// Half of what an output reads, in pixels.
+double support(const Axis& axis) {
+    if (axis.identity) return 0.5;
+    return filter_support(axis.filter) * (axis.antialias ? std::max(axis.scale, 1.0) : 1.0);
+}
 
-// Cuts an axis into runs of `length` outputs. Their own inputs partition the axis, so that the statistics see each
-// pixel once, those between the bands of two outputs included.
-std::vector<Cut> cut_axis(const Axis& axis, int64_t length) {
-    std::vector<Cut> cuts;
-    const int64_t outputs = axis.table.out_size;
-    for (int64_t first = 0; first < outputs; first += length) {
-        const int64_t last = std::min(first + length, outputs);
-        Cut cut{first, last, first == 0 ? 0 : axis.begin[first], axis.end[last - 1], 0};
-        cut.own_end = last == outputs ? axis.table.in_size : axis.begin[last];
-        cut.end = std::max(cut.end, cut.own_end);
-        cuts.push_back(cut);
+// Pixels from the first that `outputs` neighbours read to the last, at most: an interval of that length, but for a pixel
+// that rounding adds with a weight of nearly zero.
+int64_t span(const Axis& axis, int64_t outputs) {
+    const double pixels = std::ceil(axis.scale * static_cast<double>(outputs - 1) + 2.0 * support(axis));
+    return static_cast<int64_t>(std::min(pixels, static_cast<double>(axis.in)));
+}
+
+// The columns of a tile: the same with those before its first band, up to the next tile's, and behind the last band.
+// Only without antialiasing are there some, up to the scale on either side.
+int64_t columns_of(const Axis& axis, int64_t outputs) {
+    if (axis.antialias || axis.identity) return span(axis, outputs);
+    return std::min<int64_t>(span(axis, outputs + 2), axis.in);
+}
+
+// The fewest tiles that fit a block, of about equal length.
+void choose_tiles(const Axis& axis, const StemInstance& kernel, int warps, StemTensor& t) {
+    const int64_t window = int64_t{kStemWarpColumns} * warps;
+    const auto steps = [&](int64_t outputs) {
+        return divide_up(std::min({span(axis, std::min<int64_t>(outputs, 16)), window, int64_t{axis.in}}), 16);
+    };
+    const auto fits = [&](int64_t outputs) {
+        return columns_of(axis, outputs) <= window &&
+               divide_up(outputs, 16) * kernel.parts * steps(outputs) <= kernel.fragments;
+    };
+    // Bisection: what a tile needs grows with its outputs.
+    int64_t outputs = 1, too_many = int64_t{axis.out} + 1;
+    while (too_many - outputs > 1) {
+        const int64_t middle = (outputs + too_many) / 2;
+        (fits(middle) ? outputs : too_many) = middle;
     }
-    return cuts;
+    t.tiles = static_cast<int32_t>(divide_up(axis.out, outputs));
+    t.tile_outputs = static_cast<int32_t>(divide_up(axis.out, t.tiles));
+    t.tiles = static_cast<int32_t>(divide_up(axis.out, t.tile_outputs));
+    // The columns of a single output may exceed a block: they are cut into pieces, summed in order.
+    t.pieces = static_cast<int32_t>(divide_up(columns_of(axis, t.tile_outputs), window));
+    t.steps = static_cast<int32_t>(steps(t.tile_outputs));
 }
 
-// The fewest warps whose columns hold every tile, or 0 if a tile exceeds a block.
-int64_t warps_of(const std::vector<Cut>& tiles, int64_t most) {
-    int64_t widest = 1;
-    for (const Cut& tile : tiles) widest = std::max(widest, tile.end - tile.begin);
-    const int64_t warps = std::max<int64_t>(divide_up(widest, kStemWarpColumns), kStemMinWarps);
-    return warps <= most ? warps : 0;
-}
-
-// The horizontal filter of 16 neighbouring outputs is a product: 16 columns of the image are a step of it.
-struct Group {
-    int64_t first, last;  // columns that it reads, first ... last - 1
-    int64_t parts;        // of its weights
-};
-
-// Whether 8 bits hold every weight of outputs first ... last-1, as bfloat16 does.
-bool is_short(const Axis& axis, int64_t first, int64_t last) {
-    const auto& t = axis.table;
-    return std::all_of(t.weight + t.offset[first], t.weight + t.offset[last], [](double weight) {
-        int exponent;
-        const double scaled = std::ldexp(std::frexp(weight, &exponent), 8);
-        return scaled == std::nearbyint(scaled);
-    });
-}
-
-using Groups = std::vector<std::vector<Group>>;  // of each tile
-
-Groups groups_of(const Axis& axis, const std::vector<Cut>& tiles, int64_t parts) {
-    Groups groups(tiles.size());
-    for (size_t t = 0; t < tiles.size(); ++t)
-        for (int64_t o = tiles[t].first; o < tiles[t].last; o += 16) {
-            const int64_t last = std::min(o + 16, tiles[t].last);
-            groups[t].push_back({axis.begin[o], axis.end[last - 1], is_short(axis, o, last) ? 1 : parts});
-        }
-    return groups;
-}
-
-// Most that a group of a tile reads, up to `most` columns, in units of 16 columns.
-int64_t steps_of(const Groups& tiles, int64_t most) {
-    int64_t steps = 1;
-    for (const auto& groups : tiles)
-        for (const Group& group : groups)
-            steps = std::max(steps, divide_up(std::min(group.last - group.first, most), 16));
-    return steps;
-}
-
-// Most of a tile.
-int64_t fragments_of(const Groups& tiles, int64_t steps) {
-    int64_t most = 0;
-    for (const auto& groups : tiles) {
-        int64_t parts = 0;
-        for (const Group& group : groups) parts += group.parts;
-        most = std::max(most, parts * steps);
-    }
-    return most;
-}
-
-// The tiling that takes the least time, the widest blocks first: the columns computed, two more a tile for what a block
-// costs, over the share of the issue slots that the resident warps fill. 12 warps are estimated to fill 60 %, so that
-// is w / (w + 8).
-std::vector<Cut> choose_tiles(const Axis& axis, const StemInstance& kernel, int64_t most, int64_t& warps) {
-    std::vector<Cut> best;
-    double least = std::numeric_limits<double>::infinity();
-    const int64_t outputs = axis.table.out_size;
-    int64_t before = 0;
-    for (int64_t count = 1; count <= outputs; ++count) {
-        const int64_t length = divide_up(outputs, count);
-        if (length == before) continue;
-        before = length;
-        std::vector<Cut> tiles = cut_axis(axis, length);
-        const int64_t w = warps_of(tiles, kernel.block_warps);
-        if (w == 0) continue;
-        const auto groups = groups_of(axis, tiles, kernel.parts);
-        if (fragments_of(groups, steps_of(groups, w * kStemWarpColumns)) > kernel.fragments) continue;
-        const auto resident = static_cast<double>(most / w * w);
-        const double columns = static_cast<double>((w * kStemWarpColumns + 2) * tiles.size());
-        const double cost = columns * (resident + 8.0) / resident;
-        if (cost < least) least = cost, warps = w, best = std::move(tiles);
-        // Smaller tiles only repeat more columns.
-        if (w == kStemMinWarps) break;
+// Rows of an item, for the whole batch: the count that takes the busiest multiprocessor the least time.
+// visit(target, items, longest) adds what the tensors are cut into for items of up to `target` rows, with what a strip
+// costs beyond its rows in `longest`.
+template <class Visit>
+int64_t choose_rows(int64_t most_rows, int64_t resident, const Visit& visit) {
+    int64_t best = most_rows, least = INT64_MAX;
+    for (int64_t strips = 1; strips <= std::min(most_rows, kMostStrips); ++strips) {
+        const int64_t target = divide_up(most_rows, strips);
+        int64_t items = 0, longest = 0;
+        visit(target, items, longest);
+        const int64_t cost = divide_up(items, resident) * longest;
+        if (cost < least) least = cost, best = target;
     }
     return best;
 }
 
-// The strips with the fewest rows for the busiest multiprocessor, counting rows that two strips share twice.
-int64_t choose_strip(const Axis& axis, int64_t columns, int64_t slots) {
-    const int64_t outputs = axis.table.out_size, rows = axis.table.in_size;
-    const int64_t shared = axis.widest() + 8;  // rows computed again, and the image rows of the first ones
-    int64_t best = outputs, least = std::numeric_limits<int64_t>::max();
-    for (int64_t strips = 1; strips <= std::min<int64_t>(outputs, 64); ++strips) {
-        const int64_t turns = divide_up(strips * columns, slots);
-        const int64_t cost = turns * (divide_up(rows, strips) + shared);
-        if (cost < least) least = cost, best = divide_up(outputs, strips);
+// Places in the tables, each 16-byte aligned.
+struct Places {
+    int64_t bytes = 0;
+    int64_t add(int64_t count, int64_t size) {
+        const int64_t at = bytes;
+        bytes += divide_up(count * size, 16) * 16;
+        return at;
     }
-    return best;
-}
-
-template <int K>
-struct RowWork {
-    std::vector<StemStrip> strips;
-    std::vector<StemRow<K>> rows;
+    StemAxis bands(const Axis& axis) {
+        const int64_t out = axis.out;
+        return {add(out, 4), add(out, 4), add(out * axis.taps, 8), axis.in, axis.taps};
+    }
 };
 
-template <int K>
-RowWork<K> plan_rows(const Axis& axis, const std::vector<Cut>& cuts) {
-    RowWork<K> work;
-    for (const Cut& cut : cuts) {
-        work.strips.push_back({static_cast<int32_t>(cut.first),
-                               static_cast<int32_t>(cut.last),
-                               static_cast<int32_t>(cut.begin),
-                               static_cast<int32_t>(cut.end),
-                               static_cast<int32_t>(cut.own_end),
-                               static_cast<int32_t>(work.rows.size()),
-                               {}});
-        int64_t open = cut.first;  // oldest output that is not complete
-        for (int64_t y = cut.begin; y < cut.end; ++y) {
-            StemRow<K> row{};
-            row.first = static_cast<int32_t>(open);
-            for (int64_t o = open; o < std::min(open + K, cut.last); ++o)
-                row.weight[o % K] = static_cast<float>(axis.weight(o, y));
-            for (; open < cut.last && axis.end[open] <= y + 1; ++open) ++row.emits;
-            work.rows.push_back(row);
-        }
-        work.rows.resize(work.rows.size() + 2);  // a step of three rows may end two beyond the strip
+void check(const std::vector<StemPlanTensor>& tensors) {
+    if (tensors.empty()) throw std::invalid_argument("stem plan: got no images; expected at least one");
+    for (const StemPlanTensor& t : tensors) {
+        if (t.batch < 1) throw std::invalid_argument("stem plan: batch must be positive");
+        for (const Axis* axis : {&t.rows, &t.columns})
+            if (axis->in < 1 || axis->out < 1 || axis->taps < 1 || axis->filter < Filter::kBilinear ||
+                axis->filter == Filter::kHamming)
+                throw std::invalid_argument("stem plan: got an axis without pixels, outputs or taps, or another filter "
+                                            "than bilinear, bicubic and lanczos");
     }
-    return work;
 }
 
-// Weights of the last rows of an output's band, for the rows that the kernel keeps.
-std::vector<float> plan_gather(const Axis& axis, int64_t slots) {
-    std::vector<float> weight(axis.table.out_size * slots);
-    for (int64_t o = 0; o < axis.table.out_size; ++o)
-        for (int64_t y = std::max<int64_t>(axis.end[o] - slots, 0); y < axis.end[o]; ++y)
-            weight[o * slots + y % slots] = static_cast<float>(axis.weight(o, y));
-    return weight;
+// Begins the tables with room for what is stored, and gives each tensor its bands.
+template <class T>
+Places begin_tables(const std::vector<StemPlanTensor>& from, size_t attached, std::vector<T>& to, StemTables& tables) {
+    Places places;
+    const auto count = static_cast<int64_t>(from.size());
+    places.add(count, sizeof(T));
+    tables.axes_at = places.add(2 * count, sizeof(BandAxis));
+    tables.attached_at = places.add(static_cast<int64_t>(attached), 1);
+    for (const StemPlanTensor& t : from) {
+        T& made = to.emplace_back();
+        made.rows = places.bands(t.rows), made.columns = places.bands(t.columns);
+        for (const bool rows : {true, false}) {
+            const Axis& axis = rows ? t.rows : t.columns;
+            const StemAxis& at = rows ? made.rows : made.columns;
+            tables.axes.push_back({axis, at.begin, at.end, at.weight});
+        }
+    }
+    return places;
 }
-
-template <int K>
-void put_rows(const Axis& axis, const std::vector<Cut>& cuts, StemPlanShape& s, planning::Writer& writer) {
-    const RowWork<K> work = plan_rows<K>(axis, cuts);
-    s.strip_table = writer.put(work.strips);
-    s.row_table = writer.put(work.rows);
-    s.gather_table = writer.put(s.form == Form::kGather ? plan_gather(axis, K) : std::vector<float>{});
+template <class T>
+void end_tables(const std::vector<T>& tensors, const std::vector<unsigned char>& attached, const Places& places,
+                StemTables& tables) {
+    tables.stored.resize(tables.attached_at + attached.size());
+    std::memcpy(tables.stored.data(), tensors.data(), tensors.size() * sizeof(T));
+    std::memcpy(tables.stored.data() + tables.axes_at, tables.axes.data(), tables.axes.size() * sizeof(BandAxis));
+    std::copy(attached.begin(), attached.end(), tables.stored.begin() + tables.attached_at);
+    tables.bytes = places.bytes;
 }
 
 }  // namespace
 
+Axis make_stem_axis(int32_t in, int32_t out, Filter filter, bool antialias, double offset, double extent) {
+    Axis axis{};
+    axis.identity = in == out && extent == 0.0;
+    axis.offset = offset, axis.extent = extent == 0.0 ? in : extent;
+    axis.scale = axis.extent / out;
+    axis.in = in, axis.out = out, axis.filter = filter, axis.antialias = antialias;
+    axis.taps = band_taps(axis);
+    return axis;
+}
+
 StemPlan make_stem_plan(const StemPlanRequest& request) {
-    const Axis rows(request.rows, "rows"), columns(request.columns, "columns");
-    for (const Axis* axis : {&rows, &columns})
-        for (size_t o = 0; o < axis->begin.size(); ++o)
-            if (axis->begin[o] >= axis->end[o])
-                throw std::invalid_argument("stem plan: output " + std::to_string(o) + " reads no input");
-    if (request.batch < 1 || request.multiprocessors < 1)
-        throw std::invalid_argument("stem plan: batch and multiprocessors must be positive");
-    StemPlan plan;
+    const auto& from = request.tensors;
+    check(from);
+    if (request.multiprocessors < 1) throw std::invalid_argument("stem plan: multiprocessors must be positive");
+    StemPlan plan{};
     StemPlanShape& s = plan.shape;
-    s = {};
-    s.batch = request.batch;
-    s.height = request.rows.in_size, s.width = request.columns.in_size;
-    s.out_height = request.rows.out_size, s.out_width = request.columns.out_size;
+    // By the filter and not by the sizes, so that all images of a call have the same.
+    const int kernel = from[0].rows.filter == Filter::kBilinear ? 0 : 1;
+    s.slots = kernel == 0 ? 2 : kStemSlots;
+    s.warps = request.kernel.warps[kernel];
+    s.tensors = static_cast<int32_t>(from.size());
+    s.out_height = from[0].rows.out, s.out_width = from[0].columns.out;
 
-    const int64_t open = rows.sweep(0, s.out_height, [](int64_t) {});
-    const int64_t widest = rows.widest();
-    const int64_t least = std::min(open, widest);
-    if (least > kStemSlots)
-        throw std::invalid_argument(
-            "stem plan: " + std::to_string(open) + " output rows are open at one image row and an output row reads " +
-            std::to_string(widest) + "; one of the two must be at most " + std::to_string(kStemSlots));
-    s.form = open <= widest ? Form::kFold : Form::kGather;
-    s.slots = least <= 2 ? 2 : kStemSlots;
-
-    int64_t warps = 0;
-    const int64_t most = request.kernel.warps[s.slots == 2 ? 0 : 1];  // resident
-    std::vector<Cut> tiles = choose_tiles(columns, request.kernel, most, warps);
-    s.pieces = 1;
-    if (tiles.empty()) {
-        // The columns of a single output exceed a block: they are cut into pieces, summed in order.
-        tiles = cut_axis(columns, 1);
-        warps = request.kernel.block_warps;
-        int64_t most = 1;
-        for (const Cut& tile : tiles) most = std::max(most, tile.end - tile.begin);
-        s.pieces = static_cast<int32_t>(divide_up(most, warps * kStemWarpColumns));
+    std::vector<StemTensor> tensors;
+    Places places = begin_tables(from, request.attached.size(), tensors, plan.tables);
+    int64_t most_rows = 1;
+    for (size_t i = 0; i < from.size(); ++i) {
+        StemTensor& t = tensors[i];
+        choose_tiles(from[i].columns, request.kernel, s.warps, t);
+        // Shrinking, no more output rows are open at an image row than slots; enlarging, none reads more image rows.
+        t.form = from[i].rows.identity || from[i].rows.scale >= 1.0 ? Form::kFold : Form::kGather;
+        most_rows = std::max(most_rows, int64_t{t.rows.in} * t.pieces);
     }
-    s.warps = static_cast<int32_t>(warps);
-    s.tiles = static_cast<int32_t>(tiles.size());
-    const int64_t resident = request.multiprocessors * (most / warps);
-    int64_t strip = choose_strip(rows, s.batch * s.tiles, resident);
-    if (s.pieces > 1) strip = std::min(strip, kPieceStripRows);
-    const std::vector<Cut> strips = cut_axis(rows, strip);
-    s.strips = static_cast<int32_t>(strips.size());
-    s.strip_outputs = static_cast<int32_t>(strip);
-    s.items = s.batch * s.strips * s.tiles;
-    s.blocks = std::min(s.items, resident);
-
-    // Windows, first taps and weights of the columns.
-    const int64_t window = warps * kStemWarpColumns;
-    int64_t taps = 1, tile_outputs = 1;
-    for (const Cut& tile : tiles) tile_outputs = std::max(tile_outputs, tile.last - tile.first);
-    taps = std::min(columns.widest(), window);
-    s.taps = static_cast<int32_t>(taps);
-    s.tile_outputs = static_cast<int32_t>(tile_outputs);
-    s.groups = static_cast<int32_t>(divide_up(tile_outputs, 16));
-    const auto groups = groups_of(columns, tiles, request.kernel.parts);
-    s.steps = static_cast<int32_t>(steps_of(groups, window));
-    s.fragments = static_cast<int32_t>(fragments_of(groups, s.steps));
-    std::vector<StemTile> tile_table;
-    std::vector<int32_t> first_table;
-    std::vector<StemGroup> group_table;
-    std::vector<float> tap_table;
-    for (size_t t = 0; t < tiles.size(); ++t) {
-        const Cut& tile = tiles[t];
-        for (int64_t piece = 0; piece < s.pieces; ++piece) {
-            const int64_t begin = tile.begin + piece * window;
-            const int64_t own_end = std::min(tile.own_end, begin + window);
-            tile_table.push_back({static_cast<int32_t>(tile.first), static_cast<int32_t>(tile.last),
-                                  static_cast<int32_t>(begin), static_cast<int32_t>(std::max(own_end, begin))});
-            for (int64_t i = 0; i < tile_outputs; ++i) {
-                const int64_t o = std::min(tile.first + i, tile.last - 1);
-                // Within the window; taps outside the band have zero weights.
-                const int64_t first = std::clamp<int64_t>(columns.begin[o] - begin, 0, window - taps);
-                first_table.push_back(static_cast<int32_t>(first));
-                for (int64_t tap = 0; tap < taps; ++tap)
-                    tap_table.push_back(static_cast<float>(columns.weight(o, begin + first + tap)));
-            }
-            int64_t fragment = 0;
-            for (const Group& group : groups[t]) {
-                const int64_t column = std::clamp<int64_t>(group.first - begin, 0, window - 16 * s.steps);
-                group_table.push_back(
-                    {static_cast<int32_t>(column), static_cast<int16_t>(fragment), static_cast<int16_t>(group.parts)});
-                fragment += group.parts * s.steps;
-            }
-            group_table.resize(divide_up(group_table.size(), s.groups) * s.groups);  // of tiles with fewer
+    const int64_t resident = int64_t{request.multiprocessors} * (request.kernel.resident[kernel] / s.warps);
+    const auto strips_of = [&](const StemTensor& t, int64_t target) {
+        return std::min({divide_up(int64_t{t.rows.in} * t.pieces, target), s.out_height, kMostStrips});
+    };
+    const int64_t target = choose_rows(most_rows, resident, [&](int64_t rows, int64_t& items, int64_t& longest) {
+        for (size_t i = 0; i < from.size(); ++i) {
+            const StemTensor& t = tensors[i];
+            const int64_t strips = strips_of(t, rows);
+            items += from[i].batch * t.tiles * strips;
+            // Rows computed again, and the image rows of the first ones.
+            longest = std::max(longest, (divide_up(t.rows.in, strips) + t.rows.taps + 8) * t.pieces);
+        }
+    });
+    for (size_t i = 0; i < from.size(); ++i) {
+        StemTensor& t = tensors[i];
+        t.strip_outputs = static_cast<int32_t>(divide_up(s.out_height, strips_of(t, target)));
+        if (t.pieces > 1) t.strip_outputs = std::min(t.strip_outputs, kPieceStripRows);
+        t.strips = static_cast<int32_t>(divide_up(s.out_height, t.strip_outputs));
+        s.pieces = std::max(s.pieces, t.pieces);
+        const auto fragments = divide_up(t.tile_outputs, 16) * request.kernel.parts * t.steps;
+        s.fragments = std::max(s.fragments, static_cast<int32_t>(fragments));
+        if (t.pieces > 1) s.strip_outputs = std::max(s.strip_outputs, t.strip_outputs);
+        t.image = i == 0 ? 0 : tensors[i - 1].image + from[i - 1].batch;
+        t.item = s.items, t.entry = s.entries;
+        s.items += from[i].batch * t.strips * t.tiles;
+        const int64_t rows = t.rows.in + int64_t{t.strips} * (t.rows.taps + 2);
+        t.row_table = places.add(rows, s.slots == 2 ? sizeof(StemRow<2>) : sizeof(StemRow<kStemSlots>));
+        s.entries += rows;
+        if (t.form == Form::kGather) {
+            t.gather_table = places.add(s.out_height * s.slots, sizeof(float));
+            s.entries += s.out_height;
         }
     }
-    planning::Writer writer{plan.tables};
-    s.slots == 2 ? put_rows<2>(rows, strips, s, writer) : put_rows<kStemSlots>(rows, strips, s, writer);
-    s.tile_table = writer.put(tile_table);
-    s.first_table = writer.put(first_table);
-    s.tap_table = writer.put(tap_table);
-    s.group_table = writer.put(group_table);
-    s.table_bytes = static_cast<int64_t>(plan.tables.size());
+    s.blocks = std::min(s.items, resident);
+    end_tables(tensors, request.attached, places, plan.tables);
+    return plan;
+}
+
+StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from, const StemBackwardFit (&fits)[2],
+                                         const std::vector<unsigned char>& attached) {
+    check(from);
+    StemBackwardPlan plan{};
+    StemBackwardShape& s = plan.shape;
+    s.tensors = static_cast<int32_t>(from.size());
+    s.out_height = from[0].rows.out, s.out_width = from[0].columns.out;
+    std::vector<StemBackwardTensor> tensors;
+    Places places = begin_tables(from, attached.size(), tensors, plan.tables);
+    int64_t most_rows = 1;
+    for (size_t i = 0; i < from.size(); ++i) {
+        StemBackwardTensor& t = tensors[i];
+        for (const bool rows : {true, false}) {
+            const Axis& axis = rows ? from[i].rows : from[i].columns;
+            StemTransposed& transposed = rows ? t.transposed_rows : t.transposed_columns;
+            // One more than any pixel has, for what rounding may add.
+            transposed.capacity = static_cast<int32_t>(std::min<int64_t>(most_open(axis) + 1, axis.out));
+            if (int64_t{axis.in} * transposed.capacity > INT32_MAX)
+                throw std::invalid_argument("size: an axis of " + std::to_string(axis.in) + " -> " +
+                                            std::to_string(axis.out) + " pixels needs more than " +
+                                            std::to_string(INT32_MAX) + " weights in the adjoint");
+            transposed.start = places.add(axis.in, 4);
+            transposed.count = places.add(axis.in, 4);
+            transposed.weight = places.add(int64_t{axis.in} * transposed.capacity, 4);
+        }
+        t.image = i == 0 ? 0 : tensors[i - 1].image + from[i - 1].batch;
+        t.entry = s.entries;
+        s.entries += int64_t{t.rows.in} + t.columns.in;
+        most_rows = std::max(most_rows, int64_t{t.rows.in});
+    }
+    for (const StemGradient gradient : {StemGradient::kWeights, StemGradient::kImage}) {
+        const int g = static_cast<int>(gradient);
+        const StemBackwardFit& fit = fits[g];
+        s.warps[g] = fit.warps;
+        const int64_t columns = stem_backward_columns(fit.warps, gradient);
+        const auto strip_rows = [&](const StemBackwardTensor& t, int64_t target) {
+            const int64_t strips = divide_up(t.rows.in, target);
+            return divide_up(t.rows.in, strips * fit.height) * fit.height;
+        };
+        // A strip begins with a wait for its first image rows, about as long as three rows take; for the image it
+        // computes 6 rows twice.
+        const int64_t more = gradient == StemGradient::kImage ? 9 : 3;
+        const int64_t target = choose_rows(most_rows, fit.resident, [&](int64_t rows, int64_t& items, int64_t& longest) {
+            for (size_t i = 0; i < from.size(); ++i) {
+                const StemBackwardTensor& t = tensors[i];
+                const int64_t length = strip_rows(t, rows);
+                items += divide_up(t.rows.in, length) * divide_up(t.columns.in, columns) * from[i].batch;
+                longest = std::max(longest, length + more);
+            }
+        });
+        for (size_t i = 0; i < from.size(); ++i) {
+            StemBackwardTensor& t = tensors[i];
+            StemShare& share = t.share[g];
+            share.item = s.items[g];
+            share.tiles = static_cast<int32_t>(divide_up(t.columns.in, columns));
+            share.strip_rows = static_cast<int32_t>(strip_rows(t, target));
+            share.strips = static_cast<int32_t>(divide_up(t.rows.in, share.strip_rows));
+            s.items[g] += from[i].batch * share.tiles * share.strips;
+        }
+        s.blocks[g] = std::min(s.items[g], fit.resident);
+    }
+    end_tables(tensors, attached, places, plan.tables);
     return plan;
 }
 
