@@ -27,7 +27,7 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MixedImages:
-    """Images of any sizes, the region of each, and whether it is mirrored.
+    """Images of any sizes, each with a region and a flip.
 
     Not a tuple: loaders and ``DistributedDataParallel`` would move boxes and flips to the device too.
 
