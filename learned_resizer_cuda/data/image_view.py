@@ -1,8 +1,8 @@
-"""Decoding of an image file to a uint8 image of given size, or of its own.
+"""Decoding of an image file to a uint8 image.
 
 The image is turned upright, cropped to a ``View`` (a rectangle of whole pixels, perhaps mirrored), and resized to S x S
-by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once. At
-its own size, the image stays whole and the view goes with it, as the box of a region.
+by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once. Or it
+stays whole, at its own size, and the view goes with it as the box of a region.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_chan
 def read_native(
     path: Path, choose: Callable[[int, int], View], in_channels: int, max_pixels: int | None = None
 ) -> tuple[Tensor, View]:
-    """Read an image file at its own size, and choose a view of it.
+    """Read an image file at its own size, and choose a view.
 
     Args:
         path, in_channels: see ``read_view``, also for how files are decoded.
@@ -157,7 +157,7 @@ def read_native(
 
 
 def reduced_size(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
-    """The largest size of the same aspect with at most ``max_pixels`` pixels; sides are at least 1."""
+    """Height and width of at most ``max_pixels``, aspect kept; at least 1."""
     if max_pixels is None or height * width <= max_pixels:
         return height, width
     scale = math.sqrt(max_pixels / (height * width))
@@ -176,7 +176,7 @@ def _upright_size(image: ImageFile) -> tuple[int, int, int]:
 
 
 def _decode(image: ImageFile, orientation: int, fraction: int, in_channels: int) -> Image.Image:
-    """The image upright, RGB or L; a JPEG may be smaller, up to ``fraction`` times."""
+    """The image upright, RGB or L; a JPEG down to 1/``fraction``."""
     from PIL import Image as pillow
 
     mode = "L" if in_channels == 1 else "RGB"

@@ -1,4 +1,4 @@
-"""For training loops of your own: a folder's images at their own sizes, and how a loader collates them."""
+"""A folder's images at their own sizes, for training loops of your own."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def collate_images(samples: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
 
 
 class NativeFolder(Dataset[Sample]):
-    """Images of class folders at their own sizes, uint8, with a region and a flip to augment each.
+    """Images of class folders at their own sizes, with random regions.
 
-    The region is drawn anew each time, from torch's random generator, which a ``DataLoader`` seeds in its workers.
+    A sample is a uint8 image (C, H, W), its label, a box, and whether to mirror it. Both are drawn anew each time, from torch's random generator, which a ``DataLoader`` seeds in its workers.
 
     Args:
         root: folder with a folder of images for each class, such as ``train``.
@@ -114,7 +114,11 @@ class NativeFolder(Dataset[Sample]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises ``ImageRefused``, a ValueError that names the file, for one that cannot be read."""
+        """One sample.
+
+        Raises:
+            ImageRefused: the image cannot be read; a ValueError that names the file.
+        """
         generator = np.random.default_rng(int(torch.randint(2**63 - 1, ())))
         choose = partial(drawn_view, self.augment, self.fit, generator=generator)
         try:

@@ -27,9 +27,13 @@ class Cost(NamedTuple):
 
 
 def resizer_cost(config: ResizerConfig, input_size: int | tuple[int, int]) -> Cost:
-    """Cost of a learned resizer from a side or (height, width) in pixels to ``config.size``.
+    """Cost of a learned resizer from an input size to ``config.size``.
 
     Nothing is computed. The cost is that of the plain composition, which the fused ops count as too.
+
+    Args:
+        config: of the resizer.
+        input_size: a side, or (height, width), in pixels.
 
     Raises:
         TypeError, ValueError: the resizer refuses a value of ``config``, or a side is below 1.

@@ -202,7 +202,7 @@ def _draw_images(
 
 
 def _test_images(source: Source) -> tuple[Tensor | list[Tensor], Tensor]:
-    """At most ``SHOWN_IMAGES`` uint8 images, at native sizes their regions, and their targets."""
+    """At most ``SHOWN_IMAGES`` uint8 images or regions, and their targets."""
     # Spread over the test set: neighbours are often of one class.
     count = min(SHOWN_IMAGES, source.test_size)
     batches = [source.test_batch(slice(i, i + 1)) for i in range(0, source.test_size, source.test_size // count)]

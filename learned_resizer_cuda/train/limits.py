@@ -61,7 +61,9 @@ def check_machine(config: RunConfig) -> None:
 
 
 def check_batch(config: RunConfig, images: int) -> None:
-    """Checks that memory holds a batch of the largest images: in float32, or in bytes at native sizes.
+    """Checks that memory holds a batch of the largest images.
+
+    They count as float32, at native sizes as bytes.
 
     Raises:
         ValueError: they take more memory than this process may use.

@@ -211,7 +211,7 @@ def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs:
 
 
 def for_mixed_sizes(front: nn.Module, config: RunConfig, in_channels: int) -> MixedFront:
-    """What ``build_front`` made, for uint8 images of any sizes; a learned resizer is changed in place."""
+    """A front for uint8 images of any sizes; changes a learned resizer."""
     unit = ([0.0] * in_channels, [1.0] * in_channels)
     mean, std = (config.mean, config.std) if config.normalize else unit
     if isinstance(front, Resize):
@@ -246,7 +246,7 @@ def build_kept(
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:
-    """The part whose weights are saved: the learned resizer, also one of images of any sizes or a blind one."""
+    """The part whose weights are saved: the learned resizer within."""
     while isinstance(resizer, (BlindResizer, MixedBlindResizer, MixedFront)):
         resizer = resizer.resizer
     return resizer
