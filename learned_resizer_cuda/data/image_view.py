@@ -1,8 +1,8 @@
 """Decoding of an image file to a uint8 image.
 
 The image is turned upright, cropped to a ``View`` (a rectangle of whole pixels, perhaps mirrored), and resized to S x S
-by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once. Or it
-stays whole, at its own size, and the view goes with it as the box of a region.
+by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once. Or
+it stays whole, at its own size, and the view goes with it as the box of a region.
 """
 
 from __future__ import annotations

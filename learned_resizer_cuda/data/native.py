@@ -65,7 +65,8 @@ def collate_images(samples: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
 class NativeFolder(Dataset[Sample]):
     """Images of class folders at their own sizes, with random regions.
 
-    A sample is a uint8 image (C, H, W), its label, a box, and whether to mirror it. Both are drawn anew each time, from torch's random generator, which a ``DataLoader`` seeds in its workers.
+    A sample is a uint8 image (C, H, W), its label, a box, and whether to mirror it. Box and flip are drawn anew each
+    time, from torch's random generator, which a ``DataLoader`` seeds in its workers.
 
     Args:
         root: folder with a folder of images for each class, such as ``train``.
