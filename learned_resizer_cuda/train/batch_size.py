@@ -55,7 +55,7 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
 
     def step(count: int) -> None:
         watcher.doing(f"finding the batch size: trying {count} images")
-        images = _random_images(config, source, count, device)
+        images = random_images(config, source, count, device)
         if config.task == "iqa":
             targets = torch.full((count, len(source.labels)), 1 / len(source.labels), device=device)
         else:
@@ -70,7 +70,7 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
         return processes * largest_batch_size(step, device, min(MOST_IMAGES, source.train_size // processes))
 
 
-def _random_images(config: RunConfig, source: Source, count: int, device: torch.device) -> torch.Tensor | MixedImages:
+def random_images(config: RunConfig, source: Source, count: int, device: torch.device) -> torch.Tensor | MixedImages:
     """Images of the source's size; at native sizes, squares of ``max_pixels``."""
     if isinstance(source.input_size, int):
         return torch.rand(count, source.in_channels, source.input_size, source.input_size, device=device)

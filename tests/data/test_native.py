@@ -134,8 +134,8 @@ def test_larger_images_are_reduced(tmp_path: Path, suffix: str) -> None:
     with Image.open(tmp_path / f"a.{suffix}") as image:
         exact = expected(np.array(image), (61, 163))
     distance = np.abs(found.permute(1, 2, 0).numpy().astype(int) - exact.astype(int))
-    # Decoded at 1/4 and reduced: two filters instead of one, 1.3 levels measured; a pixel beside it, 6 and more.
-    assert distance.mean() <= (2 if suffix == "jpg" else 0)
+    # Decoded at 1/4 and reduced: two filters instead of one, 0.33 levels measured; a pixel beside it, 3.3.
+    assert distance.mean() <= (1 if suffix == "jpg" else 0)
 
 
 def test_panorama(tmp_path: Path) -> None:
