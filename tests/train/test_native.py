@@ -31,8 +31,7 @@ from tests.helpers.photo_folders import class_folder
 
 SMALL = {"model": "small_cnn", "size": 8, "num_filters": 4, "accelerator": "cpu"}
 SHORT = (
-    *("--model", "small_cnn", "--size", 8, "--num-filters", 4, "--steps", 3, "--batch-size", 4, "--evaluations", 1),
-    *("--accelerator", "cpu"),
+    *("--model", "small_cnn", "--size", 8, "--steps", 3, "--batch-size", 4, "--evaluations", 1, "--accelerator", "cpu"),
 )
 
 
