@@ -171,9 +171,8 @@ class RunConfig:
         yield "input_size", len(self.input_size) > MOST_INPUT_SIZES, f"at most {MOST_INPUT_SIZES} sizes"
         sides = [size for size in self.input_size if size != NATIVE]
         yield "input_size", min(sides, default=self.size) < self.size, f"at least size, {self.size}, as in the paper"
-        native = NATIVE in self.input_size
-        made = self.data in BUILT_IN.values()
-        yield "input_size", native and made, f"numbers of pixels for {self.data}, which are made in any one size"
+        native, built_in = NATIVE in self.input_size, self.data in BUILT_IN.values()
+        yield "input_size", native and built_in, f"numbers of pixels for {self.data}, which are made in any one size"
         limited = self.max_pixels is not None
         yield "max_pixels", limited and not native, f"it only with input_size {NATIVE}"
         few = self.max_pixels is not None and self.max_pixels < self.size**2
@@ -189,8 +188,8 @@ class RunConfig:
             f"the last seed, from seed {self.seed} on, to be at most {_LARGEST_INTEGER}",
         )
         own = BUILT_IN[self.task]
-        yield "data", made and self.data != own, f"{own} or a folder for task {self.task}"
-        scored = self.task == "iqa" and not made
+        yield "data", built_in and self.data != own, f"{own} or a folder for task {self.task}"
+        scored = self.task == "iqa" and not built_in
         yield "scores", self.scores is not None and not scored, "it only with task iqa and a folder as data"
         added = self.extra_photographs is not None
         yield "extra_photographs", added and self.data != "photographs", "it only with the built-in photographs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -70,12 +71,13 @@ def evaluate(
         trained = RunConfig.load(folder / CONFIG)
     workers = min(trained.num_workers, most_workers(1))  # the run may come from a larger machine
     config = replace(trained, accelerator=accelerator, devices=1, nodes=1, num_workers=workers)
-    if data is not None:
-        config = replace(config, data=data, scores=None, extra_photographs=None)  # they belong to the run's own data
     sizes = trained.input_size if input_size is None else (input_size,)
     if max_pixels is None and NATIVE in sizes:
         max_pixels = trained.max_pixels
-    config = replace(config, input_size=sizes, max_pixels=max_pixels)
+    changed: dict[str, Any] = {"input_size": sizes, "max_pixels": max_pixels}
+    if data is not None:
+        changed |= {"data": data, "scores": None, "extra_photographs": None}  # they belong to the run's own data
+    config = replace(config, **changed)
     check_batch(config, 1)
     stages = [stage for stage in plan(trained, lambda _: 1.0) if (folder / STAGES / stage.key / RESULT).is_file()]
     if not stages:
