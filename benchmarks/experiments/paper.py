@@ -86,7 +86,7 @@ EXPERIMENTS = {
                 "--model",
                 "small_cnn",
                 "--input-size",
-                "64,96,native",
+                "64,96,125,native",
                 "--size",
                 "24",
             ),
