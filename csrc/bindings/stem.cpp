@@ -102,8 +102,8 @@ std::vector<StemPlanTensor> parse_tensors(const py::sequence& sizes, const py::t
     std::vector<StemPlanTensor> tensors;
     for (const auto& item : sizes) {
         const auto size = item.cast<py::tuple>();
-        tensors.push_back({size[0].cast<int64_t>(), axis(size[1], out_size[0], size[3]),
-                           axis(size[2], out_size[1], size[4])});
+        tensors.push_back(
+            {size[0].cast<int64_t>(), axis(size[1], out_size[0], size[3]), axis(size[2], out_size[1], size[4])});
     }
     return tensors;
 }

@@ -30,8 +30,8 @@ struct StemShare {
 struct alignas(16) StemBackwardTensor {
     StemAxis rows, columns;
     StemTransposed transposed_rows, transposed_columns;
-    int64_t image;  // its first, of the batch
-    int64_t entry;  // its first of stem_backward_tables
+    int64_t image;       // its first, of the batch
+    int64_t entry;       // its first of stem_backward_tables
     StemShare share[2];  // by StemGradient
 };
 
