@@ -29,11 +29,12 @@ from .ops.band_matmul import is_channels_last
 from .ops.dense import resample_dense
 from .ops.library import packed
 from .ops.prologue import GivenNorm
-from .ops.resample import Resample
+from .ops.resample import Resample, rounded
+from .ops.resample_batch import ResampleBatch
 from .ops.resample_fixed import ResampleFixed, resample_fixed_dense
 from .ops.resizer import Resizer
 from .ops.statistics import accumulation_dtype
-from .ops.stem import normalised
+from .ops.stem import normalise, normalised
 
 Decomposition = Callable[..., Any]
 
@@ -55,6 +56,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
     ops = torch.ops.learned_resizer
     functions: dict[str, Callable[[Any], Any]] = {
         "resample": _resample,
+        "resample_batch": _resample_batch,
         "resample_fixed": _resample_fixed,
         "resizer": _resizer,
     }
@@ -138,6 +140,26 @@ def _resample_fixed(a: ResampleFixed) -> Tensor:
     return _laid_out(resample_fixed_dense(*a), a.image)
 
 
+def _resample_batch(a: ResampleBatch) -> Tensor:
+    _refuse_regions("resample_batch", a.boxes, a.flip)
+    height, width, *filter_ = a.sampling
+    images = [image if image.dim() == 4 else image.unsqueeze(0) for image in a.images]
+    wide = accumulation_dtype(a.dtype)
+    out = torch.cat([resample_dense(image.to(wide), height, width, None, None, *filter_) for image in images])
+    if a.mean:
+        mean, std = (torch.tensor(v, dtype=out.dtype, device=out.device) for v in (a.mean, a.std))
+        out = normalise(out, out.dtype, mean, std)
+    layout = torch.channels_last if all(map(is_channels_last, a.images)) else torch.contiguous_format
+    return rounded(out, a.dtype).to(a.dtype).contiguous(memory_format=layout)
+
+
+def _refuse_regions(op: str, boxes: Tensor | None, flip: Tensor | None) -> None:
+    if boxes is not None or flip is not None:
+        raise NotImplementedError(
+            f"{op}: got boxes or flip; expected whole images: a program without this package cannot read their values"
+        )
+
+
 def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
     layers, dtype = a.layers, accumulation_dtype(a.dtype)
     parameters, running = layers.parameters, iter(layers.running)
@@ -167,8 +189,7 @@ def _resizer(a: Resizer) -> tuple[Tensor, Tensor, Tensor]:
         scale, shift = folded(index, raw)
         return raw * scale + shift
 
-    if a.boxes is not None or a.flip is not None:
-        raise NotImplementedError("resizer: got boxes or flip, whose values a program without this package cannot read")
+    _refuse_regions("resizer", a.boxes, a.flip)
     w0, b0, w1, b1 = parameters[:4]
 
     def stem(image: Tensor) -> Tensor:

@@ -26,9 +26,7 @@ from .ops.dense import resample_dense
 from .ops.library import autocasts
 from .ops.regions import Region, regions
 from .resize import Size, check_antialias, check_interpolation, check_size, resize
-
-Boxes = Tensor | Sequence[Sequence[float]]
-Flip = Tensor | Sequence[bool]
+from .resize_batch import Boxes, Flip, check_boxes, check_flip
 
 
 class Block(nn.Module):
@@ -268,11 +266,7 @@ def as_list(
     if isinstance(image, Tensor) and not len(image):
         return None, None, None
     images = image.unbind() if isinstance(image, Tensor) else image
-    if boxes is not None:
-        boxes = torch.as_tensor(boxes, dtype=torch.float64)
-    if flip is not None:
-        flip = torch.as_tensor(flip, dtype=torch.bool)
-    return images, boxes, flip
+    return images, check_boxes(boxes, [image.shape[1:] for image in images]), check_flip(flip, len(images))
 
 
 def _no_list(image: Tensor, boxes: Boxes | None, flip: Flip | None) -> None:

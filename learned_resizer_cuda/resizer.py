@@ -11,11 +11,13 @@ from torch import Tensor
 
 from . import composition, reference
 from .batch_norm import sync_group, update_running_statistics
-from .ops.dense import resample_dense
 from .ops.layout import feature_dtype
 from .ops.regions import regions
-from .reference import Boxes, Flip, as_list
+from .ops.statistics import accumulation_dtype
+from .ops.stem import normalise
+from .reference import as_list
 from .resize import Size
+from .resize_batch import Boxes, Flip
 
 _Resizer = TypeVar("_Resizer", bound="FusedResizer")
 
@@ -106,9 +108,9 @@ class FusedResizer(reference.Resizer):
         mean_std = self._normalisation() if first.dtype == torch.uint8 else ()
         keep = torch.is_grad_enabled() and any(t.requires_grad for t in (*images, *parameters))
         out, _, statistics = torch.ops.learned_resizer.resizer(
-            images, boxes, flip, self._base(images, boxes, flip, (height, width)), parameters, layers.running,
-            layers.slopes, layers.eps, layers.batch_statistics, layers.groups(), self.interpolation, self.antialias,
-            feature_dtype(first, parameters[0]), keep, *mean_std,
+            images, boxes, flip, self._base(images, boxes, flip, (height, width), parameters[0]), parameters,
+            layers.running, layers.slopes, layers.eps, layers.batch_statistics, layers.groups(), self.interpolation,
+            self.antialias, feature_dtype(first, parameters[0]), keep, *mean_std,
         )  # fmt: skip
         # Last, so that a failing call leaves all running statistics unchanged.
         update_running_statistics(layers.tracked, statistics)
@@ -212,20 +214,19 @@ class FusedResizer(reference.Resizer):
             check = self.__dict__["_check"] = composition.Check()
         return check.fused(self, image)
 
-    def _base(self, images: list[Tensor], boxes: Tensor | None, flip: Tensor | None, sides: tuple[int, int]) -> Tensor:
-        """The resampled images, to which the layers add."""
-        rest = (*sides, None, None, self.interpolation, self.antialias)
-        if images[0].dim() == 4:
-            return torch.ops.learned_resizer.resample(self.normalised(images[0]), *rest)
-        found = []
-        for image, r in zip(images, regions([i.shape[1:] for i in images], boxes, flip), strict=True):
-            crop = self.normalised(r.view(image).unsqueeze(0))
-            crop = crop.flip(-1) if r.flip else crop
-            if r.rows is r.columns is None:
-                found.append(torch.ops.learned_resizer.resample(crop, *rest))
-            else:
-                found.append(resample_dense(crop, *rest, (r.rows, r.columns)).to(crop.dtype))
-        return torch.cat(found)
+    def _base(
+        self, images: list[Tensor], boxes: Tensor | None, flip: Tensor | None, sides: tuple[int, int], like: Tensor
+    ) -> Tensor:
+        """The resampled images, to which the layers add; in the dtype of ``like`` for uint8 ones."""
+        ops, first, sampling = torch.ops.learned_resizer, images[0], (self.interpolation, self.antialias)
+        if first.dtype != torch.uint8:
+            if first.dim() == 4:
+                return cast(Tensor, ops.resample(first, *sides, None, None, *sampling))
+            return cast(Tensor, ops.resample_batch(images, boxes, flip, *sides, *sampling, first.dtype, [], []))
+        # Normalised after the resampling, whose rows sum to 1: fewer pixels.
+        wide = accumulation_dtype(like.dtype)
+        levels = ops.resample_batch(images, boxes, flip, *sides, *sampling, wide, [], [])
+        return normalise(levels, like.dtype, *self._normalisation())
 
     def _normalisation(self) -> tuple[Tensor, Tensor] | tuple[()]:
         """Mean and std for uint8 images, if the module has them."""

@@ -118,9 +118,14 @@ def test_table_goes_with_torchs_own() -> None:
 def test_decompositions_compute_the_ops(dtype: torch.dtype) -> None:
     """Every argument of every op, statistics and blocks among them, against the op itself."""
     image = torch.randn(2, 3, 12, 10, dtype=torch.float64)
+    images = [image.to(dtype), image[0, :, 2:, 1:].to(dtype)]
+    levels = [(x.double() * 99).abs().byte() for x in images]
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (OPS.resample.default, (image.to(dtype), 20, 4, None, 0.5, "lanczos", True)),
         (OPS.resample.default, (image.to(dtype), 5, 6, None, None, "bicubic", False)),
+        (OPS.resample_batch.default, (images, None, None, 5, 6, "lanczos", True, dtype, [], [])),
+        (OPS.resample_batch.default, (levels, None, None, 5, 6, "bicubic", True, torch.uint8, [], [])),
+        (OPS.resample_batch.default, (levels, None, None, 5, 6, "bilinear", True, dtype, [0.5] * 3, [0.25] * 3)),
         (OPS.resample_fixed.default, ((image * 99).abs().byte(), 5, 6, "hamming", True, False)),
     ]
     for num_blocks, training in itertools.product((0, 1, 3), (True, False)):
@@ -130,12 +135,12 @@ def test_decompositions_compute_the_ops(dtype: torch.dtype) -> None:
         if num_blocks:
             module.blocks[0].norm1.train(training)
         pixels = torch.randint(0, 256, image.shape, dtype=torch.uint8)
-        for given in (image.to(dtype), pixels):
+        for given in (image.to(dtype), pixels, [images[1], images[0][0]]):
             with Calls(keep_arguments=True) as recorded, torch.no_grad():
                 module(given)
             calls += [(func, args) for func, args in recorded.ours if func._opname == "resizer"]
     table = decompositions()
-    assert {op for op, _ in calls} == set(table) and len(calls) == 15
+    assert {op for op, _ in calls} == set(table) and len(calls) == 24
     # float64: sums of some hundred terms of order 1, a rounding of 2^-53 each. bfloat16: results of sums in float32
     # rounded once to 2^-9, and the operands of each later convolution before that.
     tolerance = 1e-12 if dtype == torch.float64 else 2e-2

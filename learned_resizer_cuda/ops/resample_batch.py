@@ -55,19 +55,23 @@ class ResampleBatchBackward(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """One image and its place in the batch."""
+    """Images of one size and their places in the batch."""
 
-    image: Tensor  # (1, C, H, W)
+    images: Tensor  # (k, C, H, W)
     region: Region
-    row: int
+    rows: slice
 
 
 def _jobs(images: list[Tensor], boxes: Tensor | None, flip: Tensor | None) -> list[_Job]:
     places = regions([image.shape[-2:] for image in images], boxes, flip)
     jobs: list[_Job] = []
+    first, threads = 0, torch.get_num_threads()
     for image, region in zip(images, places, strict=True):
-        for one in image.split(1) if image.dim() == 4 else (image.unsqueeze(0),):
-            jobs.append(_Job(one, region, len(jobs)))
+        # A group is shared out in as few calls as there are threads.
+        group = image if image.dim() == 4 else image.unsqueeze(0)
+        for part in group.split(max(1, -(-len(group) // threads))):
+            jobs.append(_Job(part, region, slice(first, first + len(part))))
+            first += len(part)
     return jobs
 
 
@@ -99,8 +103,8 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
     normalise = _normalise(a) if a.mean else None
 
     def run(job: _Job) -> None:
-        image, region, row = job
-        crop = region.view(image)
+        images, region, rows = job
+        crop = region.view(images)
         if region.flip:
             crop = crop.flip(-1)
         if crop.dtype == torch.uint8 != a.dtype:
@@ -108,7 +112,7 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
         resampled = in_torch(Resample(crop, _plain(sampling)), (region.rows, region.columns))
         if normalise is not None:
             resampled = torch.addcmul(normalise[1], resampled, normalise[0])
-        out[row].copy_(resampled[0])
+        out[rows].copy_(resampled)
 
     map_in_order(run, _jobs(a.images, a.boxes, a.flip), first.device)
     return out
@@ -120,15 +124,15 @@ def _resample_batch_backward(a: ResampleBatchBackward) -> list[Tensor]:
     found = _empty_images(a)
 
     def run(job: _Job) -> None:
-        image, region, row = job
+        images, region, rows = job
         sampling = _plain(a.sampling)._replace(height=region.height, width=region.width)
-        grad = ResampleBackward(a.grad[row : row + 1], sampling)
+        grad = ResampleBackward(a.grad[rows], sampling)
         crop = in_torch(grad, (region.rows, region.columns))
         if region.flip:
             crop = crop.flip(-1)
-        if crop.shape != image.shape:
-            image.zero_()
-        region.view(image).copy_(crop)
+        if crop.shape != images.shape:
+            images.zero_()
+        region.view(images).copy_(crop)
 
     map_in_order(run, _jobs(found, a.boxes, a.flip), a.grad.device)
     return found

@@ -128,9 +128,14 @@ def normalised(image: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tens
         return image
     if mean is None or std is None:
         raise ValueError("stem: got a uint8 image without image_mean and image_std; expected both")
+    return normalise(image, dtype, mean, std)
+
+
+def normalise(levels: Tensor, dtype: torch.dtype, mean: Tensor, std: Tensor) -> Tensor:
+    """``(levels/255 - mean) / std`` per channel, in ``dtype``."""
     scale = 1 / (255 * std.to(accumulation_dtype(dtype)))
     shift = -mean.to(scale.dtype) / std.to(scale.dtype)
-    return torch.addcmul(shift.view(-1, 1, 1), image.to(scale.dtype), scale.view(-1, 1, 1)).to(dtype)
+    return torch.addcmul(shift.view(-1, 1, 1), levels.to(scale.dtype), scale.view(-1, 1, 1)).to(dtype)
 
 
 def _halo(a: Stem, tile: _Tile) -> Tensor:
