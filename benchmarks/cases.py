@@ -24,7 +24,9 @@ class Case:
 
     @property
     def sides(self) -> str:
-        """Batch and sizes, as "8 × 448² → 224²" or "1 × 1200×1600 → 224²"."""
+        """Batch and sizes, as "8 × 448² → 224²", "1 × 1200×1600 → 224²" or "64 × 300…900 → 224²" of mixed sizes."""
+        if self.op == "resize_batch":
+            return f"{self.batch} × {self.in_size}…{self.in_width} → {self.out_size}²"
         image = f"{self.in_size}²" if self.in_width is None else f"{self.in_size}×{self.in_width}"
         return f"{self.batch} × {image} → {self.out_size}²"
 

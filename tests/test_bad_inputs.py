@@ -19,7 +19,16 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import learned_resizer_cuda
-from learned_resizer_cuda import EMDLoss, FusedResizer, Resize, SigmoidCrossEntropyLoss, reference, resize, transforms
+from learned_resizer_cuda import (
+    EMDLoss,
+    FusedResizer,
+    Resize,
+    SigmoidCrossEntropyLoss,
+    reference,
+    resize,
+    resize_batch,
+    transforms,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,52 @@ class Bad:
 
 SIZE = "a positive int or a pair (height, width)"
 FACTOR = "a positive finite number or a pair (height, width)"
+
+BATCH = [
+    Bad("resize_batch(image[0].numpy(), 8)", TypeError, "images", "ndarray", "a sequence of tensors (C, H, W)"),
+    Bad("resize_batch(image[0], 8)", ValueError, "images", "(3, 16, 12)", "a sequence of images (C, H, W)"),
+    Bad("resize_batch([], 8)", ValueError, "images", "an empty sequence", "at least one image"),
+    Bad("resize_batch([photo, 3], 8)", TypeError, "images[1]", "int", "torch.Tensor (C, H, W)"),
+    Bad("resize_batch([photo, image], 8)", ValueError, "images[1]", "(2, 3, 16, 12)", "3 dimensions (C, H, W)"),
+    Bad("resize_batch([photo, photo[:2]], 8)", ValueError, "images[1]", "2 channels", "3, as images[0] has"),
+    Bad("resize_batch([photo, photo.double()], 8)", TypeError, "images[1]", "torch.float64", "torch.float32"),
+    Bad("resize_batch([photo, photo.to('meta')], 8)", ValueError, "images[1]", "on meta", "cpu, with images[0]"),
+    Bad("resize_batch([photo.int()], 8)", TypeError, "images[0]", "torch.int32", "uint8"),
+    Bad("resize_batch([photo, photo[:, :0]], 8)", ValueError, "images[1]", "(3, 0, 12)", "at least 1 pixel"),
+    Bad("resize_batch([tv_tensors.Mask(photo)], 8)", TypeError, "images[0]", "Mask", "an image"),
+    Bad("resize_batch([photo], 0)", ValueError, "size", "0", SIZE),
+    Bad("resize_batch([photo], 8, interpolation='area')", ValueError, "interpolation", "'area'", "'bilinear'"),
+    Bad("resize_batch([photo], 8, antialias=1)", TypeError, "antialias", "1", "True or False"),
+    Bad("resize_batch([photo, photo], 8, boxes=[(0, 0, 5, 5)])", ValueError, "boxes", "(1, 4)", "(2, 4)"),
+    Bad("resize_batch([photo], 8, boxes=3)", TypeError, "boxes", "int", "(1, 4)"),
+    Bad("resize_batch([photo], 8, boxes=[(0, 0, 5)])", ValueError, "boxes", "(1, 3)", "(1, 4)"),
+    Bad("resize_batch([photo], 8, boxes=[(0, 0, 5, 'a')])", ValueError, "boxes", "'a'", "(top, left, height, width)"),
+    Bad("resize_batch([photo] * 2, 8, boxes=[(0, 0, 5, 5), (0, nan, 5, 5)])", ValueError, "boxes[1]", "nan", "finite"),
+    Bad("resize_batch([photo] * 2, 8, boxes=[(0, 0, 5, 5), (0, 0, 5, 0)])", ValueError, "boxes[1]", "0.0)", "above 0"),
+    Bad("resize_batch([photo] * 2, 8, boxes=[(0, 0, 5, 5), (1, 0, 16, 5)])", ValueError, "boxes[1]", "16.0", "16x12"),
+    Bad("resize_batch([photo], 8, boxes=[(-0.5, 0, 5, 5)])", ValueError, "boxes[0]", "-0.5", "16x12"),
+    Bad(
+        "resize_batch([photo], 8, boxes=torch.zeros(1, 4, device='meta'))", ValueError, "boxes", "on meta", "on the CPU"
+    ),
+    Bad(
+        "resize_batch([photo], 8, boxes=torch.ones(1, 4, requires_grad=True))",
+        ValueError,
+        "boxes",
+        "requires a gradient",
+        "regions have none",
+    ),
+    Bad("resize_batch([photo], 8, flip=[1])", TypeError, "flip", "[1]", "1 bools"),
+    Bad("resize_batch([photo], 8, flip=torch.ones(1))", TypeError, "flip", "torch.float32", "1 bools"),
+    Bad("resize_batch([photo], 8, flip=[True, False])", ValueError, "flip", "(2,)", "1 bools"),
+    Bad("resize_batch([photo], 8, flip=True)", TypeError, "flip", "bool", "1 bools"),
+    Bad("resize_batch([photo], 8, dtype=torch.uint8)", TypeError, "dtype", "torch.uint8", "torch.float32"),
+    Bad("resize_batch([bytes_], 8, dtype=torch.int16)", TypeError, "dtype", "torch.int16", "torch.uint8"),
+    Bad("resize_batch([photo], 8, mean=[0] * 3, std=[1] * 3)", TypeError, "mean, std", "float32", "torch.uint8 images"),
+    Bad("resize_batch([bytes_], 8, mean=[0] * 3)", ValueError, "mean, std", "None", "both or neither"),
+    Bad("resize_batch([bytes_], 8, mean=[0] * 2, std=[1] * 3)", ValueError, "mean", "(2,)", "3 finite numbers"),
+    Bad("resize_batch([bytes_], 8, mean=[0] * 3, std=[1, 0, 1])", ValueError, "std", "0.0", "above 0"),
+    Bad("resize_batch([bytes_], 8, mean=[inf] * 3, std=[1] * 3)", ValueError, "mean", "inf", "3 finite numbers"),
+]
 
 RESIZE = [
     Bad("resize(image.numpy(), 8)", TypeError, "image", "ndarray", "torch.Tensor"),
@@ -280,6 +335,8 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
     """Make the call; return what it raised."""
     names = {
         "image": torch.rand(2, 3, 16, 12),
+        "bytes_": torch.zeros(3, 16, 12, dtype=torch.uint8),
+        "inf": math.inf,
         "levels": torch.zeros(2, 3, 16, 12, dtype=torch.uint8),
         "boxes": tv_tensors.BoundingBoxes([[0, 0, 4, 4]], format="XYXY", canvas_size=(16, 12)),  # type: ignore[call-overload]
         "points": tv_tensors.KeyPoints([[1, 2]], canvas_size=(16, 12)),  # type: ignore[call-overload]
@@ -297,9 +354,12 @@ def provoke(bad: Bad, module: type[torch.nn.Module] = FusedResizer) -> Exception
         "accelerate": accelerate,
         "hf": _Transformers(),
         "math": math,
+        "nan": math.nan,
         "native": native,
         "partial": functools.partial,
+        "photo": torch.rand(3, 16, 12),
         "resize": resize,
+        "resize_batch": resize_batch,
         "resize_crop": resize_crop,
         "torch": torch,
         "transforms": transforms,
@@ -322,7 +382,9 @@ def check(bad: Bad, error: Exception) -> None:
     assert "\n" not in message, "an error message is one line"
 
 
-@pytest.mark.parametrize("bad", [*RESIZE, *FUSED, *LOSSES, *TRANSFORMS, *TRANSFORMERS], ids=lambda bad: bad.call)
+@pytest.mark.parametrize(
+    "bad", [*RESIZE, *BATCH, *FUSED, *LOSSES, *TRANSFORMS, *TRANSFORMERS], ids=lambda bad: bad.call
+)
 def test_bad_input(bad: Bad) -> None:
     error = provoke(bad)
     check(bad, error)
@@ -365,7 +427,7 @@ def test_a_module_survives_a_bad_call() -> None:
 def main() -> None:
     """Print every case and its message as a Markdown table."""
     print("| call | raises | message |\n|---|---|---|")
-    for bad in (*RESIZE, *RESIZER, *FUSED, *LOSSES, *TRANSFORMS, *TRANSFORMERS, *BACKEND):
+    for bad in (*RESIZE, *BATCH, *RESIZER, *FUSED, *LOSSES, *TRANSFORMS, *TRANSFORMERS, *BACKEND):
         error = provoke(bad)
         call = bad.call.replace("Module", "FusedResizer")
         message = str(error).replace("|", "\\|")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,7 +71,8 @@ class Bands:
     weight: Tensor
     max_count: int
     max_open: int
-    _owner: Bands | None = field(default=None, repr=False)  # the table that this one is the transpose of
+    # The table that this one is the transpose of. Weak: a cycle would keep both until a garbage collection.
+    _owner: weakref.ref[Bands] | None = field(default=None, repr=False)
     _derived: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def derive(self, key: object, make: Callable[[], Value]) -> Value:
@@ -78,7 +80,7 @@ class Bands:
         if key not in self._derived:
             made = make()
             if self._derived.setdefault(key, made) is made:
-                TABLES.grow(self._owner or self, _bytes_of(made))
+                TABLES.grow(self if self._owner is None else self._owner(), _bytes_of(made))
         return self._derived[key]  # type: ignore[no-any-return]
 
     def transposed(self) -> Bands:
@@ -97,7 +99,8 @@ class Bands:
         start_t = np.searchsorted(start.astype(np.int64) + count, np.arange(self.in_size), side="right")
         start_t = np.minimum(start_t, self.out_size)
         assert open_rows.sum() == 0 or (row[order][offset_t[:-1][open_rows > 0]] == start_t[open_rows > 0]).all()
-        return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device, self)
+        owner = weakref.ref(self)
+        return _make(self.out_size, start_t, offset_t, weight[order], self.weight.dtype, self.weight.device, owner)
 
     def dense(self) -> Tensor:
         """Dense band matrix ``(out_size, in_size)``, on the table's device, in its dtype."""
@@ -152,13 +155,13 @@ class BandCache:
                 self._grow(made, _bytes_of(made))
             return self._tables[key]
 
-    def grow(self, table: Bands, size: int) -> None:
+    def grow(self, table: Bands | None, size: int) -> None:
         """Count what was derived from a table, if it is still held."""
         with self._lock:
             self._grow(table, size)
 
-    def _grow(self, table: Bands, size: int) -> None:
-        if table not in self._sizes:
+    def _grow(self, table: Bands | None, size: int) -> None:
+        if table is None or table not in self._sizes:
             return
         self._sizes[table] += size
         self.size += size
@@ -251,7 +254,7 @@ def _make(
     weight: np.ndarray,
     dtype: torch.dtype,
     device: torch.device,
-    owner: Bands | None = None,
+    owner: weakref.ref[Bands] | None = None,
 ) -> Bands:
     count = np.diff(offset)
     # +1 where a row opens, -1 where it closes: the running sum is the number of rows open at an input.

@@ -162,8 +162,11 @@ def _resample(a: Resample) -> Tensor:
     return in_torch(a) if native is None else native
 
 
-def in_torch(a: Resample | ResampleBackward, places: Places = _WHOLE) -> Tensor:
-    """The op in pure torch, of a region's crop and its places."""
+def in_torch(a: Resample | ResampleBackward, places: Places = _WHOLE, out: Tensor | None = None) -> Tensor:
+    """The op in pure torch, of a region's crop and its places.
+
+    ``out``, if its dtype and strides are the result's, may become the result.
+    """
     image, (height, width, scale_h, scale_w, interpolation, antialias) = a
     if isinstance(a, ResampleBackward) or places != _WHOLE:
         return _by_tables(a, places)
@@ -177,7 +180,8 @@ def in_torch(a: Resample | ResampleBackward, places: Places = _WHOLE) -> Tensor:
         and _matches_torch(image, height, width, (scale_h, scale_w))
         and not (antialias and _is_exact(image.shape[2], height, scale_h) and _is_exact(image.shape[3], width, scale_w))
     ):
-        out = empty_image(image, height, width)
+        fresh = empty_image(image, height, width)
+        out = fresh if out is None or (out.stride(), out.dtype) != (fresh.stride(), fresh.dtype) else out
         if not antialias and (height == image.shape[2] or width == image.shape[3]):
             return out.copy_(_along_one_axis(torch_kernel, image, height, width, scale_h, scale_w))
         return torch_kernel(image, [height, width], False, scale_h, scale_w, out=out)

@@ -109,10 +109,12 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
             crop = crop.flip(-1)
         if crop.dtype == torch.uint8 != a.dtype:
             crop = crop.to(torch.float64 if a.dtype == torch.float64 else torch.float32)
-        resampled = in_torch(Resample(crop, _plain(sampling)), (region.rows, region.columns))
+        target = out[rows]
+        resampled = in_torch(Resample(crop, _plain(sampling)), (region.rows, region.columns), target)
         if normalise is not None:
-            resampled = torch.addcmul(normalise[1], resampled, normalise[0])
-        out[rows].copy_(resampled)
+            torch.addcmul(normalise[1], resampled, normalise[0], out=resampled)
+        if resampled is not target:
+            target.copy_(resampled)
 
     map_in_order(run, _jobs(a.images, a.boxes, a.flip), first.device)
     return out
