@@ -237,7 +237,7 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
         (
             Rule(r"^:for \(int64_t item", plan.items / plan.blocks),
             Rule(r"^run_item:.*piece", 1),
-            Rule(r"^(last_at_most|locate):", 1),  # one tensor
+            Rule(r"^last_at_most:", 0),  # one tensor
             Rule(r"^clear_bands:.*kBand", plan.fragments * 64 / threads),
             Rule(r"^load_bands:.*i < count", SIDE_OUT / plan.tiles * (_TAPS + 1) / threads),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
@@ -304,6 +304,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         items * warps * steps * turns * (rows * products + pull) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", items / blocks),
+            Rule(r"^last_at_most:", 0),  # one tensor
             Rule(r"^begin:", -(-(rows + 6) // rows)),
             Rule(r"^run_item:.*row (=|<)", steps),
             Rule(r"^run_item:.*y (=|<)", turns),
