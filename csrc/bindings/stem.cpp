@@ -188,7 +188,9 @@ StemBackwardPlan plan_stem_backward(const py::sequence& sizes, const py::tuple& 
     std::vector<unsigned char> attached;
     attach(attached, parse_images(images, parse_image_dtype(dtype)));
     attach(attached, parse_grads(grads));
-    return make_stem_backward_plan(parse_tensors(sizes, out_size, interpolation, antialias), fits, attached);
+    std::vector<StemPlanTensor> tensors = parse_tensors(sizes, out_size, interpolation, antialias);
+    for (size_t i = 0; i < grads.size(); ++i) tensors.at(i).image_grad = !grads[i].is_none();
+    return make_stem_backward_plan(tensors, fits, attached);
 }
 
 // grads: as images; empty: none is wanted

@@ -365,9 +365,8 @@ struct StemAdjoint {
             item.dz = static_cast<const S*>(p.dz) + (t.image + image) * p.plan.out_height * p.plan.out_width * n;
             if (gradient == StemGradient::kImage) {
                 item.dx = p.grads == nullptr ? p.grad : p.grads[i];
-                if (item.dx.data != nullptr)
-                    item.dx.data = static_cast<char*>(item.dx.data) +
-                                   image * item.dx.stride[0] * (p.format.dtype == DType::kFloat32 ? 4 : 2);
+                item.dx.data = static_cast<char*>(item.dx.data) +
+                               image * item.dx.stride[0] * (p.format.dtype == DType::kFloat32 ? 4 : 2);
             }
             item.column = static_cast<int>(tile * stem_backward_columns(warp_count(), gradient)) -
                           (gradient == StemGradient::kImage ? 3 : 0);

@@ -238,6 +238,9 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
         const StemBackwardFit& fit = fits[g];
         s.warps[g] = fit.warps;
         const int64_t columns = stem_backward_columns(fit.warps, gradient);
+        const auto images = [&](size_t i) {
+            return gradient == StemGradient::kImage && !from[i].image_grad ? 0 : from[i].batch;
+        };
         const auto strip_rows = [&](const StemBackwardTensor& t, int64_t target) {
             const int64_t strips = divide_up(t.rows.in, target);
             return divide_up(t.rows.in, strips * fit.height) * fit.height;
@@ -250,7 +253,7 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
                 for (size_t i = 0; i < from.size(); ++i) {
                     const StemBackwardTensor& t = tensors[i];
                     const int64_t length = strip_rows(t, rows);
-                    items += divide_up(t.rows.in, length) * divide_up(t.columns.in, columns) * from[i].batch;
+                    items += divide_up(t.rows.in, length) * divide_up(t.columns.in, columns) * images(i);
                     longest = std::max(longest, length + more);
                 }
             });
@@ -261,7 +264,7 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
             share.tiles = static_cast<int32_t>(divide_up(t.columns.in, columns));
             share.strip_rows = static_cast<int32_t>(strip_rows(t, target));
             share.strips = static_cast<int32_t>(divide_up(t.rows.in, share.strip_rows));
-            s.items[g] += from[i].batch * share.tiles * share.strips;
+            s.items[g] += images(i) * share.tiles * share.strips;
         }
         s.blocks[g] = std::min(s.items[g], fit.resident);
     }
