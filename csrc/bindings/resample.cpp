@@ -1,12 +1,14 @@
-// The resample kernel for Python: a plan object, and its launch on raw pointers.
+// The resample kernel for Python: a plan object, its tables, and its launch on raw pointers.
 #include "resample/resample.h"
 
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "arguments.h"
 #include "resample/resample_plan.h"
@@ -15,10 +17,7 @@ namespace py = pybind11;
 
 namespace {
 
-using learned_resizer::AxisArgument;
-using learned_resizer::DType;
-using learned_resizer::Form;
-using learned_resizer::Plan;
+using namespace learned_resizer;
 
 constexpr std::array<const char*, 5> kDTypes = {"float64", "float32", "float16", "bfloat16", "uint8"};
 constexpr std::array<int64_t, 5> kSizes = {8, 4, 2, 2, 1};
@@ -29,93 +28,144 @@ DType parse_dtype(const std::string& name) {
     throw py::value_error("dtype: got '" + name + "'; expected float64, float32, float16, bfloat16 or uint8");
 }
 
-Plan plan_resample(const std::string& dtype, int64_t planes, int64_t channels, bool vectors, int multiprocessors,
-                   int shared_memory, const py::tuple& rows, const py::tuple& columns) {
-    const AxisArgument row_axis(rows, "rows");
-    const AxisArgument column_axis(columns, "columns");
-    learned_resizer::PlanRequest request{};
-    request.rows = row_axis.table;
-    request.columns = column_axis.table;
-    request.dtype = parse_dtype(dtype);
-    request.planes = planes;
-    request.channels = channels;
-    request.vectors = vectors;
-    request.multiprocessors = multiprocessors;
-    request.shared_memory = shared_memory;
-    return learned_resizer::make_plan(request);
-}
-
-using Strides = std::array<int64_t, 5>;  // image, plane, channel, row, column, in elements
-
-Strides parse_strides(const py::tuple& strides) {
+// (image, plane, channel, row, column), in elements
+std::array<int64_t, 5> parse_five(const py::tuple& strides) {
     if (strides.size() != 5)
         throw py::value_error("strides: got " + std::to_string(strides.size()) +
                               "; expected 5: image, plane, channel, row, column");
-    Strides result;
+    std::array<int64_t, 5> result{};
     for (size_t i = 0; i < 5; ++i) result[i] = strides[i].cast<int64_t>();
     return result;
 }
 
+// (address of the crop's first pixel, strides, address of the output)
+ResampleImage parse_resample_image(const py::handle& image, DType out_dtype) {
+    const auto parts = image.cast<py::tuple>();
+    if (parts.size() != 3) throw py::value_error("image: expected (address, strides, output)");
+    ResampleImage result{};
+    const auto from = parts[0].cast<uintptr_t>(), to = parts[2].cast<uintptr_t>();
+    check_address("image", from, 1);
+    result.image = address(from);
+    const auto strides = parse_five(parts[1].cast<py::tuple>());
+    std::copy(strides.begin(), strides.end(), result.stride);
+    check_address("output", to, kSizes[static_cast<size_t>(out_dtype)]);
+    result.output = address(to);
+    return result;
+}
+
+// (in, out, (offset, extent) or None, factor or None)
+Axis parse_axis(const py::handle& axis, int interpolation, bool antialias) {
+    const auto parts = axis.cast<py::tuple>();
+    if (parts.size() != 4) throw py::value_error("axis: expected (in, out, place, factor)");
+    double offset = 0.0, extent = 0.0;
+    if (!parts[2].is_none()) {
+        const auto place = parts[2].cast<py::tuple>();
+        offset = place[0].cast<double>(), extent = place[1].cast<double>();
+    }
+    return make_axis(parts[0].cast<int32_t>(), parts[1].cast<int32_t>(), static_cast<Filter>(interpolation), antialias,
+                     offset, extent, parts[3].is_none() ? 0.0 : parts[3].cast<double>());
+}
+
+// (images, channels, interleaved, vectors, rows, columns, whole): axes as in parse_axis; whole: of the adjoint (height,
+// width, top, left, mirrored), else None
+ResamplePlanTensor parse_tensor(const py::handle& tensor, int interpolation, bool antialias) {
+    const auto parts = tensor.cast<py::tuple>();
+    if (parts.size() != 7)
+        throw py::value_error("tensor: expected (images, channels, interleaved, vectors, rows, columns, whole)");
+    ResamplePlanTensor result{};
+    result.images = parts[0].cast<int64_t>(), result.channels = parts[1].cast<int64_t>();
+    result.interleaved = parts[2].cast<bool>(), result.vectors = parts[3].cast<bool>();
+    result.rows = parse_axis(parts[4], interpolation, antialias);
+    result.columns = parse_axis(parts[5], interpolation, antialias);
+    if (!parts[6].is_none()) {
+        const auto whole = parts[6].cast<py::tuple>();
+        result.out_height = whole[0].cast<int32_t>(), result.out_width = whole[1].cast<int32_t>();
+        result.top = whole[2].cast<int32_t>(), result.left = whole[3].cast<int32_t>();
+        result.mirrored = whole[4].cast<bool>();
+    }
+    return result;
+}
+
+template <class T>
+void attach(std::vector<unsigned char>& bytes, const T& value) {
+    const auto* from = reinterpret_cast<const unsigned char*>(&value);
+    bytes.insert(bytes.end(), from, from + sizeof(T));
+}
+
+// A plan, and how many images and values of the normalisation are behind what it stores.
+struct BoundPlan {
+    ResamplePlan plan;
+    int64_t images, norm;
+};
+
+BoundPlan plan_resample(const py::sequence& tensors, const py::sequence& images, const py::sequence& norm,
+                        const std::string& dtype, const std::string& out_dtype, int interpolation, bool antialias,
+                        bool transposed, int multiprocessors, int shared_memory) {
+    ResamplePlanRequest request{};
+    for (const auto& tensor : tensors) request.tensors.push_back(parse_tensor(tensor, interpolation, antialias));
+    request.dtype = parse_dtype(dtype), request.out_dtype = parse_dtype(out_dtype);
+    request.transposed = transposed;
+    request.multiprocessors = multiprocessors, request.shared_memory = shared_memory;
+    for (const auto& image : images) attach(request.attached, parse_resample_image(image, request.out_dtype));
+    for (const auto& value : norm) attach(request.attached, value.cast<float>());
+    return {make_resample_plan(request), static_cast<int64_t>(images.size()), static_cast<int64_t>(norm.size())};
+}
+
 bool resample_vectors(const std::string& dtype, uintptr_t image, int64_t width, int64_t channels,
                       const py::tuple& strides) {
-    const Strides s = parse_strides(strides);
-    return learned_resizer::vectors_allowed(parse_dtype(dtype), reinterpret_cast<const void*>(image), width, channels,
-                                            s[0], s[1], s[2], s[3], s[4]);
+    return vectors_allowed(parse_dtype(dtype), address(image), width, channels, parse_five(strides));
 }
 
-void resample(const Plan& plan, uintptr_t tables, uintptr_t image, int64_t planes_per_image, const py::tuple& strides,
-              uintptr_t output, int device, uintptr_t stream) {
-    const Strides s = parse_strides(strides);
-    const auto dtype = static_cast<size_t>(plan.shape.dtype);
-    if (tables == 0 || tables % 16 != 0)
-        throw py::value_error("tables: got address " + std::to_string(tables) + "; expected a 16-byte aligned one");
-    if (image == 0) throw py::value_error("image: got a null address");
-    // The kernel stores up to four elements at once, of at most 16 bytes.
-    const uintptr_t store_bytes = std::min<int64_t>(4 * kSizes[dtype], 16);
-    if (output == 0 || output % store_bytes != 0)
-        throw py::value_error("output: got address " + std::to_string(output) + "; expected one aligned to " +
-                              std::to_string(store_bytes) + " bytes");
-    if (planes_per_image < 1 || plan.shape.planes % planes_per_image != 0)
-        throw py::value_error("planes_per_image: got " + std::to_string(planes_per_image) + "; expected a divisor of " +
-                              std::to_string(plan.shape.planes));
-    if (device < 0) throw py::value_error("device: got " + std::to_string(device) + "; expected a CUDA device's index");
-    if (plan.shape.vectors &&
-        !learned_resizer::vectors_allowed(plan.shape.dtype, reinterpret_cast<const void*>(image), plan.shape.in_width,
-                                          plan.shape.channels, s[0], s[1], s[2], s[3], s[4]))
-        throw py::value_error(
-            "image: the plan reads aligned vectors, which this address and these strides do not allow");
-    learned_resizer::ResampleParams params{};
+void make_tables(const BoundPlan& bound, uintptr_t tables, int device, uintptr_t stream) {
+    check_address("tables", tables, 16);
+    const ResamplePlan& plan = bound.plan;
+    auto* at = static_cast<unsigned char*>(address(tables));
+    const auto count = static_cast<int32_t>(plan.axes.size());
+    check_launch("bands", launch_bands({at, plan.axes_at, count, plan.shape.most_bands}, device, address(stream)),
+                 device);
+    if (plan.shape.transposed != 0)
+        check_launch("transposed_bands",
+                     launch_transposed_bands({at, plan.shape.transpose_table, count, plan.shape.most_bands}, device,
+                                             address(stream)),
+                     device);
+    check_launch("resample_tables", launch_resample_tables(plan.shape, at, device, address(stream)), device);
+}
+
+// image: as in parse_resample_image; None: those that travel with the plan
+void resample(const BoundPlan& bound, uintptr_t tables, const py::object& image, int device, uintptr_t stream) {
+    check_address("tables", tables, 16);
+    const ResamplePlan& plan = bound.plan;
+    ResampleParams params{};
     params.plan = plan.shape;
-    params.tables = reinterpret_cast<const unsigned char*>(tables);
-    params.image = reinterpret_cast<const void*>(image);
-    params.planes_per_image = planes_per_image;
-    params.stride_image = s[0];
-    params.stride_plane = s[1];
-    params.stride_channel = s[2];
-    params.stride_row = s[3];
-    params.stride_column = s[4];
-    params.output = reinterpret_cast<void*>(output);
-    const int error = learned_resizer::launch_resample(params, device, reinterpret_cast<void*>(stream));
-    if (error != 0)
-        throw std::runtime_error(std::string("resample: the launch on cuda:") + std::to_string(device) +
-                                 " failed: " + learned_resizer::cuda_error_name(error) + ": " +
-                                 learned_resizer::cuda_error_text(error));
+    params.tables = static_cast<const unsigned char*>(address(tables));
+    const unsigned char* attached = params.tables + plan.attached_at;
+    if (!image.is_none())
+        params.image = parse_resample_image(image, plan.shape.out_dtype);
+    else if (bound.images == plan.shape.tensors)
+        params.images = reinterpret_cast<const ResampleImage*>(attached);
+    else
+        throw py::value_error("image: got None; expected (address, strides, output), which the plan does not hold");
+    if (bound.norm > 0) params.norm = reinterpret_cast<const float*>(attached + bound.images * sizeof(ResampleImage));
+    check_launch("resample", launch_resample(params, device, address(stream)), device);
 }
 
-py::dict shape_dict(const Plan& plan) {
-    const learned_resizer::PlanShape& s = plan.shape;
+// The launch's fields and those of its first tensor.
+py::dict shape_dict(const BoundPlan& bound) {
+    const ResampleShape& s = bound.plan.shape;
+    const ResampleTensor& t = bound.plan.tensors[0];
     py::dict d;
     d["dtype"] = kDTypes[static_cast<size_t>(s.dtype)];
-    d["form"] = s.form == Form::kFold ? "fold" : "gather";
     d["vectors"] = s.vectors != 0;
-    d["whole_store"] = s.whole_store != 0;
-    d["resident"] = plan.resident;
-#define LR_FIELD(name) d[#name] = s.name
-    LR_FIELD(slots), LR_FIELD(threads), LR_FIELD(shared_bytes), LR_FIELD(strip_rows), LR_FIELD(strips), LR_FIELD(tiles);
-    LR_FIELD(pieces), LR_FIELD(group_planes), LR_FIELD(group_channels), LR_FIELD(channel_groups);
-    LR_FIELD(plane_elements), LR_FIELD(taps), LR_FIELD(entry_columns), LR_FIELD(tile_columns), LR_FIELD(tile_entries);
-    LR_FIELD(planes), LR_FIELD(plane_groups), LR_FIELD(blocks), LR_FIELD(channels), LR_FIELD(strip_begin);
-    LR_FIELD(strip_first), LR_FIELD(steps), LR_FIELD(tile_table), LR_FIELD(entry_table), LR_FIELD(weight_table);
+    d["whole_store"] = t.whole_store != 0;
+    d["resident"] = bound.plan.resident;
+    d["out_height"] = t.rows.out, d["out_width"] = t.columns.out;
+#define LR_FIELD(of, name) d[#name] = of.name
+    LR_FIELD(s, slots), LR_FIELD(s, outputs), LR_FIELD(s, threads), LR_FIELD(s, shared_bytes), LR_FIELD(s, blocks);
+    LR_FIELD(s, tensors), LR_FIELD(t, planes), LR_FIELD(t, plane_groups), LR_FIELD(t, channels);
+    LR_FIELD(t, group_channels), LR_FIELD(t, channel_groups), LR_FIELD(t, group_planes), LR_FIELD(t, plane_elements);
+    LR_FIELD(t, strip_rows), LR_FIELD(t, unit_rows), LR_FIELD(t, strips), LR_FIELD(t, tile_columns), LR_FIELD(t, tiles);
+    LR_FIELD(t, pieces), LR_FIELD(t, align), LR_FIELD(t, slot_columns), LR_FIELD(t, taps), LR_FIELD(t, entry_columns);
+    LR_FIELD(t, tile_entries);
 #undef LR_FIELD
     return d;
 }
@@ -123,20 +173,25 @@ py::dict shape_dict(const Plan& plan) {
 }  // namespace
 
 void bind_resample(py::module_& module) {
-    py::class_<Plan>(module, "ResamplePlan", py::buffer_protocol(), py::module_local(),
-                     "Programs of one resampling. As a buffer: the tables to put on the device, 16-byte aligned.")
-        .def_buffer([](Plan& plan) {
-            return py::buffer_info(plan.tables.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
-                                   {static_cast<py::ssize_t>(plan.tables.size())}, {1}, true);
+    py::class_<BoundPlan>(module, "ResamplePlan", py::buffer_protocol(), py::module_local(),
+                          "Work of one launch. As a buffer: what to store at the tables' begin.")
+        .def_buffer([](BoundPlan& bound) {
+            auto& stored = bound.plan.stored;
+            return py::buffer_info(stored.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
+                                   {static_cast<py::ssize_t>(stored.size())}, {1}, true);
         })
-        .def_property_readonly("shape", &shape_dict, "What was planned, as a dict: the fields of PlanShape and Plan.");
-    module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("planes"), py::arg("channels"),
-               py::arg("vectors"), py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("rows"),
-               py::arg("columns"),
-               "Plan for one pair of band tables; rows and columns are (in_size, start, offset, weight).");
+        .def_property_readonly(
+            "table_bytes", [](const BoundPlan& bound) { return bound.plan.bytes; }, "Of all tables, 16-byte aligned.")
+        .def_property_readonly("shape", &shape_dict, "What was planned, as a dict: the launch and its first tensor.")
+        .def("make_tables", &make_tables, py::arg("tables"), py::arg("device"), py::arg("stream"),
+             "Make the tables on the device from the bytes stored there.");
+    module.def("plan_resample", &plan_resample, py::arg("tensors"), py::arg("images"), py::arg("norm"),
+               py::arg("dtype"), py::arg("out_dtype"), py::arg("interpolation"), py::arg("antialias"),
+               py::arg("transposed"), py::arg("multiprocessors"), py::arg("shared_memory"),
+               "Plan for tensors of (images, channels, interleaved, vectors, rows, columns, whole); images: theirs if "
+               "they are several; norm: scale and shift of each channel, or none.");
     module.def("resample_vectors", &resample_vectors, py::arg("dtype"), py::arg("image"), py::arg("width"),
                py::arg("channels"), py::arg("strides"), "Whether rows of this image can be read as aligned vectors.");
-    module.def("resample", &resample, py::arg("plan"), py::arg("tables"), py::arg("image"), py::arg("planes_per_image"),
-               py::arg("strides"), py::arg("output"), py::arg("device"), py::arg("stream"),
-               "Launch on a stream of a device; addresses are device pointers, strides are in elements.");
+    module.def("resample", &resample, py::arg("plan"), py::arg("tables"), py::arg("image"), py::arg("device"),
+               py::arg("stream"), "Launch on a stream of a device; addresses are device pointers.");
 }

@@ -1,6 +1,6 @@
-"""The native kernel on images of mixed sizes: each image's bits are those it has alone, and its values the float64 ones.
+"""The native kernel on images of mixed sizes, on the host, through the package's launchers.
 
-On the host, through the package's launchers.
+Each image has the bits that it has alone, and float64's values.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def test_a_group_is_its_images() -> None:
         assert torch.equal(launchers.resample_batch(a), launchers.resample_batch(each))
         grad = torch.rand(4, 2, 12, 17, generator=generator)
         sizes = [3, 23, 31, 0, 40, 9]
-        group, one = launchers.resample_batch_backward(ResampleBatchBackward(grad, sizes, [0, 0], boxes, flip, sampling))
+        group, one = launchers.resample_batch_backward(
+            ResampleBatchBackward(grad, sizes, [0, 0], boxes, flip, sampling)
+        )
         sizes = [0, 23, 31] * 3 + [0, 40, 9]
         singles = launchers.resample_batch_backward(
             ResampleBatchBackward(grad, sizes, [0] * 4, each.boxes, each.flip, sampling)

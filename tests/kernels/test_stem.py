@@ -287,7 +287,14 @@ def _list(draw: Draw, channels: int = 3) -> tuple[list[Tensor], Tensor, Tensor]:
         draw.features(1, channels, 4, 3),
         draw.features(1, channels, 20, 17).transpose(2, 3),
     ]
-    boxes = [[0, 0, 15, 21], [1, 2, 7, 9], [0.5, 1.25, 14.25, 160], [0, 0, 5, 5], [1.5, 1.5, 0.25, 0.75], [2, 3, 11, 13]]
+    boxes = [
+        [0, 0, 15, 21],
+        [1, 2, 7, 9],
+        [0.5, 1.25, 14.25, 160],
+        [0, 0, 5, 5],
+        [1.5, 1.5, 0.25, 0.75],
+        [2, 3, 11, 13],
+    ]
     return images, torch.tensor(boxes, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 0, 1]).bool()
 
 
