@@ -210,7 +210,8 @@ std::vector<std::vector<T>> run_plan(const ResamplePlan& plan, const std::vector
         outs.emplace_back(s.elements());
         std::memset(static_cast<void*>(outs.back().data()), 0xFF, outs.back().size() * sizeof(T));
         ResampleImage image{s.image.origin, {}, outs.back().data()};
-        std::copy(s.image.strides().begin(), s.image.strides().end(), image.stride);
+        const auto strides = s.image.strides();
+        std::copy(strides.begin(), strides.end(), image.stride);
         images.push_back(image);
     }
     ResampleParams p{};
@@ -301,7 +302,8 @@ void compare(const std::string& name, const Case& k, const Setup<T>& s, const st
                                               ? ((b * rows.rows + y) * columns.rows + to) * k.channels + c
                                               : ((b * k.channels + c) * rows.rows + y) * columns.rows + to;
                     const double got = Storage<T>::get(out[where]);
-                    const double bound = static_cast<double>(additions + 4) * Storage<T>::unit * (magnitude[at] + 1.0);
+                    // 8: the dense weights are quotients of other sines than the tables', each a few units off.
+                    const double bound = static_cast<double>(additions + 8) * Storage<T>::unit * (magnitude[at] + 1.0);
                     double error;
                     if constexpr (std::is_same_v<T, uint8_t>) {
                         // Half up and saturated; a value within the bound of a tie may go either way.
@@ -322,6 +324,14 @@ void compare(const std::string& name, const Case& k, const Setup<T>& s, const st
     }
 }
 
+// Moved, not copied: an image points into its own memory.
+template <class T>
+std::vector<Setup<T>> one_setup(Setup<T>&& setup) {
+    std::vector<Setup<T>> setups;
+    setups.push_back(std::move(setup));
+    return setups;
+}
+
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
@@ -332,7 +342,7 @@ template <class T>
 void check(const char* what, const Case& k, const Spec& rows, const Spec& columns, bool adjoint,
            int multiprocessors = 132, bool mirrored = false) {
     const auto seed = static_cast<unsigned>(k.height * 131 + k.width * 17 + rows.in * 7 + columns.out);
-    const std::vector<Setup<T>> setups{{random_image<T>(k, seed), rows, columns, adjoint, mirrored}};
+    const std::vector<Setup<T>> setups = one_setup(Setup<T>{random_image<T>(k, seed), rows, columns, adjoint, mirrored});
     const ResamplePlan plan = plan_for(setups, multiprocessors);
     const std::string name = describe(what, k, setups[0], plan);
     const auto out = run_plan(plan, setups, false);
