@@ -21,9 +21,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,6 +102,17 @@ def _store(plan: Any, address: int, index: int, stream: int) -> None:
     native.load().store_tables(plan, address, index, stream)
     if hasattr(plan, "make_tables"):
         plan.make_tables(address, index, stream)
+
+
+def packed(parts: Iterable[np.ndarray]) -> tuple[bytes, list[int]]:
+    """Arrays as one plan for `on_stream`, and where each begins: 16-byte aligned."""
+    data = bytearray()
+    begins = []
+    for part in parts:
+        data += bytes(-len(data) % 16)
+        begins.append(len(data))
+        data += part.tobytes()
+    return bytes(data), begins
 
 
 # By device and identity of the stream: handles are used again.

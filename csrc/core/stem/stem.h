@@ -62,9 +62,9 @@ struct StemAxis {
 // strip_outputs depends on the rest of the batch.
 struct alignas(16) StemTensor {
     StemAxis rows, columns;
-    int64_t image;  // its first, of the batch
-    int64_t item;   // its first; images, strips, tiles
-    int64_t entry;  // its first of stem_tables
+    int64_t image;         // its first, of the batch
+    int64_t item;          // its first; images, strips, tiles
+    int64_t entry;         // its first of stem_tables
     int64_t row_table;     // StemRow<slots> [height + strips (rows.taps + 2)]: a strip's at row_place()
     int64_t gather_table;  // float [out_height][slots], gather only: of image row y, at y % slots
     Form form;
@@ -81,8 +81,8 @@ struct StemPlanShape {
     int32_t pieces, fragments, strip_outputs;  // most of a tensor's
     int64_t out_height, out_width;
     int64_t items;
-    int64_t blocks;   // to launch; also the number of partial results
-    int64_t entries;  // of stem_tables
+    int64_t blocks;        // to launch; also the number of partial results
+    int64_t entries;       // of stem_tables
     int64_t tensor_table;  // byte offset of StemTensor [tensors]
 };
 
