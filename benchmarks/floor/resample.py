@@ -184,12 +184,12 @@ def work_of(plan: Plan) -> Work:
     warps = s["threads"] // 32
     copies = s["tiles"] * s["channel_groups"] * s["plane_groups"]  # blocks that run one and the same strip
     steps, rows, flushes = program.steps * copies, program.rows * copies, program.flushes * copies
-    emits = s["out_height"] * copies
+    emits = s["side"] * copies
     outputs, channels = s["outputs"], s["group_channels"]
     entry_warps, conflicts = 0, 0
     pairs = outputs == 1 and channels == 1
-    for first in range(0, s["out_width"], s["tile_columns"]):
-        last = min(first + s["tile_columns"], s["out_width"])
+    for first in range(0, s["side"], s["tile_columns"]):
+        last = min(first + s["tile_columns"], s["side"])
         window = axis.begin[first] // s["align"] * s["align"]
         taps = axis.begin[first:last:outputs] - window
         if pairs:
@@ -321,13 +321,15 @@ def _plan(
     layout: str,
     direction: str,
 ) -> Plan:
-    axis, forward = (size_in, size_out, None, None), direction == "forward"
-    whole = None if forward else (size_in, size_in, 0, 0, False)
-    tensor = batch, channels, layout == "NHWC", True, axis, axis, whole
-    options = dtype, dtype, INTERPOLATIONS.index(interpolation), True, not forward
-    plan = native.load().plan_resample((tensor,), (), (), *options, machine.multiprocessors, machine.block_shared_bytes)
+    axis, forward = (size_in, size_out, 0.0, 0.0, 0.0), direction == "forward"
+    whole = None if forward else (size_in, size_in, 0, 0)
+    tensor = batch, channels, layout == "NHWC", True, axis, axis, whole, False
+    options = INTERPOLATIONS.index(interpolation), True, machine.multiprocessors, machine.block_shared_bytes
+    shape = native.load().plan_resample(dtype, dtype, not forward, (tensor,), *options, (), ()).shape
+    (found,) = shape.pop("tensors")
     bands = get_bands(size_in, size_out, None, interpolation, True)
-    return Plan(plan.shape, _axis(bands if forward else bands.transposed()))
+    bands = bands if forward else bands.transposed()
+    return Plan(shape | found | {"side": bands.out_size}, _axis(bands))
 
 
 def _kernel(plan: Plan, arch: str) -> tuple[Kernel, Source]:

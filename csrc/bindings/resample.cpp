@@ -71,16 +71,14 @@ ResamplePlanTensor parse_tensor(const py::handle& value, int interpolation, bool
 }
 
 // (address of the first pixel, strides, address of the output)
-ResampleImage parse_image(const py::handle& value, const ResampleShape& plan) {
+ResampleImage parse_image(const py::handle& value, DType dtype, DType out_dtype) {
     const auto item = value.cast<py::tuple>();
     if (item.size() != 3) throw py::value_error("image: expected (address, strides, output)");
     ResampleImage image{};
     const auto from = item[0].cast<uintptr_t>(), to = item[2].cast<uintptr_t>();
     const Strides strides = parse_five(item[1]);
-    check_address("image", from, static_cast<uintptr_t>(kSizes[static_cast<size_t>(plan.dtype)]));
-    // The kernel may store the outputs of an entry at once, of at most 16 bytes.
-    const int64_t store = plan.outputs * kSizes[static_cast<size_t>(plan.out_dtype)];
-    check_address("output", to, static_cast<uintptr_t>(std::min<int64_t>(store, 16)));
+    check_address("image", from, static_cast<uintptr_t>(kSizes[static_cast<size_t>(dtype)]));
+    check_address("output", to, static_cast<uintptr_t>(kSizes[static_cast<size_t>(out_dtype)]));
     image.image = address(from), image.output = address(to);
     std::copy(strides.begin(), strides.end(), image.stride);
     return image;
@@ -99,10 +97,8 @@ ResamplePlan plan_resample(const std::string& dtype, const std::string& out_dtyp
         const auto* from = static_cast<const unsigned char*>(data);
         request.attached.insert(request.attached.end(), from, from + bytes);
     };
-    ResampleShape shape{};  // alignment is checked again with the plan
-    shape.dtype = request.dtype, shape.out_dtype = request.out_dtype, shape.outputs = 1;
     for (const auto& image : images) {
-        const ResampleImage parsed = parse_image(image, shape);
+        const ResampleImage parsed = parse_image(image, request.dtype, request.out_dtype);
         attach(&parsed, sizeof(parsed));
     }
     attach(norm.data(), norm.size() * sizeof(float));
@@ -140,7 +136,14 @@ void resample(const ResamplePlan& plan, uintptr_t tables, const py::sequence& im
     params.plan = plan.shape;
     params.tables = static_cast<const unsigned char*>(address(tables));
     std::vector<ResampleImage> parsed;
-    for (const auto& image : images) parsed.push_back(parse_image(image, plan.shape));
+    for (const auto& image : images) {
+        parsed.push_back(parse_image(image, plan.shape.dtype, plan.shape.out_dtype));
+        // The outputs of an entry are stored at once.
+        const int64_t store = plan.shape.outputs * kSizes[static_cast<size_t>(plan.shape.out_dtype)];
+        if (plan.tensors[parsed.size() - 1].whole_store != 0)
+            check_address("output", reinterpret_cast<uintptr_t>(parsed.back().output),
+                          static_cast<uintptr_t>(std::min<int64_t>(store, 16)));
+    }
     params.image = parsed[0];
     const unsigned char* attached = params.tables + plan.attached_at;
     if (parsed.size() > 1) {

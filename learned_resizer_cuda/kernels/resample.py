@@ -17,25 +17,32 @@ from . import device, native
 from .arguments import dtype_name
 from .tables import on_stream, temporary
 
+Axis = tuple[int, int, float, float, float]
+
 
 class Work(NamedTuple):
     """One tensor of images of a launch: what it reads, and where it writes.
 
     Attributes:
-        image: ``(b, C, H, W)``, any strides, without the pixels outside the region; mirrored: read from the right.
-        mirrored: in the forward.
-        rows, columns: of the forward, ``(in, out, place, factor)``.
+        image: ``(b, C, H, W)``, any strides, without the pixels outside the region.
+        mirrored: whether the forward reads it from the right; in the adjoint, writes there.
+        rows, columns: of the forward, ``(in, out, offset, extent, factor)``.
         output: its tensor ``(b, C, h, w)``.
-        whole: of the adjoint: height and width of the output, and the top and left of the region in it, as it is read
-            if mirrored, and whether it is.
+        whole: of the adjoint: height and width of the output, and the top and left of the region in it; mirrored: its
+            distance from the right.
     """
 
     image: Tensor
     mirrored: bool
-    rows: tuple[int, int, Place | None, float | None]
-    columns: tuple[int, int, Place | None, float | None]
+    rows: Axis
+    columns: Axis
     output: Tensor
-    whole: tuple[int, int, int, int, bool] | None = None
+    whole: tuple[int, int, int, int] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Its sizes will come again: its tables stay on the stream."""
+        return self.rows[3] == self.columns[3] == 0.0
 
     def tensor(self, module: Any) -> tuple[Any, ...]:
         """What a plan knows of it."""
@@ -45,63 +52,53 @@ class Work(NamedTuple):
         vectors = module.resample_vectors(
             dtype_name(self.image.dtype), address, width, channels if interleaved else 1, strides
         )
-        return batch, channels, interleaved, vectors, self.rows, self.columns, self.whole
+        mirrored = self.mirrored and self.whole is not None
+        return batch, channels, interleaved, vectors, self.rows, self.columns, self.whole, mirrored
 
     def place(self) -> tuple[int, tuple[int, ...], int]:
         """Addresses and strides: planes of rows of columns of interleaved channels."""
         image = self.image
         n, c, y, x = image.stride()
         at = image.data_ptr()
-        if self.mirrored:
+        if self.mirrored and self.whole is None:
             at += (image.shape[3] - 1) * x * image.element_size()
             x = -x
         strides = (n, 0, c, y, x) if is_channels_last(self.output) else (n, c, 0, y, x)
         return at, strides, self.output.data_ptr()
 
 
-def _plan(tensors: tuple[Any, ...], images: list[Any], norm: tuple[float, ...], *rest: Any) -> Any:
-    """The kernel's plan, a ``_C.ResamplePlan``.
-
-    Args:
-        tensors: from ``Work.tensor``.
-        images: from ``Work.place``, those that travel with the plan: of several tensors.
-        norm: scale and shift of each channel, or none.
-        rest: dtypes of the images and the result, interpolation, antialias, whether it is the adjoint; multiprocessors
-            and shared memory.
-    """
-    return native.load().plan_resample(tensors, images, norm, *rest)
-
-
 @lru_cache(maxsize=256)
-def _kept_plan(tensors: tuple[Any, ...], norm: tuple[float, ...], *rest: Any) -> Any:
-    return _plan(tensors, [], norm, *rest)
+def _kept_plan(*arguments: Any) -> Any:
+    """The kernel's plan, a ``_C.ResamplePlan``, of images that come again: they do not travel with it."""
+    *rest, norm = arguments
+    return native.load().plan_resample(*rest, (), norm)
 
 
 def _launch(
     work: list[Work], interpolation: str, antialias: bool, transposed: bool, norm: tuple[float, ...] = ()
 ) -> None:
     module = native.load()
-    first = work[0]
-    gpu = first.image.device
-    tensors = tuple(one.tensor(module) for one in work)
-    rest = (
-        dtype_name(first.image.dtype),
-        dtype_name(first.output.dtype),
+    image, output = work[0].image, work[0].output
+    gpu = image.device
+    place = device.place(gpu)
+    arguments = (
+        dtype_name(image.dtype),
+        dtype_name(output.dtype),
+        transposed,
+        tuple(one.tensor(module) for one in work),
         INTERPOLATIONS.index(interpolation),
         antialias,
-        transposed,
         device.multiprocessors(gpu),
         device.shared_memory(gpu),
     )
-    place = device.place(gpu)
-    if len(work) == 1 and first.rows[2] is first.columns[2] is None:
-        # One size, whole: it will come again, and its tables stay on the stream.
-        plan = _kept_plan(tensors, norm, *rest)
-        module.resample(plan, on_stream(plan, gpu, *place).address, first.place(), *place)
-        return
-    plan = _plan(tensors, [one.place() for one in work], norm, *rest)
-    tables = temporary(plan, gpu, *place)
-    module.resample(plan, tables.address, None, *place)
+    places = [one.place() for one in work]
+    if len(work) == 1 and work[0].is_whole:
+        plan = _kept_plan(*arguments, norm)
+        tables = on_stream(plan, gpu, *place)
+    else:
+        plan = module.plan_resample(*arguments, places if len(work) > 1 else (), norm)
+        tables = temporary(plan, gpu, *place)
+    module.resample(plan, tables.address, places, bool(norm), *place)
 
 
 def resample(a: Resample | ResampleBackward) -> Tensor:
@@ -130,8 +127,8 @@ def resample(a: Resample | ResampleBackward) -> Tensor:
     (in_h, in_w), whole = image.shape[2:], None
     if transposed:
         (in_h, in_w), (height, width) = (height, width), (in_h, in_w)
-        whole = in_h, in_w, 0, 0, False
-    rows, columns = (in_h, height, None, scale_h), (in_w, width, None, scale_w)
+        whole = in_h, in_w, 0, 0
+    rows, columns = (in_h, height, 0.0, 0.0, scale_h or 0.0), (in_w, width, 0.0, 0.0, scale_w or 0.0)
     _launch([Work(image, False, rows, columns, out, whole)], interpolation, antialias, transposed)
     return out
 
@@ -140,8 +137,9 @@ def _four_dimensions(image: Tensor) -> Tensor:
     return image if image.dim() == 4 else image.unsqueeze(0)
 
 
-def _axes(region: Region, height: int, width: int) -> tuple[Any, Any]:
-    return (region.height, height, region.rows, None), (region.width, width, region.columns, None)
+def _axes(region: Region, height: int, width: int) -> tuple[Axis, Axis]:
+    rows, columns = (place or Place(0.0, 0.0) for place in (region.rows, region.columns))
+    return (region.height, height, *rows, 0.0), (region.width, width, *columns, 0.0)
 
 
 def resample_batch(a: ResampleBatch) -> Tensor:
@@ -193,8 +191,8 @@ def resample_batch_backward(a: ResampleBatchBackward) -> list[Tensor]:
         if image.numel():
             in_h, in_w = image.shape[2:]
             left = in_w - region.left - region.width if region.flip else region.left
-            whole = in_h, in_w, region.top, left, region.flip
-            work.append(Work(grad, False, *_axes(region, height, width), image, whole))
+            whole = in_h, in_w, region.top, left
+            work.append(Work(grad, region.flip, *_axes(region, height, width), image, whole))
     if work:
         _launch(work, interpolation, antialias, True)
     return found

@@ -54,14 +54,13 @@ def _run_adjoint(grad: Tensor, size: tuple[int, int], filter: tuple[str, bool]) 
 
 def _plan(**changes: Any) -> Any:
     """Of one float32 image of 8 x 8 pixels to 4 x 4."""
-    arguments = {"tensors": [_tensor((8, 4), (8, 4))], "images": [], "norm": [], "dtype": "float32"}
-    arguments |= {"out_dtype": "float32", "interpolation": 2, "antialias": True, "transposed": False}
-    arguments |= {"multiprocessors": 132, "shared_memory": 227 * 1024}
-    return native.load().plan_resample(**(arguments | changes))
+    arguments = {"dtype": "float32", "out_dtype": "float32", "transposed": False, "tensors": [_tensor((8, 4), (8, 4))]}
+    arguments |= {"interpolation": 2, "antialias": True, "multiprocessors": 132, "shared_memory": 227 * 1024}
+    return native.load().plan_resample(**(arguments | {"images": [], "norm": []} | changes))
 
 
 def _tensor(rows: tuple[int, int], columns: tuple[int, int], images: int = 1, channels: int = 1) -> tuple[Any, ...]:
-    return images, channels, False, True, (*rows, None, None), (*columns, None, None), None
+    return images, channels, False, True, (*rows, 0.0, 0.0, 0.0), (*columns, 0.0, 0.0, 0.0), None, False
 
 
 def _image(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
@@ -141,7 +140,7 @@ def test_no_more_slots_than_the_filter_needs(sizes: tuple[int, int], outputs: in
         for interpolation, expected in slots.items():
             plan = _plan(tensors=[_tensor(sizes, sizes)], interpolation=INTERPOLATIONS.index(interpolation))
             assert (plan.shape["outputs"], plan.shape["slots"]) == (outputs, expected), interpolation
-            assert (plan.shape["unit_rows"] == 8) == (interpolation == "lanczos" and outputs == 4)
+            assert (plan.shape["tensors"][0]["unit_rows"] == 8) == (interpolation == "lanczos" and outputs == 4)
 
 
 @pytest.mark.parametrize("sizes", [(1600, 9, 8, 5), (9, 1600, 5, 8), (8, 5, 1600, 9)], ids=str)
@@ -211,10 +210,11 @@ def test_binding_names_a_bad_argument() -> None:
             ({"tensors": [_tensor((8, 4), (8, 4), images=0)]}, "images is 0"),
             ({"tensors": [_tensor((8, 4), (8, 4), channels=0)]}, "channels is 0"),
             ({"tensors": [_tensor((8, 0), (8, 4))]}, "8 pixels and 0 outputs"),
-            ({"tensors": [tensor[:6]]}, "tensor: expected"),
+            ({"tensors": [tensor[:7]]}, "tensor: expected"),
             ({"tensors": [(*tensor[:4], (8, 4), *tensor[5:])]}, "axis: expected"),
-            ({"transposed": True, "tensors": [(*tensor[:6], (8, 8, 1, 0, False))]}, "outside its image"),
+            ({"transposed": True, "tensors": [(*tensor[:6], (8, 8, 1, 0), False)]}, "outside its image"),
             ({"dtype": "int8"}, "dtype: got 'int8'"),
+            ({"interpolation": 6}, "interpolation: got 6; expected 0 to 5"),
             ({"out_dtype": "bfloat16"}, "out_dtype is 3"),
         ):
             with pytest.raises(ValueError, match=message):
@@ -225,13 +225,17 @@ def test_binding_names_a_bad_argument() -> None:
         }
         assert rows_apart == {1 << 28: True, 1 << 29: False}
         image = (16, (64, 64, 0, 8, 1), 16)
-        for positional, message in (
-            ((plan, 8, image, 0, 0), "tables: got address 8"),
-            ((plan, 16, (0, *image[1:]), 0, 0), "image: got address 0"),
-            ((plan, 16, (*image[:2], 6), 0, 0), "output: got address 6; expected one aligned to 4 bytes"),
-            ((plan, 16, (16, (8, 1), 16), 0, 0), "strides: got 2"),
-            ((plan, 16, None, 0, 0), "image: got None"),
+        enlarging = _plan(tensors=[_tensor((4, 8), (4, 8))])
+        for of, at, images, number, message in (
+            (plan, 8, [image], 0, "tables: got address 8"),
+            (plan, 16, [(0, *image[1:])], 0, "image: got address 0"),
+            (plan, 16, [(*image[:2], 6)], 0, "output: got address 6; expected one aligned to 4 bytes"),
+            (enlarging, 16, [(*image[:2], 12)], 0, "output: got address 12; expected one aligned to 16 bytes"),
+            (plan, 16, [(16, (8, 1), 16)], 0, "strides: got 2"),
+            (plan, 16, [image, image], 0, "images: got 2; expected as many as the plan has, 1"),
+            (plan, 16, [image], -1, "device: got -1"),
         ):
+            positional = of, at, images, False, number, 0
             with pytest.raises(ValueError, match=message):
                 module.resample(*positional)
 

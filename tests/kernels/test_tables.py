@@ -272,9 +272,9 @@ def test_the_device_makes_the_rest_of_a_plan(watched: Watched, filter: str) -> N
     backward = watched.module.plan_stem_backward(
         [(4, 448, 1000, None, None)], *options, [], [], 1, 3, 132, 227 * 1024, "float32", 16
     )
-    axes = (448, 224, None, None), (1000, 300, None, None)
-    tensor, rest = (2, 3, False, True, *axes, None), ("float32", "float32", options[1], True, False, 132, 227 * 1024)
-    resampling = watched.module.plan_resample([tensor], [], [], *rest)
+    axes = (448, 224, 0.0, 0.0, 0.0), (1000, 300, 0.0, 0.0, 0.0)
+    tensor, rest = (2, 3, False, True, *axes, None, False), (options[1], True, 132, 227 * 1024, [], [])
+    resampling = watched.module.plan_resample("float32", "float32", False, [tensor], *rest)
     for made in (plan, backward, resampling):
         stored, size = memoryview(made).nbytes, made.table_bytes
         assert stored < 1024 < size < tables._MOST_BYTES
