@@ -69,7 +69,7 @@ class Memory:
 MEMORY = (
     Memory(r"^(Stem\w+|Conv\w*|Head\w+|Trunk|Prologue|load_weights):", "l2"),
     Memory(r"^(store_moments|finish):", "l2"),
-    Memory(r"table<|^(load_parameter|load_bands|filter_rows?:.*load_element)", "l1"),
+    Memory(r"table<|place\.rows|^(load_parameter|load_bands|clear_bands|filter_rows?:.*load_element)", "l1"),
     Memory(r"^(locate|load_columns|rows_of|add):", "l1"),
     Memory(r"^request:", "dram", 1 / 2, rest="l2", opcode="LDGSTS"),  # 16 outputs of dz, half of them a neighbour's too
     Memory(r"^load_lane:", "l2"),  # reads again what the loader read
@@ -81,7 +81,6 @@ MEMORY = (
 
 # Dynamic shared memory of a block, by the start of a kernel's name, as an expression of csrc/core; {M} is the
 # arithmetic, {warps} those of a block, {fragments} the stem's.
-_STEM_BACKWARD = "[] {{ StemBackwardParams p{{}}; p.warps = {warps}; p.weights.filters = 16; p.image.channels = 3; "
 SHARED = {
     "stem with": "Stem<{M}, 16, 2>::shared_bytes([] {{ StemPlanShape p{{}}; p.warps = {warps}; p.pieces = 1; "
     "p.fragments = {fragments}; return p; }}())",
@@ -91,8 +90,8 @@ SHARED = {
     "conv backward": "ConvBackward<{M}, 16>::shared_bytes()",
     "head forward": "HeadForward<{M}, 16>::shared_bytes()",
     "head backward": "HeadBackward<{M}, 16>::shared_bytes()",
-    "stem_backward weights": _STEM_BACKWARD + "return StemWeightGradients<{M}, 16>::shared_bytes(p); }}()",
-    "stem_backward image": _STEM_BACKWARD + "return StemImageGradient<{M}, 16>::shared_bytes(p); }}()",
+    "stem_backward weights": "StemWeightGradients<{M}, 16>::shared_bytes(16, 3)",
+    "stem_backward image": "StemImageGradient<{M}, 16>::shared_bytes({warps})",
 }
 
 
@@ -124,7 +123,7 @@ def _mangled(kernel: str, arithmetic: str, rest: str = "Li16E") -> str:
 
 @dataclass(frozen=True)
 class StemPlan:
-    """The plan of stem_plan.cpp for bilinear at 2x; a test compares it with the module where that is built."""
+    """The plan of stem_plan.cpp for bilinear at 2x; a test compares it with the native module's."""
 
     warps: int
     tiles: int
@@ -163,25 +162,27 @@ def stem_plan(arithmetic: str) -> StemPlan:
     """For the kernel of 16 filters."""
     short = arithmetic == "bfloat16"
     most = 16 if short else 12  # kStemResident
-    least, warps, length, fragments = math.inf, 0, 0, 0
-    for count in range(1, SIDE_OUT + 1):
-        outputs = -(-SIDE_OUT // count)
-        wide = max(-(-max(_cuts(outputs)) // 16), 2)
-        resident = most // wide * wide
-        filters = _STEPS * max(sum(parts) for parts in _group_parts(outputs, arithmetic))
-        if wide > 8 or filters > (24 if short else 16):  # kStemMostFragments
-            continue
-        if (cost := (16 * wide + 2) * len(_cuts(outputs)) * (resident + 8) / resident) < least:
-            least, warps, length, fragments = cost, wide, outputs, filters
-        if wide == 2:
-            break
+    warps = 8 if short else 4  # kStemBlockWarps
+    parts = 1 if arithmetic == "float32" else 2  # kStemParts
+
+    def room(outputs: int) -> int:
+        return -(-outputs // 16) * parts * _STEPS
+
+    # The fewest tiles of about equal length: an output more takes two columns more.
+    length = max(
+        n for n in range(1, SIDE_OUT) if 2 * (n - 1) + _TAPS <= 16 * warps and room(n) <= (24 if short else 16)
+    )  # kStemMostFragments
+    length = -(-SIDE_OUT // -(-SIDE_OUT // length))
     tiles = len(_cuts(length))
     resident = SMS * (most // warps)
+    taps = _TAPS + 1  # band_taps()
     costs = {
-        strips: -(-strips * BATCH * tiles // resident) * (-(-SIDE_IN // strips) + _TAPS + 8) for strips in range(1, 65)
+        strips: -(-strips * BATCH * tiles // resident) * (-(-SIDE_IN // strips) + taps + 8) for strips in range(1, 65)
     }
-    strip = -(-SIDE_OUT // min(costs, key=lambda strips: costs[strips]))
-    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)), most // warps, fragments)
+    # The first of those with the fewest rows.
+    rows = -(-SIDE_IN // min(costs, key=lambda strips: costs[strips]))
+    strip = -(-SIDE_OUT // -(-SIDE_IN // rows))
+    return StemPlan(warps, tiles, len(_cuts(strip)), length, strip, tuple(_cuts(strip)), most // warps, room(length))
 
 
 def _setup(threads: int, weights: float) -> tuple[Rule, ...]:
@@ -236,9 +237,9 @@ def _stem(arithmetic: str, statistics: bool) -> Case:
         (
             Rule(r"^:for \(int64_t item", plan.items / plan.blocks),
             Rule(r"^run_item:.*piece", 1),
-            Rule(r"^run_item:.*kBand", plan.fragments * 64 / threads),
-            Rule(r"^load_bands:.*i < count", SIDE_OUT / plan.tiles * _TAPS / threads),
-            Rule(r"^load_bands:", 1),
+            Rule(r"^last_at_most:", 0),  # one tensor
+            Rule(r"^clear_bands:.*kBand", plan.fragments * 64 / threads),
+            Rule(r"^load_bands:.*i < count", SIDE_OUT / plan.tiles * (_TAPS + 1) / threads),
             Rule(r"^begin:", -(-(rows + 6) // rows)),
             Rule(r"^(filter_more:|run_strip:.*from < kRows)", 0),  # when enlarging, and at the image's end
             Rule(r"^run_strip:", steps),
@@ -303,6 +304,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
         items * warps * steps * turns * (rows * products + pull) * _products(arithmetic),
         (
             Rule(r"^:for \(int64_t item", items / blocks),
+            Rule(r"^last_at_most:", 0),  # one tensor
             Rule(r"^begin:", -(-(rows + 6) // rows)),
             Rule(r"^run_item:.*row (=|<)", steps),
             Rule(r"^run_item:.*y (=|<)", turns),
@@ -326,7 +328,7 @@ def _stem_backward(arithmetic: str, image: bool) -> Case:
             Rule(r"^add:.*(weight|dc\[q\]\[v)", _OUTPUTS / read),  # the rows that an image row does not read
             Rule(r"^write_row:", mean / steps if image else 1),
             # dx has the arithmetic's type.
-            Rule(rf"^store:.*p\.dx.*{'(value;|to_half)' if short else '(to_half|to_bfloat16)'}", 0),
+            Rule(rf"^store:.*\(dx\).*{'(value;|to_half)' if short else '(to_half|to_bfloat16)'}", 0),
         ),
         # 32-bit maps are [pixel][24]. Operands whose terms are pixels: 0, 2, 4 and 6 are in two groups of banks. Reads
         # of 16 bytes: half of a pixel's banks are its neighbour's; of write_row's three reads a step, two are such.

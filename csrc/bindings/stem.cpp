@@ -102,8 +102,8 @@ std::vector<StemPlanTensor> parse_tensors(const py::sequence& sizes, const py::t
     std::vector<StemPlanTensor> tensors;
     for (const auto& item : sizes) {
         const auto size = item.cast<py::tuple>();
-        tensors.push_back({size[0].cast<int64_t>(), axis(size[1], out_size[0], size[3]),
-                           axis(size[2], out_size[1], size[4])});
+        tensors.push_back(
+            {size[0].cast<int64_t>(), axis(size[1], out_size[0], size[3]), axis(size[2], out_size[1], size[4])});
     }
     return tensors;
 }
@@ -188,7 +188,9 @@ StemBackwardPlan plan_stem_backward(const py::sequence& sizes, const py::tuple& 
     std::vector<unsigned char> attached;
     attach(attached, parse_images(images, parse_image_dtype(dtype)));
     attach(attached, parse_grads(grads));
-    return make_stem_backward_plan(parse_tensors(sizes, out_size, interpolation, antialias), fits, attached);
+    std::vector<StemPlanTensor> tensors = parse_tensors(sizes, out_size, interpolation, antialias);
+    for (size_t i = 0; i < grads.size(); ++i) tensors.at(i).image_grad = !grads[i].is_none();
+    return make_stem_backward_plan(tensors, fits, attached);
 }
 
 // grads: as images; empty: none is wanted

@@ -198,7 +198,7 @@ inline Axis axis_of(const Dense& matrix, const StemCase& k, const Extent& extent
                         : k.filter == Filter::kCubic  ? learned_resizer::Filter::kBicubic
                                                       : learned_resizer::Filter::kLanczos;
     return make_stem_axis(static_cast<int32_t>(matrix.columns), static_cast<int32_t>(matrix.rows), filter, k.antialias,
-                     extent.offset, extent.extent);
+                          extent.offset, extent.extent);
 }
 inline StemPlanTensor plan_tensor(const StemCase& k, const Dense& rows, const Dense& columns) {
     return {k.batch, axis_of(rows, k, k.rows), axis_of(columns, k, k.columns)};
@@ -222,8 +222,7 @@ inline void put_bands(const Dense& matrix, const BandAxis& to, unsigned char* ta
     for (int64_t o = 0; o < outputs; ++o) {
         const int32_t taps = to.axis.taps;
         if (end[o] - begin[o] > taps) std::printf("a band has %d taps\n", end[o] - begin[o]), ++failures;
-        for (int32_t i = begin[o]; i < end[o]; ++i)
-            weight[o * taps + i - begin[o]] = matrix.at(o, i);
+        for (int32_t i = begin[o]; i < end[o]; ++i) weight[o * taps + i - begin[o]] = matrix.at(o, i);
     }
 }
 

@@ -46,7 +46,8 @@ void check_plan(const StemPlan& plan, const unsigned char* tables, const std::st
         }
         right &= (t.tile_outputs + 15) / 16 * t.steps * kStemParts<M> <= plan.shape.fragments &&
                  plan.shape.fragments <= kStemMostFragments<M> && 16 * t.steps <= window &&
-                 t.tile_outputs * t.tiles >= plan.shape.out_width && t.strip_outputs * t.strips >= plan.shape.out_height;
+                 t.tile_outputs * t.tiles >= plan.shape.out_width &&
+                 t.strip_outputs * t.strips >= plan.shape.out_height;
     }
     if (right) return;
     std::printf("%s: the plan exceeds its bounds\n", name.c_str());
@@ -308,8 +309,7 @@ void check_list(const std::vector<StemCase>& cases) {
         std::vector<float> partials(p.plan.blocks * 3 * n, std::nanf(""));
         p.z = result.z.data(), p.partials = partials.data();
         with_stem_kernel(p.plan, M, n, [&](auto kernel, int shared_bytes) {
-            host::run({p.plan.blocks, 32 * p.plan.warps, static_cast<size_t>(shared_bytes), false},
-                      [&] { kernel(p); });
+            host::run({p.plan.blocks, 32 * p.plan.warps, static_cast<size_t>(shared_bytes), false}, [&] { kernel(p); });
         });
         for (int64_t block = 0; block < p.plan.blocks; ++block) {
             result.count += partials[block * 3 * n];
@@ -346,10 +346,8 @@ std::vector<StemCase> mixed_cases() {
         one.layout = layout;
         return one;
     };
-    return {add(1, 13, 21, {}, {}, Layout::kNCHW),
-            add(2, 5, 9, {0.25, 4.5}, {}, Layout::kMirrored),
-            add(1, 1, 1, {0.5, 0.25}, {0.125, 0.5}, Layout::kNHWC),
-            add(1, 7, 9, {}, {}, Layout::kPadded),
+    return {add(1, 13, 21, {}, {}, Layout::kNCHW), add(2, 5, 9, {0.25, 4.5}, {}, Layout::kMirrored),
+            add(1, 1, 1, {0.5, 0.25}, {0.125, 0.5}, Layout::kNHWC), add(1, 7, 9, {}, {}, Layout::kPadded),
             add(1, 24, 150, {0.3, 23.1}, {0.7, 148.9}, Layout::kMirrored)};
 }
 
@@ -384,7 +382,8 @@ void test_plans() {
             return random() % 2 == 0 || extent <= 0.01 ? Extent{} : Extent{offset, extent};
         };
         k.rows = part(k.height), k.columns = part(k.width);
-        const Dense rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias, k.rows.offset, k.rows.extent);
+        const Dense rows =
+            resampling_matrix(k.height, k.out_height, k.filter, k.antialias, k.rows.offset, k.rows.extent);
         const Dense columns =
             resampling_matrix(k.width, k.out_width, k.filter, k.antialias, k.columns.offset, k.columns.extent);
         const auto each = [&](auto M) {
@@ -410,8 +409,7 @@ void test_refusals() {
         StemPlanRequest request;
         const char* text;
     };
-    for (const Refusal& r : {Refusal{{{}, 1, kernel}, "no images"},
-                             Refusal{{{{0, axis, axis}}, 1, kernel}, "batch"},
+    for (const Refusal& r : {Refusal{{{}, 1, kernel}, "no images"}, Refusal{{{{0, axis, axis}}, 1, kernel}, "batch"},
                              Refusal{{{{1, axis, axis}}, 0, kernel}, "multiprocessors"},
                              Refusal{{{{1, axis, box}}, 1, kernel}, "another filter"},
                              Refusal{{{{1, empty, axis}}, 1, kernel}, "without pixels"}}) {

@@ -77,9 +77,9 @@ void check(const StemCase& k) {
     p.count = pixels;
     // The image's gradient also for one multiprocessor.
     const auto plan = [&](int image_resident) {
-        return make_stem_backward_plan({plan_tensor(k, data.rows, data.columns)},
-                                       {{kStemWarps, k.height % 2 == 0 ? 6 : 1, k.multiprocessors},
-                                        {k.width <= 26 ? 2 : 8, 1, image_resident}});
+        return make_stem_backward_plan(
+            {plan_tensor(k, data.rows, data.columns)},
+            {{kStemWarps, k.height % 2 == 0 ? 6 : 1, k.multiprocessors}, {k.width <= 26 ? 2 : 8, 1, image_resident}});
     };
     const auto run = [&](StemGradient gradient, bool reverse) {
         const int g = static_cast<int>(gradient);
@@ -234,7 +234,8 @@ void test_transposed() {
         k.antialias = random() % 4 != 0;
         if (random() % 2 == 0 && k.height > 2)
             k.rows = {random() % 100 / 100.0, static_cast<double>(k.height) - 1.0 - random() % 100 / 100.0};
-        const Dense rows = resampling_matrix(k.height, k.out_height, k.filter, k.antialias, k.rows.offset, k.rows.extent);
+        const Dense rows =
+            resampling_matrix(k.height, k.out_height, k.filter, k.antialias, k.rows.offset, k.rows.extent);
         const Dense columns = resampling_matrix(k.width, k.out_width, k.filter, k.antialias);
         const StemBackwardPlan plan =
             make_stem_backward_plan({plan_tensor(k, rows, columns)}, {{kStemWarps, 6, 132}, {8, 1, 132}});
@@ -250,8 +251,7 @@ void test_transposed() {
             const auto* weight = stem_table<float>(tables.data(), axis.weight);
             for (int64_t i = 0; i < matrix.columns; ++i) {
                 right &= count[i] >= 0 && count[i] <= axis.capacity && start[i] + count[i] <= matrix.rows;
-                if (i > 0)
-                    right &= start[i] >= start[i - 1] && start[i] + count[i] >= start[i - 1] + count[i - 1];
+                if (i > 0) right &= start[i] >= start[i - 1] && start[i] + count[i] >= start[i - 1] + count[i - 1];
                 for (int64_t o = 0; o < matrix.rows; ++o) {
                     const bool inside = o >= start[i] && o < start[i] + count[i];
                     const double got = inside ? weight[i * axis.capacity + o - start[i]] : 0.0;

@@ -22,7 +22,10 @@ Crop = tuple[int, tuple[int, ...], int, int]
 
 
 class _Work(NamedTuple):
-    """What both launchers read of a stem's arguments: tensors without images are left out."""
+    """What both launchers read of a stem's arguments.
+
+    Tensors without images are left out.
+    """
 
     sizes: tuple[Any, ...]  # of each tensor: images, height and width of the crop, and both axes of its place
     crops: list[Crop]
@@ -33,7 +36,10 @@ class _Work(NamedTuple):
 
     @property
     def is_uniform(self) -> bool:
-        """One size, whole: it will come again, and its tables stay on the stream."""
+        """Whether all images are whole and of one size.
+
+        It will come again, and its tables stay on the stream.
+        """
         return len(self.crops) == 1 and self.sizes[0][3] is self.sizes[0][4] is None
 
 
@@ -147,15 +153,15 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
 
 
 def _empty_grad(image: Tensor, region: Region) -> Tensor:
-    """Memory for dx like an image: the kernel writes the region, and the rest is zero."""
+    """Memory for dx like an image, zero outside its region."""
     whole = image.shape[2:] == (region.height, region.width)
     return torch.empty_like(image) if whole else torch.zeros_like(image)
 
 
 def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
-    """The stem's adjoint: one launch for all images, one more for the sums.
+    """The stem's adjoint: one launch for all images.
 
-    One for dx if asked for, and three before them as in the forward.
+    One more for the sums, one for dx if asked for, and three before them as in the forward.
 
     Returns:
         dx like each tensor of images, if asked for, 0 outside its region; and the gradients of the weights in their own

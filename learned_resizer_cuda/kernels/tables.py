@@ -21,9 +21,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,7 +94,7 @@ def _round_up(size: int) -> int:
 
 
 def _table_bytes(plan: Any) -> int:
-    """Of a plan's tables: what is stored, and what the device makes of it."""
+    """Of a plan's tables, those that the device makes included."""
     return _round_up(getattr(plan, "table_bytes", 0) or memoryview(plan).nbytes)
 
 
@@ -100,6 +102,17 @@ def _store(plan: Any, address: int, index: int, stream: int) -> None:
     native.load().store_tables(plan, address, index, stream)
     if hasattr(plan, "make_tables"):
         plan.make_tables(address, index, stream)
+
+
+def packed(parts: Iterable[np.ndarray]) -> tuple[bytes, list[int]]:
+    """Arrays as one plan for `on_stream`, and where each begins: 16-byte aligned."""
+    data = bytearray()
+    begins = []
+    for part in parts:
+        data += bytes(-len(data) % 16)
+        begins.append(len(data))
+        data += part.tobytes()
+    return bytes(data), begins
 
 
 # By device and identity of the stream: handles are used again.
@@ -139,7 +152,7 @@ def on_stream(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
 
 
 def temporary(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
-    """The same for one call alone, of sizes that may never come again."""
+    """The same for one call, of sizes that may never return."""
     memory = torch.empty(_table_bytes(plan), dtype=torch.uint8, device=gpu)
     _store(plan, memory.data_ptr(), index, stream)
     return Tables(memory.data_ptr(), memory)

@@ -280,31 +280,32 @@ def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.Monke
 def _list(draw: Draw, channels: int = 3) -> tuple[list[Tensor], Tensor, Tensor]:
     """Images of several sizes and strides, in groups and alone; parts of them, in whole pixels and not; mirrored."""
     images = [
-        draw.features(1, channels, 15, 21),
-        draw.features(2, channels, 9, 12).contiguous(memory_format=torch.contiguous_format),
-        draw.features(1, channels, 30, 170)[:, :, ::2],
+        draw.features(1, channels, 9, 13),
+        draw.features(2, channels, 6, 8).contiguous(memory_format=torch.contiguous_format),
+        draw.features(1, channels, 12, 140)[:, :, ::2],
         draw.features(0, channels, 5, 5),
         draw.features(1, channels, 4, 3),
-        draw.features(1, channels, 20, 17).transpose(2, 3),
+        draw.features(1, channels, 11, 8).transpose(2, 3),
     ]
-    boxes = [
-        [0, 0, 15, 21],
-        [1, 2, 7, 9],
-        [0.5, 1.25, 14.25, 160],
-        [0, 0, 5, 5],
-        [1.5, 1.5, 0.25, 0.75],
-        [2, 3, 11, 13],
-    ]
+    boxes = [[0, 0, 9, 13], [1, 2, 5, 6], [0.5, 1.25, 5.25, 138], [0, 0, 5, 5], [1.5, 1.5, 0.25, 0.75], [1, 2, 6, 7.5]]
     return images, torch.tensor(boxes, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 0, 1]).bool()
 
 
-@pytest.mark.parametrize("interpolation, antialias", [("bilinear", True), ("bicubic", False), ("lanczos", True)])
-@pytest.mark.parametrize("arithmetic, n", [("bfloat16", 16), ("float32", 24)])
+@pytest.mark.parametrize(
+    "arithmetic, n, interpolation, antialias",
+    [
+        ("bfloat16", 16, "bilinear", True),
+        ("bfloat16", 16, "bicubic", False),
+        ("float32", 5, "lanczos", True),
+        pytest.param("float32", 24, "bilinear", True, marks=pytest.mark.slow),
+        pytest.param("float16", 24, "lanczos", True, marks=pytest.mark.slow),
+    ],
+)
 def test_lists_of_images(arithmetic: str, n: int, interpolation: str, antialias: bool) -> None:
     """Values, statistics over all pixels and gradients; and each image's z, bit for bit, as alone."""
     draw = Draw(arithmetic)
     images, boxes, flip = _list(draw)
-    options = _weights(draw, n, 3), 7, 11, interpolation, antialias, 0.97
+    options = _weights(draw, n, 3), 4, 7, interpolation, antialias, 0.97
     a = _stem_of_list(draw, images, boxes, flip, *options)
     _check(a, BOUND[arithmetic])
     _check_backward(_backward(draw, a), BOUND[arithmetic])
@@ -314,9 +315,9 @@ def test_lists_of_images(arithmetic: str, n: int, interpolation: str, antialias:
 
 
 def test_dx_of_a_part_is_zero_around_it_and_only_made_where_wanted() -> None:
-    draw = Draw("float32")
+    draw = Draw("bfloat16")
     images, boxes, flip = _list(draw)
-    a = _stem_of_list(draw, images, boxes, flip, _weights(draw, 16, 3), 7, 11, "bilinear", True, 0.97)
+    a = _stem_of_list(draw, images, boxes, flip, _weights(draw, 16, 3), 4, 7, "bilinear", True, 0.97)
     backward = _backward(draw, a)
     everything, grads = stem.stem_backward(backward)
     wanted = [False, True, True, False, False, True]
@@ -334,18 +335,18 @@ def test_dx_of_a_part_is_zero_around_it_and_only_made_where_wanted() -> None:
 def test_whole_boxes_and_flips_are_crops_and_mirrored_images(arithmetic: str) -> None:
     """In every bit: z, statistics and gradients."""
     draw = Draw(arithmetic)
-    image = draw.features(2, 3, 17, 23)
-    options = _weights(draw, 16, 3), 7, 9, "bicubic", True, 0.2
-    box = torch.tensor([[2, 3, 11, 16]], dtype=torch.float64)
+    image = draw.features(2, 3, 10, 15)
+    options = _weights(draw, 16, 3), 4, 6, "bicubic", True, 0.2
+    box = torch.tensor([[2, 3, 6, 9]], dtype=torch.float64)
     a = _stem_of_list(draw, [image], box, torch.tensor([True]), *options)
-    b = _stem(draw, image[:, :, 2:13, 3:19].flip(-1).contiguous(), *options)
+    b = _stem(draw, image[:, :, 2:8, 3:12].flip(-1).contiguous(), *options)
     for one, other in zip(_run(a), _run(b), strict=True):
         assert torch.equal(one, other)
     backward = _backward(draw, a)
     (dx,), grads = stem.stem_backward(backward)
     (other_dx,), other_grads = stem.stem_backward(backward._replace(forward=b))
     assert dx is not None and other_dx is not None
-    assert torch.equal(dx[:, :, 2:13, 3:19].flip(-1), other_dx)
+    assert torch.equal(dx[:, :, 2:8, 3:12].flip(-1), other_dx)
     assert all(torch.equal(g, h) for g, h in zip(grads, other_grads, strict=True))
 
 

@@ -55,8 +55,8 @@ struct Stem {
         StemStrip strip;
         StemTile tile;
         Bands columns;
-        int32_t taps;            // of columns
-        int32_t steps, pieces;   // as in StemTensor
+        int32_t taps;           // of columns
+        int32_t steps, pieces;  // as in StemTensor
         Form form;
         const StemRow<K>* rows;  // the strip's
         const float* gather;     // [out_height][K]
@@ -141,7 +141,9 @@ struct Stem {
         if (const int i = thread_index(); i < groups) {
             const int first = place.columns.begin[place.tile.out_begin + 16 * i] - place.tile.begin;
             const int last = window() - 16 * place.steps;
-            place.group[i] = {first < 0 ? 0 : first < last ? first : last,
+            place.group[i] = {first < 0      ? 0
+                              : first < last ? first
+                                             : last,
                               static_cast<int16_t>(i * kStemParts<M> * place.steps), 1};
         }
         LR_NO_UNROLL
@@ -156,8 +158,7 @@ struct Stem {
             const int o = i / taps, at = place.tile.out_begin + o, tap = i - o * taps;
             const int from = place.columns.begin[at], within = from + tap - place.tile.begin;
             if (from + tap >= place.columns.end[at] || within < 0 || within >= window()) continue;
-            const float weight =
-                static_cast<float>(load_element(place.columns.weight + int64_t{at} * taps + tap));
+            const float weight = static_cast<float>(load_element(place.columns.weight + int64_t{at} * taps + tap));
             StemGroup& group = place.group[o / 16];
             const int column = within - group.column;
             // The one that rounding added.
@@ -462,8 +463,8 @@ constexpr int kStemResident = kIs16Bit<M> && n == 16 ? (K == 2 ? 16 : 12)
                               : K == 2               ? 12
                                                      : 8;
 
-// Of a block, for whatever images: over random widths of 150 to 900 pixels to 224 these leave the fewest columns unused,
-// by the share of the issue slots that the resident warps fill (12 are estimated to fill 60 %).
+// Of a block, for whatever images: over random widths of 150 to 900 pixels to 224 these leave the fewest columns
+// unused, by the share of the issue slots that the resident warps fill (12 are estimated to fill 60 %).
 template <Arithmetic M, int n, int K>
 constexpr int kStemBlockWarps = kStemResident<M, n, K> == 16             ? 8
                                 : kStemResident<M, n, K> == 12 && K != 2 ? 6

@@ -4,9 +4,11 @@
 #include <cstdint>
 
 #include "common/parameter.h"
-#include "resample/resample.h"
 
 namespace learned_resizer {
+
+// How the vertical filter keeps its rows in registers (stem.cuh explains both).
+enum class Form : int32_t { kFold = 0, kGather = 1 };
 
 constexpr int kStemMaxWarps = 8;
 constexpr int kStemWarpColumns = 16;  // image columns of a warp: one row tile of a matrix product
@@ -60,9 +62,9 @@ struct StemAxis {
 // strip_outputs depends on the rest of the batch.
 struct alignas(16) StemTensor {
     StemAxis rows, columns;
-    int64_t image;  // its first, of the batch
-    int64_t item;   // its first; images, strips, tiles
-    int64_t entry;  // its first of stem_tables
+    int64_t image;         // its first, of the batch
+    int64_t item;          // its first; images, strips, tiles
+    int64_t entry;         // its first of stem_tables
     int64_t row_table;     // StemRow<slots> [height + strips (rows.taps + 2)]: a strip's at row_place()
     int64_t gather_table;  // float [out_height][slots], gather only: of image row y, at y % slots
     Form form;
@@ -79,8 +81,8 @@ struct StemPlanShape {
     int32_t pieces, fragments, strip_outputs;  // most of a tensor's
     int64_t out_height, out_width;
     int64_t items;
-    int64_t blocks;   // to launch; also the number of partial results
-    int64_t entries;  // of stem_tables
+    int64_t blocks;        // to launch; also the number of partial results
+    int64_t entries;       // of stem_tables
     int64_t tensor_table;  // byte offset of StemTensor [tensors]
 };
 

@@ -22,8 +22,8 @@ struct StemBands {
 struct alignas(16) StemItem {
     StemImage image;
     StemBands rows, columns;
-    const void* dz;     // the image's: [out_height][out_width][n]
-    StemImageGrad dx;   // the image's
+    const void* dz;      // the image's: [out_height][out_width][n]
+    StemImageGrad dx;    // the image's
     int32_t begin, end;  // rows
     int32_t column;      // the block's first
 };
@@ -57,9 +57,9 @@ struct StemPull {
     const StemItem& item;
     S* ring;               // [kRing][16 outputs][Map::kStride], of this warp: row o is in o % kRing
     typename F::A* lower;  // [32 lanes], of this warp
-    int column;        // of the image, of the warp's first
-    int first, steps;  // its first output, and how many times 16 they are
-    int end;           // of the rows of dz that were requested
+    int column;            // of the image, of the warp's first
+    int first, steps;      // its first output, and how many times 16 they are
+    int end;               // of the rows of dz that were requested
     // Of the step that was loaded last: A rounded. The rest is in `lower`; `exact`: it is zero.
     typename F::A a;
     bool exact;
@@ -156,8 +156,7 @@ struct StemPull {
             for (int l = 0; l < kChunks / 2; ++l) {
                 const int output = (lane + 32 * l) / kChunks, c = (lane + 32 * l) % kChunks * kChunk;
                 const int64_t x = first + 16 * s + output;
-                const S* source =
-                    static_cast<const S*>(item.dz) + (int64_t{end} * p.plan.out_width + x) * n + c;
+                const S* source = static_cast<const S*>(item.dz) + (int64_t{end} * p.plan.out_width + x) * n + c;
                 copy_async(ring + end % kRing * kPiece + Map::place(output, c), source, x < p.plan.out_width);
             }
         }
@@ -366,9 +365,8 @@ struct StemAdjoint {
             item.dz = static_cast<const S*>(p.dz) + (t.image + image) * p.plan.out_height * p.plan.out_width * n;
             if (gradient == StemGradient::kImage) {
                 item.dx = p.grads == nullptr ? p.grad : p.grads[i];
-                if (item.dx.data != nullptr)
-                    item.dx.data = static_cast<char*>(item.dx.data) +
-                                   image * item.dx.stride[0] * (p.format.dtype == DType::kFloat32 ? 4 : 2);
+                item.dx.data = static_cast<char*>(item.dx.data) +
+                               image * item.dx.stride[0] * (p.format.dtype == DType::kFloat32 ? 4 : 2);
             }
             item.column = static_cast<int>(tile * stem_backward_columns(warp_count(), gradient)) -
                           (gradient == StemGradient::kImage ? 3 : 0);

@@ -22,7 +22,7 @@ struct StemTransposed {
 
 // How the images of a tensor are divided among blocks.
 struct StemShare {
-    int64_t item;  // its first; images, strips, tiles
+    int64_t item;  // its first, images, strips, tiles; the next tensor's where there are none
     int32_t tiles, strips, strip_rows;
 };
 
@@ -30,8 +30,8 @@ struct StemShare {
 struct alignas(16) StemBackwardTensor {
     StemAxis rows, columns;
     StemTransposed transposed_rows, transposed_columns;
-    int64_t image;  // its first, of the batch
-    int64_t entry;  // its first of stem_backward_tables
+    int64_t image;       // its first, of the batch
+    int64_t entry;       // its first of stem_backward_tables
     StemShare share[2];  // by StemGradient
 };
 
@@ -47,7 +47,7 @@ struct StemBackwardShape {
 
 // Where the gradient of a tensor's images is: element as in StemImage.
 struct StemImageGrad {
-    void* data;         // null: not wanted
+    void* data;         // null: not wanted, and no item of the plan
     int64_t stride[4];  // in elements
 };
 

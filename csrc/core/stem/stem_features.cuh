@@ -35,11 +35,11 @@ struct StemFeatures {
     static constexpr int kW0 = 7 * 2 * 32 * kTiles * 4;
     static constexpr int kW1 = kSteps * 32 * kTiles * 4;
 
-    S* ring;      // [kStemRing][16 warps + kStemPad][kPixel]
-    S* w0;        // [7 kernel rows][2 steps][32 lanes][kTiles][4]
-    S* w1;        // [kSteps][32 lanes][kTiles][4], chained terms
-    float* bias;  // [2][n]: b0, b1
-    float* map;   // [2][4]: of a uint8 image's channels, scale and shift
+    S* ring;             // [kStemRing][16 warps + kStemPad][kPixel]
+    S* w0;               // [7 kernel rows][2 steps][32 lanes][kTiles][4]
+    S* w1;               // [kSteps][32 lanes][kTiles][4], chained terms
+    float* bias;         // [2][n]: b0, b1
+    float* map;          // [2][4]: of a uint8 image's channels, scale and shift
     const StemImage& x;  // in shared memory: the one image of the item
     const StemFormat& format;
     float slope;

@@ -51,7 +51,6 @@ struct StemImageGradient {
 
     LR_DEVICE void run_item(int64_t index) {
         adjoint.locate(index, StemGradient::kImage);
-        if (adjoint.item.dx.data == nullptr) return;
         const int begin = adjoint.item.begin, end = adjoint.item.end, height = adjoint.item.image.height;
         adjoint.features.begin(begin - 3);
         barrier();

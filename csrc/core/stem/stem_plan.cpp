@@ -20,8 +20,8 @@ double support(const Axis& axis) {
     return filter_support(axis.filter) * (axis.antialias ? std::max(axis.scale, 1.0) : 1.0);
 }
 
-// Pixels from the first that `outputs` neighbours read to the last, at most: an interval of that length, but for a pixel
-// that rounding adds with a weight of nearly zero.
+// Pixels from the first that `outputs` neighbours read to the last, at most: an interval of that length, but for a
+// pixel that rounding adds with a weight of nearly zero.
 int64_t span(const Axis& axis, int64_t outputs) {
     const double pixels = std::ceil(axis.scale * static_cast<double>(outputs - 1) + 2.0 * support(axis));
     return static_cast<int64_t>(std::min(pixels, static_cast<double>(axis.in)));
@@ -95,8 +95,9 @@ void check(const std::vector<StemPlanTensor>& tensors) {
         for (const Axis* axis : {&t.rows, &t.columns})
             if (axis->in < 1 || axis->out < 1 || axis->taps < 1 || axis->filter < Filter::kBilinear ||
                 axis->filter == Filter::kHamming)
-                throw std::invalid_argument("stem plan: got an axis without pixels, outputs or taps, or another filter "
-                                            "than bilinear, bicubic and lanczos");
+                throw std::invalid_argument(
+                    "stem plan: got an axis without pixels, outputs or taps, or another filter "
+                    "than bilinear, bicubic and lanczos");
     }
 }
 
@@ -237,6 +238,9 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
         const StemBackwardFit& fit = fits[g];
         s.warps[g] = fit.warps;
         const int64_t columns = stem_backward_columns(fit.warps, gradient);
+        const auto images = [&](size_t i) {
+            return gradient == StemGradient::kImage && !from[i].image_grad ? 0 : from[i].batch;
+        };
         const auto strip_rows = [&](const StemBackwardTensor& t, int64_t target) {
             const int64_t strips = divide_up(t.rows.in, target);
             return divide_up(t.rows.in, strips * fit.height) * fit.height;
@@ -244,14 +248,15 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
         // A strip begins with a wait for its first image rows, about as long as three rows take; for the image it
         // computes 6 rows twice.
         const int64_t more = gradient == StemGradient::kImage ? 9 : 3;
-        const int64_t target = choose_rows(most_rows, fit.resident, [&](int64_t rows, int64_t& items, int64_t& longest) {
-            for (size_t i = 0; i < from.size(); ++i) {
-                const StemBackwardTensor& t = tensors[i];
-                const int64_t length = strip_rows(t, rows);
-                items += divide_up(t.rows.in, length) * divide_up(t.columns.in, columns) * from[i].batch;
-                longest = std::max(longest, length + more);
-            }
-        });
+        const int64_t target =
+            choose_rows(most_rows, fit.resident, [&](int64_t rows, int64_t& items, int64_t& longest) {
+                for (size_t i = 0; i < from.size(); ++i) {
+                    const StemBackwardTensor& t = tensors[i];
+                    const int64_t length = strip_rows(t, rows);
+                    items += divide_up(t.rows.in, length) * divide_up(t.columns.in, columns) * images(i);
+                    longest = std::max(longest, length + more);
+                }
+            });
         for (size_t i = 0; i < from.size(); ++i) {
             StemBackwardTensor& t = tensors[i];
             StemShare& share = t.share[g];
@@ -259,7 +264,7 @@ StemBackwardPlan make_stem_backward_plan(const std::vector<StemPlanTensor>& from
             share.tiles = static_cast<int32_t>(divide_up(t.columns.in, columns));
             share.strip_rows = static_cast<int32_t>(strip_rows(t, target));
             share.strips = static_cast<int32_t>(divide_up(t.rows.in, share.strip_rows));
-            s.items[g] += from[i].batch * share.tiles * share.strips;
+            s.items[g] += images(i) * share.tiles * share.strips;
         }
         s.blocks[g] = std::min(s.items[g], fit.resident);
     }

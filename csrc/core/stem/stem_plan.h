@@ -14,8 +14,9 @@ Axis make_stem_axis(int32_t in, int32_t out, Filter filter, bool antialias, doub
 
 // Images of one size.
 struct StemPlanTensor {
-    int64_t batch;       // >= 1
-    Axis rows, columns;  // of the same filter in all tensors, and with the same outputs
+    int64_t batch;           // >= 1
+    Axis rows, columns;      // of the same filter in all tensors, and with the same outputs
+    bool image_grad = true;  // the adjoint's: whether the images' gradient is wanted
 };
 
 struct StemPlanRequest {

@@ -87,8 +87,7 @@ stem_backward_tables_kernel(const StemBackwardTablesParams p) {
         stem_table<int32_t>(p.tables, to.start)[pixel] = start;
         stem_table<int32_t>(p.tables, to.count)[pixel] = count;
         float* weight = stem_table<float>(p.tables, to.weight) + int64_t{pixel} * to.capacity;
-        for (int k = 0; k < count; ++k) 
-            weight[k] = static_cast<float>(band_weight(bands, axis.taps, start + k, pixel));
+        for (int k = 0; k < count; ++k) weight[k] = static_cast<float>(band_weight(bands, axis.taps, start + k, pixel));
     }
 }
 
