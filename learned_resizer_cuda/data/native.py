@@ -1,4 +1,4 @@
-"""A folder's images at their own sizes, for training loops of your own."""
+"""Images at their own sizes, for training loops of your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``resample_batch`` and its adjoint: images of any sizes, each with a region, to one batch.
+"""``resample_batch`` and its adjoint: regions of images of any sizes.
 
 Forward ``y_b = R_h x_b R_wᵀ``, x_b the crop of image b, mirrored if asked for; adjoint ``x̄_b = R_hᵀ ȳ_b R_w``, zero
 outside the crop. Each image has band matrices of its own (regions.py) and the bits that it has alone. Each op is the

@@ -103,14 +103,19 @@ class Summary:
     gaps: list[Gap]
     notes: list[str] = field(default_factory=list)
 
+    def verdicts(self) -> list[str]:
+        """The sentence of each gap, which names the input size if there are several."""
+        several = len({gap.input_size for gap in self.gaps}) > 1
+        return [f"input {gap.input_size}: {gap.sentence()}" if several else gap.sentence() for gap in self.gaps]
+
     def as_dict(self) -> dict[str, Any]:
         """Means, gaps, verdicts and notes as plain values, for summary.json."""
         arms = [asdict(arm) for arm in self.arms]
         for arm in arms:
             del arm["front"]  # the configuration tells it, and it may name a path of this machine
         gaps = [
-            asdict(gap) | {"metric": gap.metric.name, "verdict": gap.verdict, "sentence": gap.sentence()}
-            for gap in self.gaps
+            asdict(gap) | {"metric": gap.metric.name, "verdict": gap.verdict, "sentence": sentence}
+            for gap, sentence in zip(self.gaps, self.verdicts(), strict=True)
         ]
         return {"arms": arms, "gaps": gaps, "notes": self.notes}
 

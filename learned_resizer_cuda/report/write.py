@@ -80,7 +80,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
         folder,
         f"{config.command}: {config.model} on {config.data}",
         [*tables, gain_table(gains)] if gains else tables,
-        verdicts=[gap.sentence() for gap in summary.gaps],
+        verdicts=summary.verdicts(),
         notes=notes,
         pictures=[*pictures, *image_pictures],
         environment=", ".join(f"{name} {value}" for name, value in where.items()),
