@@ -104,7 +104,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
     def verdicts(self) -> list[str]:
-        """The sentence of each gap, which names the input size if there are several."""
+        """The sentence of each gap; in a sweep with its input size."""
         several = len({gap.input_size for gap in self.gaps}) > 1
         return [f"input {gap.input_size}: {gap.sentence()}" if several else gap.sentence() for gap in self.gaps]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date
 from functools import partial
@@ -56,13 +55,12 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     learned = next((result for result in results if result.stage.front.kind in ("learned", "file")), None)
     pictured = (learned or results[-1]).stage.input_size
     images = {size: _test_images(run.sources[size]) for size in run.sources.keys() & {NATIVE, pictured}}
-    sizes = Counter((image.shape[1], image.shape[2]) for image in images[NATIVE][0]) if NATIVE in images else Counter()
-    summary = summarise(config, results, test_sizes, gflops(run, results, sizes))
-    if sizes:
-        pixels = sum(height * width * count for (height, width), count in sizes.items()) / sizes.total()
+    native = [image.shape[1] * image.shape[2] for image in images[NATIVE][0]] if NATIVE in images else []
+    pixels = round(sum(native) / len(native)) if native else 0
+    summary = summarise(config, results, test_sizes, gflops(run, results, pixels))
+    if native:
         summary.notes.append(
-            f"native: gflop is the mean over {sizes.total()} test images, whose regions have {pixels:,.0f} pixels on "
-            "average"
+            f"native: gflop is the mean over {len(native)} test images, whose regions have {pixels:,} pixels on average"
         )
     tables = run_tables(config.command, summary, results)
     (folder / "metrics.csv").unlink(missing_ok=True)
@@ -100,14 +98,12 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     return summary, tables
 
 
-def gflops(
-    run: Run, results: Sequence[StageResult], sizes: Mapping[tuple[int, int], int]
-) -> dict[tuple[InputSize, str], float]:
+def gflops(run: Run, results: Sequence[StageResult], native_pixels: int) -> dict[tuple[InputSize, str], float]:
     """GFLOP per image by input size and arm: network plus learned resizer.
 
     Args:
         run, results: see ``write_report``.
-        sizes: how many test images have which height and width; at native sizes the cost is the mean over them.
+        native_pixels: of a native image.
     """
     size = run.config.size
     network = network_cost(results[0].network, run.source_of(results[0].stage).in_channels, (size, size)).gflop
@@ -116,9 +112,9 @@ def gflops(
         found[input_size, arm] = network
         if result.stage.front.is_learned:
             resizer = ResizerConfig.of(cast(Resizer, learned_part(result.resizer)))
-            counts = sizes if input_size == NATIVE else {(input_size, input_size): 1}
-            costs = sum(count * resizer_cost(resizer, sides).gflop for sides, count in counts.items())
-            found[input_size, arm] += costs / max(1, sum(counts.values()))
+            # The cost is that of the pixels, whatever the shape, and affine in them: of the mean, it is the mean.
+            sides = (1, max(1, native_pixels)) if input_size == NATIVE else (input_size, input_size)
+            found[input_size, arm] += resizer_cost(resizer, sides).gflop
     return found
 
 
