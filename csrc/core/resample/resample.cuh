@@ -114,8 +114,8 @@ struct Resample {
         target += count * out_row() * out_bytes();
     }
 
-    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; gather: 1 if also
-    // the outputs of an entry are stored together.
+    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; of several outputs:
+    // 1 if also they are stored together.
     template <bool kWhole, int kStep>
     LR_DEVICE void filter_entries(int first, int count) {
         const int step = kStep > 0 ? kStep : t.group_channels;
@@ -166,7 +166,7 @@ struct Resample {
     }
 
     // All taps of an entry. Two trips at a time hide the latency of shared memory; more would only take registers.
-    // `taps` is at least 2 (fold) or 1 (gather). With a step that is the constant 1, addresses become immediates.
+    // `taps` is at least 2, of several outputs 1. With a step that is the constant 1, addresses become immediates.
     LR_DEVICE void add_taps(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
         const int stride = (kOutputs == 1 ? 2 : kOutputs) * t.entry_columns;
         int taps = t.taps;
