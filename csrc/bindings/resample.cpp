@@ -87,7 +87,7 @@ ResampleImage parse_image(const py::handle& value, DType dtype, DType out_dtype)
 // images: those that travel with the plan's tables, of several sizes; norm: scale and shift of each channel, or empty.
 ResamplePlan plan_resample(const std::string& dtype, const std::string& out_dtype, bool transposed,
                            const py::sequence& tensors, int interpolation, bool antialias, int multiprocessors,
-                           int shared_memory, const py::sequence& images, const std::vector<float>& norm) {
+                           int shared_memory, const py::sequence& images, const py::sequence& norm) {
     ResamplePlanRequest request{};
     request.dtype = parse_dtype("dtype", dtype), request.out_dtype = parse_dtype("out_dtype", out_dtype);
     request.transposed = transposed;
@@ -101,7 +101,10 @@ ResamplePlan plan_resample(const std::string& dtype, const std::string& out_dtyp
         const ResampleImage parsed = parse_image(image, request.dtype, request.out_dtype);
         attach(&parsed, sizeof(parsed));
     }
-    attach(norm.data(), norm.size() * sizeof(float));
+    for (const auto& value : norm) {
+        const auto number = value.cast<float>();
+        attach(&number, sizeof(number));
+    }
     return make_resample_plan(request);
 }
 
@@ -115,8 +118,8 @@ void make_tables(const ResamplePlan& plan, uintptr_t tables, int device, uintptr
     check_address("tables", tables, 16);
     auto* memory = static_cast<unsigned char*>(address(tables));
     const auto count = static_cast<int32_t>(plan.axes.size());
-    check_launch("bands",
-                 launch_bands({memory, plan.axes_at, count, plan.shape.most_bands}, device, address(stream)), device);
+    check_launch("bands", launch_bands({memory, plan.axes_at, count, plan.shape.most_bands}, device, address(stream)),
+                 device);
     if (plan.shape.transposed != 0)
         check_launch("transposed_bands",
                      launch_transposed_bands({memory, plan.shape.transpose_table, count, plan.shape.most_bands}, device,

@@ -138,9 +138,9 @@ struct Spec {
     int64_t lead = 0, whole = 0;
 
     Axis axis() const {
-        const learned_resizer::Filter filters[] = {
-            learned_resizer::Filter::kBilinear, learned_resizer::Filter::kBicubic, learned_resizer::Filter::kLanczos,
-            learned_resizer::Filter::kBox, learned_resizer::Filter::kHamming};
+        const learned_resizer::Filter filters[] = {learned_resizer::Filter::kBilinear,
+                                                   learned_resizer::Filter::kBicubic, learned_resizer::Filter::kLanczos,
+                                                   learned_resizer::Filter::kBox, learned_resizer::Filter::kHamming};
         return make_axis(static_cast<int32_t>(in), static_cast<int32_t>(out), filters[static_cast<int>(filter)],
                          antialias, offset, extent);
     }
@@ -342,7 +342,8 @@ template <class T>
 void check(const char* what, const Case& k, const Spec& rows, const Spec& columns, bool adjoint,
            int multiprocessors = 132, bool mirrored = false) {
     const auto seed = static_cast<unsigned>(k.height * 131 + k.width * 17 + rows.in * 7 + columns.out);
-    const std::vector<Setup<T>> setups = one_setup(Setup<T>{random_image<T>(k, seed), rows, columns, adjoint, mirrored});
+    const std::vector<Setup<T>> setups =
+        one_setup(Setup<T>{random_image<T>(k, seed), rows, columns, adjoint, mirrored});
     const ResamplePlan plan = plan_for(setups, multiprocessors);
     const std::string name = describe(what, k, setups[0], plan);
     const auto out = run_plan(plan, setups, false);

@@ -338,9 +338,9 @@ struct Group {
     const char* name;
     void (*run)();
 };
-constexpr Group kGroups[] = {{"filters", test_filters},   {"strides", test_strides}, {"sizes", test_sizes},
-                             {"regions", test_regions},   {"lists", test_lists},   {"tiling", test_tiling},   {"infinity", test_infinity},
-                             {"refusals", test_refusals}, {"plans", test_plans}};
+constexpr Group kGroups[] = {{"filters", test_filters},   {"strides", test_strides},   {"sizes", test_sizes},
+                             {"regions", test_regions},   {"lists", test_lists},       {"tiling", test_tiling},
+                             {"infinity", test_infinity}, {"refusals", test_refusals}, {"plans", test_plans}};
 
 }  // namespace
 

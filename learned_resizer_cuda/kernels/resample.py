@@ -21,7 +21,7 @@ Axis = tuple[int, int, float, float, float]
 
 
 class Work(NamedTuple):
-    """One tensor of images of a launch: what it reads, and where it writes.
+    """What a launch reads and writes for images of one size.
 
     Attributes:
         image: ``(b, C, H, W)``, any strides, without the pixels outside the region.

@@ -181,9 +181,9 @@ def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
             grad.zero_()
         return dxs, grads
     module, gpu, work = native.load(), grad_z.device, _work(forward)
-    places: list[Any] = []
-    if any(image_grads):
-        places = [None if (dx := dxs[i]) is None else _crop(dx, regions[i]) for i in work.indices]
+    places: list[Any] = [None if (dx := dxs[i]) is None else _crop(dx, regions[i]) for i in work.indices]
+    if not any(places):  # those of tensors without images may still be wanted
+        places = []
     limits = *work.format[:2], device.multiprocessors(gpu), device.shared_memory(gpu), *work.instance
     if work.is_uniform:
         plan = _kept_backward_plan(work.sizes, work.options, *limits)

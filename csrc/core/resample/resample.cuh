@@ -6,9 +6,9 @@
 // The adjoint of a band matrix is a band matrix, so the adjoint is this kernel with the transposed bands: a gather, no
 // atomics, every sum in one fixed order whatever the tiling, hence bitwise reproducible.
 //
-// A launch takes images of any number of sizes. A block makes `strip_rows` output rows of one column tile of one of them.
-// Each thread owns a few consecutive elements of the image row (columns and interleaved channels flattened, so the layout
-// does not matter), reads them from each image row in turn straight into registers, and applies R_h there: K
+// A launch takes images of any number of sizes. A block makes `strip_rows` output rows of one column tile of one of
+// them. Each thread owns a few consecutive elements of the image row (columns and interleaved channels flattened, so
+// the layout does not matter), reads them from each image row in turn straight into registers, and applies R_h there: K
 // accumulators, one for each output row that is open; a row is folded into all of them. Completed rows go to shared
 // memory; after kBatchRows of them the block applies R_w from there, rounds once and stores. The order of steps, which
 // slot a row takes and when a batch is complete are in the tables (resample_tables.cuh). A sum's order depends on its
@@ -114,8 +114,8 @@ struct Resample {
         target += count * out_row() * out_bytes();
     }
 
-    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; gather: 1 if also
-    // the outputs of an entry are stored together.
+    // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; of several outputs:
+    // 1 if also they are stored together.
     template <bool kWhole, int kStep>
     LR_DEVICE void filter_entries(int first, int count) {
         const int step = kStep > 0 ? kStep : t.group_channels;
@@ -166,7 +166,7 @@ struct Resample {
     }
 
     // All taps of an entry. Two trips at a time hide the latency of shared memory; more would only take registers.
-    // `taps` is at least 2 (fold) or 1 (gather). With a step that is the constant 1, addresses become immediates.
+    // `taps` is at least 2, of several outputs 1. With a step that is the constant 1, addresses become immediates.
     LR_DEVICE void add_taps(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
         const int stride = (kOutputs == 1 ? 2 : kOutputs) * t.entry_columns;
         int taps = t.taps;
@@ -282,7 +282,7 @@ struct Resample {
         if (g >= planes() || column >= tile.column_count) return false;
         int64_t image, inner;
         divide(place.plane + g, t.planes_per_image, image, inner);
-        const int64_t(&stride)[5] = place.image.stride;
+        const int64_t (&stride)[5] = place.image.stride;
         base = static_cast<const T*>(place.image.image) + image * stride[0] + inner * stride[1] +
                (place.channel + c) * stride[2] + (tile.column_begin + column) * stride[4];
         return true;
@@ -413,11 +413,12 @@ struct Resample {
         LR_NO_UNROLL
         while (block < p.plan.blocks) {
             find(block, strip, tile_index);
-            target = static_cast<char*>(place.image.output) +
-                     (((place.plane * t.rows.out + strip * t.strip_rows) * t.columns.out + tile_index * t.tile_columns) *
-                          t.channels +
-                      place.channel) *
-                         out_bytes();
+            target =
+                static_cast<char*>(place.image.output) +
+                (((place.plane * t.rows.out + strip * t.strip_rows) * t.columns.out + tile_index * t.tile_columns) *
+                     t.channels +
+                 place.channel) *
+                    out_bytes();
             const int64_t window = tile_index * t.pieces + piece;
             const Tile tile = in_tables<Tile>(p.tables, t.tile_table)[window];
             entry_count = planes() * tile.entries_per_plane;

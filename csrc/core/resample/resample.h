@@ -104,7 +104,7 @@ struct alignas(16) ResampleTensor {
     int32_t strips;
     int32_t strip_steps;  // most of a strip
 
-    int32_t tile_columns;   // output columns of a tile
+    int32_t tile_columns;  // output columns of a tile
     int32_t tiles;
     int32_t pieces;         // column windows of a tile; > 1 only when one output's taps exceed the block's capacity
     int32_t piece_columns;  // of such a window

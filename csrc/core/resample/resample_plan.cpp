@@ -113,7 +113,8 @@ struct TensorPlanner {
         const int64_t unit = std::lcm<int64_t>(c.align, 2);
         c.piece_columns = capacity() / group_channels / unit * unit;
         if (c.piece_columns == 0) return c;
-        c.pieces = divide_up(std::min(columns.span(c.tile_columns) + c.align - 1, columns.in + c.align), c.piece_columns);
+        c.pieces =
+            divide_up(std::min(columns.span(c.tile_columns) + c.align - 1, columns.in + c.align), c.piece_columns);
         c.slot_columns = c.taps = c.piece_columns;
         if (shared_bytes(c, 1, kBatchRows) <= kSharedLimit)
             c.cost = static_cast<double>(c.tiles * c.pieces * (channels / group_channels));
@@ -182,8 +183,8 @@ struct TensorPlanner {
     }
 };
 
-// Tall strips read fewer rows twice and are set up less often; but the blocks should fill whole waves. Takes the work of
-// a block whose busiest multiprocessor is done first: its waves one after another, the last one at the rate of the
+// Tall strips read fewer rows twice and are set up less often; but the blocks should fill whole waves. Takes the work
+// of a block whose busiest multiprocessor is done first: its waves one after another, the last one at the rate of the
 // blocks that it has. Blocks of all images take about that work, so that a launch ends everywhere at once.
 double choose_work(const std::vector<TensorPlanner>& planners, const std::vector<Columns>& columns, int64_t processors,
                    int64_t resident, int64_t warps) {
@@ -240,8 +241,8 @@ void check(const ResamplePlanRequest& request) {
             if (axis->in < 1 || axis->out < 1 || axis->in > kInt32Max / 2 || axis->out > kInt32Max / 2)
                 invalid("an axis has " + std::to_string(axis->in) + " pixels and " + std::to_string(axis->out) +
                         " outputs, expected 1 ... " + std::to_string(kInt32Max / 2));
-        if (request.transposed && (t.top < 0 || t.left < 0 || t.top + t.rows.in > t.out_height ||
-                                   t.left + t.columns.in > t.out_width))
+        if (request.transposed &&
+            (t.top < 0 || t.left < 0 || t.top + t.rows.in > t.out_height || t.left + t.columns.in > t.out_width))
             invalid("a crop lies outside its image");
     }
 }
@@ -285,7 +286,8 @@ Axis make_axis(int32_t in, int32_t out, Filter filter, bool antialias, double of
     return axis;
 }
 
-bool vectors_allowed(DType dtype, const void* image, int64_t width, int64_t channels, const std::array<int64_t, 5>& stride) {
+bool vectors_allowed(DType dtype, const void* image, int64_t width, int64_t channels,
+                     const std::array<int64_t, 5>& stride) {
     const int64_t v = vector_length(dtype, true);
     const int64_t size = element_bytes(dtype);
     if (reinterpret_cast<uintptr_t>(image) % std::min<int64_t>(v * size, 16) != 0) return false;
@@ -347,7 +349,7 @@ ResamplePlan make_resample_plan(const ResamplePlanRequest& request) {
     for (size_t i = 0; i < planners.size(); ++i) {
         warps = std::max(warps, planners[i].threads(columns[i]) / 32);
         most_shared = std::max(most_shared, planners[i].shared_bytes(columns[i], columns[i].group_planes,
-                                                                      planners[i].most_rows(columns[i])));
+                                                                     planners[i].most_rows(columns[i])));
     }
     s.threads = static_cast<int32_t>(32 * warps);
     plan.resident = planners[0].resident(warps, most_shared);
@@ -374,10 +376,24 @@ ResamplePlan make_resample_plan(const ResamplePlanRequest& request) {
             if (request.transposed) {
                 const int64_t taps = (rows ? planner.rows : planner.columns).window() + 1;
                 TransposedAxis& to = plan.transposed.emplace_back();
-                to = {bands.begin, bands.end, bands.weight, places.add(axis.in, 4), places.add(axis.in, 4),
-                      places.add(axis.in * taps, 8), axis.out, axis.taps, axis.in, static_cast<int32_t>(taps)};
-                at = {to.to_begin, to.to_end, to.to_weight, to.to_taps, axis.out, size(from, rows),
-                      rows ? from.top : from.left, axis.in};
+                to = {bands.begin,
+                      bands.end,
+                      bands.weight,
+                      places.add(axis.in, 4),
+                      places.add(axis.in, 4),
+                      places.add(axis.in * taps, 8),
+                      axis.out,
+                      axis.taps,
+                      axis.in,
+                      static_cast<int32_t>(taps)};
+                at = {to.to_begin,
+                      to.to_end,
+                      to.to_weight,
+                      to.to_taps,
+                      axis.out,
+                      size(from, rows),
+                      rows ? from.top : from.left,
+                      axis.in};
             }
             s.most_bands = std::max({s.most_bands, axis.out, axis.in});
         }

@@ -23,8 +23,8 @@ struct Reach {
 };
 Reach reach_of(const Axis& axis, bool transposed);
 
-// An axis: outputs fill a region of the (cropped) image. Nearest where the filter is a box without antialiasing. A factor
-// of 0: the extent sets the coordinates; an extent of 0: all of `in`.
+// An axis: outputs fill a region of the (cropped) image. Nearest where the filter is a box without antialiasing. A
+// factor of 0: the extent sets the coordinates; an extent of 0: all of `in`.
 Axis make_axis(int32_t in, int32_t out, Filter filter, bool antialias, double offset = 0.0, double extent = 0.0,
                double factor = 0.0);
 
@@ -45,7 +45,7 @@ struct ResamplePlanRequest {
     DType dtype, out_dtype;
     bool transposed;
     int multiprocessors;  // of the device, for the number of blocks
-    int shared_memory;    // bytes of the device's largest block: a multiprocessor has 1 KiB more, and takes 1 KiB a block
+    int shared_memory;  // bytes of the device's largest block: a multiprocessor has 1 KiB more, and takes 1 KiB a block
     std::vector<unsigned char> attached{};  // further bytes to store
 };
 
@@ -66,8 +66,9 @@ struct ResamplePlan {
 ResamplePlan make_resample_plan(const ResamplePlanRequest& request);
 
 // Whether rows of this image can be read as aligned vectors: contiguous rows (or contiguous channels, a multiple of the
-// vector), an address and strides that keep every row aligned, and rows less than 2 GiB apart. Strides: of image, plane,
-// channel, row, column.
-bool vectors_allowed(DType dtype, const void* image, int64_t width, int64_t channels, const std::array<int64_t, 5>& stride);
+// vector), an address and strides that keep every row aligned, and rows less than 2 GiB apart. Strides: of image,
+// plane, channel, row, column.
+bool vectors_allowed(DType dtype, const void* image, int64_t width, int64_t channels,
+                     const std::array<int64_t, 5>& stride);
 
 }  // namespace learned_resizer

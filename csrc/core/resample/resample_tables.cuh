@@ -217,8 +217,7 @@ resample_tables_kernel(const ResampleTablesParams p) {
     const auto* tensors = in_tables<ResampleTensor>(static_cast<const unsigned char*>(p.tables), p.plan.tensor_table);
     const int64_t stride = block_count() * thread_count();
     for (int64_t i = block_index() * thread_count() + thread_index(); i < p.plan.entries; i += stride) {
-        const ResampleTensor& t =
-            tensors[find_tensor(p.plan.tensors, i, [&](int32_t j) { return tensors[j].entry; })];
+        const ResampleTensor& t = tensors[find_tensor(p.plan.tensors, i, [&](int32_t j) { return tensors[j].entry; })];
         const int64_t entry = i - t.entry, steps = int64_t{t.strips} * t.strip_steps;
         if (entry < steps)
             make_step<A, K>(p, t, static_cast<int32_t>(entry / t.strip_steps),

@@ -16,9 +16,8 @@ void make_resample_tables(const ResamplePlan& plan, unsigned char* tables, bool 
         run({3, kBandThreads, 0, backwards}, [&] { transposed_bands_kernel(transposed); });
     }
     const ResampleTablesParams params{plan.shape, tables};
-    with_resample_tables_kernel(plan.shape, [&](auto kernel) {
-        run({3, kTableThreads, 0, backwards}, [&] { kernel(params); });
-    });
+    with_resample_tables_kernel(plan.shape,
+                                [&](auto kernel) { run({3, kTableThreads, 0, backwards}, [&] { kernel(params); }); });
 }
 
 bool run_resample(const ResampleParams& params, bool backwards, int64_t most_blocks) {
