@@ -21,7 +21,7 @@ Axis = tuple[int, int, float, float, float]
 
 
 class Work(NamedTuple):
-    """What a launch reads and writes for images of one size.
+    """One tensor of images of a launch.
 
     Attributes:
         image: ``(b, C, H, W)``, any strides, without the pixels outside the region.
@@ -69,7 +69,7 @@ class Work(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _kept_plan(*arguments: Any) -> Any:
-    """The kernel's plan, a ``_C.ResamplePlan``, of images that come again: they do not travel with it."""
+    """The kernel's plan, a ``_C.ResamplePlan``, without images."""
     *rest, norm = arguments
     return native.load().plan_resample(*rest, (), norm)
 
@@ -104,7 +104,7 @@ def _launch(
 def resample(a: Resample | ResampleBackward) -> Tensor:
     """Resample both axes of a CUDA image, or the adjoint of that.
 
-    ``R_h @ image @ R_w.T`` for each plane, in one launch on the current stream of the image's device, and four before
+    ``R_h @ image @ R_w.T`` for each plane, in one launch on the current stream of the image's device, and three before
     it where the tables are new to the stream; the adjoint is the same with transposed tables, made in one launch more.
     Never waits for the device. Bitwise deterministic: every sum has one fixed order, without atomics.
 
@@ -143,10 +143,10 @@ def _axes(region: Region, height: int, width: int) -> tuple[Axis, Axis]:
 
 
 def resample_batch(a: ResampleBatch) -> Tensor:
-    """Resample images of any sizes, each with a region, to one batch: one launch for all of them.
+    """Resample images of any sizes, each with a region, to one batch.
 
-    Three before it, for tables that are of several sizes or of parts of images, or new to the stream. The bits of an
-    image do not depend on the images beside it.
+    One launch for all of them, and three before it, for tables that are of several sizes or of parts of images,
+    or new to the stream. The bits of an image do not depend on the images beside it.
 
     Args:
         a: images ``(C, H_i, W_i)`` or ``(b_i, C, H_i, W_i)`` on a CUDA device, any strides, read in place. Sums of
@@ -174,7 +174,7 @@ def resample_batch(a: ResampleBatch) -> Tensor:
 
 
 def resample_batch_backward(a: ResampleBatchBackward) -> list[Tensor]:
-    """The adjoint of `resample_batch`: one launch for all images, and four before it.
+    """The adjoint of `resample_batch`, with one launch more for the tables.
 
     Returns:
         Gradients like the images, zero outside of their regions. Bitwise deterministic.
