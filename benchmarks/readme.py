@@ -30,6 +30,7 @@ SHOWN = {"antialias": True, "dtype": "float32", "layout": "NCHW", "in_size": 448
 RESIZE_PEERS = ("F.interpolate", "torchvision v2", "Pillow")
 RESIZER_PEERS = ("reference, channels_last", "reference, NCHW")
 FIXED_PEERS = ("Pillow", "torchvision v2")
+BATCH_PEERS = ("torchvision v2, one by one", "torchvision v2, by shape")
 
 
 def fill(text: str, results: Path) -> str:
@@ -83,6 +84,7 @@ def benchmark_tables(summary: dict[str, Any], name: str) -> str:
     rows = [row for row in summary["time"] if all(row["case"][k] == v for k, v in SHOWN.items())]
     resize = _ratios([row for row in rows if row["case"]["op"] == "resize"], RESIZE_PEERS)
     fixed = _ratios([row for row in summary["time"] if row["case"]["op"] == "resample_fixed"], FIXED_PEERS)
+    batch = _ratios([row for row in summary["time"] if row["case"]["op"] == "resize_batch"], BATCH_PEERS)
     resizer = _ratios([row for row in rows if row["case"]["op"] == "FusedResizer"], RESIZER_PEERS)
     memory = {
         row["peer"]: f"{row['ratio']:.2f} ({row['ours_mib']:.0f} of {row['peer_mib']:.0f} MiB)"
@@ -99,6 +101,9 @@ def benchmark_tables(summary: dict[str, Any], name: str) -> str:
     if fixed:
         heading = '`resize(…, parity="pillow")`, uint8'
         tables.append(table((heading, *(f"to {p}" for p in FIXED_PEERS)), fixed, text_columns=1))
+    if batch:
+        heading = "`resize_batch`, 64 photographs of 300…900 pixels a side → 224²"
+        tables.append(table((heading, *(f"to {p}" for p in BATCH_PEERS)), batch, text_columns=1))
     return "\n\n".join((*tables, source))
 
 
@@ -110,6 +115,8 @@ def _ratios(rows: list[dict[str, Any]], peers: Sequence[str]) -> list[list[str]]
         name = case["direction"] if case["op"] == "FusedResizer" else f"{case['interpolation']}, {case['direction']}"
         if case["op"] == "resample_fixed":
             name = f"{case['interpolation']}, {Case(**case).sides}"
+        if case["op"] == "resize_batch" and case["dtype"] == "uint8":
+            name = f"{name}, bytes to normalised float32"
         lines.setdefault(name, {})[row["peer"]] = f"{row['ratio']:.2f}×"
     return [[name, *(cells.get(peer, "") for peer in peers)] for name, cells in lines.items()]
 

@@ -87,7 +87,11 @@ def resize_batch(
 
 
 def check_images(images: Any) -> list[Tensor]:
-    """Return the images as a list of plain tensors or raise, naming the first that does not fit."""
+    """The images as a list of plain tensors.
+
+    Raises:
+        TypeError, ValueError: naming the first that does not fit.
+    """
     if isinstance(images, Tensor):
         if images.dim() != 4:
             raise ValueError(
@@ -128,9 +132,12 @@ def check_images(images: Any) -> list[Tensor]:
 
 
 def check_boxes(boxes: Any, sizes: Sequence[Sequence[int]]) -> Tensor | None:
-    """Return boxes as ``(B, 4)`` float64 on the CPU or raise, naming the first that does not fit.
+    """Boxes as ``(B, 4)`` float64 on the CPU.
 
     Values are not checked while a graph is traced.
+
+    Raises:
+        TypeError, ValueError: naming the first that does not fit.
     """
     if boxes is None:
         return None

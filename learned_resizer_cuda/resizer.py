@@ -217,7 +217,10 @@ class FusedResizer(reference.Resizer):
     def _base(
         self, images: list[Tensor], boxes: Tensor | None, flip: Tensor | None, sides: tuple[int, int], like: Tensor
     ) -> Tensor:
-        """The resampled images, to which the layers add; in the dtype of ``like`` for uint8 ones."""
+        """The resampled images, to which the layers add.
+
+        In the dtype of ``like`` for uint8 images.
+        """
         ops, first, sampling = torch.ops.learned_resizer, images[0], (self.interpolation, self.antialias)
         if first.dtype != torch.uint8:
             if first.dim() == 4:

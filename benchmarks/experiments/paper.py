@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.experiments.mixed_sizes import write_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 
@@ -74,6 +76,26 @@ EXPERIMENTS = {
         ),
         (("ablation.png", "ablation.png"),),
     ),
+    # Of digits on photographs with sides of 64 to 192 pixels: mixed_sizes.py
+    "native": Experiment(
+        (
+            *(
+                "train",
+                "--data",
+                "{runs}/mixed",
+                "--model",
+                "small_cnn",
+                "--input-size",
+                "64,96,125,native",
+                "--size",
+                "24",
+            ),
+            *("--arms", "bilinear,learned,control", "--steps", "400", "--batch-size", "32", "--evaluations", "4"),
+            *("--augment", "none", "--fit", "squash", "--loss", "softmax", "--label-smoothing", "0"),
+            *("--optimizer", "adamw", "--schedule", "one-cycle"),
+            *("--learning-rate", "3e-3", "--fine-tune-learning-rate", "3e-3"),
+        )
+    ),
     "stability-off": Experiment((*_SHAKEN, "--no-recalibrate-bn")),
     "stability-on": Experiment((*_SHAKEN, "--recalibrate-bn")),
 }
@@ -83,6 +105,8 @@ def run(name: str, runs: Path) -> None:
     """Run or resume an experiment, unless it is complete."""
     if (runs / name / "summary.json").exists():
         return
+    if name == "native" and not (runs / "mixed").exists():
+        write_folder(runs / "mixed")
     arguments = [argument.format(runs=runs) for argument in EXPERIMENTS[name].arguments]
     command = [sys.executable, "-m", "learned_resizer_cuda", *arguments, "--output", str(runs / name)]
     print(f"{name}: learned-resizer {' '.join(arguments)}", flush=True)
@@ -93,8 +117,9 @@ def collect(name: str, runs: Path) -> None:
     """Keep the results and pictures of a complete run."""
     summary = json.loads((runs / name / "summary.json").read_text(encoding="utf-8"))
     # Without the folders of the machine that it ran on.
-    if summary["config"]["resizer"] is not None:
-        summary["config"]["resizer"] = Path(summary["config"]["resizer"]).name
+    for path in ("resizer", "data"):
+        if summary["config"][path] is not None:
+            summary["config"][path] = Path(summary["config"][path]).name
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     for source, target in EXPERIMENTS[name].pictures:
         shutil.copyfile(runs / name / source, DOCS / target)

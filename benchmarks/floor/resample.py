@@ -8,8 +8,9 @@ Method (docs/kernels.md discusses it and its limits):
    and disassembled with the chain of inlined source lines of every instruction.
 2. Each instruction belongs to a region: the function of resample.cuh that it was inlined from, or the loop whose
    line it carries.
-3. The plan says how often a region runs: it is the real one, of the installed native module, and its tables list
-   every step, emission and batch. Both sides of a divergent or predicated branch count as issued.
+3. The plan says how often a region runs: it is the real one, of the installed native module. The device makes the
+   programs, from bands; here the same bands give every step, emission and batch. Both sides of a divergent or
+   predicated branch count as issued.
 4. `predict` makes times of them: issue, shared memory, DRAM and latency, in waves of the resident blocks; the constants
    are in machine.py. Bank conflicts are counted from the plan's addresses.
 """
@@ -17,6 +18,7 @@ Method (docs/kernels.md discusses it and its limits):
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,11 +30,10 @@ import numpy as np
 from benchmarks.floor.disassembly import Frame, Instruction, Kernel, Source, disassemble
 from benchmarks.floor.machine import MACHINES, Machine
 from learned_resizer_cuda.kernels import native
-from learned_resizer_cuda.kernels.resample import axis_arguments
-from learned_resizer_cuda.ops.bands import get_bands
+from learned_resizer_cuda.ops.bands import INTERPOLATIONS, Bands, get_bands
 
 BATCH, CHANNELS = 64, 3
-_CHUNK_STEPS = 64  # kChunkSteps of resample.h
+_BATCH_ROWS, _GROUP_STEPS, _CHUNK_STEPS = 4, 4, 64  # of resample.h
 SIZES = ((448, 224), (2048, 224), (224, 448))
 FILTERS = ("bilinear", "bicubic", "lanczos")
 DTYPES = {"float32": 4, "bfloat16": 2, "uint8": 1}
@@ -74,14 +75,14 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
         return f"entry {way}"
     if "filter_columns" in frames:
         return "flush"
-    for name in ("emit_folded", "emit_gathered", "fold_row", "keep_row"):
+    for name in ("emit_row", "fold_row"):
         if name in frames:
             # The body of one case of with_slot's switch, unless all bodies are issued under predicates.
             in_case = "with_slot" in frames and "switch" not in source.line(frames["with_slot"])
             return f"{name} slot" if in_case and not predicated else name
     if "run_step" in frames:
         return "load" if "load" in frames else "step"
-    if "copy_to_shared" in frames:
+    if "copy_to_shared" in frames and "run_strip" in frames:
         return f"copy {'steps' if 'steps' in source.line(frames['run_strip']) else 'tables'}"
     if "run_strip" in frames:
         line = source.line(frames["run_strip"])
@@ -94,20 +95,75 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
     return "setup"
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """Bands of an axis: output o reads inputs ``begin[o] … end[o] - 1``, neither of which decreases."""
+
+    begin: np.ndarray
+    end: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A plan of square images, and what its programs are made of."""
+
+    shape: dict[str, Any]
+    axis: _Axis  # rows and columns
+
+
 @dataclass
 class Work:
     """Executions of each region, in warps, and shared-memory wavefronts, of a whole call."""
 
     executions: dict[str, float]
     tap_wavefronts: float
-    rows: float  # image rows of a block
     groups: float  # groups of four steps of a block
     chunks: float  # chunks of steps of a block
     copies: float  # turns of the loops that copy the tables and the first chunk
 
 
-def _array(tables: bytes, offset: int, dtype: Any, count: int) -> np.ndarray:
-    return np.frombuffer(tables, dtype, count, offset)
+def _axis(bands: Bands) -> _Axis:
+    """As the device makes them: without the zeros at the edges of a band."""
+    start, offset, weight = (t.numpy() for t in (bands.start, bands.offset, bands.weight))
+    begin, end = start.astype(np.int64), start + np.diff(offset).astype(np.int64)
+    for o, (first, last) in enumerate(itertools.pairwise(offset)):
+        (used,) = weight[first:last].nonzero()
+        if len(used):
+            begin[o], end[o] = start[o] + used[0], start[o] + used[-1] + 1
+    return _Axis(np.minimum.accumulate(begin[::-1])[::-1], np.maximum.accumulate(end))
+
+
+@dataclass
+class _Program:
+    """The vertical programs of all strips, in steps."""
+
+    steps: int = 0
+    rows: int = 0  # steps that consume an image row
+    flushes: int = 0  # batches
+    whole: int = 0  # batches of four rows
+    strips: int = 0
+
+
+def _program(axis: _Axis, strip_rows: int, unit_rows: int) -> _Program:
+    """As csrc/core/resample/resample_tables.cuh makes them."""
+    found = _Program()
+    outputs = len(axis.begin)
+    for first in range(0, outputs, strip_rows):
+        found.strips += 1
+        last = min(first + strip_rows, outputs)
+        for batch in range(first, last, _BATCH_ROWS):
+            steps = 0
+            for o in range(batch, min(batch + _BATCH_ROWS, last)):
+                begin = int(axis.begin[o])
+                if (o - first) % unit_rows:
+                    begin = max(begin, int(axis.end[o - 1]))
+                rows = max(int(axis.end[o]) - begin, 0)
+                found.rows += rows
+                steps += max(rows, 1)
+            found.steps += -(-steps // _GROUP_STEPS) * _GROUP_STEPS
+            found.flushes += 1
+            found.whole += batch + _BATCH_ROWS <= last
+    return found
 
 
 def _wavefronts(words: np.ndarray, width: int) -> int:
@@ -119,66 +175,62 @@ def _wavefronts(words: np.ndarray, width: int) -> int:
     return total
 
 
-def work_of(plan: Any, tables: bytes) -> Work:
-    """Executions of one call, from the plan's tables."""
-    s = plan.shape
+def work_of(plan: Plan) -> Work:
+    """Executions of one call."""
+    s, axis = plan.shape, plan.axis
     accumulator = 8 if s["dtype"] == "float64" else 4
-    step_words = -(-(8 + accumulator * s["slots"]) // 16) * 4
-    strip_begin = _array(tables, s["strip_begin"], np.int32, s["strips"] + 1)
-    flags = _array(tables, s["steps"], np.int32, strip_begin[-1] * step_words).reshape(-1, step_words)[:, 1]
+    step_bytes = -(-(8 + accumulator * s["slots"]) // 16) * 16
+    program = _program(axis, s["strip_rows"], s["unit_rows"])
     warps = s["threads"] // 32
     copies = s["tiles"] * s["channel_groups"] * s["plane_groups"]  # blocks that run one and the same strip
-    steps = len(flags) * copies
-    rows = int((flags & 1).sum()) * copies
-    emits = int((flags >> 1 & 1).sum()) * copies
-    flushes = int(((flags >> 8) > 0).sum()) * copies
-    tiles = _array(tables, s["tile_table"], np.int32, s["tiles"] * s["pieces"] * 4).reshape(-1, 4)
-    entry_stride = -(-s["tile_entries"] * 8 // 16) * 2
-    entries = _array(tables, s["entry_table"], np.uint32, len(tiles) * entry_stride * 2).reshape(len(tiles), -1, 2)
+    steps, rows, flushes = program.steps * copies, program.rows * copies, program.flushes * copies
+    emits = s["side"] * copies
+    outputs, channels = s["outputs"], s["group_channels"]
     entry_warps, conflicts = 0, 0
-    width = 2 if s["form"] == "fold" and s["group_channels"] == 1 else 1
-    for tile, tile_entries in zip(tiles, entries, strict=True):
-        count = int(tile[2]) * s["group_planes"]
-        entry_warps += -(-count // 32)
-        first = tile_entries[:count, 0] & 0xFFFF
-        for at in range(0, count, 32):
-            conflicts += _wavefronts(first[at : at + 32].astype(np.int64), width)
+    pairs = outputs == 1 and channels == 1
+    for first in range(0, s["side"], s["tile_columns"]):
+        last = min(first + s["tile_columns"], s["side"])
+        window = axis.begin[first] // s["align"] * s["align"]
+        taps = axis.begin[first:last:outputs] - window
+        if pairs:
+            taps = taps // 2 * 2
+        taps = np.minimum(taps, s["slot_columns"] - s["taps"])
+        plane = (taps[:, None] * channels + np.arange(channels)).ravel()
+        entries = (np.arange(s["group_planes"])[:, None] * s["plane_elements"] + plane).ravel()
+        entry_warps += -(-len(entries) // 32)
+        for at in range(0, len(entries), 32):
+            conflicts += _wavefronts(entries[at : at + 32].astype(np.int64), 2 if pairs else 1)
     passes = flushes / s["tiles"]  # batches of one tile
     entry_passes = entry_warps * passes
-    full = float(((flags >> 8) == 4).sum() / ((flags >> 8) > 0).sum())
+    full = program.whole / program.flushes
     taps = s["taps"]
-    unit = s["group_channels"] == 1
     count: dict[str, float] = defaultdict(float)
     count["step"] = count["load"] = steps * warps / 4  # four copies of the code, each run once a group
     count["group"] = steps / 4 * warps
     count["flush"] = flushes * warps
-    alone = unit if s["form"] == "fold" else s["whole_store"]
-    way = "unit" if alone else "RGB" if s["group_channels"] == s["channels"] == 3 else "strided"
+    alone = channels == 1 if outputs == 1 else s["whole_store"]
+    way = "unit" if alone else "RGB" if channels == s["channels"] == 3 else "strided"
     for name, share in ((way, full), ("part", 1 - full)):
         count[f"entry {name}"] = count[f"store {name}"] = entry_passes * share
-        if s["form"] == "gather":
-            count[f"add_shared loop {name}"] = entry_passes * share * (taps // 2)
-            count[f"add_shared rest {name}"] = entry_passes * share * (taps % 2)
-        else:
-            kind = "add_neighbours" if unit else "add_strided"
+        if outputs == 1:
+            kind = "add_neighbours" if channels == 1 else "add_strided"
             count[f"{kind} loop {name}"] = entry_passes * share * (taps // 4)
             count[f"{kind} rest {name}"] = entry_passes * share * (taps % 4 // 2)
-    if s["form"] == "fold":
-        count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
-        count["emit_folded"] = emits * warps / 4
-        count["emit_folded slot"] = emits * warps / 4 / s["slots"]
-        count["emit_folded tried"] = emits * warps / 4 / 2  # about, in a tree of comparisons
-        data_loads = taps / 2 * 4 * (1 if width == 2 else 2)
-        weight_wavefronts = taps / 2 * 2
+        else:
+            count[f"add_shared loop {name}"] = entry_passes * share * (taps // 2)
+            count[f"add_shared rest {name}"] = entry_passes * share * (taps % 2)
+    count["fold_row"] = (rows if s["slots"] * (4 if s["dtype"] == "float32" else 8) > 16 else steps) * warps / 4
+    count["emit_row"] = emits * warps / 4
+    count["emit_row slot"] = emits * warps / 4 / s["slots"]
+    count["emit_row tried"] = emits * warps / 4 / 2  # about, in a tree of comparisons
+    if outputs == 1:
+        data_loads, weight_wavefronts = taps / 2 * 4 * (1 if pairs else 2), taps / 2 * 2
     else:
-        count["keep_row"] = count["load"] = rows * warps / 4
-        count["emit_gathered"] = emits * warps / 4
-        data_loads = taps * 4
-        weight_wavefronts = taps * 4
+        data_loads, weight_wavefronts = taps * 4, taps * 4
     threads = s["threads"]
-    strip_bytes = float(np.diff(strip_begin).mean()) * step_words * 4
-    chunk_bytes = _CHUNK_STEPS * step_words * 4
-    weight_bytes = taps * s["entry_columns"] * (1 if s["form"] == "fold" else 4) * accumulator
+    strip_bytes = program.steps / program.strips * step_bytes
+    chunk_bytes = _CHUNK_STEPS * step_bytes
+    weight_bytes = taps * s["entry_columns"] * outputs * accumulator
     table_bytes = weight_bytes + s["tile_entries"] * 8
     count["copy steps"] = s["blocks"] * warps * max(strip_bytes / 16 / threads, 1.0)
     # Two call sites, so two copies of the loop: each runs its own share.
@@ -188,7 +240,6 @@ def work_of(plan: Any, tables: bytes) -> Work:
     return Work(
         count,
         passes * (conflicts * data_loads + entry_warps * weight_wavefronts),
-        rows / s["blocks"],
         steps / 4 / s["blocks"],
         -(-strip_bytes // chunk_bytes),
         sum(-(-size // (16 * threads)) for size in turns),
@@ -209,15 +260,15 @@ def analyse(
     # Constants that a case sets carry no line of their own: they belong to the case whose block they are in.
     # Where the compiler predicates a case, other slots' emissions pass it too.
     cases = {
-        item.block: "emit_folded tried"
+        item.block: "emit_row tried"
         for item, name in zip(kernel, names, strict=True)
-        if name == "emit_folded" and item.opcode.startswith("STS")
+        if name == "emit_row" and item.opcode.startswith("STS")
     }
     cases |= {item.block: name for item, name in zip(kernel, names, strict=True) if name.endswith(" slot")}
     # Likewise what a loop's line sets before the loop is part of the entry: the loop is where the products are.
     products = {item.block for item in kernel if item.opcode in ("FFMA", "DFMA")}
     for item, own in zip(kernel, names, strict=True):
-        name = cases.get(item.block, own) if own in ("step", "emit_folded") else own
+        name = cases.get(item.block, own) if own in ("step", "emit_row") else own
         if " loop " in name and item.block not in products:
             name = f"entry {name.split()[-1]}"
         sizes[name] += 1
@@ -258,6 +309,7 @@ def _compiled(arch: str) -> tuple[dict[str, Kernel], Source]:
     return disassemble("resample.cu", arch), Source(_SOURCES)
 
 
+@cache
 def _plan(
     machine: Machine,
     batch: int,
@@ -268,28 +320,30 @@ def _plan(
     dtype: str,
     layout: str,
     direction: str,
-) -> Any:
+) -> Plan:
+    axis, forward = (size_in, size_out, 0.0, 0.0, 0.0), direction == "forward"
+    whole = None if forward else (size_in, size_in, 0, 0)
+    tensor = batch, channels, layout == "NHWC", True, axis, axis, whole, False
+    options = INTERPOLATIONS.index(interpolation), True, machine.multiprocessors, machine.block_shared_bytes
+    shape = native.load().plan_resample(dtype, dtype, not forward, (tensor,), *options, (), ()).shape
+    (found,) = shape.pop("tensors")
     bands = get_bands(size_in, size_out, None, interpolation, True)
-    axis = axis_arguments(bands if direction == "forward" else bands.transposed())
-    planes, inner = (batch * channels, 1) if layout == "NCHW" else (batch, channels)
-    return native.load().plan_resample(
-        dtype, planes, inner, True, machine.multiprocessors, machine.block_shared_bytes, axis, axis
-    )
+    bands = bands if forward else bands.transposed()
+    return Plan(shape | found | {"side": bands.out_size}, _axis(bands))
 
 
-def _kernel(plan: Any, arch: str) -> tuple[Kernel, Source]:
+def _kernel(plan: Plan, arch: str) -> tuple[Kernel, Source]:
     kernels, source = _compiled(arch)
     shape = plan.shape
-    form = 0 if shape["form"] == "fold" else 1
-    instance = f"resample_kernelI{_MANGLED[shape['dtype']]}Li{shape['slots']}ELNS_4FormE{form}ELb1"
+    instance = f"resample_kernelI{_MANGLED[shape['dtype']]}Li{shape['slots']}ELi{shape['outputs']}ELb1"
     (name,) = (name for name in kernels if instance in name)
     return kernels[name], source
 
 
-def _counts(plan: Any, arch: str) -> tuple[Work, float, float, dict[str, float], Counter[str]]:
+def _counts(plan: Plan, arch: str) -> tuple[Work, float, float, dict[str, float], Counter[str]]:
     """Work of a plan, and `analyse` of its kernel."""
     kernel, source = _kernel(plan, arch)
-    work = work_of(plan, bytes(memoryview(plan)))
+    work = work_of(plan)
     return work, *analyse(kernel.instructions, source, work)
 
 
@@ -313,9 +367,9 @@ def predict(
     - issue and shared: of the busiest multiprocessor's blocks.
     - DRAM: of all blocks of the wave, at the bandwidth that a copy reaches.
     - latency: one block alone. Its warps issue an instruction a clock and wait for the chain of round trips: a group of
-      four steps (fold) or an image row (gather) takes at least one access to DRAM, since the rows that are requested
-      during one are used in the next; or its own instructions with one access to shared memory a step, one an entry and
-      one for each turn of the loop over the taps, and two barriers a batch.
+      four steps takes at least one access to DRAM, since the rows that are requested during one are used in the next;
+      or its own instructions with one access to shared memory a step, one an entry and one for each turn of the loop
+      over the taps, and two barriers a batch.
 
     Before that, once: a tile's place from L2, then the first rows from DRAM, while the tables are copied from L2.
 
@@ -331,10 +385,9 @@ def predict(
     moved = batch * channels * (size_in**2 + size_out**2) * DTYPES[dtype]
     device_bytes = machine.dram_bytes_per_clock * machine.multiprocessors
 
-    fold = s["form"] == "fold"
     per_warp = work.executions
     entries = sum(per_warp[f"entry {way}"] for way in (*_STEPS, "part")) / blocks / warps
-    turns = 1 + -(-s["taps"] // (4 if fold else 2))
+    turns = 1 + -(-s["taps"] // (4 if s["outputs"] == 1 else 2))
     own = (
         (issued - by_region["setup"] - by_region["copy tables"] - by_region["copy steps"]) / blocks / warps
         + (4 * work.groups + entries * turns) * machine.shared_clocks
@@ -342,7 +395,7 @@ def predict(
         + (work.chunks - 1) * (machine.l2_clocks + 2 * machine.barrier_clocks)
     )
     # Requests of rows, one after the other; during each at least its share of the block's own time passes.
-    alone = max(own, (work.groups if fold else work.rows) * machine.dram_clocks)
+    alone = max(own, work.groups * machine.dram_clocks)
     ready = by_region["setup"] / blocks / warps + machine.l2_clocks
     ready += max(machine.dram_clocks, work.copies * machine.l2_clocks)
 

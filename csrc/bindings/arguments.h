@@ -7,43 +7,12 @@
 #include <stdexcept>
 #include <string>
 
-#include "resample/resample_plan.h"
+#include "common/parameter.h"
+#include "resample/resample.h"
 
 namespace learned_resizer {
 
 namespace py = pybind11;
-
-// The elements of a one-dimensional contiguous buffer, which the caller keeps alive.
-template <class T>
-const T* elements(const py::buffer_info& info, const char* name, py::ssize_t expected) {
-    if (info.ndim != 1 || !info.item_type_is_equivalent_to<T>() || info.strides[0] != info.itemsize)
-        throw py::value_error(std::string(name) + ": got a buffer of format '" + info.format + "' and " +
-                              std::to_string(info.ndim) + " dimensions; expected a contiguous vector of format '" +
-                              py::format_descriptor<T>::format() + "'");
-    if (info.shape[0] != expected)
-        throw py::value_error(std::string(name) + ": got " + std::to_string(info.shape[0]) + " elements; expected " +
-                              std::to_string(expected));
-    return static_cast<const T*>(info.ptr);
-}
-
-// One axis as Python passes it: (in_size, start, offset, weight), see AxisTable.
-struct AxisArgument {
-    py::buffer_info start, offset, weight;
-    AxisTable table;
-
-    AxisArgument(const py::tuple& axis, const char* name) {
-        if (axis.size() != 4) throw py::value_error(std::string(name) + ": expected (in_size, start, offset, weight)");
-        const std::string prefix = std::string(name) + ".";
-        start = axis[1].cast<py::buffer>().request();
-        offset = axis[2].cast<py::buffer>().request();
-        weight = axis[3].cast<py::buffer>().request();
-        table.in_size = axis[0].cast<int64_t>();
-        table.out_size = start.size;
-        table.start = elements<int32_t>(start, (prefix + "start").c_str(), start.size);
-        table.offset = elements<int32_t>(offset, (prefix + "offset").c_str(), start.size + 1);
-        table.weight = elements<double>(weight, (prefix + "weight").c_str(), table.offset[start.size]);
-    }
-};
 
 inline void* address(uintptr_t value) { return reinterpret_cast<void*>(value); }
 

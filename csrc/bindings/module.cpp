@@ -33,6 +33,7 @@ py::dict build_record() {
     // The names that Python asks for, one line per op; a backward runs on its forward's kernels.
     py::dict ops;
     ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
+    ops["resample_batch"] = ops["resample"];
     ops["resample_fixed"] = std::vector<std::string>{"uint8"};
     ops["stem"] = std::vector<std::string>{"float32", "float16", "bfloat16"};
     ops["conv"] = ops["stem"];

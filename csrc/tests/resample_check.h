@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -90,6 +91,10 @@ struct Image {
     int64_t stride_image = 0, stride_plane = 0, stride_channel = 0, stride_row = 0, stride_column = 0;
     int64_t planes = 0, planes_per_image = 0, channels = 0;
 
+    std::array<int64_t, 5> strides() const {
+        return {stride_image, stride_plane, stride_channel, stride_row, stride_column};
+    }
+
     // b, c: batch and channel, whatever the layout.
     int64_t at(int64_t b, int64_t c, int64_t y, int64_t x) const {
         return b * stride_image + c * (channels > 1 ? stride_channel : stride_plane) + y * stride_row +
@@ -124,55 +129,115 @@ Image<T> make_image(const Case& k) {
     return m;
 }
 
+// One axis of a case. In the adjoint `in` is the crop, which begins at `lead` of `whole` pixels.
+struct Spec {
+    int64_t in, out;
+    Filter filter;
+    bool antialias;
+    double offset = 0.0, extent = 0.0;
+    int64_t lead = 0, whole = 0;
+
+    Axis axis() const {
+        const learned_resizer::Filter filters[] = {learned_resizer::Filter::kBilinear,
+                                                   learned_resizer::Filter::kBicubic, learned_resizer::Filter::kLanczos,
+                                                   learned_resizer::Filter::kBox, learned_resizer::Filter::kHamming};
+        return make_axis(static_cast<int32_t>(in), static_cast<int32_t>(out), filters[static_cast<int>(filter)],
+                         antialias, offset, extent);
+    }
+    int64_t pixels() const { return whole == 0 ? in : whole; }
+    // Of the adjoint: [pixels][out].
+    Dense matrix(bool adjoint) const {
+        Dense m = resampling_matrix(in, out, filter, antialias, offset, extent);
+        // The package's tables have zeros where this has the roundings of a sine.
+        for (double& value : m.value)
+            if (std::fabs(value) < 1e-13) value = 0.0;
+        if (!adjoint) return m;
+        const Dense t = transposed(m);
+        Dense padded{pixels(), out, std::vector<double>(pixels() * out)};
+        std::copy(t.value.begin(), t.value.end(), padded.value.begin() + lead * out);
+        return padded;
+    }
+};
+
+// Images of one size and what becomes of them.
 template <class T>
-Plan plan_for(const Image<T>& image, const Case& k, const Table& rows, const Table& columns, int multiprocessors) {
-    PlanRequest request{};
-    request.rows = {rows.in_size, static_cast<int64_t>(rows.start.size()), rows.start.data(), rows.offset.data(),
-                    rows.weight.data()};
-    request.columns = {columns.in_size, static_cast<int64_t>(columns.start.size()), columns.start.data(),
-                       columns.offset.data(), columns.weight.data()};
-    request.dtype = Storage<T>::dtype;
-    request.planes = image.planes;
-    request.channels = image.channels;
-    request.vectors = vectors_allowed(request.dtype, image.origin, k.width, image.channels, image.stride_image,
-                                      image.stride_plane, image.stride_channel, image.stride_row, image.stride_column);
+struct Setup {
+    Image<T> image;  // in the adjoint the gradient of the result
+    Spec rows, columns;
+    bool adjoint = false, mirrored = false;  // mirrored: of the adjoint's output
+
+    int64_t out_height() const { return adjoint ? rows.pixels() : rows.out; }
+    int64_t out_width() const { return adjoint ? columns.pixels() : columns.out; }
+    int64_t in_width() const { return adjoint ? columns.out : columns.in; }
+    int64_t elements() const { return image.planes * out_height() * out_width() * image.channels; }
+};
+
+template <class T>
+ResamplePlan plan_for(const std::vector<Setup<T>>& setups, int multiprocessors) {
+    ResamplePlanRequest request{};
+    request.dtype = request.out_dtype = Storage<T>::dtype;
+    request.transposed = setups[0].adjoint;
     request.multiprocessors = multiprocessors;
     request.shared_memory = 227 * 1024;
-    return make_plan(request);
+    for (const Setup<T>& s : setups) {
+        const Image<T>& image = s.image;
+        ResamplePlanTensor t{};
+        t.interleaved = image.channels > 1;
+        t.channels = t.interleaved ? image.channels : image.planes_per_image;
+        t.images = image.planes / image.planes_per_image;
+        t.vectors = vectors_allowed(request.dtype, image.origin, s.in_width(), image.channels, image.strides());
+        t.rows = s.rows.axis(), t.columns = s.columns.axis();
+        t.out_height = static_cast<int32_t>(s.rows.pixels()), t.out_width = static_cast<int32_t>(s.columns.pixels());
+        t.top = static_cast<int32_t>(s.rows.lead), t.left = static_cast<int32_t>(s.columns.lead);
+        t.mirrored = s.mirrored;
+        request.tensors.push_back(t);
+    }
+    return make_resample_plan(request);
+}
+
+// The results, one after another, each in exactly its memory. `tables` outlives the launches.
+template <class T>
+std::vector<std::vector<T>> run_plan(const ResamplePlan& plan, const std::vector<Setup<T>>& setups, bool backwards,
+                                     int64_t most_blocks = INT64_MAX) {
+    std::vector<Quad<uint32_t>> memory(plan.bytes / 16);
+    std::memset(memory.data(), 0xFF, plan.bytes);
+    auto* tables = reinterpret_cast<unsigned char*>(memory.data());
+    std::memcpy(tables, plan.stored.data(), plan.stored.size());
+    host::make_resample_tables(plan, tables, backwards);
+    std::vector<std::vector<T>> outs;
+    std::vector<ResampleImage> images;
+    for (const Setup<T>& s : setups) {
+        outs.emplace_back(s.elements());
+        std::memset(static_cast<void*>(outs.back().data()), 0xFF, outs.back().size() * sizeof(T));
+        ResampleImage image{s.image.origin, {}, outs.back().data()};
+        const auto strides = s.image.strides();
+        std::copy(strides.begin(), strides.end(), image.stride);
+        images.push_back(image);
+    }
+    ResampleParams p{};
+    p.plan = plan.shape;
+    p.tables = tables;
+    p.images = images.size() > 1 ? images.data() : nullptr;
+    p.image = images[0];
+    if (!host::run_resample(p, backwards, most_blocks)) {
+        std::printf("no kernel for slots %d\n", p.plan.slots);
+        ++failures;
+    }
+    return outs;
 }
 
 template <class T>
-std::vector<T> run_plan(const Plan& plan, const Image<T>& image, bool backwards, int64_t most_blocks = INT64_MAX) {
-    std::vector<T> out(plan.shape.planes * plan.shape.out_height * plan.shape.out_width * plan.shape.channels);
-    std::memset(static_cast<void*>(out.data()), 0xFF, out.size() * sizeof(T));
-    ResampleParams p{};
-    p.plan = plan.shape;
-    p.tables = plan.tables.data();
-    p.image = image.origin;
-    p.planes_per_image = image.planes_per_image;
-    p.stride_image = image.stride_image;
-    p.stride_plane = image.stride_plane;
-    p.stride_channel = image.stride_channel;
-    p.stride_row = image.stride_row;
-    p.stride_column = image.stride_column;
-    p.output = out.data();
-    if (!host::run_resample(p, backwards, most_blocks)) {
-        std::printf("no kernel for form %d, slots %d\n", static_cast<int>(p.plan.form), p.plan.slots);
-        ++failures;
-    }
-    return out;
-}
-
-inline std::string describe(const char* what, const char* dtype, const Case& k, const Dense& rows, const Dense& columns,
-                            const Plan& plan) {
+std::string describe(const char* what, const Case& k, const Setup<T>& s, const ResamplePlan& plan) {
+    const ResampleTensor& t = plan.tensors[0];
     char text[256];
-    std::snprintf(
-        text, sizeof(text),
-        "%s %s %s %lldx%lld %lldx%lld -> %lldx%lld (form %d, slots %d, vectors %d, pieces %d, planes %d, channels %d)",
-        what, dtype, k.layout == Layout::kNHWC ? "NHWC" : "NCHW", static_cast<long long>(k.batch),
-        static_cast<long long>(k.channels), static_cast<long long>(k.height), static_cast<long long>(k.width),
-        static_cast<long long>(rows.rows), static_cast<long long>(columns.rows), static_cast<int>(plan.shape.form),
-        plan.shape.slots, plan.shape.vectors, plan.shape.pieces, plan.shape.group_planes, plan.shape.group_channels);
+    std::snprintf(text, sizeof(text),
+                  "%s %s %s %s %lldx%lld %lldx%lld -> %lldx%lld (slots %d, outputs %d, vectors %d, unit %d, pieces %d, "
+                  "planes %d, channels %d)",
+                  what, s.adjoint ? "adjoint" : "forward", Storage<T>::name,
+                  k.layout == Layout::kNHWC ? "NHWC" : "NCHW", static_cast<long long>(k.batch),
+                  static_cast<long long>(k.channels), static_cast<long long>(k.height), static_cast<long long>(k.width),
+                  static_cast<long long>(s.out_height()), static_cast<long long>(s.out_width()), plan.shape.slots,
+                  plan.shape.outputs, plan.shape.vectors, t.unit_rows, t.pieces, t.group_planes, t.group_channels);
     return text;
 }
 
@@ -197,30 +262,28 @@ inline void apply_dense(const Dense& rows, const Dense& columns, const std::vect
             }
 }
 
+// Fills an image with numbers; gaps become NaN or 255.
 template <class T>
-void check(const char* what, const Case& k, const Dense& rows, const Dense& columns, int multiprocessors = 132) {
-    std::mt19937 random(static_cast<unsigned>(k.height * 131 + k.width * 17 + rows.rows * 7 + columns.rows));
+Image<T> random_image(const Case& k, unsigned seed) {
+    std::mt19937 random(seed);
     std::uniform_real_distribution<double> uniform(0.0, 1.0);
     Image<T> image = make_image<T>(k);
-    std::memset(static_cast<void*>(image.memory.data()), 0xFF, image.memory.size() * sizeof(T));  // gaps: NaN or 255
+    std::memset(static_cast<void*>(image.memory.data()), 0xFF, image.memory.size() * sizeof(T));
     for (int64_t b = 0; b < (k.expanded ? 1 : k.batch); ++b)
         for (int64_t c = 0; c < k.channels; ++c)
             for (int64_t y = 0; y < k.height; ++y)
                 for (int64_t x = 0; x < k.width; ++x)
                     image.origin[image.at(b, c, y, x)] = Storage<T>::put(
                         Storage<T>::dtype == DType::kUInt8 ? std::round(uniform(random)) : uniform(random) - 0.25);
-    const Table row_table = table_of(rows), column_table = table_of(columns);
-    const Plan plan = plan_for(image, k, row_table, column_table, multiprocessors);
-    const std::string name = describe(what, Storage<T>::name, k, rows, columns, plan);
-    const std::vector<T> out = run_plan(plan, image, false);
-    // Again with the threads in the other order, and with two blocks that take all the turns.
-    const std::vector<T> again = run_plan(plan, image, true, 2);
+    return image;
+}
+
+// Compares a result with the dense one.
+template <class T>
+void compare(const std::string& name, const Case& k, const Setup<T>& s, const std::vector<T>& out) {
+    const Dense rows = s.rows.matrix(s.adjoint), columns = s.columns.matrix(s.adjoint);
+    const Image<T>& image = s.image;
     ++checks;
-    if (std::memcmp(out.data(), again.data(), out.size() * sizeof(T)) != 0) {
-        std::printf("%s: depends on the order of the threads: a barrier is missing\n", name.c_str());
-        ++failures;
-        return;
-    }
     // Each term is rounded once as a weight of each axis, and once in each addition that follows it (Higham,
     // section 3.1).
     const int64_t additions = rows.columns + columns.columns;
@@ -234,12 +297,13 @@ void check(const char* what, const Case& k, const Dense& rows, const Dense& colu
             apply_dense(rows, columns, plane, exact, magnitude);
             for (int64_t y = 0; y < rows.rows; ++y)
                 for (int64_t x = 0; x < columns.rows; ++x) {
-                    const int64_t at = y * columns.rows + x;
+                    const int64_t at = y * columns.rows + x, to = s.mirrored ? columns.rows - 1 - x : x;
                     const int64_t where = image.channels > 1
-                                              ? ((b * rows.rows + y) * columns.rows + x) * k.channels + c
-                                              : ((b * k.channels + c) * rows.rows + y) * columns.rows + x;
+                                              ? ((b * rows.rows + y) * columns.rows + to) * k.channels + c
+                                              : ((b * k.channels + c) * rows.rows + y) * columns.rows + to;
                     const double got = Storage<T>::get(out[where]);
-                    const double bound = static_cast<double>(additions + 4) * Storage<T>::unit * (magnitude[at] + 1.0);
+                    // 8: the dense weights are quotients of other sines than the tables', each a few units off.
+                    const double bound = static_cast<double>(additions + 8) * Storage<T>::unit * (magnitude[at] + 1.0);
                     double error;
                     if constexpr (std::is_same_v<T, uint8_t>) {
                         // Half up and saturated; a value within the bound of a tie may go either way.
@@ -258,6 +322,39 @@ void check(const char* what, const Case& k, const Dense& rows, const Dense& colu
         std::printf("%s: beyond the error bound by %g\n", name.c_str(), worst);
         ++failures;
     }
+}
+
+// Moved, not copied: an image points into its own memory.
+template <class T>
+std::vector<Setup<T>> one_setup(Setup<T>&& setup) {
+    std::vector<Setup<T>> setups;
+    setups.push_back(std::move(setup));
+    return setups;
+}
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// `k`: the image, in the adjoint the gradient.
+template <class T>
+void check(const char* what, const Case& k, const Spec& rows, const Spec& columns, bool adjoint,
+           int multiprocessors = 132, bool mirrored = false) {
+    const auto seed = static_cast<unsigned>(k.height * 131 + k.width * 17 + rows.in * 7 + columns.out);
+    const std::vector<Setup<T>> setups =
+        one_setup(Setup<T>{random_image<T>(k, seed), rows, columns, adjoint, mirrored});
+    const ResamplePlan plan = plan_for(setups, multiprocessors);
+    const std::string name = describe(what, k, setups[0], plan);
+    const auto out = run_plan(plan, setups, false);
+    // Again with the threads in the other order, and with two blocks that take all the turns.
+    const auto again = run_plan(plan, setups, true, 2);
+    if (!same_bits(out[0], again[0])) {
+        std::printf("%s: depends on the order of the threads: a barrier is missing\n", name.c_str());
+        ++failures;
+        return;
+    }
+    compare(name, k, setups[0], out[0]);
 }
 
 }  // namespace learned_resizer::test

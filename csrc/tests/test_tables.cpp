@@ -45,13 +45,14 @@ void check_sizes() {
     expect(store_tables(nullptr, 0, nullptr, 0, nullptr) == cudaSuccess, "error for bytes", 0);
 }
 
-// A real plan: 500 -> 100 by boxes of 5.
+// What a real plan stores.
 void check_plan() {
-    std::vector<int32_t> start(100), offset(101);
-    for (int i = 0; i < 100; ++i) start[i] = 5 * i, offset[i + 1] = 5 * i + 5;
-    const std::vector<double> weight(500, 0.2);
-    const AxisTable axis{500, 100, start.data(), offset.data(), weight.data()};
-    check_store(make_plan({axis, axis, DType::kFloat32, 3, 1, true, 132, 227 * 1024}).tables);
+    const Axis axis = make_axis(500, 100, Filter::kBox, true);
+    ResamplePlanRequest request{};
+    request.tensors.assign(20, {3, 1, false, true, axis, axis, 0, 0, 0, 0, false});
+    request.dtype = request.out_dtype = DType::kFloat32;
+    request.multiprocessors = 132, request.shared_memory = 227 * 1024;
+    check_store(make_resample_plan(request).stored);
 }
 
 void check_memory() {

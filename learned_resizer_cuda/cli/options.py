@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..shown import shown
-from ..train.config import RunConfig, field_type
+from ..train.config import RunConfig, field_type, field_words
 from ..train.config_file import read_yaml
 from .streams import fail
 
@@ -96,12 +96,13 @@ def _keyword(name: str, kind: Any, option: Any, default: Any = None) -> inspect.
 
 def _parse(name: str, value: Any) -> Any:
     """An option's value as ``RunConfig`` takes it; commas separate a tuple's."""
-    kind = field_type(name)
+    kind, words = field_type(name), field_words(name)
     if isinstance(_FIELDS[name].default, tuple):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
         try:
-            return tuple(kind(part.strip()) for part in value.split(",") if part.strip())
+            return tuple(part if part in words else kind(part) for part in parts)
         except ValueError:
-            what = "whole numbers" if kind is int else "numbers"
+            what = " or ".join(("whole numbers" if kind is int else "numbers", *words))
             raise ValueError(f"{name}: got {shown(value)}; expected {what} separated by commas") from None
     if name == "batch_size" and value.lstrip("-").isdecimal():
         return int(value)

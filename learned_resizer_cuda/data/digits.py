@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -205,7 +206,7 @@ class DigitsOnPhotographs:
             Canvases, uint8 (1000, 1, canvas, canvas); classes, int64 (1000,), 100 of each.
         """
         batch = self.test_batch(slice(None))
-        return batch.images, batch.targets
+        return cast(Tensor, batch.images), batch.targets
 
     def _batch(
         self, index: NDArray[np.int64], photographs: Sequence[U8], generator: np.random.Generator, part: slice

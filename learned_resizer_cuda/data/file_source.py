@@ -15,8 +15,8 @@ from torch import Tensor
 from . import order
 from .errors import TooManyUnreadableError
 from .image_file import ImageRefused
-from .image_view import AUGMENTS, FITS, View, drawn_view, fixed_view, read_view
-from .source import Batch, Unreadable
+from .image_view import AUGMENTS, FITS, View, drawn_view, fixed_view, read_native, read_view
+from .source import NATIVE, Batch, InputSize, MixedImages, Unreadable
 
 IN_A_ROW = 1000
 """Unreadable images in a row after which the data set counts as missing."""
@@ -56,7 +56,8 @@ class FileSource:
         task: ``"classification"`` or ``"iqa"``.
         labels: names of the K classes or bins.
         train, test: the files.
-        input_size: side S of the images, at least 1.
+        input_size: side S of the images, at least 1, or ``"native"``: their own sizes; views become boxes and flips.
+        max_pixels: with ``"native"``, reduce larger images to as many pixels (``image_view.read_native``).
         in_channels: 3 for colour, 1 for grey.
         augment: ``"none"``, ``"flip"`` or ``"crop"``; see ``image_view.drawn_view``.
         fit: ``"crop"`` or ``"squash"``; see ``image_view.fixed_view``. Also in training, unless it crops.
@@ -73,15 +74,16 @@ class FileSource:
         train: ImageFiles,
         test: ImageFiles,
         *,
-        input_size: int,
+        input_size: InputSize,
+        max_pixels: int | None = None,
         in_channels: int = 3,
         augment: str = "crop",
         fit: str = "crop",
         notes: Sequence[str] = (),
     ) -> None:
-        check_options(input_size, in_channels, augment, fit)
+        check_options(input_size, in_channels, augment, fit, max_pixels)
         self.task, self.labels, self.train, self.test = task, labels, train, test
-        self.input_size, self.in_channels = input_size, in_channels
+        self.input_size, self.max_pixels, self.in_channels = input_size, max_pixels, in_channels
         self.augment, self.fit, self.notes = augment, fit, list(notes)
         self.train_size, self.test_size = len(train), len(test)
 
@@ -92,13 +94,13 @@ class FileSource:
             TooManyUnreadableError: none of the next 1,000 images in the list (or of all, if fewer) can be read.
         """
         places = order.stream(self.train_size, seed, step, batch_size, part)
-        images = self._empty(len(places.indices))
-        taken = []
+        images, taken = [], []
         unreadable: list[Unreadable] = []
-        for number, (position, index) in enumerate(zip(*(array.tolist() for array in places), strict=True)):
-            images[number], index = self._readable(seed, position, index, unreadable)
+        for position, index in zip(*(array.tolist() for array in places), strict=True):
+            image, index = self._readable(seed, position, index, unreadable)
+            images.append(image)
             taken.append(index)
-        return Batch(images, self.train.targets[taken], tuple(unreadable))
+        return Batch(self._batch(images), self.train.targets[taken], tuple(unreadable))
 
     def test_batch(self, part: slice) -> Batch:
         """Test images of the part, in fixed order, without the unreadable ones."""
@@ -110,15 +112,25 @@ class FileSource:
                 taken.append(index)
             except ImageRefused as error:
                 unreadable.append(Unreadable(str(path), str(error)))
-        return Batch(torch.stack(images) if images else self._empty(0), self.test.targets[taken], tuple(unreadable))
+        return Batch(self._batch(images), self.test.targets[taken], tuple(unreadable))
 
-    def _empty(self, count: int) -> Tensor:
-        return torch.empty((count, self.in_channels, self.input_size, self.input_size), dtype=torch.uint8)
+    def _read(self, path: Path, choose: partial[View]) -> tuple[Tensor, View | None]:
+        if self.input_size == NATIVE:
+            return read_native(path, choose, self.in_channels, self.max_pixels)
+        return read_view(path, choose, self.input_size, self.in_channels), None
 
-    def _read(self, path: Path, choose: partial[View]) -> Tensor:
-        return read_view(path, choose, self.input_size, self.in_channels)
+    def _batch(self, images: list[tuple[Tensor, View | None]]) -> Tensor | MixedImages:
+        if self.input_size == NATIVE:
+            views = [view for _, view in images if view is not None]
+            boxes = torch.tensor([view[:4] for view in views], dtype=torch.float64).view(-1, 4)
+            flip = torch.tensor([view.mirror for view in views], dtype=torch.bool)
+            return MixedImages([image for image, _ in images], boxes, flip)
+        empty = torch.empty((0, self.in_channels, self.input_size, self.input_size), dtype=torch.uint8)
+        return torch.stack([image for image, _ in images]) if images else empty
 
-    def _readable(self, seed: int, position: int, index: int, unreadable: list[Unreadable]) -> tuple[Tensor, int]:
+    def _readable(
+        self, seed: int, position: int, index: int, unreadable: list[Unreadable]
+    ) -> tuple[tuple[Tensor, View | None], int]:
         tries = min(self.train_size, IN_A_ROW)
         for candidate in range(index, index + tries):
             path = self.train.path(candidate % self.train_size)
@@ -136,10 +148,15 @@ class FileSource:
         )
 
 
-def check_options(input_size: int, in_channels: int, augment: str, fit: str) -> None:
+def check_options(
+    input_size: InputSize, in_channels: int, augment: str, fit: str, max_pixels: int | None = None
+) -> None:
     """Raise ValueError for a wrong ``FileSource`` option, before listing a large folder."""
-    if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < 1:
-        raise ValueError(f"input_size: got {input_size!r}; expected an integer of at least 1")
+    whole = isinstance(input_size, int) and not isinstance(input_size, bool) and input_size >= 1
+    if not whole and input_size != NATIVE:
+        raise ValueError(f"input_size: got {input_size!r}; expected an integer of at least 1, or {NATIVE}")
+    if max_pixels is not None and (isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1):
+        raise ValueError(f"max_pixels: got {max_pixels!r}; expected an integer of at least 1, or None")
     if in_channels not in (1, 3):
         raise ValueError(f"in_channels: got {in_channels!r}; expected 3 (colour) or 1 (grey)")
     if augment not in AUGMENTS:

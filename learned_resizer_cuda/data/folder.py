@@ -10,6 +10,7 @@ from ..substitutes import printable
 from .errors import ClassMismatchError, DataError, EmptySplitError, SingleClassError
 from .file_source import FileSource, ImageFiles, check_options
 from .listing import images_under, is_image, subfolders
+from .source import InputSize
 
 TRAIN = "train"
 TEST = ("val", "validation", "test")
@@ -27,7 +28,7 @@ class ImageFolderSource(FileSource):
 
     Args:
         root: folder with ``train`` and with ``val``, ``validation`` or ``test``.
-        input_size, in_channels, augment, fit: see ``FileSource``.
+        input_size, max_pixels, in_channels, augment, fit: see ``FileSource``.
 
     Raises:
         DataError: ``root`` is not a folder.
@@ -39,9 +40,15 @@ class ImageFolderSource(FileSource):
     """
 
     def __init__(
-        self, root: Path, input_size: int, in_channels: int = 3, augment: str = "crop", fit: str = "crop"
+        self,
+        root: Path,
+        input_size: InputSize,
+        in_channels: int = 3,
+        augment: str = "crop",
+        fit: str = "crop",
+        max_pixels: int | None = None,
     ) -> None:
-        check_options(input_size, in_channels, augment, fit)
+        check_options(input_size, in_channels, augment, fit, max_pixels)
         root = Path(root)
         if not root.is_dir():
             raise DataError(f"data: got {root}, which is not a folder; {_LAYOUT} in it")
@@ -62,6 +69,7 @@ class ImageFolderSource(FileSource):
             train,
             test,
             input_size=input_size,
+            max_pixels=max_pixels,
             in_channels=in_channels,
             augment=augment,
             fit=fit,

@@ -1,7 +1,8 @@
-"""Decoding of an image file to a uint8 image of given size.
+"""Decoding of an image file to a uint8 image.
 
 The image is turned upright, cropped to a ``View`` (a rectangle of whole pixels, perhaps mirrored), and resized to S x S
-by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once.
+by this package's antialiased bilinear ``resize``. So images of any sizes make one batch, and each is decoded once. Or
+it stays whole, at its own size, and the view goes with it as the box of a region.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .image_file import ImageRefused, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 AUGMENTS = ("none", "flip", "crop")
 FITS = ("crop", "squash")
@@ -31,6 +33,8 @@ _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
 
+_DRAFTS = ("JPEG", "MPO")
+"""Formats that Pillow decodes at a fraction of their size if asked before it loads them."""
 _ORIENTATION = 0x0112
 # EXIF orientation → Pillow's transposition that undoes it.
 _UPRIGHT = {
@@ -97,7 +101,7 @@ def drawn_view(augment: str, fit: str, height: int, width: int, generator: np.ra
 
 
 def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_channels: int) -> Tensor:
-    """Read a view of an image file.
+    """Read a view of an image file, resized.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 where the view stays at least S x S. Transparency is dropped, as in
     torchvision's loader; an animation gives its first frame; 16-bit grey becomes 8-bit.
@@ -116,33 +120,78 @@ def read_view(path: Path, choose: Callable[[int, int], View], size: int, in_chan
         ModuleNotFoundError: Pillow is not installed.
     """
     with open_image(path) as image:
-        pixels, mirror = _decode(image, choose, size, "L" if in_channels == 1 else "RGB")
-    planes = torch.from_numpy(pixels)
-    planes = planes[None] if planes.dim() == 2 else planes.permute(2, 0, 1)
+        orientation, height, width = _upright_size(image)
+        view = choose(height, width)
+        upright = _decode(image, orientation, min(view.height, view.width) // size, in_channels)
+        left, right = _scaled(view.left, view.width, width, upright.size[0])
+        top, bottom = _scaled(view.top, view.height, height, upright.size[1])
+        planes = _planes(upright.crop((left, top, right, bottom)))
     planes = resize(planes, size)
-    return planes.flip(-1) if mirror else planes
+    return planes.flip(-1) if view.mirror else planes
 
 
-def _decode(image: Image.Image, choose: Callable[[int, int], View], size: int, mode: str) -> tuple[np.ndarray, bool]:
-    """Pixels of the view, uint8 (h, w[, 3]), and whether to mirror."""
-    from PIL import Image as pillow
+def read_native(
+    path: Path, choose: Callable[[int, int], View], in_channels: int, max_pixels: int | None = None
+) -> tuple[Tensor, View]:
+    """Read an image file at its own size, and choose a view.
 
-    draft = image.format in ("JPEG", "MPO")
-    if not draft:
+    Args:
+        path, in_channels: see ``read_view``, also for how files are decoded.
+        choose: (height, width) of the image that is returned → the view.
+        max_pixels: an image with more is reduced by this package's antialiased bilinear ``resize`` to at most as many,
+            with its aspect up to whole pixels; a JPEG is decoded near that size.
+
+    Returns:
+        uint8 (in_channels, H, W), upright, and the view.
+
+    Raises:
+        ImageRefused, ModuleNotFoundError: see ``read_view``.
+    """
+    with open_image(path) as image:
+        orientation, *whole = _upright_size(image)
+        height, width = reduced_size(whole[0], whole[1], max_pixels)
+        planes = _planes(_decode(image, orientation, min(whole[0] // height, whole[1] // width), in_channels))
+    if planes.shape[1:] != (height, width):
+        planes = resize(planes, (height, width))
+    return planes, choose(height, width)
+
+
+def reduced_size(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
+    """Height and width of at most ``max_pixels``, aspect kept; at least 1."""
+    if max_pixels is None or height * width <= max_pixels:
+        return height, width
+    scale = math.sqrt(max_pixels / (height * width))
+    height, width = max(1, int(height * scale)), max(1, int(width * scale))
+    # of an image so long that its other side is 1
+    return min(height, max_pixels // width) or 1, min(width, max_pixels // height) or 1
+
+
+def _upright_size(image: ImageFile) -> tuple[int, int, int]:
+    """EXIF orientation, height and width; a JPEG is not decoded yet."""
+    if image.format not in _DRAFTS:
         image.load()  # some formats store EXIF data behind the pixels
     orientation = _orientation(image)
     width, height = image.size[::-1] if orientation >= 5 else image.size
-    view = choose(height, width)
-    if draft:
-        fraction = max(1, min(view.height, view.width) // size)
+    return orientation, height, width
+
+
+def _decode(image: ImageFile, orientation: int, fraction: int, in_channels: int) -> Image.Image:
+    """The image upright, RGB or L; a JPEG down to 1/``fraction``."""
+    from PIL import Image as pillow
+
+    mode = "L" if in_channels == 1 else "RGB"
+    if image.format in _DRAFTS:
+        fraction = max(1, fraction)
         image.draft(mode, (image.size[0] // fraction, image.size[1] // fraction))
         image.load()
-    image = _eight_bits(image, mode)
-    if orientation in _UPRIGHT:
-        image = image.transpose(pillow.Transpose[_UPRIGHT[orientation]])
-    left, right = _scaled(view.left, view.width, width, image.size[0])
-    top, bottom = _scaled(view.top, view.height, height, image.size[1])
-    return np.array(image.crop((left, top, right, bottom))), view.mirror
+    upright = _eight_bits(image, mode)
+    return upright.transpose(pillow.Transpose[_UPRIGHT[orientation]]) if orientation in _UPRIGHT else upright
+
+
+def _planes(image: Image.Image) -> Tensor:
+    """Pixels as uint8 (C, h, w), channels interleaved."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
 
 
 def _orientation(image: Image.Image) -> int:

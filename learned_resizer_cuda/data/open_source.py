@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-from .source import Source
+from .source import NATIVE, InputSize, Source
 
 
 def open_source(
     task: str,
     data: str,
-    input_size: int,
+    input_size: InputSize,
     *,
+    max_pixels: int | None = None,
     scores: str | None = None,
     extra_photographs: str | None = None,
     augment: str = "crop",
@@ -22,7 +24,8 @@ def open_source(
     Args:
         task: ``"classification"`` or ``"iqa"``.
         data: ``"digits"`` or ``"photographs"``, the built-in data of the two tasks, or a folder.
-        input_size: side of the images in pixels.
+        input_size: side of the images in pixels, or ``"native"``, for a folder.
+        max_pixels: see ``FileSource``; of a folder.
         scores: score file of a folder for ``"iqa"``, where it is not in the folder.
         extra_photographs: folder of photographs to add to the built-in ones.
         augment, fit: see ``FileSource``; of a folder.
@@ -33,21 +36,24 @@ def open_source(
         ModuleNotFoundError: a package that brings the built-in data is not installed.
         ValueError: ``input_size`` does not suit the built-in data.
     """
+    if data in ("digits", "photographs") and input_size == NATIVE:
+        raise ValueError(f"input_size: got {NATIVE}; expected a number of pixels: {data} are made in any one size")
     if data == "digits":
         from .digits import DigitsOnPhotographs
 
-        return DigitsOnPhotographs(input_size)
+        return DigitsOnPhotographs(cast(int, input_size))
     if data == "photographs":
         from .quality import QualityPhotographs
 
-        return QualityPhotographs(input_size, None if extra_photographs is None else Path(extra_photographs))
+        return QualityPhotographs(cast(int, input_size), None if extra_photographs is None else Path(extra_photographs))
     root = Path(data)
     if not root.is_dir():
         raise FileNotFoundError(f"data: got {root}; expected a folder of images, digits or photographs")
     if task == "iqa":
         from .scores import ScoreSource
 
-        return ScoreSource(root, None if scores is None else Path(scores), input_size, augment=augment, fit=fit)
+        found = None if scores is None else Path(scores)
+        return ScoreSource(root, found, input_size, augment=augment, fit=fit, max_pixels=max_pixels)
     from .folder import ImageFolderSource
 
-    return ImageFolderSource(root, input_size, augment=augment, fit=fit)
+    return ImageFolderSource(root, input_size, augment=augment, fit=fit, max_pixels=max_pixels)

@@ -15,6 +15,7 @@ import numpy as np
 from .errors import DataError, EmptySplitError, MissingScoreError, ScoreFormatError
 from .file_source import FileSource, ImageFiles, check_options
 from .listing import images_under
+from .source import InputSize
 
 AVA_FILE, CSV_FILE = "AVA.txt", "scores.csv"
 _AVA_BINS = 10
@@ -42,7 +43,7 @@ class ScoreSource(FileSource):
     Args:
         root: folder with the images.
         scores: score file; None: ``AVA.txt`` or ``scores.csv`` in ``root``.
-        input_size, in_channels: see ``FileSource``.
+        input_size, max_pixels, in_channels: see ``FileSource``.
         augment, fit: see ``FileSource``. Whole images, squashed, by default: score networks are trained on images
             rescaled without regard to their aspect (Talebi & Milanfar, "NIMA", IEEE TIP 2018), since a crop need not
             deserve the score of its image.
@@ -63,12 +64,13 @@ class ScoreSource(FileSource):
         self,
         root: Path,
         scores: Path | None,
-        input_size: int,
+        input_size: InputSize,
         in_channels: int = 3,
         augment: str = "flip",
         fit: str = "squash",
+        max_pixels: int | None = None,
     ) -> None:
-        check_options(input_size, in_channels, augment, fit)
+        check_options(input_size, in_channels, augment, fit, max_pixels)
         root = Path(root)
         if not root.is_dir():
             raise DataError(f"data: got {root}, which is not a folder; expected a folder of images")
@@ -99,6 +101,7 @@ class ScoreSource(FileSource):
             train,
             test,
             input_size=input_size,
+            max_pixels=max_pixels,
             in_channels=in_channels,
             augment=augment,
             fit=fit,

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from torch import Tensor
+
+NATIVE: Final = "native"
+InputSize = int | Literal["native"]
+"""Side of square images, or images at their own sizes."""
+
+
+def parse_input_size(text: str) -> InputSize:
+    """An input size as a file holds it."""
+    return NATIVE if text == NATIVE else int(text)
 
 
 class Unreadable(NamedTuple):
@@ -15,17 +25,54 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class MixedImages:
+    """Images of any sizes, each with a region and a flip.
+
+    Not a tuple: loaders and ``DistributedDataParallel`` would move boxes and flips to the device too.
+
+    Attributes:
+        images: uint8 (C, H_i, W_i).
+        boxes: float64 (b, 4), rows (top, left, height, width) in pixels, on the CPU.
+        flip: bool (b,), on the CPU.
+    """
+
+    images: list[Tensor]
+    boxes: Tensor
+    flip: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, *arguments: Any, **options: Any) -> MixedImages:
+        """The same with the images moved, by ``Tensor.to``."""
+        return MixedImages([image.to(*arguments, **options) for image in self.images], self.boxes, self.flip)
+
+    def pin_memory(self) -> MixedImages:
+        """The same with the images in pinned memory."""
+        return MixedImages([image.pin_memory() for image in self.images], self.boxes, self.flip)
+
+    def crops(self) -> list[Tensor]:
+        """What the regions show, (C, h_i, w_i): for boxes of whole pixels."""
+        found = []
+        for image, box, mirror in zip(self.images, self.boxes.long().tolist(), self.flip.tolist(), strict=True):
+            top, left, height, width = box
+            crop = image[:, top : top + height, left : left + width]
+            found.append(crop.flip(-1) if mirror else crop)
+        return found
+
+
 class Batch(NamedTuple):
     """Images, their targets, and the images that could not be read.
 
     Attributes:
-        images: uint8 (b, C, S, S), S the source's input size.
+        images: uint8 (b, C, S, S), S the source's input size, or ``MixedImages`` with the input size ``"native"``.
         targets: int64 (b,) classes, or float32 (b, K) histograms that sum to 1.
         unreadable: images that were met and could not be read. In training others take their places; in testing they
             are left out, so that b may be smaller than what was asked for, even 0.
     """
 
-    images: Tensor
+    images: Tensor | MixedImages
     targets: Tensor
     unreadable: tuple[Unreadable, ...] = ()
 
@@ -42,11 +89,14 @@ class Source(Protocol):
     labels: tuple[str, ...]
     """Names of the K classes, or of the K bins of a histogram."""
     in_channels: int
-    input_size: int
-    """Side S of the images in pixels."""
     train_size: int
     """Images of an epoch."""
     test_size: int
+
+    @property
+    def input_size(self) -> InputSize:
+        """Side S of the images in pixels, or ``"native"``."""
+        ...
 
     @property
     def notes(self) -> Sequence[str]:

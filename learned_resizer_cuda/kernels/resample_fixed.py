@@ -7,10 +7,9 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from ..ops.band_matmul import empty_image
+from ..ops.band_matmul import empty_image, is_channels_last
 from ..ops.bands import FIXED_BITS, Bands
 from . import device, native
-from .resample import layout_of
 from .tables import on_stream, packed
 
 # As kFixedThreads and kFixedRows of resample_fixed.h.
@@ -41,21 +40,22 @@ def resample_fixed(image: Tensor, bands_h: Bands, bands_w: Bands, rows_first: bo
         RuntimeError: if a launch fails, naming the CUDA error.
     """
     out = empty_image(image, bands_h.out_size, bands_w.out_size)
-    layout = layout_of(image)
-    n, c, y, x = out.stride()
-    strides = [layout.strides, (n, 0, c, y, x) if layout.channels > 1 else (n, c, 0, y, x)]
+    batch, count = image.shape[:2]
+    interleaved = is_channels_last(image)
+    planes, planes_per_image, channels = (batch, 1, count) if interleaved else (batch * count, count, 1)
+    strides = [(n, 0, c, y, x) if interleaved else (n, c, 0, y, x) for n, c, y, x in (image.stride(), out.stride())]
     if not rows_first:
         bands_h, bands_w = bands_w, bands_h
         strides = [(n, p, c, x, y) for n, p, c, y, x in strides]
     height, width = bands_h.out_size, bands_w.out_size
-    columns = layout.planes * width * layout.channels
+    columns = planes * width * channels
     strip_rows = _strip_rows(height, columns, device.multiprocessors(image.device))
     data, begins = _tables(bands_h, bands_w, strip_rows)
     place = device.place(image.device)
     tables = on_stream(data, image.device, *place)
     native.load().resample_fixed(
         [tables.address + begin for begin in begins],
-        (layout.planes, layout.planes_per_image, layout.channels),
+        (planes, planes_per_image, channels),
         (height, width),
         bands_w.max_count,
         strip_rows,

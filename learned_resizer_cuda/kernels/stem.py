@@ -22,7 +22,10 @@ Crop = tuple[int, tuple[int, ...], int, int]
 
 
 class _Work(NamedTuple):
-    """What both launchers read of a stem's arguments: tensors without images are left out."""
+    """What both launchers read of a stem's arguments.
+
+    Tensors without images are left out.
+    """
 
     sizes: tuple[Any, ...]  # of each tensor: images, height and width of the crop, and both axes of its place
     crops: list[Crop]
@@ -33,7 +36,10 @@ class _Work(NamedTuple):
 
     @property
     def is_uniform(self) -> bool:
-        """One size, whole: it will come again, and its tables stay on the stream."""
+        """Whether all images are whole and of one size.
+
+        It will come again, and its tables stay on the stream.
+        """
         return len(self.crops) == 1 and self.sizes[0][3] is self.sizes[0][4] is None
 
 
@@ -147,15 +153,15 @@ def stem(a: Stem, z: Tensor, statistics: Tensor | None) -> None:
 
 
 def _empty_grad(image: Tensor, region: Region) -> Tensor:
-    """Memory for dx like an image: the kernel writes the region, and the rest is zero."""
+    """Memory for dx like an image, zero outside its region."""
     whole = image.shape[2:] == (region.height, region.width)
     return torch.empty_like(image) if whole else torch.zeros_like(image)
 
 
 def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
-    """The stem's adjoint: one launch for all images, one more for the sums.
+    """The stem's adjoint: one launch for all images.
 
-    One for dx if asked for, and three before them as in the forward.
+    One more for the sums, one for dx if asked for, and three before them as in the forward.
 
     Returns:
         dx like each tensor of images, if asked for, 0 outside its region; and the gradients of the weights in their own
@@ -175,9 +181,9 @@ def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
             grad.zero_()
         return dxs, grads
     module, gpu, work = native.load(), grad_z.device, _work(forward)
-    places: list[Any] = []
-    if any(image_grads):
-        places = [None if (dx := dxs[i]) is None else _crop(dx, regions[i]) for i in work.indices]
+    places: list[Any] = [None if (dx := dxs[i]) is None else _crop(dx, regions[i]) for i in work.indices]
+    if not any(places):  # those of tensors without images may still be wanted
+        places = []
     limits = *work.format[:2], device.multiprocessors(gpu), device.shared_memory(gpu), *work.instance
     if work.is_uniform:
         plan = _kept_backward_plan(work.sizes, work.options, *limits)

@@ -94,7 +94,7 @@ def _round_up(size: int) -> int:
 
 
 def _table_bytes(plan: Any) -> int:
-    """Of a plan's tables: what is stored, and what the device makes of it."""
+    """Of a plan's tables, those that the device makes included."""
     return _round_up(getattr(plan, "table_bytes", 0) or memoryview(plan).nbytes)
 
 
@@ -152,7 +152,7 @@ def on_stream(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
 
 
 def temporary(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
-    """The same for one call alone, of sizes that may never come again."""
+    """The same for one call, of sizes that may never return."""
     memory = torch.empty(_table_bytes(plan), dtype=torch.uint8, device=gpu)
     _store(plan, memory.data_ptr(), index, stream)
     return Tables(memory.data_ptr(), memory)

@@ -76,7 +76,7 @@ class Bands:
     _derived: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def derive(self, key: object, make: Callable[[], Value]) -> Value:
-        """What an implementation derives from the table (a matrix format, a property), made once."""
+        """What an implementation derives from the table, made once."""
         if key not in self._derived:
             made = make()
             if self._derived.setdefault(key, made) is made:
@@ -126,7 +126,9 @@ def _bytes_of(made: Any) -> int:
 
 
 class BandCache:
-    """The tables used last, with all that was derived from them, up to a number of bytes.
+    """The tables used last, up to a number of bytes.
+
+    With all that was derived from them.
 
     Attributes:
         size: bytes of what it holds; one table may exceed the limit alone.

@@ -74,11 +74,7 @@ def _native(op: str, a: Resample | ResampleBackward) -> Tensor | None:
     _check_dtype(image.dtype)
     if not backend.runs_native(op, image.device, image.dtype):
         return None
-    # The kernel builds its own tables on the device, from tables on the host.
-    return backend.kernel_module("resample").resample(image, *_tables(a, _HOST))  # type: ignore[no-any-return]
-
-
-_HOST = torch.device("cpu")
+    return backend.kernel_module("resample").resample(a)  # type: ignore[no-any-return]
 
 
 def _by_tables(a: Resample | ResampleBackward, places: Places = _WHOLE) -> Tensor:

@@ -1,4 +1,4 @@
-"""``resample_batch`` and its adjoint: images of any sizes, each with a region, to one batch.
+"""``resample_batch`` and its adjoint: regions of images of any sizes.
 
 Forward ``y_b = R_h x_b R_wᵀ``, x_b the crop of image b, mirrored if asked for; adjoint ``x̄_b = R_hᵀ ȳ_b R_w``, zero
 outside the crop. Each image has band matrices of its own (regions.py) and the bits that it has alone. Each op is the
@@ -75,7 +75,7 @@ def _jobs(images: list[Tensor], boxes: Tensor | None, flip: Tensor | None) -> li
     return jobs
 
 
-def _empty_batch(a: ResampleBatch) -> Tensor:
+def empty_batch(a: ResampleBatch) -> Tensor:
     first = a.images[0]
     count = sum(image.shape[0] if image.dim() == 4 else 1 for image in a.images)
     layout = torch.channels_last if all(map(is_channels_last, a.images)) else torch.contiguous_format
@@ -83,7 +83,7 @@ def _empty_batch(a: ResampleBatch) -> Tensor:
     return torch.empty(shape, dtype=a.dtype, device=first.device, memory_format=layout)
 
 
-def _empty_images(a: ResampleBatchBackward) -> list[Tensor]:
+def empty_images(a: ResampleBatchBackward) -> list[Tensor]:
     channels = a.grad.shape[1]
     found = []
     for index, interleaved in enumerate(a.interleaved):
@@ -99,7 +99,7 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
     first, sampling = a.images[0], a.sampling
     if backend.runs_native("resample_batch", first.device, first.dtype):
         return backend.kernel_module("resample").resample_batch(a)  # type: ignore[no-any-return]
-    out = _empty_batch(a)
+    out = empty_batch(a)
     normalise = _normalise(a) if a.mean else None
 
     def run(job: _Job) -> None:
@@ -123,7 +123,7 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
 def _resample_batch_backward(a: ResampleBatchBackward) -> list[Tensor]:
     if backend.runs_native("resample_batch", a.grad.device, a.grad.dtype):
         return backend.kernel_module("resample").resample_batch_backward(a)  # type: ignore[no-any-return]
-    found = _empty_images(a)
+    found = empty_images(a)
 
     def run(job: _Job) -> None:
         images, region, rows = job
@@ -188,7 +188,7 @@ def _fake(a: ResampleBatch) -> Tensor:
     first = a.images[0]
     if first.dtype not in DTYPES:
         raise TypeError(f"images[0]: got dtype {first.dtype}; expected {', '.join(str(d) for d in DTYPES)}")
-    return _empty_batch(a)
+    return empty_batch(a)
 
 
 def _setup_context(ctx: Any, a: ResampleBatch, output: Tensor) -> None:
@@ -220,7 +220,7 @@ def _autograd_backward(ctx: Any, *grads: Tensor) -> list[Tensor]:
 
 
 define("resample_batch", ResampleBatch, "Tensor", run=_resample_batch, fake=_fake)
-define("resample_batch_backward", ResampleBatchBackward, "Tensor[]", run=_resample_batch_backward, fake=_empty_images)
+define("resample_batch_backward", ResampleBatchBackward, "Tensor[]", run=_resample_batch_backward, fake=empty_images)
 _OPS = torch.ops.learned_resizer
 register_autograd("resample_batch", lambda a: a.images, _setup_context, _autograd)
 register_autograd("resample_batch_backward", lambda a: [a.grad], _setup_context_backward, _autograd_backward)

@@ -26,20 +26,25 @@ class Cost(NamedTuple):
     gflop: float
 
 
-def resizer_cost(config: ResizerConfig, input_size: int) -> Cost:
-    """Cost of a learned resizer from ``input_size`` × ``input_size`` pixels to ``config.size``.
+def resizer_cost(config: ResizerConfig, input_size: int | tuple[int, int]) -> Cost:
+    """Cost of a learned resizer from an input size to ``config.size``.
 
     Nothing is computed. The cost is that of the plain composition, which the fused ops count as too.
 
+    Args:
+        config: of the resizer.
+        input_size: a side, or (height, width), in pixels.
+
     Raises:
-        TypeError, ValueError: the resizer refuses a value of ``config``, or ``input_size`` is below 1.
+        TypeError, ValueError: the resizer refuses a value of ``config``, or a side is below 1.
     """
     from ..reference import Resizer
 
     values = asdict(config)
+    sides = (input_size, input_size) if isinstance(input_size, int) else input_size
     with torch.device("meta"):
         resizer = Resizer(values.pop("size"), **values)
-    return network_cost(resizer, config.in_channels, (input_size, input_size))
+    return network_cost(resizer, config.in_channels, sides)
 
 
 def network_cost(network: nn.Module, in_channels: int, size: tuple[int, int]) -> Cost:

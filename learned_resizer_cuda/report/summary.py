@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..data.source import InputSize
 from ..train.config import RunConfig
 from ..train.protocol import Front
 from ..train.results import ACCURACY, PRIMARY_METRIC, Metric, StageResult
@@ -43,7 +44,7 @@ class ArmSummary:
     """
 
     arm: str
-    input_size: int
+    input_size: InputSize
     front: Front
     steps: int
     batch_size: int
@@ -68,7 +69,7 @@ class Gap:
 
     arm: str
     against: str
-    input_size: int
+    input_size: InputSize
     metric: Metric
     gap: MeanStd
     margin: float
@@ -102,14 +103,19 @@ class Summary:
     gaps: list[Gap]
     notes: list[str] = field(default_factory=list)
 
+    def verdicts(self) -> list[str]:
+        """The sentence of each gap; in a sweep with its input size."""
+        several = len({gap.input_size for gap in self.gaps}) > 1
+        return [f"input {gap.input_size}: {gap.sentence()}" if several else gap.sentence() for gap in self.gaps]
+
     def as_dict(self) -> dict[str, Any]:
         """Means, gaps, verdicts and notes as plain values, for summary.json."""
         arms = [asdict(arm) for arm in self.arms]
         for arm in arms:
             del arm["front"]  # the configuration tells it, and it may name a path of this machine
         gaps = [
-            asdict(gap) | {"metric": gap.metric.name, "verdict": gap.verdict, "sentence": gap.sentence()}
-            for gap in self.gaps
+            asdict(gap) | {"metric": gap.metric.name, "verdict": gap.verdict, "sentence": sentence}
+            for gap, sentence in zip(self.gaps, self.verdicts(), strict=True)
         ]
         return {"arms": arms, "gaps": gaps, "notes": self.notes}
 
@@ -117,8 +123,8 @@ class Summary:
 def summarise(
     config: RunConfig,
     results: Sequence[StageResult],
-    test_sizes: dict[int, int],
-    costs: dict[tuple[int, str], float] | None = None,
+    test_sizes: dict[InputSize, int],
+    costs: dict[tuple[InputSize, str], float] | None = None,
 ) -> Summary:
     """Summarise a complete run.
 
@@ -128,7 +134,7 @@ def summarise(
         test_sizes: number of test images by input size.
         costs: GFLOP of one image by input size and arm.
     """
-    groups: dict[tuple[int, str], list[StageResult]] = {}
+    groups: dict[tuple[InputSize, str], list[StageResult]] = {}
     for result in results:
         groups.setdefault((result.stage.input_size, result.stage.arm), []).append(result)
     arms = [_summarise_arm(mine, (costs or {}).get(key)) for key, mine in groups.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..data.source import InputSize
 from ..train.evaluate import Evaluation
 from ..train.results import ACCURACY, METRICS, PRIMARY_METRIC, Metric, StageResult
 from .summary import MeanStd, Summary
@@ -114,20 +115,23 @@ def gain_table(gains: Mapping[str, Mapping[str, float]]) -> Table:
 def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
     """Means and deviations over the seeds, by arm and input size."""
     metrics = _metrics_in(evaluations[0].metrics)
-    groups: dict[tuple[str, int], list[Evaluation]] = {}
+    groups: dict[tuple[str, InputSize, InputSize], list[Evaluation]] = {}
     for evaluation in evaluations:
-        groups.setdefault((evaluation.arm, evaluation.input_size), []).append(evaluation)
+        groups.setdefault((evaluation.arm, evaluation.input_size, evaluation.test_size), []).append(evaluation)
+    elsewhere = any(one.input_size != one.test_size for one in evaluations)
     rows = [
         (
             arm,
             str(input_size),
+            *((str(test_size),) if elsewhere else ()),
             str(len(mine)),
             *(_text(metric, MeanStd.of([one.metrics[metric.name] for one in mine])) for metric in metrics),
             MeanStd.of([one.loss for one in mine]).text(4),
         )
-        for (arm, input_size), mine in groups.items()
+        for (arm, input_size, test_size), mine in groups.items()
     ]
-    header = ("resizer", "input", "seeds", *(metric.label for metric in metrics), "test loss")
+    tested = ("tested at",) if elsewhere else ()
+    header = ("resizer", "input", *tested, "seeds", *(metric.label for metric in metrics), "test loss")
     return Table(header, rows, "On the test images")
 
 

@@ -60,7 +60,7 @@ def print_summary(console: Console, summary: Summary, tables: Sequence[Table]) -
     """Print the tables of a run, its verdicts and its notes."""
     for table in tables:
         print_table(console, table)
-    for line in [gap.sentence() for gap in summary.gaps] + summary.notes:
+    for line in summary.verdicts() + summary.notes:
         console.print(Text(printable(line, console.encoding)), soft_wrap=not console.is_terminal)
 
 

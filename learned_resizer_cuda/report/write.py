@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from .._version import __version__
 from ..atomic import atomic_bytes
+from ..data.source import NATIVE, InputSize, MixedImages, Source
 from ..reference import Resizer
-from ..resize import resize
+from ..resize_batch import resize_batch
 from ..train.batches import to_unit
 from ..train.config import FIXED, RunConfig
 from ..train.models import learned_part
@@ -28,7 +30,7 @@ from ..weights import ResizerConfig
 from .cost import network_cost, resizer_cost
 from .figures.ablation import save_ablation
 from .figures.curves import save_curves, save_transfer
-from .figures.samples import save_samples
+from .figures.samples import ROWS, pick_images, save_samples
 from .figures.spectrum import HIGH, LOW, band_gain, save_spectrum
 from .page import Picture, save_page
 from .summary import TRAIN_WINDOW, Summary, summarise
@@ -50,14 +52,22 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     """
     config, folder = run.config, run.folder
     test_sizes = {size: source.test_size for size, source in run.sources.items()}
-    summary = summarise(config, results, test_sizes, gflops(run, results))
+    learned = next((result for result in results if result.stage.front.kind in ("learned", "file")), None)
+    pictured = (learned or results[-1]).stage.input_size
+    images = {size: _test_images(run.sources[size]) for size in run.sources.keys() & {NATIVE, pictured}}
+    native = [image.shape[1] * image.shape[2] for image in images[NATIVE][0]] if NATIVE in images else []
+    pixels = round(sum(native) / len(native)) if native else 0
+    summary = summarise(config, results, test_sizes, gflops(run, results, pixels))
+    if native:
+        summary.notes.append(
+            f"native: gflop is the mean over {len(native)} test images, whose regions have {pixels:,} pixels on average"
+        )
     tables = run_tables(config.command, summary, results)
     (folder / "metrics.csv").unlink(missing_ok=True)
     for result in results:
         append_rows(folder / "metrics.csv", result.rows, config.task)
-    learned = next((result for result in results if result.stage.front.kind in ("learned", "file")), None)
     pictures = _draw_curves(config, summary, results, folder)
-    image_pictures, gains = _draw_images(run, results, learned)
+    image_pictures, gains = _draw_images(run, results, learned, *images[pictured])
     if learned is not None:
         atomic_bytes(folder / RESIZER, (run.stage_folder(learned.stage.key) / RESIZER).read_bytes())
     where = environment(results[0].device)
@@ -68,7 +78,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
         folder,
         f"{config.command}: {config.model} on {config.data}",
         [*tables, gain_table(gains)] if gains else tables,
-        verdicts=[gap.sentence() for gap in summary.gaps],
+        verdicts=summary.verdicts(),
         notes=notes,
         pictures=[*pictures, *image_pictures],
         environment=", ".join(f"{name} {value}" for name, value in where.items()),
@@ -88,16 +98,23 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     return summary, tables
 
 
-def gflops(run: Run, results: Sequence[StageResult]) -> dict[tuple[int, str], float]:
-    """GFLOP per image by input size and arm: network plus learned resizer."""
+def gflops(run: Run, results: Sequence[StageResult], native_pixels: int) -> dict[tuple[InputSize, str], float]:
+    """GFLOP per image by input size and arm: network plus learned resizer.
+
+    Args:
+        run, results: see ``write_report``.
+        native_pixels: of a native image.
+    """
     size = run.config.size
     network = network_cost(results[0].network, run.source_of(results[0].stage).in_channels, (size, size)).gflop
-    found = {}
+    found: dict[tuple[InputSize, str], float] = {}
     for (input_size, arm), result in {(one.stage.input_size, one.stage.arm): one for one in results}.items():
         found[input_size, arm] = network
         if result.stage.front.is_learned:
             resizer = ResizerConfig.of(cast(Resizer, learned_part(result.resizer)))
-            found[input_size, arm] += resizer_cost(resizer, input_size).gflop
+            # The cost is that of the pixels, whatever the shape, and affine in them: of the mean, it is the mean.
+            sides = (1, max(1, native_pixels)) if input_size == NATIVE else (input_size, input_size)
+            found[input_size, arm] += resizer_cost(resizer, sides).gflop
     return found
 
 
@@ -131,43 +148,69 @@ def _draw_curves(config: RunConfig, summary: Summary, results: Sequence[StageRes
 
 @torch.no_grad()
 def _draw_images(
-    run: Run, results: Sequence[StageResult], learned: StageResult | None
+    run: Run,
+    results: Sequence[StageResult],
+    learned: StageResult | None,
+    images: Tensor | list[Tensor],
+    targets: Tensor,
 ) -> tuple[list[Picture], dict[str, dict[str, float]]]:
     """Draw samples.png and spectrum.png of ``learned``; returns gains over bilinear in dB."""
     config = run.config
-    shown = learned or results[-1]
-    source = run.source_of(shown.stage)
-    # Spread over the test set: neighbours are often of one class.
-    count = min(SHOWN_IMAGES, source.test_size)
-    batches = [source.test_batch(slice(i, i + 1)) for i in range(0, source.test_size, source.test_size // count)]
-    batches = [batch for batch in batches if len(batch.images)][:count]
-    if not batches:
+    if not len(images):
         return [], {}
     normalise, restore = _normalisation(config)
-    images = normalise(to_unit(torch.cat([batch.images for batch in batches])))
+
+    def prepared(index: int) -> Tensor:
+        return normalise(to_unit(images[index]))
+
+    chosen = pick_images(targets, ROWS)
+    shown = [prepared(index) for index in chosen]
     samples = Picture(run.folder / "samples.png", "Test images as each resizer shows them to its network")
     save_samples(
         results,
-        images,
-        torch.cat([batch.targets for batch in batches]),
+        torch.stack(shown) if isinstance(images, Tensor) else shown,
+        targets[chosen],
         samples.path,
         interpolation=config.interpolation,
         size=config.size,
-        labels=source.labels,
+        labels=run.source_of((learned or results[-1]).stage).labels,
         task=config.task,
         display=restore,
         arm="learned" if learned is None else learned.stage.arm,
     )
     if config.size < SPECTRUM_SIZE:
         return [samples], {}
-    outputs = {name: resize(images, config.size, interpolation=name) for name in FIXED}
+    resizers: dict[str, Callable[[list[Tensor]], Tensor]] = {
+        name: partial(resize_batch, size=config.size, interpolation=name) for name in FIXED
+    }
     if learned is not None:
-        outputs[learned.stage.arm] = learned.resizer(images)
+        resizers[learned.stage.arm] = learned_part(learned.resizer)
+    # One image at a time: at native sizes all of them in floating point may not fit in memory.
+    outputs = {
+        name: torch.cat([resizer([prepared(index)]) for index in range(len(images))])
+        for name, resizer in resizers.items()
+    }
     caption = "Radial power spectra: what each resizer keeps or adds, by frequency"
     spectrum = Picture(run.folder / "spectrum.png", caption)
-    save_spectrum(images, outputs, spectrum.path)
+    save_spectrum(normalise(to_unit(images)) if isinstance(images, Tensor) else None, outputs, spectrum.path)
     low, high = band_gain(outputs, LOW), band_gain(outputs, HIGH)
     return [samples, spectrum], {name: {"lower": low[name], "upper": high[name]} for name in outputs}
+
+
+def _test_images(source: Source) -> tuple[Tensor | list[Tensor], Tensor]:
+    """At most ``SHOWN_IMAGES`` uint8 images or regions, and their targets."""
+    # Spread over the test set: neighbours are often of one class.
+    count = min(SHOWN_IMAGES, source.test_size)
+    batches = [source.test_batch(slice(i, i + 1)) for i in range(0, source.test_size, source.test_size // count)]
+    batches = [batch for batch in batches if len(batch.images)][:count]
+    targets = torch.cat([batch.targets for batch in batches]) if batches else torch.empty(0)
+    found: list[Tensor] = []
+    for batch in batches:
+        if isinstance(batch.images, MixedImages):
+            found += [crop.clone() for crop in batch.images.crops()]  # a copy frees the rest of the image
+        else:
+            found += batch.images.unbind()
+    return (found if source.input_size == NATIVE or not found else torch.stack(found)), targets
 
 
 def _normalisation(config: RunConfig) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 from collections.abc import Callable
 
 import torch
 
-from ..data.source import Source
+from ..data.source import MixedImages, Source
 from .config import RunConfig
 from .models import build_models
 from .optimiser import build_optimiser
@@ -54,7 +55,7 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
 
     def step(count: int) -> None:
         watcher.doing(f"finding the batch size: trying {count} images")
-        images = torch.rand(count, source.in_channels, source.input_size, source.input_size, device=device)
+        images = random_images(config, source, count, device)
         if config.task == "iqa":
             targets = torch.full((count, len(source.labels)), 1 / len(source.labels), device=device)
         else:
@@ -67,6 +68,17 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
 
     with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
         return processes * largest_batch_size(step, device, min(MOST_IMAGES, source.train_size // processes))
+
+
+def random_images(config: RunConfig, source: Source, count: int, device: torch.device) -> torch.Tensor | MixedImages:
+    """Images of the source's size; at native sizes, squares of ``max_pixels``."""
+    if isinstance(source.input_size, int):
+        return torch.rand(count, source.in_channels, source.input_size, source.input_size, device=device)
+    side = math.isqrt(config.max_pixels or 1)
+    shape = (source.in_channels, side, side)
+    images = [torch.randint(256, shape, dtype=torch.uint8, device=device) for _ in range(count)]
+    boxes = torch.tensor([[0, 0, side, side]] * count, dtype=torch.float64)
+    return MixedImages(images, boxes, torch.zeros(count, dtype=torch.bool))
 
 
 def _cost(stage: Stage) -> tuple[bool, int]:

@@ -1,4 +1,4 @@
-"""Batches of floating-point images on the device, split among a training's processes."""
+"""Batches of images on the device, split among a training's processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.source import Batch, Source
+from ..data.source import NATIVE, Batch, InputSize, MixedImages, Source
 
 TEST_BATCH = 100
+NATIVE_TEST_BATCH = 8
+"""Images of a test batch at native sizes, which are not known before they are read."""
 TEST_PIXELS = TEST_BATCH * 256**2
 """Pixels of a test batch: 100 images of up to 256 x 256, fewer of larger ones."""
 
@@ -64,8 +66,8 @@ class TestBatches(Dataset[Batch]):
 class Batches:
     """One process's batches of a source, in [0, 1] or normalised.
 
-    Images travel as uint8 and become floating-point on the device. Of W processes, process r trains on the r-th of W
-    equal, contiguous parts of each batch: together on the same batches as one process.
+    Images travel as uint8 and become floating-point on the device, at native sizes in the resizer. Of W processes,
+    process r trains on the r-th of W equal, contiguous parts of each batch: together on the same batches as one.
 
     Args:
         source: the data, shared between runs.
@@ -119,9 +121,12 @@ class Batches:
     def prepare(self, batch: Batch) -> Batch:
         """A source's batch on the device.
 
-        Its images are (b, C, S, S) in ``dtype``: in [0, 1], or normalised.
+        Its images are (b, C, S, S) in ``dtype``: in [0, 1], or normalised. ``MixedImages`` stay bytes.
         """
-        images, targets = (tensor.to(self.device, non_blocking=True) for tensor in (batch.images, batch.targets))
+        images = batch.images.to(self.device, non_blocking=True)
+        targets = batch.targets.to(self.device, non_blocking=True)
+        if isinstance(images, MixedImages):
+            return Batch(images, targets, batch.unreadable)
         images = to_unit(images)
         if self._normalize is not None:
             mean, std = self._normalize
@@ -148,8 +153,10 @@ def to_unit(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(255)
 
 
-def size_of_test_batch(input_size: int) -> int:
+def size_of_test_batch(input_size: InputSize) -> int:
     """Images of a test batch: at least 1, at most 100."""
+    if input_size == NATIVE:
+        return NATIVE_TEST_BATCH
     return max(1, min(TEST_BATCH, TEST_PIXELS // input_size**2))
 
 

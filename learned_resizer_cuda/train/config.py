@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 from ..atomic import atomic_bytes
 from ..data.image_view import AUGMENTS, FITS
 from ..data.open_source import open_source
-from ..data.source import Source
+from ..data.source import NATIVE, InputSize, Source
 from ..ops.bands import RESIZER_INTERPOLATIONS
 from ..shown import shown
 from .config_file import read_yaml
@@ -77,12 +77,23 @@ class RunConfig:
         "crop", "Augmentation of a folder's images: random crop and flip, flip only, or none.", choices=AUGMENTS
     )
     fit: str = _data("crop", "How a folder's test images become square: centre crop, or squash.", choices=FITS)
+    max_pixels: int | None = _data(
+        None,
+        "With input size native: reduce images of more pixels to as many, so that a batch fits in memory. Default: no "
+        "limit.",
+        least=1,
+    )
     num_workers: int = _data(0, "Processes that read images; they do not change results.", least=0)
 
     model: str = _network("resnet50", "small_cnn, inception_v2, or any network of timm.")
     pretrained: bool = _network(False, "Start from timm's weights (needs a download).")
     size: int = _network(224, "Side of the network's input images, in pixels.", least=1, most=_LARGEST_RESIZER)
-    input_size: tuple[int, ...] = _network((448,), "Side of the resizer's input images; several make a sweep.", least=1)
+    input_size: tuple[InputSize, ...] = _network(
+        (448,),
+        "Side of the resizer's input images, or native: a folder's images at their own sizes, where crops are regions "
+        "of the image and nothing is resized before the resizer. Several make a sweep.",
+        least=1,
+    )
     arms: tuple[str, ...] = _network(
         ("bilinear", "bicubic", "learned", "blind", "control"), "Resizers to compare.", choices=ARMS
     )
@@ -158,7 +169,16 @@ class RunConfig:
         for name in ("input_size", "arms", "num_filters", "num_blocks"):
             yield name, len(set(getattr(self, name))) < len(getattr(self, name)), "each once"
         yield "input_size", len(self.input_size) > MOST_INPUT_SIZES, f"at most {MOST_INPUT_SIZES} sizes"
-        yield "input_size", min(self.input_size) < self.size, f"at least size, {self.size}, as in the paper"
+        sides = [size for size in self.input_size if size != NATIVE]
+        yield "input_size", min(sides, default=self.size) < self.size, f"at least size, {self.size}, as in the paper"
+        native, built_in = NATIVE in self.input_size, self.data in BUILT_IN.values()
+        yield "input_size", native and built_in, f"numbers of pixels for {self.data}, which are made in any one size"
+        limited = self.max_pixels is not None
+        yield "max_pixels", limited and not native, f"it only with input_size {NATIVE}"
+        few = self.max_pixels is not None and self.max_pixels < self.size**2
+        yield "max_pixels", few, f"at least {self.size**2}, the pixels of {self.size}×{self.size}"
+        unlimited = self.batch_size == "auto" and native and not limited
+        yield "batch_size", unlimited, f"a number of images, or max_pixels, with input_size {NATIVE}"
         processes = self.devices * self.nodes
         divides = isinstance(self.batch_size, str) or self.batch_size % processes == 0
         yield "batch_size", not divides, f"a multiple of the {processes} processes"
@@ -167,7 +187,6 @@ class RunConfig:
             self.seed + self.seeds - 1 > _LARGEST_INTEGER,
             f"the last seed, from seed {self.seed} on, to be at most {_LARGEST_INTEGER}",
         )
-        built_in = self.data in BUILT_IN.values()
         own = BUILT_IN[self.task]
         yield "data", built_in and self.data != own, f"{own} or a folder for task {self.task}"
         scored = self.task == "iqa" and not built_in
@@ -220,7 +239,7 @@ class RunConfig:
             given["data"] = BUILT_IN[task]
         return cls(**preset(given) | given)
 
-    def open_source(self, input_size: int) -> Source:
+    def open_source(self, input_size: InputSize) -> Source:
         """The run's data, as images of ``input_size``; raises what ``data.open_source`` raises."""
         return open_source(
             self.task,
@@ -230,6 +249,7 @@ class RunConfig:
             extra_photographs=self.extra_photographs,
             augment=self.augment,
             fit=self.fit,
+            max_pixels=self.max_pixels,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -262,7 +282,18 @@ _RULES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 def field_type(name: str) -> type:
     """Type of a field's values: ``int``, ``float``, ``bool`` or ``str``."""
-    return (get_args(_HINTS[name]) or (_HINTS[name],))[0]
+    return _alternatives(name)[0]
+
+
+def field_words(name: str) -> list[str]:
+    """Words that a field's values may also be, such as ``auto``."""
+    return [word for part in _alternatives(name) for word in get_args(part)]
+
+
+def _alternatives(name: str) -> tuple[Any, ...]:
+    hint = _HINTS[name]
+    one = get_args(hint)[0] if get_origin(hint) is tuple else hint
+    return get_args(one) or (one,)
 
 
 def _number(value: Any) -> Any:
@@ -276,7 +307,7 @@ def _number(value: Any) -> Any:
 
 def _check_value(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
     kind = field_type(name)
-    words = [word for part in get_args(_HINTS[name]) for word in get_args(part)]  # of a Literal, such as auto
+    words = field_words(name)
     if value in words:
         return
     right = isinstance(value, (int, float) if kind is float else kind)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ..damaged import reading
-from ..data.source import Source
+from ..data.source import NATIVE, InputSize, Source
 from ..data.unreadable import UnreadableLog
 from ..weights import StateMismatchError
 from .config import RunConfig
@@ -25,11 +26,15 @@ from .tasks import build_task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Test loss and metrics of one stage."""
+    """Test loss and metrics of one stage.
+
+    ``input_size`` is that of its training, ``test_size`` that of the test images.
+    """
 
     arm: str
     seed: int
-    input_size: int
+    input_size: InputSize
+    test_size: InputSize
     loss: float
     metrics: dict[str, float]
 
@@ -40,6 +45,8 @@ def evaluate(
     arms: Sequence[str] = (),
     accelerator: str = "auto",
     watcher: Watcher | None = None,
+    input_size: InputSize | None = None,
+    max_pixels: int | None = None,
 ) -> list[Evaluation]:
     """Tests what a run trained.
 
@@ -49,6 +56,8 @@ def evaluate(
         arms: those to test, default all.
         accelerator: ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"cuda"``.
         watcher: notified of progress.
+        input_size: of the test images, a side or ``"native"``; default that of each stage's training.
+        max_pixels: limit of native images, as in ``RunConfig``; default the run's.
 
     Raises:
         FileNotFoundError: the folder holds no run, or no finished stage.
@@ -62,9 +71,14 @@ def evaluate(
         trained = RunConfig.load(folder / CONFIG)
     workers = min(trained.num_workers, most_workers(1))  # the run may come from a larger machine
     config = replace(trained, accelerator=accelerator, devices=1, nodes=1, num_workers=workers)
-    check_batch(config, 1)
+    sizes = trained.input_size if input_size is None else (input_size,)
+    if max_pixels is None and NATIVE in sizes:
+        max_pixels = trained.max_pixels
+    changed: dict[str, Any] = {"input_size": sizes, "max_pixels": max_pixels}
     if data is not None:
-        config = replace(config, data=data, scores=None, extra_photographs=None)  # they belong to the run's own data
+        changed |= {"data": data, "scores": None, "extra_photographs": None}  # they belong to the run's own data
+    config = replace(config, **changed)
+    check_batch(config, 1)
     stages = [stage for stage in plan(trained, lambda _: 1.0) if (folder / STAGES / stage.key / RESULT).is_file()]
     if not stages:
         raise FileNotFoundError(f"run: got {folder}; expected at least one finished stage")
@@ -78,11 +92,12 @@ def evaluate(
     watcher = watcher or Watcher()
     watcher.say(f"evaluate: {folder} on {config.data}")
     watcher.doing("reading the data")
-    sources = {size: config.open_source(size) for size in dict.fromkeys(stage.input_size for stage in chosen)}
+    test_sizes = {stage.input_size: input_size or stage.input_size for stage in chosen}
+    sources = {size: config.open_source(size) for size in dict.fromkeys(test_sizes.values())}
     found = []
     for number, stage in enumerate(chosen, 1):
         watcher.doing(f"testing {stage.name}, {number} of {len(chosen)}")
-        found.append(_test(stage, trained, config, folder, sources[stage.input_size], unreadable))
+        found.append(_test(stage, trained, config, folder, sources[test_sizes[stage.input_size]], unreadable))
     return found
 
 
@@ -90,7 +105,8 @@ def _test(
     stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, source: Source, unreadable: UnreadableLog
 ) -> Evaluation:
     kept = folder / STAGES / stage.key
-    resizer, network = build_kept(stage, trained, source.in_channels, len(source.labels), kept / RESIZER)
+    tested = replace(stage, input_size=source.input_size)
+    resizer, network = build_kept(tested, trained, source.in_channels, len(source.labels), kept / RESIZER)
     try:
         load_weights(network, kept / NETWORK, source.labels)
         if stage.front.is_learned:
@@ -105,4 +121,4 @@ def _test(
     batches = open_batches(fabric, config, source, stage.seed, batch_size=1).test()
     model = place(fabric, nn.Sequential(resizer, network))
     loss, metrics = measure(fabric, model, task, unreadable.counting(batches))
-    return Evaluation(stage.arm, stage.seed, stage.input_size, loss, metrics)
+    return Evaluation(stage.arm, stage.seed, stage.input_size, source.input_size, loss, metrics)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ..data.source import NATIVE, InputSize
 from ..shown import shown
 from .config import MOST_STEPS, RunConfig
 from .memory import usable_memory
@@ -60,20 +61,26 @@ def check_machine(config: RunConfig) -> None:
 
 
 def check_batch(config: RunConfig, images: int) -> None:
-    """Checks that memory holds a batch of the largest images in float32.
+    """Checks that memory holds a batch of the largest images.
+
+    They count as float32, at native sizes as bytes.
 
     Raises:
         ValueError: they take more memory than this process may use.
     """
-    side = max(config.input_size)
-    each = 3 * side**2 * _FLOAT32
     memory = usable_memory()
-    if images * each > memory:
-        name, value = ("batch_size", config.batch_size) if 2 * each <= memory else ("input_size", side)
-        raise ValueError(
-            f"{name}: got {value}; {images} images of {side}×{side} take {_gib(images * each)} in float32; this "
-            f"process may use {_gib(memory)} of memory"
-        )
+    for size in config.input_size:
+        if size == NATIVE:
+            each, what = 3 * (config.max_pixels or 1), f"{config.max_pixels} pixels take {{}} in uint8"
+        else:
+            each, what = 3 * size**2 * _FLOAT32, f"{size}×{size} take {{}} in float32"
+        if images * each > memory:
+            name = "batch_size" if 2 * each <= memory else "max_pixels" if size == NATIVE else "input_size"
+            value = size if name == "input_size" else getattr(config, name)
+            raise ValueError(
+                f"{name}: got {value}; {images} images of {what.format(_gib(images * each))}; this process may use "
+                f"{_gib(memory)} of memory"
+            )
 
 
 def check_weights(config: RunConfig, copies: int) -> None:
@@ -93,7 +100,7 @@ def check_weights(config: RunConfig, copies: int) -> None:
         )
 
 
-def check_length(config: RunConfig, steps_per_epoch: Mapping[int, float]) -> None:
+def check_length(config: RunConfig, steps_per_epoch: Mapping[InputSize, float]) -> None:
     """Checks that the trainings are not too long to be planned.
 
     Args:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..damaged import reading
+from ..data.source import NATIVE, MixedImages
+from ..ops.regions import regions
 from ..resize import Resize, resize
+from ..resize_batch import resize_batch
 from ..resizer import FusedResizer
 from ..weights import ResizerConfig, load_resizer
 from .config import RunConfig
@@ -42,6 +45,80 @@ class BlindResizer(nn.Module):
         through = partial(resize, interpolation=self.interpolation, antialias=self.antialias)
         with torch.no_grad():
             blurred = through(through(images, self.size), images.shape[-2:])
+        return self.resizer(blurred)
+
+
+class MixedFront(nn.Module):
+    """The module in front of the network for images of any sizes.
+
+    Bytes go to the resizer, which normalises them, each box and flip with them.
+
+    Args:
+        resizer: images (C, H_i, W_i), ``boxes`` and ``flip`` → (B, C, size, size).
+    """
+
+    def __init__(self, resizer: nn.Module) -> None:
+        super().__init__()
+        self.resizer = resizer
+
+    def forward(self, images: MixedImages) -> Tensor:
+        """B images → (B, C, size, size)."""
+        return self.resizer(images.images, boxes=images.boxes, flip=images.flip)
+
+
+class MixedFilter(nn.Module):
+    """Fixed filter of uint8 images of any sizes, normalised.
+
+    Args:
+        size: output side in pixels.
+        mean, std: of each channel.
+        interpolation, antialias: the filter.
+    """
+
+    dtype: Tensor
+
+    def __init__(
+        self, size: int, mean: Sequence[float], std: Sequence[float], interpolation: str, antialias: bool
+    ) -> None:
+        super().__init__()
+        self.size, self.mean, self.std = size, mean, std
+        self.interpolation, self.antialias = interpolation, antialias
+        self.register_buffer("dtype", torch.zeros(()), persistent=False)  # that of the network
+
+    def forward(self, images: Sequence[Tensor], *, boxes: Tensor, flip: Tensor) -> Tensor:
+        """Images (C, H_i, W_i) → (B, C, size, size)."""
+        return resize_batch(
+            images,
+            self.size,
+            boxes=boxes,
+            flip=flip,
+            mean=self.mean,
+            std=self.std,
+            dtype=self.dtype.dtype,
+            interpolation=self.interpolation,
+            antialias=self.antialias,
+        )
+
+
+class MixedBlindResizer(nn.Module):
+    """``BlindResizer`` for images of any sizes.
+
+    Args:
+        resizer: the learned resizer.
+        through: the filter, which also crops, mirrors and normalises.
+    """
+
+    def __init__(self, resizer: nn.Module, through: MixedFilter) -> None:
+        super().__init__()
+        self.resizer, self.through = resizer, through
+
+    def forward(self, images: Sequence[Tensor], *, boxes: Tensor, flip: Tensor) -> Tensor:
+        """Images (C, H_i, W_i) → (B, C, size, size)."""
+        through = partial(resize, interpolation=self.through.interpolation, antialias=self.through.antialias)
+        with torch.no_grad():
+            small = self.through(images, boxes=boxes, flip=flip)
+            places = regions([image.shape[1:] for image in images], boxes, flip)
+            blurred = [through(one, (r.height, r.width)) for one, r in zip(small, places, strict=True)]
         return self.resizer(blurred)
 
 
@@ -128,7 +205,23 @@ def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs:
         network = build_network(config.model, in_channels, num_outputs, pretrained)
         torch.manual_seed(stage.seed)
         resizer = build_front(config, stage.front, in_channels)
+    if stage.input_size == NATIVE:
+        resizer = for_mixed_sizes(resizer, config, in_channels)
     return resizer, network
+
+
+def for_mixed_sizes(front: nn.Module, config: RunConfig, in_channels: int) -> MixedFront:
+    """A front for uint8 images of any sizes; changes a learned resizer."""
+    unit = ([0.0] * in_channels, [1.0] * in_channels)
+    mean, std = (config.mean, config.std) if config.normalize else unit
+    if isinstance(front, Resize):
+        return MixedFront(MixedFilter(config.size, mean, std, front.interpolation, front.antialias))
+    resizer = learned_part(front)
+    resizer.image_mean, resizer.image_std = torch.tensor(mean), torch.tensor(std)
+    if isinstance(front, BlindResizer):
+        through = MixedFilter(config.size, mean, std, front.interpolation, front.antialias)
+        return MixedFront(MixedBlindResizer(resizer, through))
+    return MixedFront(resizer)
 
 
 def build_kept(
@@ -153,5 +246,7 @@ def build_kept(
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:
-    """The part whose weights are saved: the learned resizer, also a ``BlindResizer``'s."""
-    return resizer.resizer if isinstance(resizer, BlindResizer) else resizer
+    """The part whose weights are saved: the learned resizer within."""
+    while isinstance(resizer, (BlindResizer, MixedBlindResizer, MixedFront)):
+        resizer = resizer.resizer
+    return resizer

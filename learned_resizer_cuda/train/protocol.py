@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import NamedTuple
 
+from ..data.source import InputSize
 from .config import FIXED, RunConfig
 
 
@@ -46,7 +47,7 @@ class Stage:
 
     arm: str
     seed: int
-    input_size: int
+    input_size: InputSize
     steps: int
     learning_rate: float
     front: Front
@@ -80,7 +81,7 @@ class _Arm(NamedTuple):
     factor: int = 1
 
 
-def plan(config: RunConfig, steps_per_epoch: Callable[[int], float]) -> list[Stage]:
+def plan(config: RunConfig, steps_per_epoch: Callable[[InputSize], float]) -> list[Stage]:
     """Stages of a run in running order: by input size, then seed.
 
     Args:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from ..batch_norm import Norm
+from ..data.source import MixedImages
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Tensor | MixedImages]) -> None:
     """Replaces every batch norm's running statistics by their mean over ``batches``.
 
     Those of training lag behind the weights, by the momentum's memory. Here each batch passes through the present
@@ -72,7 +73,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _at_least_one(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def _at_least_one(batches: Iterable[Tensor | MixedImages]) -> Iterator[Tensor | MixedImages]:
     """The batches; raises ValueError at the end if there were none."""
     empty = True
     for batch in batches:

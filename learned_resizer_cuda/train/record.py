@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..atomic import naming
 from ..damaged import reading
-from ..data.source import Batch, Unreadable
+from ..data.source import Batch, Unreadable, parse_input_size
 from ..data.unreadable import UnreadableLog
 from .distributed import gather, is_alone, mean_over_all, sum_over_all
 from .progress import Watcher
@@ -217,16 +217,18 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         Exception: of any kind, if it is something else or cut off.
     """
-    whole, text = {"seed", "input_size", "step"}, {"arm", "split"}
+    whole, text = {"seed", "step"}, {"arm", "split"}
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             plain = {
                 name: line[name] if name in text else int(line[name]) if name in whole else float(line[name])
                 for name in _PLAIN
+                if name != "input_size"
             }
+            input_size = parse_input_size(line["input_size"])
             metrics = {name: float(value) for name, value in line.items() if name not in _PLAIN and value != ""}
-            rows.append(Row(**plain, metrics=metrics))  # type: ignore[arg-type]
+            rows.append(Row(**plain, input_size=input_size, metrics=metrics))  # type: ignore[arg-type]
     if not path.read_bytes().endswith(b"\n"):
         raise ValueError("its last line is cut off")
     return rows

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..data.source import InputSize
 from .protocol import Stage
 
 
@@ -60,7 +61,7 @@ class Row:
 
     arm: str
     seed: int
-    input_size: int
+    input_size: InputSize
     step: int
     epoch: float
     split: str

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..atomic import atomic_bytes, remove_leftovers
 from ..damaged import DamagedFileError, reading
-from ..data.source import Source
+from ..data.source import NATIVE, InputSize, Source, parse_input_size
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
 from ..substitutes import printable
@@ -131,10 +131,10 @@ class Run:
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
             notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
-            arguments = ResizerConfig.of(cast(Resizer, resizer))
-            if self.config.normalize:
-                # The run normalises images before the resizer; users of the file need the resizer to do it
-                arguments = replace(arguments, mean=self.config.mean, std=self.config.std)
+            # Where the run normalises images before the resizer, users of the file need the resizer to do it. At native
+            # sizes the resizer in the run has a mean and std in any case
+            mean, std = (self.config.mean, self.config.std) if self.config.normalize else (None, None)
+            arguments = replace(ResizerConfig.of(cast(Resizer, resizer)), mean=mean, std=std)
             save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
         values = {
             "steps": stage.steps,
@@ -175,7 +175,7 @@ class Run:
         except StateMismatchError:
             raise DamagedFileError(f"{path} belongs to another configuration; {remedy(path.parent)}") from None
 
-    def _batch_sizes(self) -> dict[int, int]:
+    def _batch_sizes(self) -> dict[InputSize, int]:
         if isinstance(self.config.batch_size, int):
             return dict.fromkeys(self.config.input_size, self.config.batch_size)
         # Measured once and kept, so that all processes, and a resumed run, train with the same batches.
@@ -189,12 +189,13 @@ class Run:
             atomic_bytes(path, json.dumps(found).encode())
         distributed.wait_for_all()
         with reading(path, "delete it, then the same command tries batch sizes again"):
-            sizes = {int(size): int(batch) for size, batch in json.loads(path.read_text(encoding="utf-8")).items()}
+            found = json.loads(path.read_text(encoding="utf-8"))
+            sizes = {parse_input_size(size): int(batch) for size, batch in found.items()}
             world = self.config.devices * self.config.nodes
             if sizes.keys() != {*self.config.input_size} or any(b < 2 or b % world for b in sizes.values()):
                 raise ValueError("expected a batch size for each input size")
         for size, batch in sizes.items():
-            self.watcher.say(f"batch size at {size}×{size}: {batch}")
+            self.watcher.say(f"batch size at {size if size == NATIVE else f'{size}×{size}'}: {batch}")
         return sizes
 
 

@@ -36,12 +36,12 @@ def test_every_product_of_the_plan_is_counted(sizes: tuple[int, int], dtype: str
         for item in kernel.instructions:
             if item.opcode == "FFMA":
                 products[resample.region(item.chain, item.predicated, source)] += 1
-    fold = sizes[0] > sizes[1]
+    shrinks = sizes[0] > sizes[1]
     way = "unit" if layout == "NCHW" else "RGB"
-    taps = ("add_neighbours" if way == "unit" else "add_strided") if fold else "add_shared"
-    # Fold: a trip has four taps of one output; gather: two taps of four outputs.
-    trip = 4 * 4 if fold else 4 * 2 * 4
-    assert products["fold_row" if fold else "emit_gathered"] == 4 * 6 * (4 if dtype == "float32" else 8)
+    taps = ("add_neighbours" if way == "unit" else "add_strided") if shrinks else "add_shared"
+    # Shrinking, a trip has four taps of one output; enlarging, two taps of four outputs.
+    trip = 4 * 4 if shrinks else 4 * 2 * 4
+    assert products["fold_row"] == 4 * plan.shape["slots"] * (4 if dtype == "float32" else 8)
     assert products[f"{taps} loop {way}"] == trip
     assert products[f"{taps} rest {way}"] == trip // 2
     assert all(work.executions[name] > 0.0 for name in (f"{taps} loop {way}", f"entry {way}", f"store {way}"))

@@ -83,7 +83,7 @@ def tables() -> list[Table]:
             results += [result(arm, 0.5 + 0.1 * seed, seed, 1234.0, 4000, input_size=size) for seed in (0, 1)]
     summary = summary_of(results, input_size=(96, 128), seeds=2)
     tuned = [result("transfer", (0.1, 0.5, 0.8), steps=125), result("control", (0.4, 0.5, 0.6), steps=125)]
-    found = [Evaluation("learned", seed, 96, 1.5 + seed, {"plcc": 0.9, "srcc": 0.8 - seed / 10}) for seed in (0, 1)]
+    found = [Evaluation("learned", seed, 96, 96, 1.5 + seed, {"plcc": 0.9, "srcc": 0.8 - seed / 10}) for seed in (0, 1)]
     return [arms_table(summary), ablation_table(summary), epochs_table(tuned, ACCURACY), evaluation_table(found)]
 
 

@@ -331,6 +331,14 @@ def test_dx_of_a_part_is_zero_around_it_and_only_made_where_wanted() -> None:
     assert all(torch.equal(g, h) for g, h in zip(grads, other_grads, strict=True))
 
 
+def test_dx_wanted_only_of_a_tensor_without_images() -> None:
+    draw = Draw("bfloat16")
+    images = [draw.features(1, 3, 5, 6), draw.features(0, 3, 4, 4)]
+    a = _backward(draw, _stem_of_list(draw, images, None, None, _weights(draw, 16, 3), 3, 4, "bilinear", True, 0.97))
+    (none, empty), _ = stem.stem_backward(a._replace(image_grads=[False, True]))
+    assert none is None and empty is not None and empty.shape == (0, 3, 4, 4)
+
+
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "float32"])
 def test_whole_boxes_and_flips_are_crops_and_mirrored_images(arithmetic: str) -> None:
     """In every bit: z, statistics and gradients."""

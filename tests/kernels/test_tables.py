@@ -18,9 +18,10 @@ from torch import Tensor
 
 import learned_resizer_cuda as lr
 from learned_resizer_cuda.kernels import device, native, tables
-from learned_resizer_cuda.kernels.resample import axis_arguments, resample
+from learned_resizer_cuda.kernels.resample import resample
 from learned_resizer_cuda.kernels.tables import Tables
-from learned_resizer_cuda.ops.bands import INTERPOLATIONS, get_bands
+from learned_resizer_cuda.ops.bands import INTERPOLATIONS
+from learned_resizer_cuda.ops.resample import Resample, Sampling
 from tests.helpers.arithmetic import OPS, close
 from tests.helpers.native_host import native_on_host
 
@@ -84,9 +85,8 @@ def _plan(number: int, size: int) -> bytes:
 def _check(size: int, seed: int = 0) -> None:
     """A resampling of 12 x 9 to a size against its definition."""
     image = torch.rand(2, 3, 12, 9, generator=torch.Generator().manual_seed(seed))
-    bands = [get_bands(12, size, None, "bicubic", True), get_bands(9, size + 1, None, "bicubic", True)]
-    exact = OPS.resample(image.double(), size, size + 1, None, None, "bicubic", True)
-    close([resample(image, *bands)], [exact], 1e-6, "out")
+    sampling = Sampling(size, size + 1, None, None, "bicubic", True)
+    close([resample(Resample(image, sampling))], [OPS.resample(image.double(), *sampling)], 1e-6, "out")
 
 
 def test_a_second_call_stores_nothing(watched: Watched) -> None:
@@ -264,31 +264,25 @@ def test_a_failed_store_keeps_nothing(watched: Watched, monkeypatch: pytest.Monk
     assert watched.stored() == 1
 
 
-@pytest.mark.parametrize("filter", [("bilinear", True), ("lanczos", True), ("bicubic", False)])
-def test_the_device_holds_the_plan(watched: Watched, filter: tuple[str, bool]) -> None:
-    rows, columns = (axis_arguments(get_bands(*sizes, None, *filter)) for sizes in ((448, 224), (1000, 300)))
-    plan = watched.module.plan_resample("float32", 6, 1, True, 132, 227 * 1024, rows, columns)
-    size = memoryview(plan).nbytes
-    assert size > 4096
-    assert _read(tables.on_stream(plan, CPU, 0, 0), size) == bytes(plan)
-
-
 @pytest.mark.parametrize("filter", ["bilinear", "lanczos"])
 def test_the_device_makes_the_rest_of_a_plan(watched: Watched, filter: str) -> None:
-    """The stem's: kept on the stream, or in temporary tensors."""
+    """Kept on the stream, or in temporary tensors."""
     options = (224, 300), INTERPOLATIONS.index(filter), True
     plan = watched.module.plan_stem([(4, 448, 1000, None, None)], *options, [], 1, 132, "float32", 16)
     backward = watched.module.plan_stem_backward(
         [(4, 448, 1000, None, None)], *options, [], [], 1, 3, 132, 227 * 1024, "float32", 16
     )
-    for made in (plan, backward):
+    axes = (448, 224, 0.0, 0.0, 0.0), (1000, 300, 0.0, 0.0, 0.0)
+    tensor, rest = (2, 3, False, True, *axes, None, False), (options[1], True, 132, 227 * 1024, [], [])
+    resampling = watched.module.plan_resample("float32", "float32", False, [tensor], *rest)
+    for made in (plan, backward, resampling):
         stored, size = memoryview(made).nbytes, made.table_bytes
         assert stored < 1024 < size < tables._MOST_BYTES
         kept, temporary = tables.on_stream(made, CPU, 0, 0), tables.temporary(made, CPU, 0, 0)
         assert kept.memory is None and temporary.memory is not None
         assert _read(kept, stored) == bytes(made) == _read(temporary, stored)
         assert tables.on_stream(made, CPU, 0, 0) is kept
-    assert watched.stored() == 4
+    assert watched.stored() == 6
 
 
 def _captured(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:

@@ -34,6 +34,14 @@ def test_resizer_cost_of_the_paper():
     assert cost.gflop == pytest.approx(1.047 + 0.930, abs=2 * 0.0005)
 
 
+def test_the_cost_of_a_resizer_is_affine_in_the_pixels() -> None:
+    """So a report takes the cost of images of several sizes at their mean number of pixels."""
+    config = ResizerConfig((8, 8), num_filters=4)
+    cost = {pixels: resizer_cost(config, (1, pixels)).gflop for pixels in (300, 864, 1428)}
+    assert resizer_cost(config, (24, 36)).gflop == cost[864]
+    assert (cost[300] + cost[1428]) / 2 == pytest.approx(cost[864], rel=1e-12)
+
+
 def test_densenet_with_and_without_the_resizer_as_published():
     with torch.device("meta"):
         network = build_network("densenet121", 3, 1000)

@@ -123,6 +123,10 @@ def test_gaps_stay_within_an_input_size() -> None:
     results += [result("bilinear", 0.7, input_size=128), result("learned", 0.9, input_size=128)]
     summary = summary_of(results, input_size=(96, 128))
     assert [(gap.input_size, round(gap.gap.mean, 6)) for gap in summary.gaps] == [(96, 0.1), (128, 0.2)]
+    assert [sentence.split(" points")[0] for sentence in summary.verdicts()] == [
+        "input 96: learned − bilinear: +10.0",
+        "input 128: learned − bilinear: +20.0",
+    ]
     table = arms_table(summary)
     assert table.header[1] == "input" and [row[1] for row in table.rows] == ["96", "96", "128", "128"]
     assert table.bold == (3,)

@@ -11,4 +11,11 @@ int launch_bands(const BandsParams& params, int device, void* stream) {
     return launch(bands_kernel, chunks * params.count, kBandThreads, 0, stream, params);
 }
 
+int launch_transposed_bands(const TransposeParams& params, int device, void* stream) {
+    const DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess) return guard.error();
+    const int64_t blocks = (int64_t{params.count} * params.most_pixels + kBandThreads - 1) / kBandThreads;
+    return launch(transposed_bands_kernel, blocks, kBandThreads, 0, stream, params);
+}
+
 }  // namespace learned_resizer

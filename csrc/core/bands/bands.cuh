@@ -155,4 +155,24 @@ bands_kernel(const BandsParams p) {
     }
 }
 
+// A thread for each pixel.
+LR_KERNEL(kBandThreads)
+transposed_bands_kernel(const TransposeParams p) {
+    const auto* axes = reinterpret_cast<const TransposedAxis*>(p.tables + p.axes);
+    const int64_t stride = block_count() * thread_count(), all = int64_t{p.count} * p.most_pixels;
+    for (int64_t i = block_index() * thread_count() + thread_index(); i < all; i += stride) {
+        const TransposedAxis& to = axes[i / p.most_pixels];
+        const auto pixel = static_cast<int32_t>(i % p.most_pixels);
+        if (pixel >= to.in) continue;
+        const Bands bands{reinterpret_cast<const int32_t*>(p.tables + to.begin),
+                          reinterpret_cast<const int32_t*>(p.tables + to.end),
+                          reinterpret_cast<const double*>(p.tables + to.weight)};
+        const int32_t first = first_above(bands.end, to.out, pixel), end = first_above(bands.begin, to.out, pixel);
+        reinterpret_cast<int32_t*>(p.tables + to.to_begin)[pixel] = first;
+        reinterpret_cast<int32_t*>(p.tables + to.to_end)[pixel] = end;
+        auto* weight = reinterpret_cast<double*>(p.tables + to.to_weight) + int64_t{pixel} * to.to_taps;
+        for (int32_t o = first; o < end; ++o) weight[o - first] = band_weight(bands, to.taps, o, pixel);
+    }
+}
+
 }  // namespace learned_resizer

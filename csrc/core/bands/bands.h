@@ -84,4 +84,21 @@ struct BandsParams {
 // One launch for all axes. Otherwise as launch_resample.
 int launch_bands(const BandsParams& params, int device, void* stream);
 
+// The bands of an axis, transposed: byte offsets of both in the tables. Pixel i is read by outputs to_begin[i] ...
+// to_end[i] - 1, neither of which decreases; of a pixel that none reads the two are equal.
+struct alignas(16) TransposedAxis {
+    int64_t begin, end, weight;           // of Bands with `out` outputs and `taps`
+    int64_t to_begin, to_end, to_weight;  // int32 [in], int32 [in], double [in][to_taps]
+    int32_t out, taps, in, to_taps;
+};
+
+struct TransposeParams {
+    unsigned char* tables;  // 16-byte aligned
+    int64_t axes;           // byte offset of TransposedAxis [count]
+    int32_t count;
+    int32_t most_pixels;  // of an axis
+};
+
+int launch_transposed_bands(const TransposeParams& params, int device, void* stream);
+
 }  // namespace learned_resizer

@@ -6,14 +6,13 @@
 // The adjoint of a band matrix is a band matrix, so the adjoint is this kernel with the transposed bands: a gather, no
 // atomics, every sum in one fixed order whatever the tiling, hence bitwise reproducible.
 //
-// A block makes `strip_rows` output rows of one column tile. Each thread owns a few consecutive elements of the image
-// row (columns and interleaved channels flattened, so the layout does not matter), reads them from each image row in
-// turn straight into registers, and applies R_h there:
-//   fold    (shrinking)  K accumulators, one per output row that is open; a row is folded into all of them.
-//   gather  (enlarging)  the last K image rows; an output row is a weighted sum of them.
-// Completed rows go to shared memory; after kBatchRows of them the block applies R_w from there, rounds once and
-// stores. The order of steps, which slot a row takes and when a batch is complete were all decided on the host
-// (resample_plan.cpp).
+// A launch takes images of any number of sizes. A block makes `strip_rows` output rows of one column tile of one of
+// them. Each thread owns a few consecutive elements of the image row (columns and interleaved channels flattened, so
+// the layout does not matter), reads them from each image row in turn straight into registers, and applies R_h there: K
+// accumulators, one for each output row that is open; a row is folded into all of them. Completed rows go to shared
+// memory; after kBatchRows of them the block applies R_w from there, rounds once and stores. The order of steps, which
+// slot a row takes and when a batch is complete are in the tables (resample_tables.cuh). A sum's order depends on its
+// band alone, so that an image has the same bits whatever else the launch holds.
 //
 // A weight of zero means "not in the band" and never touches a sum: 0 * inf must not leak NaN out of a band.
 #pragma once
@@ -22,50 +21,64 @@
 #include "common/dispatch.h"
 #include "resample/resample.h"
 #include "resample/resample_source.cuh"
+#include "resample/resample_tables.cuh"
 #include "resample/resample_taps.cuh"
 
 namespace learned_resizer {
 
-// T: element type. K: slots. F: form. kVectors: aligned vector loads.
-template <class T, int K, Form F, bool kVectors>
+// T: element type. K: slots. kOutputs: of an entry. kVectors: aligned vector loads.
+template <class T, int K, int kOutputs, bool kVectors>
 struct Resample {
     using A = typename Accumulator<T>::type;
     static constexpr int V = vector_length(DTypeOf<T>::value, kVectors);
     static constexpr int E = row_capacity(DTypeOf<T>::value, kVectors);
     static constexpr int R = kBatchRows;
-    static constexpr int kInFlight = F == Form::kFold ? kGroupSteps : 1;
-    static constexpr int kOutputs = outputs_per_entry(F);
+    // Only bytes become another type.
+    static constexpr bool kConverts = DTypeOf<T>::value == DType::kUInt8;
     using S = Step<A, K>;
     using Taps = ColumnTaps<A, R, kOutputs, E>;
     using RowBytes = typename Source<T, V, kVectors>::RowBytes;
 
-    // Dynamic shared memory, in this order (the planner adds up the same sizes).
+    // What is common to a block's threads, at the begin of dynamic shared memory.
+    struct alignas(16) Place {
+        ResampleTensor tensor;
+        ResampleImage image;
+        int64_t plane, channel;  // the first of the block
+    };
+
+    // Behind it, in this order (the planner adds up the same sizes).
     A* rows;         // [R][E]: the batch, after the vertical filter
     S* steps;        // [kChunkSteps]
-    A* weights;      // fold: [taps/2][entry_columns][2], gather: [taps][entry_columns][4]
+    A* weights;      // outputs 1: [taps/2][entry_columns][2], 4: [taps][entry_columns][4]
     Entry* entries;  // [tile_entries]
     A* partial;      // [strip_rows][tile_entries][kOutputs], only if pieces > 1
 
     const ResampleParams& p;
-    T* target;        // the tile's first output of the next batch
+    Place& place;
+    const ResampleTensor& t;
+    char* target;     // the tile's first output of the next batch
     int entry_count;  // of this tile
     int piece;
 
-    LR_DEVICE explicit Resample(const ResampleParams& params) : p(params) {
-        unsigned char* shared = dynamic_shared();
-        rows = reinterpret_cast<A*>(shared);
-        shared += sizeof(A) * R * E;
-        steps = reinterpret_cast<S*>(shared);
-        shared += sizeof(S) * kChunkSteps;
-        weights = reinterpret_cast<A*>(shared);
-        shared += weight_bytes();
+    LR_DEVICE explicit Resample(const ResampleParams& params)
+        : p(params), place(*reinterpret_cast<Place*>(dynamic_shared())), t(place.tensor) {
+        rows = reinterpret_cast<A*>(dynamic_shared() + sizeof(Place));
+        steps = reinterpret_cast<S*>(rows + R * E);
+        weights = reinterpret_cast<A*>(steps + kChunkSteps);
+    }
+    LR_DEVICE void divide_memory() {
+        unsigned char* shared = reinterpret_cast<unsigned char*>(weights) + weight_bytes();
         entries = reinterpret_cast<Entry*>(shared);
-        shared += round_up_16(sizeof(Entry) * p.plan.tile_entries);
-        partial = reinterpret_cast<A*>(shared);
+        partial = reinterpret_cast<A*>(shared + round_up_16(sizeof(Entry) * t.tile_entries));
     }
 
     LR_DEVICE int weight_bytes() const {
-        return static_cast<int>(round_up_16(int64_t{p.plan.taps} * p.plan.entry_columns * kOutputs * sizeof(A)));
+        return static_cast<int>(round_up_16(int64_t{t.taps} * t.entry_columns * kOutputs * sizeof(A)));
+    }
+    LR_DEVICE int64_t out_row() const { return int64_t{t.columns.out} * t.channels; }
+    LR_DEVICE int out_bytes() const {
+        if (!kConverts || p.plan.out_dtype == DType::kUInt8) return sizeof(T);
+        return p.plan.out_dtype == DType::kFloat32 ? 4 : 2;
     }
 
     // Stores row `row` of the batch from one slot, in the order that Source hands out the elements.
@@ -90,48 +103,50 @@ struct Resample {
     // Horizontal filter of the batch's `count` rows, the strip's rows from `first` on. Moves the target behind them.
     LR_DEVICE void filter_columns(int first, int count) {
         // Nearly all batches are whole and of one window: an entry is short, and each question asked for it counts.
-        if (count != R || p.plan.pieces > 1)
+        if (count != R || t.pieces > 1)
             filter_entries<false, 0>(first, count);
-        else if (F == Form::kFold ? p.plan.group_channels == 1 : p.plan.whole_store)
+        else if (kOutputs == 1 ? t.group_channels == 1 : t.whole_store)
             filter_entries<true, 1>(first, R);
-        else if (p.plan.group_channels == 3 && p.plan.channels == 3)
+        else if (t.group_channels == 3 && t.channels == 3)
             filter_entries<true, 3>(first, R);
         else
             filter_entries<true, 0>(first, R);
-        target += count * p.plan.out_row_elements;
+        target += count * out_row() * out_bytes();
     }
 
     // kWhole: four rows, one window. kStep: the interleaved channels of the block if known, else 0; gather: 1 if also
     // the outputs of an entry are stored together.
     template <bool kWhole, int kStep>
     LR_DEVICE void filter_entries(int first, int count) {
-        const int step = kStep > 0 ? kStep : p.plan.group_channels;
+        const int step = kStep > 0 ? kStep : t.group_channels;
+        // Bytes round once, at the end; floats made of bytes do not.
+        const A bias = kConverts && p.plan.out_dtype != DType::kUInt8 ? A(0) : A(Encode<T>::kRoundingBias);
         LR_NO_UNROLL
         for (int j = thread_index(); j < entry_count; j += thread_count()) {
             const Entry entry = entries[j];
             const A* from = rows + (entry.source & 0x1fffu);
-            const A* weight = weights + (F == Form::kFold ? 2 : kOutputs) * (entry.source >> 16);
+            const A* weight = weights + (kOutputs == 1 ? 2 : kOutputs) * (entry.source >> 16);
             A sum[R][kOutputs];
             LR_UNROLL
             for (int r = 0; r < R; ++r) {
                 LR_UNROLL
-                for (int o = 0; o < kOutputs; ++o) sum[r][o] = Encode<T>::kRoundingBias;
+                for (int o = 0; o < kOutputs; ++o) sum[r][o] = bias;
             }
             if (!kWhole && piece > 0) resume(sum, first, count, j);
             if (kStep == 1 || (!kWhole && step == 1))
                 add_taps(sum, from, 1, weight);
             else
                 add_taps_strided(sum, from, step, weight);
-            if (!kWhole && piece + 1 < p.plan.pieces)
+            if (!kWhole && piece + 1 < t.pieces)
                 keep(sum, first, count, j);
             else
-                store<kWhole, kStep>(entry, sum, count);
+                store<kWhole, kStep>(entry, sum, count, j);
         }
     }
 
     // The sums of an output whose taps come in several windows, between two of them.
     LR_DEVICE A* kept_sum(int row, int j) const {
-        return partial + (static_cast<int64_t>(row) * p.plan.tile_entries + j) * kOutputs;
+        return partial + (static_cast<int64_t>(row) * t.tile_entries + j) * kOutputs;
     }
     LR_DEVICE void resume(A (&sum)[R][kOutputs], int first, int count, int j) const {
         LR_UNROLL
@@ -153,9 +168,9 @@ struct Resample {
     // All taps of an entry. Two trips at a time hide the latency of shared memory; more would only take registers.
     // `taps` is at least 2 (fold) or 1 (gather). With a step that is the constant 1, addresses become immediates.
     LR_DEVICE void add_taps(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
-        const int stride = (F == Form::kFold ? 2 : kOutputs) * p.plan.entry_columns;
-        int taps = p.plan.taps;
-        if constexpr (F == Form::kFold) {
+        const int stride = (kOutputs == 1 ? 2 : kOutputs) * t.entry_columns;
+        int taps = t.taps;
+        if constexpr (kOutputs == 1) {
             LR_NO_UNROLL
             for (; taps >= 4; taps -= 4, from += 4, weight += 2 * stride) {
                 Taps::add_neighbours(sum, from, weight);
@@ -172,9 +187,9 @@ struct Resample {
         }
     }
     LR_DEVICE void add_taps_strided(A (&sum)[R][kOutputs], const A* from, int step, const A* weight) const {
-        if constexpr (F == Form::kFold) {
-            const int stride = 2 * p.plan.entry_columns;
-            int taps = p.plan.taps;
+        if constexpr (kOutputs == 1) {
+            const int stride = 2 * t.entry_columns;
+            int taps = t.taps;
             LR_NO_UNROLL
             for (; taps >= 4; taps -= 4, from += 4 * step, weight += 2 * stride) {
                 Taps::add_strided(sum, from, step, weight);
@@ -190,18 +205,24 @@ struct Resample {
         T value[kOutputs];
     };
 
+    // From one output of a row to the next, in elements.
+    LR_DEVICE int64_t out_step() const { return t.mirrored != 0 ? -int64_t{t.channels} : t.channels; }
+
     template <bool kWhole, int kStep>
-    LR_DEVICE void store(const Entry& entry, const A (&sum)[R][kOutputs], int count) const {
-        T* to = target + entry.target;
+    LR_DEVICE void store(const Entry& entry, const A (&sum)[R][kOutputs], int count, int j) const {
+        if constexpr (kConverts) {
+            if (p.plan.out_dtype != DType::kUInt8) return store_converted(entry, sum, count, j);
+        }
+        T* to = reinterpret_cast<T*>(target) + entry.target;
         LR_UNROLL
-        for (int r = 0; r < R; ++r, to += p.plan.out_row_elements) {
+        for (int r = 0; r < R; ++r, to += out_row()) {
             if (!kWhole && r >= count) break;
-            if constexpr (F == Form::kFold)
+            if constexpr (kOutputs == 1)
                 *to = Encode<T>::of(sum[r][0]);
-            else if (kStep == 1 || (!kWhole && p.plan.whole_store))
+            else if (kStep == 1 || (!kWhole && t.whole_store))
                 store_together(to, sum[r]);
             else
-                store_apart(to, sum[r], (entry.source >> 13) & 7, kStep > 0 ? kStep : p.plan.channels);
+                store_apart(to, sum[r], (entry.source >> 13) & 7);
         }
     }
     LR_DEVICE static void store_together(T* to, const A (&sum)[kOutputs]) {
@@ -210,46 +231,80 @@ struct Resample {
         for (int o = 0; o < kOutputs; ++o) outputs.value[o] = Encode<T>::of(sum[o]);
         *reinterpret_cast<Outputs*>(to) = outputs;
     }
-    LR_DEVICE static void store_apart(T* to, const A (&sum)[kOutputs], uint32_t outputs, int64_t step) {
+    LR_DEVICE void store_apart(T* to, const A (&sum)[kOutputs], uint32_t outputs) const {
+        const int64_t step = out_step();
         LR_UNROLL
         for (int o = 0; o < kOutputs; ++o)
             if (o < static_cast<int>(outputs)) to[o * step] = Encode<T>::of(sum[o]);
     }
+    // Floats of bytes, normalised.
+    LR_DEVICE void store_converted(const Entry& entry, const A (&sum)[R][kOutputs], int count, int j) const {
+        float scale = 1.0f, shift = 0.0f;
+        if (p.norm != nullptr) {
+            // Of planes the entry's, else the channel of the pixel.
+            const int64_t plane = place.plane + j / (entry_count / planes());
+            const int64_t channels = t.channels > 1 ? t.channels : t.planes_per_image;
+            const int64_t c = t.channels > 1 ? place.channel + j % t.group_channels : plane % channels;
+            scale = load_element(p.norm + c), shift = load_element(p.norm + channels + c);
+        }
+        const int64_t step = out_step();
+        LR_UNROLL
+        for (int r = 0; r < R; ++r) {
+            if (r >= count) break;
+            LR_UNROLL
+            for (int o = 0; o < kOutputs; ++o) {
+                if (o >= static_cast<int>((entry.source >> 13) & 7)) break;
+                put_float(entry.target + r * out_row() + o * step, fused_multiply_add(sum[r][o], scale, shift));
+            }
+        }
+    }
+    LR_DEVICE void put_float(int64_t at, float value) const {
+        if (p.plan.out_dtype == DType::kFloat32)
+            reinterpret_cast<float*>(target)[at] = value;
+        else if (p.plan.out_dtype == DType::kFloat16)
+            reinterpret_cast<Half*>(target)[at] = Encode<Half>::of(value);
+        else
+            reinterpret_cast<BFloat16*>(target)[at] = Encode<BFloat16>::of(value);
+    }
+
+    // Planes of the block.
+    LR_DEVICE int planes() const {
+        const int64_t left = t.planes - place.plane;
+        return static_cast<int>(left < t.group_planes ? left : t.group_planes);
+    }
 
     // Element e of the row buffer: its plane within the group, column of the window and channel.
-    LR_DEVICE bool locate(int e, int planes, const Tile& tile, int64_t plane, int64_t channel, const T*& base) const {
-        const int g = e / p.plan.plane_elements;
-        const int within = e - g * p.plan.plane_elements;
-        const int column = within / p.plan.group_channels;
-        const int c = within - column * p.plan.group_channels;
-        if (g >= planes || column >= tile.column_count) return false;
+    LR_DEVICE bool locate(int e, const Tile& tile, const T*& base) const {
+        const int g = e / t.plane_elements;
+        const int within = e - g * t.plane_elements;
+        const int column = within / t.group_channels;
+        const int c = within - column * t.group_channels;
+        if (g >= planes() || column >= tile.column_count) return false;
         int64_t image, inner;
-        divide(plane + g, p.planes_per_image, image, inner);
-        base = static_cast<const T*>(p.image) + image * p.stride_image + inner * p.stride_plane +
-               (channel + c) * p.stride_channel + (tile.column_begin + column) * p.stride_column;
+        divide(place.plane + g, t.planes_per_image, image, inner);
+        const int64_t (&stride)[5] = place.image.stride;
+        base = static_cast<const T*>(place.image.image) + image * stride[0] + inner * stride[1] +
+               (place.channel + c) * stride[2] + (tile.column_begin + column) * stride[4];
         return true;
     }
 
-    LR_DEVICE void run_strip(const Source<T, V, kVectors>& source, int strip, int64_t window) {
-        const int32_t* strip_begin = reinterpret_cast<const int32_t*>(p.tables + p.plan.strip_begin) + strip;
-        const int32_t* strip_first =
-            reinterpret_cast<const int32_t*>(p.tables + p.plan.strip_first) + strip * kGroupSteps;
-        const int begin = strip_begin[0];
-        const int end = strip_begin[1];
-        const S* program = reinterpret_cast<const S*>(p.tables + p.plan.steps);
-        const auto row_bytes = static_cast<RowBytes>(p.stride_row * static_cast<int64_t>(sizeof(T)));
-        typename Source<T, V, kVectors>::Raw raw[kInFlight] = {};
+    LR_DEVICE void run_strip(const Source<T, V, kVectors>& source, int64_t strip, int64_t window) {
+        const int32_t* strip_first = in_tables<int32_t>(p.tables, t.strip_first) + strip * kGroupSteps;
+        const int end = in_tables<int32_t>(p.tables, t.strip_count)[strip];
+        const S* program = in_tables<S>(p.tables, t.steps) + strip * t.strip_steps;
+        const auto row_bytes = static_cast<RowBytes>(place.image.stride[3] * static_cast<int64_t>(sizeof(T)));
+        typename Source<T, V, kVectors>::Raw raw[kGroupSteps] = {};
         LR_UNROLL
-        for (int q = 0; q < kInFlight; ++q) source.load(raw[q], strip_first[q], row_bytes);
+        for (int q = 0; q < kGroupSteps; ++q) source.load(raw[q], strip_first[q], row_bytes);
         // While the first rows arrive. The tables of the window before are free: its last batch ended with a barrier.
-        copy_to_shared(weights, p.tables + p.plan.weight_table + window * weight_bytes(), weight_bytes());
-        const int64_t entry_bytes = round_up_16(sizeof(Entry) * p.plan.tile_entries);
-        copy_to_shared(entries, p.tables + p.plan.entry_table + window * entry_bytes, static_cast<int>(entry_bytes));
-        A kept[K][V] = {};  // fold: the open output rows; gather: the last image rows
+        copy_to_shared(weights, p.tables + t.weight_table + window * weight_bytes(), weight_bytes());
+        const int64_t entry_bytes = round_up_16(sizeof(Entry) * t.tile_entries);
+        copy_to_shared(entries, p.tables + t.entry_table + window * entry_bytes, static_cast<int>(entry_bytes));
+        A kept[K][V] = {};  // the open output rows
         int done = 0;       // output rows that have gone through the horizontal filter
-        for (int chunk = begin; chunk < end; chunk += kChunkSteps) {
+        for (int chunk = 0; chunk < end; chunk += kChunkSteps) {
             const int count = end - chunk < kChunkSteps ? end - chunk : kChunkSteps;
-            if (chunk > begin) barrier();  // the steps before are free
+            if (chunk > 0) barrier();  // the steps before are free
             copy_to_shared(steps, program + chunk, count * static_cast<int>(sizeof(S)));
             barrier();
             LR_NO_UNROLL
@@ -258,7 +313,7 @@ struct Resample {
                 LR_UNROLL
                 for (int q = 0; q < kGroupSteps; ++q) {
                     const S step = steps[group + q];
-                    run_step(source, step, row_bytes, raw[q % kInFlight], kept);
+                    run_step(source, step, row_bytes, raw[q], kept);
                     flush = step.flags >> kStepFlushShift;
                 }
                 if (flush != 0) {
@@ -273,23 +328,15 @@ struct Resample {
 
     LR_DEVICE void run_step(const Source<T, V, kVectors>& source, const S& step, RowBytes row_bytes,
                             typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
-        if constexpr (F == Form::kFold) {
-            // An idle step has zero weights only; where folding is short, a branch around it costs more than it saves.
-            if (K * V <= 16 || step.flags & kStepRow) fold_row(step, raw, kept);
-            source.load(raw, step.next_row, row_bytes);
-            if (step.flags & kStepEmit) emit_folded(step, kept);
-        } else {
-            if (step.flags & kStepRow) {
-                keep_row(step, raw, kept);
-                source.load(raw, step.next_row, row_bytes);
-            }
-            if (step.flags & kStepEmit) emit_gathered(step, kept);
-        }
+        // An idle step has zero weights only; where folding is short, a branch around it costs more than it saves.
+        if (K * V <= 16 || step.flags & kStepRow) fold_row(step, raw, kept);
+        source.load(raw, step.next_row, row_bytes);
+        if (step.flags & kStepEmit) emit_row(step, kept);
     }
 
     LR_DEVICE static int batch_row_of(const S& step) { return (step.flags >> kStepBatchShift) & 3; }
 
-    // Fold: adds the image row to every open output row.
+    // Adds the image row to every open output row.
     LR_DEVICE static void fold_row(const S& step, const typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
         A x[V];
         LR_UNROLL
@@ -330,79 +377,64 @@ struct Resample {
         use(kept[K - 1]);
     }
 
-    // Fold: the oldest output row is complete; its slot becomes the newest one's.
-    LR_DEVICE void emit_folded(const S& step, A (&kept)[K][V]) {
+    // The oldest output row is complete; its slot becomes the newest one's.
+    LR_DEVICE void emit_row(const S& step, A (&kept)[K][V]) {
         with_slot(step, kept, [&](A(&row)[V]) {
             put_row(batch_row_of(step), row);
             LR_UNROLL
             for (int v = 0; v < V; ++v) row[v] = A(0);
         });
     }
-    // Gather: the image row replaces the oldest.
-    LR_DEVICE static void keep_row(const S& step, const typename Source<T, V, kVectors>::Raw& raw, A (&kept)[K][V]) {
-        A x[V];
-        LR_UNROLL
-        for (int v = 0; v < V; ++v) x[v] = Source<T, V, kVectors>::value(raw, v);
-        put_in_slot<0>((step.flags >> kStepSlotShift) & 7, x, kept);
-    }
-    // Here every slot is written under a predicate: with a switch the compiler moves the other slots' registers about.
-    template <int k>
-    LR_DEVICE static void put_in_slot(int slot, const A (&x)[V], A (&kept)[K][V]) {
-        if (slot == k) {
-            LR_UNROLL
-            for (int v = 0; v < V; ++v) kept[k][v] = x[v];
+
+    // The tensor and the place of a block. Neighbouring tiles and strips run together and share their halos in L2.
+    LR_DEVICE void find(int64_t block, int64_t& strip, int64_t& tile) {
+        const auto* tensors = in_tables<ResampleTensor>(p.tables, p.plan.tensor_table);
+        const int32_t index = find_tensor(p.plan.tensors, block, [&](int32_t j) { return tensors[j].block; });
+        barrier();  // the place of the block before is free
+        copy_to_shared(&place.tensor, tensors + index, sizeof(ResampleTensor));
+        if (thread_index() == 0) place.image = p.images == nullptr ? p.image : p.images[index];
+        barrier();
+        int64_t rest, channel_group, plane_group;
+        divide(block - t.block, t.tiles, rest, tile);
+        divide(rest, t.strips, rest, strip);
+        divide(rest, t.channel_groups, plane_group, channel_group);
+        if (thread_index() == 0) {
+            place.plane = plane_group * t.group_planes;
+            place.channel = channel_group * t.group_channels;
         }
-        if constexpr (k + 1 < K) put_in_slot<k + 1>(slot, x, kept);
-    }
-    // Gather: an output row from the image rows that are kept.
-    LR_DEVICE void emit_gathered(const S& step, const A (&kept)[K][V]) {
-        A sum[V] = {};
-        LR_UNROLL
-        for (int k = 0; k < K; ++k) {
-            LR_UNROLL
-            for (int v = 0; v < V; ++v) add_weighted(step.weight[k], kept[k][v], sum[v]);
-        }
-        put_row(batch_row_of(step), sum);
+        barrier();
+        divide_memory();
     }
 
     LR_DEVICE void run() {
-        const PlanShape& plan = p.plan;
-        int64_t block = block_index();
+        int64_t block = block_index(), strip = 0, tile_index = 0;
         piece = 0;
         // One loop over blocks and pieces: what it computes from them need not be kept in registers over a strip.
         LR_NO_UNROLL
-        while (block < plan.blocks) {
-            // Neighbouring tiles and strips run together and share their halos in L2.
-            int64_t rest, tile_index, strip, channel_group, plane_group;
-            divide(block, plan.tiles, rest, tile_index);
-            divide(rest, plan.strips, rest, strip);
-            divide(rest, plan.channel_groups, plane_group, channel_group);
-            const int64_t plane = plane_group * plan.group_planes;
-            const int64_t channel = channel_group * plan.group_channels;
-            const int planes =
-                static_cast<int>(plan.planes - plane < plan.group_planes ? plan.planes - plane : plan.group_planes);
-            target = static_cast<T*>(p.output) +
-                     ((plane * plan.out_height + strip * plan.strip_rows) * plan.out_width +
-                      tile_index * plan.tile_columns) *
-                         plan.channels +
-                     channel;
-            const int64_t window = tile_index * plan.pieces + piece;
-            const Tile tile = reinterpret_cast<const Tile*>(p.tables + plan.tile_table)[window];
-            entry_count = planes * tile.entries_per_plane;
+        while (block < p.plan.blocks) {
+            find(block, strip, tile_index);
+            target =
+                static_cast<char*>(place.image.output) +
+                (((place.plane * t.rows.out + strip * t.strip_rows) * t.columns.out + tile_index * t.tile_columns) *
+                     t.channels +
+                 place.channel) *
+                    out_bytes();
+            const int64_t window = tile_index * t.pieces + piece;
+            const Tile tile = in_tables<Tile>(p.tables, t.tile_table)[window];
+            entry_count = planes() * tile.entries_per_plane;
             Source<T, V, kVectors> source;
             if constexpr (kVectors) {
                 source.base = nullptr;
-                source.valid = locate(thread_index() * V, planes, tile, plane, channel, source.base);
+                source.valid = locate(thread_index() * V, tile, source.base);
             } else {
                 LR_UNROLL
                 for (int v = 0; v < V; ++v) {
                     source.base[v] = nullptr;
-                    source.valid[v] =
-                        locate(thread_index() + v * thread_count(), planes, tile, plane, channel, source.base[v]);
+                    source.valid[v] = locate(thread_index() + v * thread_count(), tile, source.base[v]);
                 }
             }
-            run_strip(source, static_cast<int>(strip), window);
-            if (++piece == plan.pieces) {
+            run_strip(source, strip, window);
+            if (++piece == t.pieces) {
                 piece = 0;
                 block += block_count();
             }
@@ -410,20 +442,20 @@ struct Resample {
     }
 };
 
-template <class T, int K, Form F, bool kVectors>
+template <class T, int K, int kOutputs, bool kVectors>
 LR_KERNEL_RESIDENT(kThreads, resident_blocks(DTypeOf<T>::value, K, kVectors))
 resample_kernel(const ResampleParams params) {
-    Resample<T, K, F, kVectors>(params).run();
+    Resample<T, K, kOutputs, kVectors>(params).run();
 }
 
 template <class T, int... kSlots, class Launch>
-bool with_resample_type(const PlanShape& plan, const Launch& launch) {
+bool with_resample_type(const ResampleShape& plan, const Launch& launch) {
     return dispatch<kSlots...>(plan.slots, [&](auto K) {
-        return dispatch<Form::kFold, Form::kGather>(plan.form, [&](auto F) {
+        return dispatch<1, kSharedOutputs>(plan.outputs, [&](auto kOutputs) {
             if (plan.vectors)
-                launch(resample_kernel<T, K, F, true>);
+                launch(resample_kernel<T, K, kOutputs, true>);
             else
-                launch(resample_kernel<T, K, F, false>);
+                launch(resample_kernel<T, K, kOutputs, false>);
             return true;
         });
     });
@@ -431,7 +463,7 @@ bool with_resample_type(const PlanShape& plan, const Launch& launch) {
 
 // Calls launch(kernel) with the instance for `plan`; false if it does not exist.
 template <class Launch>
-bool with_resample_kernel(const PlanShape& plan, const Launch& launch) {
+bool with_resample_kernel(const ResampleShape& plan, const Launch& launch) {
     switch (plan.dtype) {
         // float64 is for checks, not for speed: the planner always gives it eight slots.
         case DType::kFloat64:

@@ -29,8 +29,6 @@ struct DTypeOf<uint8_t> {
     static constexpr DType value = DType::kUInt8;
 };
 
-LR_DEVICE int64_t round_up_16(int64_t bytes) { return (bytes + 15) / 16 * 16; }
-
 // n / d and n % d, in 32 bits where they fit: a 64-bit division costs about five times as much.
 LR_DEVICE void divide(int64_t n, int64_t d, int64_t& quotient, int64_t& remainder) {
     if (((n | d) >> 32) == 0) {

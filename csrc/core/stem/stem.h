@@ -4,9 +4,11 @@
 #include <cstdint>
 
 #include "common/parameter.h"
-#include "resample/resample.h"
 
 namespace learned_resizer {
+
+// How the vertical filter keeps its rows in registers (stem.cuh explains both).
+enum class Form : int32_t { kFold = 0, kGather = 1 };
 
 constexpr int kStemMaxWarps = 8;
 constexpr int kStemWarpColumns = 16;  // image columns of a warp: one row tile of a matrix product

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...data.source import NATIVE, InputSize
 from ...train.results import Metric, Row, StageResult
 from .style import MARKERS, arm_colours, finish_axes, legend_below, new_figure, save_figure
 
@@ -75,15 +76,15 @@ def lines_of(results: Sequence[StageResult]) -> list[Line]:
     """
     if not results:
         raise ValueError("results: got none; expected at least one")
-    groups: dict[tuple[str, int], list[StageResult]] = {}
+    groups: dict[tuple[str, InputSize], list[StageResult]] = {}
     for result in results:
         groups.setdefault((result.stage.arm, result.stage.input_size), []).append(result)
-    sizes = sorted({size for _, size in groups})
+    sizes = list(dict.fromkeys(size for _, size in groups))
     colours = arm_colours(arm for arm, _ in groups)
     markers = {arm: MARKERS[index % len(MARKERS)] for index, arm in enumerate(colours)}
     return [
         Line(
-            f"{arm}, {size} px" if len(sizes) > 1 else arm,
+            f"{arm}, {size if size == NATIVE else f'{size} px'}" if len(sizes) > 1 else arm,
             colours[arm],
             markers[arm],
             STYLES[sizes.index(size) % len(STYLES)],

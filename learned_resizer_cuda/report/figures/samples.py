@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...resize import resize
+from ...data.source import NATIVE, InputSize
+from ...resize_batch import resize_batch
 from ...train.config import FIXED
+from ...train.models import learned_part
 from ...train.results import METRICS, StageResult
 from ...train.tasks import mean_score
 from .style import new_figure, save_figure
@@ -30,14 +32,14 @@ class Panel:
 
     Attributes:
         title: above it.
-        values: images (rows, C, h, w).
+        values: images (rows, C, h, w), or a list of (C, h, w).
         low, high: ends of the colour map, or values to which colour images are clipped.
         signed: values are differences of one channel, with a colour bar.
         answer: logits (rows, K) of the network behind the resizer.
     """
 
     title: str
-    values: Tensor
+    values: Tensor | list[Tensor]
     low: float = 0.0
     high: float = 1.0
     signed: bool = False
@@ -74,7 +76,7 @@ def pick_images(targets: Tensor, rows: int) -> list[int]:
 @torch.no_grad()
 def save_samples(
     results: Sequence[StageResult],
-    images: Tensor,
+    images: Tensor | list[Tensor],
     targets: Tensor,
     path: Path,
     *,
@@ -97,7 +99,8 @@ def save_samples(
 
     Args:
         results: the first of each arm is used, at the images' input size if there is one.
-        images: float (N, C, H, W) as the resizers get them, C 1 or 3; in [0, 1] after ``display``.
+        images: float (N, C, H, W) as the resizers get them, C 1 or 3; in [0, 1] after ``display``. Or a list of
+            N images (C, H_i, W_i), for results at native sizes.
         targets: int64 (N,) classes, or float (N, K) histograms that sum to 1.
         path: the PNG to write.
         interpolation: of the resampling inside the learned resizer.
@@ -112,7 +115,9 @@ def save_samples(
     """
     if task not in METRICS:
         raise ValueError(f"task: got {task!r}; expected one of {', '.join(METRICS)}")
-    if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images) or not images.is_floating_point():
+    if isinstance(images, Tensor) and (
+        images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images) or not images.is_floating_point()
+    ):
         raise ValueError(
             f"images: got {images.dtype} {tuple(images.shape)}; expected floating-point (N, 1 or 3, H, W), N at least 1"
         )
@@ -120,7 +125,8 @@ def save_samples(
         expected = f"({len(images)},)" if task == "classification" else f"({len(images)}, K)"
         raise ValueError(f"targets: got shape {tuple(targets.shape)}; expected {expected}")
     index = pick_images(targets, ROWS)
-    panels = _panels(results, images[index], size, interpolation, display or (lambda values: values), arm)
+    chosen = images[index] if isinstance(images, Tensor) else [images[i] for i in index]
+    panels = _panels(results, chosen, size, interpolation, display or (lambda values: values), arm)
     truth = targets[index]
     figure = new_figure(2.2 * len(panels) + 0.6, 2.55 * len(index) + 1.0)
     # The colour bar has its own row, so that it takes no room from the panels above it.
@@ -147,21 +153,28 @@ def save_samples(
 
 def _panels(
     results: Sequence[StageResult],
-    batch: Tensor,
+    batch: Tensor | list[Tensor],
     size: int | tuple[int, int],
     interpolation: str,
     display: Callable[[Tensor], Tensor],
     arm: str,
 ) -> list[Panel]:
-    panels = [Panel(f"input\n{batch.shape[2]}×{batch.shape[3]}", display(batch))]
+    if isinstance(batch, Tensor):
+        input_size: InputSize = batch.shape[-1]
+        panels = [Panel(f"input\n{_sides(batch)}", display(batch))]
+    else:
+        input_size = NATIVE
+        panels = [Panel("input\nnative size", [display(image) for image in batch])]
     for name in FIXED:
-        values = resize(batch, size, interpolation=name)
-        panels.append(Panel(f"{name}\n{_sides(values)}", display(values), answer=_ask(results, name, batch, values)))
-    learned = _result_of(results, arm, batch.shape[-1])
+        values = resize_batch(batch, size, interpolation=name)
+        result = _result_of(results, name, input_size)
+        answer = None if result is None else result.network(values)
+        panels.append(Panel(f"{name}\n{_sides(values)}", display(values), answer=answer))
+    learned = _result_of(results, arm, input_size)
     if learned is None:
         return panels
-    output = learned.resizer(batch)
-    shown, base = display(output), display(resize(batch, tuple(output.shape[-2:]), interpolation=interpolation))
+    output = learned_part(learned.resizer)(batch)
+    shown, base = display(output), display(resize_batch(batch, tuple(output.shape[-2:]), interpolation=interpolation))
     # By sorting: torch.quantile takes at most 16 million values.
     ordered = shown.flatten().float().sort().values
     low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
@@ -179,14 +192,9 @@ def _sides(values: Tensor) -> str:
     return f"{values.shape[2]}×{values.shape[3]}"
 
 
-def _result_of(results: Sequence[StageResult], arm: str, input_size: int) -> StageResult | None:
+def _result_of(results: Sequence[StageResult], arm: str, input_size: InputSize) -> StageResult | None:
     mine = [result for result in results if result.stage.arm == arm]
     return next((result for result in mine if result.stage.input_size == input_size), mine[0] if mine else None)
-
-
-def _ask(results: Sequence[StageResult], arm: str, batch: Tensor, values: Tensor) -> Tensor | None:
-    result = _result_of(results, arm, batch.shape[-1])
-    return None if result is None else result.network(values)
 
 
 def _answer(logits: Tensor, truth: Tensor, labels: Sequence[str]) -> tuple[str, str]:

@@ -117,14 +117,16 @@ def band_gain(
     return {name: _decibel(value, power[reference]) for name, value in power.items()}
 
 
-def save_spectrum(images: Tensor, outputs: Mapping[str, Tensor], path: Path, reference: str = "bilinear") -> None:
+def save_spectrum(
+    images: Tensor | None, outputs: Mapping[str, Tensor], path: Path, reference: str = "bilinear"
+) -> None:
     """Draw the input's and outputs' radial power spectra, and gains in dB.
 
     Frequencies are in cycles per output pixel, so that the output's Nyquist frequency is 0.5. With s input pixels per
     output pixel, the input's density on that axis is ``P(f / s) / s²``; an ideal low-pass resize follows it up to 0.5.
 
     Args:
-        images: the input, floating-point (N, C, H, W).
+        images: the input, floating-point (N, C, H, W). None, for images of several sizes, leaves out its line.
         outputs: floating-point (N, C, h, w) by the resizer's name, all of one size.
         path: the PNG to write.
         reference: the output that gains are relative to.
@@ -134,18 +136,19 @@ def save_spectrum(images: Tensor, outputs: Mapping[str, Tensor], path: Path, ref
     """
     gains = high_frequency_gain(outputs, reference)
     height, width = _common_size(outputs)
-    step = (images.shape[-2] / height, images.shape[-1] / width)
+    step = (1.0, 1.0) if images is None else (images.shape[-2] / height, images.shape[-1] / width)
     colours = arm_colours(("input", *outputs))
     spectra = {name: radial_spectrum(values) for name, values in outputs.items()}
     figure = new_figure(13, 5.2)
     power, gain = figure.subplots(1, 2)
-    power.plot(
-        *_rings(power_density(images), step),
-        color=colours["input"],
-        label=f"input {images.shape[-2]}×{images.shape[-1]}",
-        linewidth=2,
-        linestyle=":",
-    )
+    if images is not None:
+        power.plot(
+            *_rings(power_density(images), step),
+            color=colours["input"],
+            label=f"input {images.shape[-2]}×{images.shape[-1]}",
+            linewidth=2,
+            linestyle=":",
+        )
     for name, (frequencies, values) in spectra.items():
         order = 3 if name == "learned" else 2
         look: dict[str, Any] = {"color": colours[name], "label": name, "linewidth": 2, "zorder": order}
