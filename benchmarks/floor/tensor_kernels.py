@@ -69,8 +69,8 @@ class Memory:
 MEMORY = (
     Memory(r"^(Stem\w+|Conv\w*|Head\w+|Trunk|Prologue|load_weights):", "l2"),
     Memory(r"^(store_moments|finish):", "l2"),
-    Memory(r"table<|place\.rows|^(load_parameter|load_bands|clear_bands|filter_rows?:.*load_element)", "l1"),
-    Memory(r"^(locate|load_columns|rows_of|add):", "l1"),
+    Memory(r"table<|strip_rows|^(load_parameter|load_bands|clear_bands|filter_rows?:.*load_element)", "l1"),
+    Memory(r"^(locate|load_columns|rows_of|add|start_of|count_of|weight_at):", "l1"),
     Memory(r"^request:", "dram", 1 / 2, rest="l2", opcode="LDGSTS"),  # 16 outputs of dz, half of them a neighbour's too
     Memory(r"^load_lane:", "l2"),  # reads again what the loader read
     Memory(r"^(finish_tail|convolve):", "dram", 1 / 2, 2.0, opcode="LDG"),  # neighbours in an image

@@ -126,3 +126,29 @@ def test_the_backward_may_run_under_another_backend(forward: str, monkeypatch: p
             _, features, statistics = torch.ops.learned_resizer.resizer(*images, torch.randn_like(grad), *given, True)
         # float32, as the bound of a whole step.
         close(gradients("native"), gradients("torch"), 1e-4, " ".join(f"p{i}" for i in range(len(layers.parameters))))
+
+
+def test_lists_of_images_of_any_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layers native beside pure torch: the result, every gradient, and joint statistics."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    layers = structure(FusedResizer((5, 6)))
+    sizes = ((1, 3, 11, 9), (2, 3, 7, 14), (3, 4, 60))
+    images = [torch.randn(size) for size in sizes]
+    boxes = torch.tensor([[0, 0, 11, 9], [1.5, 2.25, 5, 11], [0, 3, 4, 56]], dtype=torch.float64)
+    flip, base, grad = torch.tensor([False, True, True]), torch.randn(4, 3, 5, 6), torch.randn(4, 3, 5, 6)
+    settings = (layers.slopes, layers.eps, layers.batch_statistics, "", "bilinear", True, torch.float32)
+    given, where = (layers.parameters, layers.running, *settings), (images, boxes, flip)
+    op = torch.ops.learned_resizer
+    found = []
+    for backend in ("native", "torch"):
+        with native_ops_on_host(), torch.no_grad(), use_backend(backend):
+            monkeypatch.setattr(ops.resizer, "_channels", lambda image, n, native: map_channels(n))  # as on CUDA
+            out, features, statistics = op.resizer(*where, base, *given, True)
+            grads = op.resizer_backward(grad, features, statistics, *where, *given, [1, 0, 1])
+        assert [dx.shape for dx in grads[:2]] == [images[0].shape, images[2].shape]
+        found.append((out, statistics, grads))
+    (out, statistics, grads), (want, want_statistics, want_grads) = found
+    # As the bound of a whole step.
+    close([out, statistics], [want.double(), want_statistics.double()], 1e-5, "out statistics")
+    close(grads, [g.double() for g in want_grads], 1e-4, " ".join(f"g{i}" for i in range(len(grads))))

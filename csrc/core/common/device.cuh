@@ -116,6 +116,13 @@ LR_DEVICE uint8_t load_element(const uint8_t* p) { return __ldg(p); }
 LR_DEVICE Half load_element(const Half* p) { return {__ldg(&p->bits)}; }
 LR_DEVICE BFloat16 load_element(const BFloat16* p) { return {__ldg(&p->bits)}; }
 
+// A pointer that was itself in memory, to global memory, which the compiler cannot know.
+template <class T>
+LR_DEVICE T* global(T* p) {
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
+
 // base + n * bytes in one instruction, which the compiler does not find where `bytes` is the same for many n.
 LR_DEVICE const char* advance(const char* base, int32_t n, int32_t bytes) {
     const char* r;

@@ -54,13 +54,12 @@ struct Stem {
         StemImage image;
         StemStrip strip;
         StemTile tile;
-        Bands columns;
-        int32_t taps;           // of columns
+        StemAxis columns;
         int32_t steps, pieces;  // as in StemTensor
         Form form;
-        const StemRow<K>* rows;  // the strip's
-        const float* gather;     // [out_height][K]
-        int64_t z;               // of the first output
+        int64_t rows;    // byte offset in the tables: StemRow<K> of the strip
+        int64_t gather;  // and float [out_height][K]
+        int64_t z;       // of the first output
         StemGroup group[kStemFragments];
     };
 
@@ -121,25 +120,27 @@ struct Stem {
         place.image = p.images == nullptr ? p.image : p.images[index];
         place.image.data = static_cast<const char*>(place.image.data) + image * place.image.stride[0];
         place.strip = strip_of(t, stem_bands(p.tables, t.rows), static_cast<int>(p.plan.out_height), s);
-        place.columns = stem_bands(p.tables, t.columns);
-        place.taps = t.columns.taps, place.steps = t.steps, place.pieces = t.pieces, place.form = t.form;
-        place.rows = stem_table<StemRow<K>>(p.tables, t.row_table) + row_place(t, place.strip.begin, s);
-        place.gather = stem_table<float>(p.tables, t.gather_table);
+        place.columns = t.columns;
+        place.steps = t.steps, place.pieces = t.pieces, place.form = t.form;
+        place.rows = t.row_table + row_place(t, place.strip.begin, s) * static_cast<int64_t>(sizeof(StemRow<K>));
+        place.gather = t.gather_table;
         place.z = (((t.image + image) * p.plan.out_height + place.strip.out_begin) * p.plan.out_width + first) * n;
+        const Bands columns = stem_bands(p.tables, t.columns);
         // A tile's own columns partition the image, as a strip's rows.
         const int last = first + t.tile_outputs < outputs ? first + t.tile_outputs : outputs;
-        const int all = first == 0 ? 0 : place.columns.begin[first], begin = all + piece * window();
-        const int own_end = last == outputs ? t.columns.in : place.columns.begin[last];
+        const int all = first == 0 ? 0 : columns.begin[first], begin = all + piece * window();
+        const int own_end = last == outputs ? t.columns.in : columns.begin[last];
         const auto within = [&](int x) { return x < begin ? begin : x < begin + window() ? x : begin + window(); };
-        const int end = place.columns.end[last - 1];
+        const int end = columns.end[last - 1];
         place.tile = {first, last, begin, within(end > own_end ? end : own_end), within(own_end)};
     }
     LR_DEVICE static int window() { return kStemWarpColumns * warp_count(); }
 
     LR_DEVICE void clear_bands() const {
+        const Bands columns = stem_bands(p.tables, place.columns);
         const int groups = (place.tile.out_end - place.tile.out_begin + 15) / 16;
         if (const int i = thread_index(); i < groups) {
-            const int first = place.columns.begin[place.tile.out_begin + 16 * i] - place.tile.begin;
+            const int first = columns.begin[place.tile.out_begin + 16 * i] - place.tile.begin;
             const int last = window() - 16 * place.steps;
             place.group[i] = {first < 0      ? 0
                               : first < last ? first
@@ -152,13 +153,14 @@ struct Stem {
     }
     // R_w in the order of the lanes, from the taps of each output.
     LR_DEVICE void load_bands() const {
-        const int taps = place.taps, count = (place.tile.out_end - place.tile.out_begin) * taps;
+        const Bands columns = stem_bands(p.tables, place.columns);
+        const int taps = place.columns.taps, count = (place.tile.out_end - place.tile.out_begin) * taps;
         LR_NO_UNROLL
         for (int i = thread_index(); i < count; i += thread_count()) {
             const int o = i / taps, at = place.tile.out_begin + o, tap = i - o * taps;
-            const int from = place.columns.begin[at], within = from + tap - place.tile.begin;
-            if (from + tap >= place.columns.end[at] || within < 0 || within >= window()) continue;
-            const float weight = static_cast<float>(load_element(place.columns.weight + int64_t{at} * taps + tap));
+            const int from = columns.begin[at], within = from + tap - place.tile.begin;
+            if (from + tap >= columns.end[at] || within < 0 || within >= window()) continue;
+            const float weight = static_cast<float>(load_element(columns.weight + int64_t{at} * taps + tap));
             StemGroup& group = place.group[o / 16];
             const int column = within - group.column;
             // The one that rounding added.
@@ -296,6 +298,9 @@ struct Stem {
                       p.weights.filters);
     }
 
+    // An offset, not a pointer: the compiler then knows that it is in global memory.
+    LR_DEVICE const StemRow<K>* strip_rows() const { return stem_table<StemRow<K>>(p.tables, place.rows); }
+
     // R_h: adds the rows of c and puts the output rows that they complete into `rows`, which is empty. The row at which
     // that became full, or kRows.
     LR_DEVICE int filter_rows(int row, const float (&c)[kRows][kTiles][4]) {
@@ -303,7 +308,7 @@ struct Stem {
         int each = 0, all = 0;
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
-            work[q] = place.rows[next_work + q];
+            work[q] = strip_rows()[next_work + q];
             each |= work[q].emits, all += work[q].emits;
         }
         if (place.form == Form::kGather || each > 1 || all > kBuffer) return filter_more(0, row, c);
@@ -319,7 +324,7 @@ struct Stem {
         LR_UNROLL
         for (int q = 0; q < kRows; ++q) {
             if (q < from) continue;
-            const StemRow<K> work = place.rows[next_work + q];
+            const StemRow<K> work = strip_rows()[next_work + q];
             if (left < 0) {
                 left = work.emits;
                 if (place.form == Form::kFold) {
@@ -361,7 +366,7 @@ struct Stem {
         }
     }
     LR_DEVICE void put_sum(int output) {
-        const float* weight = place.gather + int64_t{output} * K;
+        const float* weight = stem_table<float>(p.tables, place.gather) + int64_t{output} * K;
         float sum[kValues] = {};
         LR_UNROLL
         for (int k = 0; k < K; ++k) add(sum, load_element(weight + k), [&](int v) { return state[k][v]; });

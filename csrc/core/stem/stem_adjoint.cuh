@@ -10,18 +10,10 @@
 
 namespace learned_resizer {
 
-// One axis of R transposed, as in StemTransposed.
-struct StemBands {
-    const int32_t* start;  // [in]
-    const int32_t* count;  // [in]
-    const float* weight;   // [in][capacity]
-    int32_t capacity;
-};
-
 // A block's item, at the begin of dynamic shared memory.
 struct alignas(16) StemItem {
     StemImage image;
-    StemBands rows, columns;
+    StemTransposed rows, columns;
     const void* dz;      // the image's: [out_height][out_width][n]
     StemImageGrad dx;    // the image's
     int32_t begin, end;  // rows
@@ -80,7 +72,7 @@ struct StemPull {
         const int right = column + kStemWarpColumns - 1 < last ? column + kStemWarpColumns - 1 : last;
         end = first = steps = 0;
         if (left > right) return;
-        first = load_element(item.columns.start + left);
+        first = start_of(item.columns, left);
         steps = (end_of(item.columns, right) - first + 15) / 16;
         float rest = load_columns(0);
         LR_UNROLL
@@ -89,8 +81,15 @@ struct StemPull {
     }
 
     // Of the outputs that read pixel i.
-    LR_DEVICE static int end_of(const StemBands& axis, int i) {
-        return load_element(axis.start + i) + load_element(axis.count + i);
+    LR_DEVICE int start_of(const StemTransposed& axis, int i) const {
+        return load_element(stem_table<int32_t>(p.tables, axis.start) + i);
+    }
+    LR_DEVICE int count_of(const StemTransposed& axis, int i) const {
+        return load_element(stem_table<int32_t>(p.tables, axis.count) + i);
+    }
+    LR_DEVICE int end_of(const StemTransposed& axis, int i) const { return start_of(axis, i) + count_of(axis, i); }
+    LR_DEVICE float weight_at(const StemTransposed& axis, int at) const {
+        return load_element(stem_table<float>(p.tables, axis.weight) + at);
     }
 
     // A of step s: of pixels g and g + 8, the outputs that are the lane's chained terms. Returns the most that rounding
@@ -103,13 +102,13 @@ struct StemPull {
             const int x = column + lane / 4 + 8 * h;
             int from = 0, at = 0, taps = 0;
             if (x >= 0 && x < item.image.width) {
-                from = load_element(item.columns.start + x), at = x * item.columns.capacity;
-                taps = load_element(item.columns.count + x);
+                from = start_of(item.columns, x), at = x * item.columns.capacity;
+                taps = count_of(item.columns, x);
             }
             LR_UNROLL
             for (int i = 0; i < 4; ++i) {
                 const int tap = first + 16 * s + chained_term(lane % 4, i) - from;
-                w[h][i] = tap >= 0 && tap < taps ? load_element(item.columns.weight + at + tap) : 0.0f;
+                w[h][i] = tap >= 0 && tap < taps ? weight_at(item.columns, at + tap) : 0.0f;
             }
         }
         a = operand(w);
@@ -133,9 +132,7 @@ struct StemPull {
     struct Range {
         int from, to;
     };
-    LR_DEVICE Range rows_of(int y0, int y1) const {
-        return {load_element(item.rows.start + y0), end_of(item.rows, y1)};
-    }
+    LR_DEVICE Range rows_of(int y0, int y1) const { return {start_of(item.rows, y0), end_of(item.rows, y1)}; }
 
     // Requests what the ring has room for of the rows that image rows y0 ... y1 will read. No lane reads the ring.
     LR_DEVICE void request_ahead(int y0, int y1) {
@@ -192,8 +189,8 @@ struct StemPull {
         LR_UNROLL
         for (int q = 0; q < R; ++q) {
             const int y = row + q < 0 ? 0 : row + q < limit ? row + q : limit - 1;
-            from[q] = load_element(item.rows.start + y);
-            taps[q] = y == row + q ? load_element(item.rows.count + y) : 0;
+            from[q] = start_of(item.rows, y);
+            taps[q] = y == row + q ? count_of(item.rows, y) : 0;
             at[q] = y * item.rows.capacity - from[q];
             if (q == 0) read.from = from[0];
             if (read.to < from[q] + taps[q]) read.to = from[q] + taps[q];
@@ -214,7 +211,7 @@ struct StemPull {
                 LR_UNROLL
                 for (int q = 0; q < R; ++q) {
                     if (static_cast<uint32_t>(o - from[q]) >= static_cast<uint32_t>(taps[q])) continue;
-                    const float weight = load_element(item.rows.weight + at[q] + o);
+                    const float weight = weight_at(item.rows, at[q] + o);
                     LR_UNROLL
                     for (int v = 0; v < 4 * kTiles; ++v)
                         dc[q][v / 4][v % 4] = fused_multiply_add(weight, e[v / 4][v % 4], dc[q][v / 4][v % 4]);
@@ -361,7 +358,7 @@ struct StemAdjoint {
             const int tile = static_cast<int>(index - share.item - strip * share.tiles);
             item.image = p.images == nullptr ? p.image : p.images[i];
             item.image.data = static_cast<const char*>(item.image.data) + image * item.image.stride[0];
-            item.rows = bands(t.transposed_rows), item.columns = bands(t.transposed_columns);
+            item.rows = t.transposed_rows, item.columns = t.transposed_columns;
             item.dz = static_cast<const S*>(p.dz) + (t.image + image) * p.plan.out_height * p.plan.out_width * n;
             if (gradient == StemGradient::kImage) {
                 item.dx = p.grads == nullptr ? p.grad : p.grads[i];
@@ -377,10 +374,6 @@ struct StemAdjoint {
         barrier();
         features.column = item.column;
         pull.locate();
-    }
-    LR_DEVICE StemBands bands(const StemTransposed& axis) const {
-        return {stem_table<int32_t>(p.tables, axis.start), stem_table<int32_t>(p.tables, axis.count),
-                stem_table<float>(p.tables, axis.weight), axis.capacity};
     }
     LR_DEVICE bool column_exists(int h) const {
         const int x = pull.column + phase_lane() / 4 + 8 * h;

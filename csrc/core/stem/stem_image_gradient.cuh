@@ -111,7 +111,7 @@ struct StemImageGradient {
         }
     }
     LR_DEVICE void store(int64_t at, float value) const {
-        void* dx = adjoint.item.dx.data;
+        void* dx = global(adjoint.item.dx.data);
         if (p.format.dtype == DType::kFloat32)
             static_cast<float*>(dx)[at] = value;
         else if (p.format.dtype == DType::kFloat16)

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int32_t kPieceStripRows = 8;  // output rows of a strip whose sums wait in shared memory between pieces
 constexpr int64_t kMostStrips = 64;     // of an image
+constexpr int64_t kMostTurns = 16;      // items of a block: more share the rows out no better
 
 int64_t divide_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
@@ -68,8 +69,9 @@ int64_t choose_rows(int64_t most_rows, int64_t resident, const Visit& visit) {
         const int64_t target = divide_up(most_rows, strips);
         int64_t items = 0, longest = 0;
         visit(target, items, longest);
-        const int64_t cost = divide_up(items, resident) * longest;
-        if (cost < least) least = cost, best = target;
+        const int64_t turns = divide_up(items, resident);
+        if (turns * longest < least) least = turns * longest, best = target;
+        if (turns > kMostTurns) break;
     }
     return best;
 }

@@ -32,6 +32,10 @@ inline int64_t block_count() { return host::block_count(); }
 inline unsigned char* dynamic_shared() { return host::dynamic_shared(); }
 inline void barrier(int line = __builtin_LINE()) { host::barrier(line); }
 inline int opaque(int x) { return x; }
+template <class T>
+T* global(T* p) {
+    return p;
+}
 
 // A GPU faults on a misaligned vector access, and so does this.
 inline void require_aligned(const void* p, std::size_t bytes) {
