@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -166,7 +167,7 @@ def check_flip(flip: Any, count: int) -> Tensor | None:
     expected = f"expected {count} bools, one of each image"
     if isinstance(flip, Tensor) and flip.dtype != torch.bool:
         raise TypeError(f"flip: got a {flip.dtype} tensor; {expected}")
-    if isinstance(flip, Sequence) and not all(isinstance(value, bool) for value in flip):
+    if isinstance(flip, (Sequence, np.ndarray)) and not all(isinstance(value, (bool, np.bool_)) for value in flip):
         raise TypeError(f"flip: got {flip!r}; {expected}")
     found = _on_cpu("flip", flip, torch.bool, expected)
     if tuple(found.shape) != (count,):
@@ -183,6 +184,8 @@ def _on_cpu(name: str, values: Any, dtype: torch.dtype, expected: str) -> Tensor
             )
         if values.requires_grad:
             raise ValueError(f"{name}: got a tensor that requires a gradient; expected one without: regions have none")
+        if values.is_complex():
+            raise TypeError(f"{name}: got a {values.dtype} tensor; {expected}")
         return values.to(dtype)
     if not hasattr(values, "__len__") or isinstance(values, str):
         raise TypeError(f"{name}: got {type(values).__name__}; {expected}")

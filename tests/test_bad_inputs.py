@@ -79,6 +79,8 @@ BATCH = [
         "regions have none",
     ),
     Bad("resize_batch([photo], 8, flip=[1])", TypeError, "flip", "[1]", "1 bools"),
+    Bad("resize_batch([photo], 8, flip=torch.ones(1).numpy())", TypeError, "flip", "array([1.]", "1 bools"),
+    Bad("resize_batch([photo], 8, boxes=torch.ones(1, 4).cfloat())", TypeError, "boxes", "torch.complex64", "(1, 4)"),
     Bad("resize_batch([photo], 8, flip=torch.ones(1))", TypeError, "flip", "torch.float32", "1 bools"),
     Bad("resize_batch([photo], 8, flip=[True, False])", ValueError, "flip", "(2,)", "1 bools"),
     Bad("resize_batch([photo], 8, flip=True)", TypeError, "flip", "bool", "1 bools"),

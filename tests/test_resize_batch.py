@@ -233,6 +233,14 @@ def test_dtype_of_floats() -> None:
     assert image.grad is not None and image.grad.dtype == torch.float32
 
 
+def test_regions_as_numpy_arrays() -> None:
+    images = [torch.rand(3, 9, 8), torch.rand(3, 5, 6)]
+    boxes, flip = [(0.5, 1, 8, 6), (1, 0, 4, 5.5)], [True, False]
+    expected = resize_batch(images, 4, boxes=boxes, flip=flip)
+    for flips in (np.array(flip), list(np.array(flip))):
+        assert torch.equal(resize_batch(images, 4, boxes=np.array(boxes), flip=flips), expected)
+
+
 def test_layout_and_batches() -> None:
     interleaved = [torch.rand(h, w, 3).permute(2, 0, 1) for h, w in ((9, 8), (5, 7))]
     assert resize_batch(interleaved, 4).is_contiguous(memory_format=torch.channels_last)
