@@ -141,17 +141,14 @@ def test_a_run(data: Path, tmp_path: Path) -> None:
     assert load_resizer(FusedResizer, transferred / "resizer.safetensors")[1] == arguments
 
 
-def test_a_run_of_before_resumes(data: Path, tmp_path: Path) -> None:
-    """Its config.yaml has no max_pixels."""
-    run = tmp_path / "run"
-    options = (*SHORT, "--data", data, "--input-size", 16, "--arms", "bilinear", "--output", run)
-    assert command("train", *options)[0] == 0
-    former = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(former.replace("max_pixels: null\n", ""))
-    assert (run / "config.yaml").read_text() != former
-    (run / "summary.json").unlink()
-    code, printed = command("train", *options)
-    assert code == 0 and "resuming train" in printed
+def test_a_configuration_of_before(tmp_path: Path) -> None:
+    """A config.yaml without max_pixels is that of the same run, which then resumes (``RunFolder``)."""
+    config = RunConfig.make({"input_size": [96, 128]})
+    config.save(tmp_path / "config.yaml")
+    former = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(former.replace("max_pixels: null\n", ""))
+    assert (tmp_path / "config.yaml").read_text() != former
+    assert RunConfig.load(tmp_path / "config.yaml") == config
 
 
 @pytest.mark.slow  # two starts of the command, one of two processes: 10 s
