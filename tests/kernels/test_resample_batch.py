@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from learned_resizer_cuda import resize_batch, use_backend
 from learned_resizer_cuda.kernels import resample as launchers
 from learned_resizer_cuda.ops import resample_batch as op
 from learned_resizer_cuda.ops.band_matmul import is_channels_last
 from learned_resizer_cuda.ops.resample_batch import BatchSampling, ResampleBatch, ResampleBatchBackward
-from tests.helpers.native_host import native_on_host
+from tests.helpers.native_host import native_on_host, native_ops_on_host
 from tests.test_resize_batch import Case, make
 
 # Of the largest value; float32 sums of at most 2·120 terms, whose roundings grow like sqrt(terms)·2^-24, and for half
@@ -156,3 +157,19 @@ def test_a_uniform_list_has_the_bits_of_the_batch() -> None:
             listed = launchers.resample_batch(a)
             batch = launchers.resample_batch(a._replace(images=[images]))
         assert torch.equal(listed, batch)
+
+
+def test_the_registered_op_and_its_gradients() -> None:
+    """`resize_batch` on native kernels, to the images: as in pure torch, up to the order of float32 sums."""
+    case = make(300, sub_pixel=True, dtype=torch.float32, largest=60)
+    images = [image.clone().requires_grad_() for image in case.images]
+
+    def run() -> tuple[Tensor, ...]:
+        out = resize_batch(images, case.size, boxes=case.boxes, flip=[i % 2 == 0 for i in range(len(images))])
+        return out, *torch.autograd.grad((out * out).sum(), images)
+
+    expected = run()
+    with native_ops_on_host(), use_backend("native"):
+        found = run()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1.0, other.abs().max().item()))
