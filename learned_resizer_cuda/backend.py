@@ -69,7 +69,7 @@ def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Reason why an op cannot run natively on such tensors, or None.
 
     Args:
-        op: the op's name. `resample_backward`, `resample_batch` and its backward need the kernels of `resample`.
+        op: the op's name. A backward needs the same kernels: `resample_backward` counts as `resample`.
         device: of the tensors; a CUDA device without an index means the current one.
         dtype: of the tensors.
 
@@ -82,7 +82,7 @@ def refusal(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
         if not torch.cuda.is_available():
             return "torch sees no CUDA device"
         device = torch.device("cuda", torch.cuda.current_device())
-    return _cuda_refusal(op.removesuffix("_backward").removesuffix("_batch"), device, dtype)
+    return _cuda_refusal(op.removesuffix("_backward"), device, dtype)
 
 
 @cache

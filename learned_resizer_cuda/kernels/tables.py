@@ -31,7 +31,7 @@ from torch import Tensor
 
 from . import device, native
 
-_RING_BYTES = 4 << 20  # about 150 tables of usual sizes (448 -> 224: 15 to 50 kB)
+_RING_BYTES = 4 << 20  # about 80 tables of usual sizes (448 -> 224: 29 to 83 kB)
 _MOST_BYTES = _RING_BYTES // 4
 _RINGS = 16
 

@@ -7,7 +7,7 @@
 from . import conv, flops, head, resample, resample_batch, resample_fixed, resizer, stem, trunk, update_running
 
 # What has native kernels; the kernels of a backward belong to it.
-KERNELS = ("resample", "resample_fixed", "stem", "conv", "head", "trunk")
+KERNELS = ("resample", "resample_batch", "resample_fixed", "stem", "conv", "head", "trunk")
 
 __all__ = [
     "KERNELS",
