@@ -66,6 +66,8 @@ def _none(a: Any) -> int:
 FORMULAS: dict[str, Callable[[Any], int]] = {
     "resample": _none,
     "resample_backward": _none,
+    "resample_batch": _none,
+    "resample_batch_backward": _none,
     "resample_fixed": _none,
     "resizer": _resizer,
     "resizer_backward": _resizer_backward,

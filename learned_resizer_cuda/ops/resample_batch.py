@@ -121,7 +121,7 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
 
 
 def _resample_batch_backward(a: ResampleBatchBackward) -> list[Tensor]:
-    if backend.runs_native("resample_batch", a.grad.device, a.grad.dtype):
+    if backend.runs_native("resample_batch_backward", a.grad.device, a.grad.dtype):
         return backend.kernel_module("resample").resample_batch_backward(a)  # type: ignore[no-any-return]
     found = empty_images(a)
 

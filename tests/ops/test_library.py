@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from learned_resizer_cuda import FusedResizer, resize, use_backend
+from learned_resizer_cuda import FusedResizer, resize, resize_batch, use_backend
 from learned_resizer_cuda.ops.library import DEFINED, packed
 from learned_resizer_cuda.ops.resizer import Layers, Resizer
 from tests.helpers.calls import Calls
@@ -20,6 +20,7 @@ def _calls() -> list[tuple[Any, tuple[Any, ...]]]:
     with Calls(keep_arguments=True) as calls:
         module(torch.rand(2, 3, 12, 10, requires_grad=True)).sum().backward()
         resize(torch.zeros(1, 5, 5, dtype=torch.uint8), 3, parity="pillow")
+        resize_batch([torch.rand(1, 5, 5, requires_grad=True)], 3).sum().backward()
     return calls.ours
 
 

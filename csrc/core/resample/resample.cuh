@@ -443,7 +443,7 @@ struct Resample {
 };
 
 template <class T, int K, int kOutputs, bool kVectors>
-LR_KERNEL_RESIDENT(kThreads, resident_blocks(DTypeOf<T>::value, K, kVectors))
+LR_KERNEL_RESIDENT(kThreads, resident_blocks(DTypeOf<T>::value, K, kVectors, kOutputs))
 resample_kernel(const ResampleParams params) {
     Resample<T, K, kOutputs, kVectors>(params).run();
 }

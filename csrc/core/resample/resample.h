@@ -28,11 +28,12 @@ LR_PLAN_DEVICE constexpr double column_scale(DType dtype) { return dtype == DTyp
 
 // Blocks of kThreads threads that the 65,536 registers of a multiprocessor hold: the kernel's launch bound, which the
 // compiler keeps, and what the planner counts on.
-constexpr int resident_blocks(DType dtype, int slots, bool vectors) {
+constexpr int resident_blocks(DType dtype, int slots, bool vectors, int outputs) {
     if (dtype == DType::kFloat64) return 2;
     const int kept = slots * vector_length(dtype, vectors);
     if (!vectors) return 4;
-    return kept <= 24 ? 5 : kept <= 48 ? 4 : 3;
+    // Sums of several outputs take registers, too.
+    return kept <= (outputs > 1 ? 16 : 24) ? 5 : kept <= 48 ? 4 : 3;
 }
 
 // Output columns that one thread filters together where images are enlarged: neighbours share most of their taps.

@@ -64,7 +64,8 @@ struct TensorPlanner {
 
     // Blocks that a multiprocessor holds at a time.
     int64_t resident(int64_t warps, int64_t bytes) const {
-        const int64_t by_registers = 4 * resident_blocks(shape.dtype, shape.slots, shape.vectors != 0) / warps;
+        const int64_t by_registers =
+            4 * resident_blocks(shape.dtype, shape.slots, shape.vectors != 0, shape.outputs) / warps;
         return std::max<int64_t>(std::min(by_registers, (shared_memory + 1024) / (bytes + 1024)), 1);
     }
 
