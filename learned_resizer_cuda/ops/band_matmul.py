@@ -28,7 +28,7 @@ _BLOCK_WEIGHTS = 64 * 1024
 # vectors, column by column of a dense matrix, in an order that depends on how its threads share the columns; whole rows
 # of a dense matrix it adds in one order (12,000 random products on 1, 2 and 4 threads). For Lanczos 448 -> 224 (12
 # weights) that is 1.5 times faster as well on one thread and 1.1 on two.
-_TRANSPOSED_COUNT = 8
+TRANSPOSED_COUNT = 8
 
 _HAS_MKL = torch.backends.mkl.is_available()
 
@@ -171,7 +171,7 @@ def resample_along(x: Tensor, y: Tensor, bands: Bands, inner: int = 1, accumulat
     """
     if inner == 1:
         matrix = _block_diagonal(bands, 1)
-        if bands.max_count >= _TRANSPOSED_COUNT and x.is_cpu:
+        if bands.max_count >= TRANSPOSED_COUNT and x.is_cpu:
             product = x.new_empty(bands.out_size, len(x))
             _multiply(matrix, x.t().contiguous(), product)
             y.add_(product.t()) if accumulate else y.copy_(product.t())

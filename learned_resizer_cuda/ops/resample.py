@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from .band_matmul import apply_bands, empty_image, is_selection, select_pixels
-from .bands import Bands, get_bands
+from .band_matmul import (
+    TRANSPOSED_COUNT,
+    apply_bands,
+    empty_image,
+    is_channels_last,
+    is_selection,
+    select_pixels,
+)
+from .bands import SUPPORT, Bands, get_bands
 from .dense import resample_dense, resample_dense_backward
 from .library import define, register_autocast, register_autograd, register_vmap
 from .regions import Place
@@ -153,6 +160,17 @@ def _is_exact(size: int, out: int, factor: float | None) -> bool:
     return scale * 2**10 == int(scale * 2**10) and scale < 2**10 and scale * out < 2**12 and out < 2**12
 
 
+def _exact(a: Resample) -> bool:
+    image, (height, width, scale_h, scale_w, *_) = a
+    return _is_exact(image.shape[2], height, scale_h) and _is_exact(image.shape[3], width, scale_w)
+
+
+def _tables_are_faster(image: Tensor, width: int, interpolation: str) -> bool:
+    """Than torch's antialiased kernel: not where planes must be turned."""
+    weights = 2 * SUPPORT[interpolation] * max(image.shape[3] / width, 1.0)
+    return is_channels_last(image) or weights < TRANSPOSED_COUNT
+
+
 def _resample(a: Resample) -> Tensor:
     native = _native("resample", a)
     return in_torch(a) if native is None else native
@@ -174,7 +192,7 @@ def in_torch(a: Resample | ResampleBackward, places: Places = _WHOLE, out: Tenso
     if (
         torch_kernel is not None
         and _matches_torch(image, height, width, (scale_h, scale_w))
-        and not (antialias and _is_exact(image.shape[2], height, scale_h) and _is_exact(image.shape[3], width, scale_w))
+        and not (antialias and _tables_are_faster(image, width, interpolation) and _exact(a))
     ):
         fresh = empty_image(image, height, width)
         out = fresh if out is None or (out.stride(), out.dtype) != (fresh.stride(), fresh.dtype) else out

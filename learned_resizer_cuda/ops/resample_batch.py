@@ -95,6 +95,11 @@ def empty_images(a: ResampleBatchBackward) -> list[Tensor]:
     return found
 
 
+def _largest_first(jobs: list[_Job]) -> list[_Job]:
+    """In an order in which threads end at about the same time."""
+    return sorted(jobs, key=lambda job: -len(job.images) * job.region.height * job.region.width)
+
+
 def _resample_batch(a: ResampleBatch) -> Tensor:
     first, sampling = a.images[0], a.sampling
     if backend.runs_native("resample_batch", first.device, first.dtype):
@@ -116,7 +121,7 @@ def _resample_batch(a: ResampleBatch) -> Tensor:
         if resampled is not target:
             target.copy_(resampled)
 
-    map_in_order(run, _jobs(a.images, a.boxes, a.flip), first.device)
+    map_in_order(run, _largest_first(_jobs(a.images, a.boxes, a.flip)), first.device)
     return out
 
 
@@ -136,7 +141,7 @@ def _resample_batch_backward(a: ResampleBatchBackward) -> list[Tensor]:
             images.zero_()
         region.view(images).copy_(crop)
 
-    map_in_order(run, _jobs(found, a.boxes, a.flip), a.grad.device)
+    map_in_order(run, _largest_first(_jobs(found, a.boxes, a.flip)), a.grad.device)
     return found
 
 
