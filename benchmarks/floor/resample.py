@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -57,6 +57,8 @@ def region(chain: tuple[Frame, ...], predicated: bool, source: Source) -> str:
     frames = dict(zip(reversed(owners), reversed(chain), strict=True))
     if "divide" in frames and " d;" in source.line(frames["divide"]) and "uint32" not in source.line(frames["divide"]):
         return "64-bit division"  # for more than 2^32 blocks
+    if "store_converted" in frames:
+        return "store converted"  # of bytes to floats: no case here
     if "filter_entries" in frames:
         call = source.line(frames["filter_columns"])
         way = next(way for way, step in _STEPS.items() if f", {step}>" in call) if "true" in call else "part"
@@ -320,10 +322,11 @@ def _plan(
     dtype: str,
     layout: str,
     direction: str,
+    vectors: bool = True,
 ) -> Plan:
     axis, forward = (size_in, size_out, 0.0, 0.0, 0.0), direction == "forward"
     whole = None if forward else (size_in, size_in, 0, 0)
-    tensor = batch, channels, layout == "NHWC", True, axis, axis, whole, False
+    tensor = batch, channels, layout == "NHWC", vectors, axis, axis, whole, False
     options = INTERPOLATIONS.index(interpolation), True, machine.multiprocessors, machine.block_shared_bytes
     shape = native.load().plan_resample(dtype, dtype, not forward, (tensor,), *options, (), ()).shape
     (found,) = shape.pop("tensors")
@@ -359,6 +362,7 @@ def predict(
     direction: str,
     *,
     arch: str = "90",
+    vectors: bool = True,
 ) -> Prediction:
     """Time of one call on square images with aligned rows, with latency and waves.
 
@@ -378,7 +382,7 @@ def predict(
         direction: "forward", or "adjoint" of that forward: from ``size_out`` to ``size_in``.
         arch: compute capability to disassemble.
     """
-    plan = _plan(machine, batch, channels, size_in, size_out, interpolation, dtype, layout, direction)
+    plan = _plan(machine, batch, channels, size_in, size_out, interpolation, dtype, layout, direction, vectors)
     s = plan.shape
     work, issued, shared, by_region, _ = _counts(plan, arch)
     blocks, warps, resident = s["blocks"], s["threads"] // 32, s["resident"]
@@ -428,6 +432,39 @@ def predict(
     )
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """What images of different sizes should take; times in microseconds."""
+
+    together: float  # one launch, and the launches that make its tables
+    one_by_one: float  # a launch an image, back to back, with its tables there
+    copy: float
+
+
+def predict_mixed(
+    sides: Sequence[int], size_out: int, interpolation: str, dtype: str, arch: str, machine: Machine
+) -> Mixed:
+    """Time of square images of these sides, read by the element.
+
+    Together they fill the GPU like one image: the sums of issue, shared memory or DRAM bind. A launch alone has too few
+    blocks for that. The tables take three launches, each a ramp.
+    """
+    issue = shared = dram = alone = 0.0
+    for side in sides:
+        case = (machine, 1, CHANNELS, side, size_out, interpolation, dtype, "NHWC", "forward")
+        plan = _plan(*case, False)
+        _, issued, wavefronts, *_ = _counts(plan, arch)
+        issue += issued / machine.issue_per_clock / machine.multiprocessors
+        shared += wavefronts / machine.wavefronts_per_clock / machine.multiprocessors
+        moved = CHANNELS * (side**2 + size_out**2) * DTYPES[dtype]
+        dram += moved / machine.dram_bytes_per_clock / machine.multiprocessors
+        one = predict(*case, arch=arch, vectors=False)
+        alone += one.total
+    busiest = machine.microseconds(max(issue, shared, dram))
+    setup = one.setup + machine.ramp_us
+    return Mixed(busiest + setup + 3 * machine.ramp_us, alone, machine.microseconds(dram) + machine.ramp_us)
+
+
 def cases() -> Iterator[tuple[int, int, str, str, str, str]]:
     """Sizes, direction, filter, dtype and layout of the table's rows."""
     for size_in, size_out in SIZES:
@@ -444,9 +481,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="90", help="compute capability to disassemble (default 90)")
     parser.add_argument("--machine", default="h100", choices=MACHINES, help="GPU to predict for (default h100)")
+    parser.add_argument("--mixed", action="store_true", help="64 images of mixed sizes, together and one by one")
     parser.add_argument("--verbose", action="store_true", help="print every region of every case")
     arguments = parser.parse_args()
     machine = MACHINES[arguments.machine]
+    if arguments.mixed:
+        sides = [300 + 600 * i // 63 for i in range(64)]
+        print(f"{machine.name}, 64 images of 300² … 900² → 224², channels_last, times in µs")
+        print("| filter | dtype | together | one by one | copy |\n|---|---|---|---|---|")
+        for interpolation in FILTERS:
+            for dtype in DTYPES:
+                m = predict_mixed(sides, 224, interpolation, dtype, arguments.arch, machine)
+                print(f"| {interpolation} | {dtype} | {m.together:.0f} | {m.one_by_one:.0f} | {m.copy:.0f} |")
+        return
     print(f"{machine.name}, batch {BATCH}x{CHANNELS}, antialias, times in µs for the batch")
     print("| case | direction | filter | dtype | layout | instr/px | issue | shared | DRAM | latency | setup |", end="")
     print(" resident | waves | total | copy | copy/total | binds |")
