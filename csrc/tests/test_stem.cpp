@@ -356,7 +356,7 @@ void test_lists() {
         std::vector<StemCase> cases = mixed_cases();
         for (StemCase& k : cases) k.filter = filter;
         check_list<Arithmetic::kBFloat16, 16>(cases);
-        check_list<Arithmetic::kFloat32, 32>(cases);
+        if (filter == Filter::kTriangle) check_list<Arithmetic::kFloat32, 32>(cases);
         // Against the formulas, with statistics.
         for (StemCase k : {cases[1], cases[2], cases[4]}) {
             check_filters<Arithmetic::kBFloat16, 16>(k);
