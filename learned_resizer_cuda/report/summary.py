@@ -11,7 +11,7 @@ from typing import Any
 from ..data.source import InputSize
 from ..train.config import RunConfig
 from ..train.protocol import Front
-from ..train.results import ACCURACY, PRIMARY_METRIC, Metric, StageResult
+from ..train.results import PRIMARY_METRIC, SHARE, Metric, StageResult
 
 TRAIN_WINDOW = 50
 """Training loss and accuracy are means over this many last batches, as they were seen in training."""
@@ -40,7 +40,8 @@ class MeanStd:
 class ArmSummary:
     """One arm at one input size over its seeds.
 
-    ``gflop``: resizer and network together, for one image.
+    ``gflop``: resizer and network together, for one image. ``train_loss`` is None where nothing was trained,
+    ``train_accuracy`` also where the objective has no share of right answers.
     """
 
     arm: str
@@ -50,7 +51,7 @@ class ArmSummary:
     batch_size: int
     metrics: dict[str, MeanStd]
     test_loss: MeanStd
-    train_loss: MeanStd
+    train_loss: MeanStd | None
     train_accuracy: MeanStd | None
     cpu_seconds: MeanStd
     wall_seconds: MeanStd
@@ -98,7 +99,7 @@ class Gap:
 class Summary:
     """Summary of a run."""
 
-    task: str
+    objective: str
     arms: list[ArmSummary]
     gaps: list[Gap]
     notes: list[str] = field(default_factory=list)
@@ -138,14 +139,14 @@ def summarise(
     for result in results:
         groups.setdefault((result.stage.input_size, result.stage.arm), []).append(result)
     arms = [_summarise_arm(mine, (costs or {}).get(key)) for key, mine in groups.items()]
-    metric = PRIMARY_METRIC[config.task]
+    metric = PRIMARY_METRIC[config.objective]
     gaps = [
         _gap(mine, groups[input_size, against], metric, test_sizes[input_size])
         for (input_size, _), mine in groups.items()
         for against in _rivals(config, mine[0].stage.front)
         if (input_size, against) in groups
     ]
-    return Summary(config.task, arms, gaps, _notes(arms))
+    return Summary(config.objective, arms, gaps, _notes(arms))
 
 
 def _rivals(config: RunConfig, front: Front) -> tuple[str, ...]:
@@ -163,7 +164,7 @@ def _summarise_arm(results: Sequence[StageResult], gflop: float | None) -> ArmSu
     stage = results[0].stage
     finals = [result.final for result in results]
     lasts = [result.split("train")[-TRAIN_WINDOW:] for result in results]
-    has_accuracy = ACCURACY.name in lasts[0][-1].metrics
+    share = next((name for name in SHARE.values() if lasts[0] and name in lasts[0][-1].metrics), None)
     return ArmSummary(
         arm=stage.arm,
         input_size=stage.input_size,
@@ -172,10 +173,10 @@ def _summarise_arm(results: Sequence[StageResult], gflop: float | None) -> ArmSu
         batch_size=results[0].batch_size,
         metrics={name: MeanStd.of([final.metrics[name] for final in finals]) for name in finals[0].metrics},
         test_loss=MeanStd.of([final.loss for final in finals]),
-        train_loss=MeanStd.of([statistics.fmean(row.loss for row in rows) for rows in lasts]),
-        train_accuracy=MeanStd.of([statistics.fmean(row.metrics[ACCURACY.name] for row in rows) for rows in lasts])
-        if has_accuracy
-        else None,
+        train_loss=MeanStd.of([statistics.fmean(row.loss for row in rows) for rows in lasts]) if lasts[0] else None,
+        train_accuracy=None
+        if share is None
+        else MeanStd.of([statistics.fmean(row.metrics[share] for row in rows) for rows in lasts]),
         cpu_seconds=MeanStd.of([result.cpu_seconds for result in results]),
         wall_seconds=MeanStd.of([result.wall_seconds for result in results]),
         resizer_parameters=results[0].resizer_parameters,

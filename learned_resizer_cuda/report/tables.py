@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ..data.source import InputSize
 from ..train.evaluate import Evaluation
-from ..train.results import ACCURACY, METRICS, PRIMARY_METRIC, Metric, StageResult
-from .summary import MeanStd, Summary
+from ..train.results import METRICS, PRIMARY_METRIC, SHARE, Metric, StageResult
+from .summary import ArmSummary, MeanStd, Summary
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def run_tables(command: str, summary: Summary, results: Sequence[StageResult]) -
     if command == "ablate":
         tables.append(ablation_table(summary))
     if command == "transfer":
-        tables.append(epochs_table(results, PRIMARY_METRIC[summary.task]))
+        tables.append(epochs_table(results, PRIMARY_METRIC[summary.objective]))
     return tables
 
 
@@ -44,13 +44,13 @@ def arms_table(summary: Summary) -> Table:
     """All arms' metrics and training times, best by primary metric in bold."""
     sizes = len({arm.input_size for arm in summary.arms}) > 1
     metrics = _metrics_in(summary.arms[0].metrics)
-    accuracy = summary.arms[0].train_accuracy is not None
+    share = summary.objective in SHARE
     header = (
         "resizer",
         *(("input",) if sizes else ()),
         "steps",
         *(metric.label for metric in metrics),
-        "train accuracy, %" if accuracy else "train loss",
+        metrics[0].train_label if share else "train loss",
         "CPU s",
         "wall s",
     )
@@ -60,13 +60,13 @@ def arms_table(summary: Summary) -> Table:
             *((str(arm.input_size),) if sizes else ()),
             f"{arm.steps:,}",
             *(_text(metric, arm.metrics[metric.name]) for metric in metrics),
-            _text(ACCURACY, arm.train_accuracy) if arm.train_accuracy is not None else arm.train_loss.text(4),
+            _trained(arm, metrics[0] if share else None),
             arm.cpu_seconds.text(0),
             arm.wall_seconds.text(0),
         )
         for arm in summary.arms
     ]
-    judged = [arm.metrics[PRIMARY_METRIC[summary.task].name].mean for arm in summary.arms]
+    judged = [arm.metrics[PRIMARY_METRIC[summary.objective].name].mean for arm in summary.arms]
     caption = "Same images, same network: only the resizer differs"
     return Table(header, rows, caption, (judged.index(max(judged)),))
 
@@ -88,7 +88,7 @@ def epochs_table(results: Sequence[StageResult], metric: Metric) -> Table:
 
 def ablation_table(summary: Summary) -> Table:
     """The primary metric, cost and parameters by r and n."""
-    metric = PRIMARY_METRIC[summary.task]
+    metric = PRIMARY_METRIC[summary.objective]
     header = ("blocks r, filters n", metric.label, "GFLOP an image", "resizer's parameters")
     rows = [
         (
@@ -133,6 +133,13 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
     tested = ("tested at",) if elsewhere else ()
     header = ("resizer", "input", *tested, "seeds", *(metric.label for metric in metrics), "test loss")
     return Table(header, rows, "On the test images")
+
+
+def _trained(arm: ArmSummary, share: Metric | None) -> str:
+    """The share of right answers in training, or the loss; a dash where nothing was trained."""
+    if arm.train_loss is None:
+        return "–"
+    return arm.train_loss.text(4) if share is None or arm.train_accuracy is None else _text(share, arm.train_accuracy)
 
 
 def _metrics_in(values: Mapping[str, object]) -> list[Metric]:

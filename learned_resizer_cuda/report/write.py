@@ -65,7 +65,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     tables = run_tables(config.command, summary, results)
     (folder / "metrics.csv").unlink(missing_ok=True)
     for result in results:
-        append_rows(folder / "metrics.csv", result.rows, config.task)
+        append_rows(folder / "metrics.csv", result.rows, config.objective)
     pictures = _draw_curves(config, summary, results, folder)
     image_pictures, gains = _draw_images(run, results, learned, *images[pictured])
     if learned is not None:
@@ -133,7 +133,7 @@ def environment(device: str) -> dict[str, Any]:
 
 def _draw_curves(config: RunConfig, summary: Summary, results: Sequence[StageResult], folder: Path) -> list[Picture]:
     """Draw curves.png and the figure of the run's command."""
-    metric = PRIMARY_METRIC[config.task]
+    metric = PRIMARY_METRIC[config.objective]
     pictures = []
     if config.command == "ablate":
         pictures.append(Picture(folder / "ablation.png", "Test metric against cost and parameters"))
@@ -163,6 +163,9 @@ def _draw_images(
     def prepared(index: int) -> Tensor:
         return normalise(to_unit(images[index]))
 
+    if run.teacher is not None:
+        answers = torch.cat([run.teacher(prepared(index)[None]) for index in range(len(images))])
+        targets = answers.argmax(1) if run.labels else torch.arange(len(images))
     chosen = pick_images(targets, ROWS)
     shown = [prepared(index) for index in chosen]
     samples = Picture(run.folder / "samples.png", "Test images as each resizer shows them to its network")
@@ -173,8 +176,8 @@ def _draw_images(
         samples.path,
         interpolation=config.interpolation,
         size=config.size,
-        labels=run.source_of((learned or results[-1]).stage).labels,
-        task=config.task,
+        labels=run.labels,
+        task=config.objective,
         display=restore,
         arm="learned" if learned is None else learned.stage.arm,
     )

@@ -48,9 +48,8 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
     stages = [stage for stage in plan(config, lambda _: 1.0) if stage.input_size == source.input_size]
     models = build_models(max(stages, key=_cost), config, source.in_channels, len(source.labels))
     resizer, network = (module.to(device) for module in models)
-    task = build_task(config.task, len(source.labels), config.loss, config.label_smoothing).to(device)
-    parameters = [*resizer.parameters(), *network.parameters()]
-    optimiser = build_optimiser(config, parameters, 1e-6)
+    task = build_task(config, len(source.labels)).to(device)
+    optimiser = build_optimiser(config, resizer, network, 1e-6)
     precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
 
     def step(count: int) -> None:

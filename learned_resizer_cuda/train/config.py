@@ -24,7 +24,7 @@ from .presets import preset
 
 FIXED = RESIZER_INTERPOLATIONS
 ARMS = (*FIXED, "learned", "blind", "control", "control-long")
-BUILT_IN = {"classification": "digits", "iqa": "photographs"}
+BUILT_IN = {"classification": "digits", "iqa": "photographs", "distill": "crops"}
 """The data of each task unless a folder is given."""
 
 MOST_INPUT_SIZES, MOST_STAGES, MOST_STEPS = 100, 100_000, 10**9
@@ -33,6 +33,13 @@ _LARGEST_INTEGER = 2**64 - 1
 """The largest seed that torch takes, and the limit of every other integer field."""
 _LARGEST_RESIZER = 4096
 """Most filters and blocks, and the longest output side: ``weights`` refuses files of larger resizers."""
+LOSSES = {
+    "classification": ("sigmoid", "softmax"),
+    "iqa": ("emd",),
+    "distill": ("kl",),
+    "distill-features": ("cosine",),
+}
+"""Losses by objective."""
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -64,10 +71,16 @@ class RunConfig:
     """
 
     command: str = _option("", "train", "Protocol of the run.", choices=("train", "transfer", "ablate"))
-    task: str = _data("classification", "classification, or iqa: image quality assessment.", choices=tuple(BUILT_IN))
+    task: str = _data(
+        "classification",
+        "classification; iqa: image quality assessment; distill: answer as the network does at the larger size, "
+        "without labels.",
+        choices=tuple(BUILT_IN),
+    )
     data: str | None = _data(
         None,
-        "Folder of images: train/CLASS/… and val/CLASS/… to classify; for iqa, images with AVA.txt or scores.csv. "
+        "Folder of images: train/CLASS/… and val/CLASS/… to classify; for iqa, images with AVA.txt or scores.csv; for "
+        "distill, any images. "
         "Default: real images that come with the installed packages.",
     )
     scores: str | None = _data(None, "AVA.txt or a CSV of histograms, if it is not in the folder.")
@@ -87,6 +100,14 @@ class RunConfig:
 
     model: str = _network("resnet50", "small_cnn, inception_v2, or any network of timm.")
     pretrained: bool = _network(False, "Start from timm's weights (needs a download).")
+    weights: str | None = _network(
+        None,
+        "Start from the weights in this file, safetensors or torch's; or efficientnet-lite0: those of the extra "
+        "[pretrained].",
+    )
+    freeze: str | None = _network(
+        None, "network: train the resizer alone, before a network that stays as it is.", choices=("network",)
+    )
     size: int = _network(224, "Side of the network's input images, in pixels.", least=1, most=_LARGEST_RESIZER)
     input_size: tuple[InputSize, ...] = _network(
         (448,),
@@ -104,25 +125,50 @@ class RunConfig:
     num_blocks: tuple[int, ...] = _network(
         (1,), "Residual blocks r of the learned resizer.", least=0, most=_LARGEST_RESIZER
     )
-    zero_init: bool = _network(False, "Start the learned resizer as exactly the fixed filter.")
+    zero_init: bool = _network(
+        False, "Start the learned resizer as exactly the fixed filter; the default before a pretrained network."
+    )
     resizer: str | None = _network(None, "File of the trained resizer to transfer.")
     normalize: bool = _network(False, "Normalise images by mean and std before the resizer.")
     mean: tuple[float, ...] = _network((0.485, 0.456, 0.406), "Mean of each channel, for --normalize.")
     std: tuple[float, ...] = _network((0.229, 0.224, 0.225), "Standard deviation of each, for --normalize.", above=0)
 
     loss: str = _training(
-        "sigmoid", "Cross-entropy over sigmoid or softmax outputs; emd for iqa.", choices=("sigmoid", "softmax", "emd")
+        "sigmoid",
+        "Cross-entropy over sigmoid or softmax outputs; emd for iqa; kl or cosine for distill.",
+        choices=tuple(loss for losses in LOSSES.values() for loss in losses),
     )
+    distill_features: bool = _training(
+        False, "With task distill, compare features instead of outputs: for networks without classes."
+    )
+    temperature: float = _training(1.0, "Divides the outputs that kl compares.", above=0)
     label_smoothing: float = _training(0.1, "Label smoothing of a cross-entropy, in [0, 1).", least=0, below=1)
     optimizer: str = _training("sgd", "Optimiser.", choices=("sgd", "adamw"))
     learning_rate: float = _training(0.05, "Learning rate from scratch; the peak of one-cycle.", above=0)
     fine_tune_learning_rate: float = _training(0.005, "Learning rate of all training from a baseline.", above=0)
+    resizer_learning_rate: float | None = _training(
+        None, "Learning rate of the resizer, if it is another than the network's.", above=0
+    )
+    kernel_basis: str = _training(
+        "taps",
+        "What AdamW scales its steps by in the resizer's kernels: taps, or frequencies, their cosine transform.",
+        choices=("taps", "frequencies"),
+    )
+    warmup_epochs: float = _training(0.0, "Epochs of linear warm-up of the learning rate.", least=0)
+    ema: float = _training(
+        0.0,
+        "Decay a step of the resizer's exponential moving average, which is tested and saved; 0: none.",
+        least=0,
+        below=1,
+    )
     momentum: float = _training(0.9, "Momentum of SGD, in [0, 1).", least=0, below=1)
     weight_decay: float = _training(1e-4, "Weight decay of either optimiser.", least=0)
-    schedule: str = _training("decay", "Schedule of the learning rate.", choices=("decay", "one-cycle", "constant"))
+    schedule: str = _training(
+        "decay", "Schedule of the learning rate.", choices=("decay", "one-cycle", "cosine", "constant")
+    )
     decay: float = _training(0.94, "Factor of the learning rate at each step of the schedule decay.", above=0)
     decay_epochs: float = _training(2.0, "Epochs between two such steps.", above=0)
-    baseline_epochs: float = _training(30.0, "Epochs of a baseline.", above=0)
+    baseline_epochs: float = _training(30.0, "Epochs of a baseline; 0: a pretrained network as it is.", least=0)
     epochs: float = _training(30.0, "Epochs of joint training and of its control.", above=0)
     steps: int | None = _training(
         None, "Optimiser steps of each training, instead of epochs.", least=2, most=MOST_STEPS
@@ -193,14 +239,45 @@ class RunConfig:
         yield "scores", self.scores is not None and not scored, "it only with task iqa and a folder as data"
         added = self.extra_photographs is not None
         yield "extra_photographs", added and self.data != "photographs", "it only with the built-in photographs"
-        losses = "emd" if self.task == "iqa" else "sigmoid or softmax"
-        yield "loss", (self.loss == "emd") != (self.task == "iqa"), f"{losses} for task {self.task}"
+        losses = LOSSES[self.objective]
+        yield "loss", self.loss not in losses, f"{' or '.join(losses)} for task {self.task}"
+        yield from self._pretrained_conflicts()
         yield "std", len(self.mean) != len(self.std), f"{len(self.mean)} positive numbers, as many as mean"
         for name in ("num_filters", "num_blocks"):
             several = len(getattr(self, name)) > 1
             yield name, several and self.command != "ablate", "one number (`ablate` takes several)"
         needed = self.command == "transfer" and self.resizer is None
         yield "resizer", needed, "the file of a trained resizer, resizer.safetensors of a run"
+
+    def _pretrained_conflicts(self) -> Iterator[tuple[str, bool, str]]:
+        """Rules about pretrained and frozen networks and their teachers."""
+        trained, frozen, distilled = self.is_pretrained, self.freeze is not None, self.task == "distill"
+        yield "weights", self.weights is not None and self.pretrained, "either weights or pretrained"
+        yield "weights", distilled and not trained, "a file, or pretrained, for task distill: a network that is trained"
+        yield "freeze", frozen and not trained, "it only with weights or pretrained"
+        tuned = {"control", "control-long"} & {*self.arms} if self.command == "train" else ()
+        yield "arms", frozen and bool(tuned), "no control with freeze: behind a filter nothing would be trained"
+        yield "baseline_epochs", frozen and self.baseline_epochs > 0, "0 with freeze: nothing would be trained"
+        untrained = self.baseline_epochs == 0 and not trained
+        yield "baseline_epochs", untrained, "more than 0 without weights or pretrained"
+        yield "distill_features", self.distill_features and not distilled, "it only with task distill"
+        yield "temperature", self.temperature != 1 and self.loss != "kl", "1 with other losses than kl"
+        yield "input_size", distilled and NATIVE in self.input_size, "numbers of pixels for task distill"
+        yield "batch_size", distilled and self.batch_size == "auto", "a number of images for task distill"
+        scaled = self.kernel_basis != "taps" and self.optimizer != "adamw"
+        yield "kernel_basis", scaled, "taps with sgd, whose steps are the same in both"
+        own = self.schedule == "one-cycle" and self.warmup_epochs > 0
+        yield "warmup_epochs", own, "0 with schedule one-cycle, which has a warm-up of its own"
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether networks start from trained weights."""
+        return self.pretrained or self.weights is not None
+
+    @property
+    def objective(self) -> str:
+        """The task, or ``"distill-features"``: decides on losses and metrics."""
+        return f"{self.task}-features" if self.task == "distill" and self.distill_features else self.task
 
     def _check_stages(self) -> None:
         counts = {"seeds": self.seeds, "input_size": len(self.input_size)}

@@ -17,11 +17,13 @@ from .config import RunConfig
 from .limits import check_batch, check_weights, most_workers
 from .loop import measure, open_batches, open_fabric, place
 from .models import build_kept, learned_part
+from .network_file import load_weights
 from .progress import Watcher
 from .protocol import Stage, plan
-from .run import NETWORK, RESIZER, RESULT, load_weights
+from .run import NETWORK, RESIZER, RESULT
 from .run_folder import CONFIG, STAGES
 from .tasks import build_task
+from .teacher import load_teacher
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,12 @@ def _test(
 ) -> Evaluation:
     kept = folder / STAGES / stage.key
     tested = replace(stage, input_size=source.input_size)
-    resizer, network = build_kept(tested, trained, source.in_channels, len(source.labels), kept / RESIZER)
+    teacher, labels = None, source.labels
+    if config.task == "distill":
+        teacher, labels = load_teacher(trained, folder, source.in_channels)
+    resizer, network = build_kept(tested, trained, source.in_channels, len(labels), kept / RESIZER)
     try:
-        load_weights(network, kept / NETWORK, source.labels)
+        load_weights(network, kept / NETWORK, labels)
         if stage.front.is_learned:
             load_weights(learned_part(resizer), kept / RESIZER)
     except StateMismatchError as error:
@@ -117,7 +122,7 @@ def _test(
             f"expected those of {trained.data}, which the run was trained on"
         ) from error
     fabric = open_fabric(config)
-    task = place(fabric, build_task(config.task, len(source.labels), config.loss, config.label_smoothing))
+    task = place(fabric, build_task(config, len(labels), teacher))
     batches = open_batches(fabric, config, source, stage.seed, batch_size=1).test()
     model = place(fabric, nn.Sequential(resizer, network))
     loss, metrics = measure(fabric, model, task, unreadable.counting(batches))

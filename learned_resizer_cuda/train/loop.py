@@ -15,6 +15,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data.source import Batch, Source
 from ..data.unreadable import UnreadableLog
@@ -53,10 +54,12 @@ def fit(
     folder: Path,
     unreadable: UnreadableLog,
     watcher: Watcher,
+    teacher: nn.Module | None = None,
 ) -> Fitted:
     """Trains a resizer and a network together, on the task's loss alone.
 
-    No pixel or perceptual loss touches the resizer. Resumes from the folder's checkpoint if there is one.
+    No pixel or perceptual loss touches the resizer. A stage of no steps is only tested. Resumes from the folder's
+    checkpoint if there is one.
 
     Determinism: on a CPU the same stage, configuration and number of threads give the same bits, also when the
     training was killed and resumed. Several processes give what one gives with the joint batch, up to rounding.
@@ -68,6 +71,7 @@ def fit(
         folder: of the stage; gets ``last.ckpt`` and ``metrics.csv``.
         unreadable: collects the images that could not be read.
         watcher: notified of progress.
+        teacher: the network that distillation imitates.
 
     Raises:
         NonFiniteLossError, TooManyUnreadableError: end the training.
@@ -78,19 +82,43 @@ def fit(
     first, saved = is_first_process(), folder / CHECKPOINT
     steps_per_epoch = source.train_size / batch_size
     tests = config.evaluations or default_evaluations(stage.steps, steps_per_epoch)
-    plan = rounds(stage.steps, tests, config.checkpoint_steps)
+    plan = rounds(stage.steps, tests, config.checkpoint_steps) if stage.steps else []
     batches = open_batches(fabric, config, source, stage.seed, batch_size)
     if fabric.world_size > 1:
         models = (synchronise(models[0], fabric.device), synchronise(models[1], fabric.device))
     model = place(fabric, nn.Sequential(*models))
-    task = place(fabric, build_task(config.task, len(source.labels), config.loss, config.label_smoothing))
-    optimiser: Any = build_optimiser(config, (p for p in model.parameters() if p.requires_grad), stage.learning_rate)
+    resizer, network = model
+    average = None
+    if config.ema and stage.front.is_learned:
+        average = AveragedModel(resizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    tested = model if average is None else nn.Sequential(average.module, network)
+    task = place(fabric, build_task(config, len(source.labels), teacher))
+    metrics_file = folder / METRICS_FILE if first else None
+    recorder = Recorder(stage, config.objective, metrics_file, steps_per_epoch, unreadable, watcher)
+
+    def test(step: int, learning_rate: float) -> None:
+        watcher.testing()
+        # Before the first step the statistics belong to the weights as they came.
+        if config.recalibrate_bn and step:
+            recent = batches.train(range(max(0, step - config.recalibration_batches), step))
+            with torch.inference_mode(), fabric.autocast():
+                # A frozen network keeps the statistics that it was trained with.
+                recalibrate(tested[0] if config.freeze else tested, (batch.images for batch in recent))
+        loss, metrics = measure(fabric, tested, task, recorder.counting(batches.test()))
+        recorder.test(step, loss, metrics, learning_rate)
+
+    if not stage.steps:
+        if first:
+            (folder / METRICS_FILE).unlink(missing_ok=True)  # of a call that was killed after it
+        test(0, 0.0)
+        recorder.write()
+        model.cpu().float()
+        return Fitted(resizer, network, 0.0, 0.0, fabric.device.type)
+    optimiser: Any = build_optimiser(config, resizer, network, stage.learning_rate)
     schedule = build_schedule(config, optimiser, stage.steps, steps_per_epoch)
     optimiser = fabric.setup_optimizers(optimiser)  # undoes what fabric.backward scales losses by with 16-mixed
     with quiet_lightning():
         parallel = fabric.strategy.setup_module(model)  # averages gradients over the processes
-    metrics_file = folder / METRICS_FILE if first else None
-    recorder = Recorder(stage, config.task, metrics_file, steps_per_epoch, unreadable, watcher)
     parts = {
         "model": model,
         "optimiser": optimiser,
@@ -98,49 +126,43 @@ def fit(
         "precision": fabric.strategy.precision,
         "recorder": recorder,
     }
-
-    def test(step: int) -> None:
-        watcher.testing()
-        # Before the first step the statistics belong to the weights as they came.
-        if config.recalibrate_bn and step:
-            recent = batches.train(range(max(0, step - config.recalibration_batches), step))
-            with torch.inference_mode(), fabric.autocast():
-                recalibrate(model, (batch.images for batch in recent))
-        loss, metrics = measure(fabric, model, task, recorder.counting(batches.test()))
-        recorder.test(step, loss, metrics, optimiser.param_groups[0]["lr"] if step else 0.0)
-
+    if average is not None:
+        parts["average"] = average
     done = 0
     if saved.is_file():
         done = load_checkpoint(saved, parts)["rounds"]
     else:
         if first:
             (folder / METRICS_FILE).unlink(missing_ok=True)  # of a call that was killed before its first checkpoint
-        test(0)
+        test(0, 0.0)
         recorder.write()
     for number, current in enumerate(plan[done:], done):
         seed_round(stage.seed, number, fabric.global_rank)
         with recorder.stopwatch:
             for step, batch in enumerate(recorder.counting(batches.train(current.steps)), current.steps.start + 1):
                 with fabric.autocast():
+                    targets = task.targets(batch.images, batch.targets)
                     logits = parallel(batch.images)
-                    loss = task.loss(logits, batch.targets)
+                    loss = task.loss(logits, targets)
                 optimiser.zero_grad()
                 fabric.backward(loss)
                 optimiser.step()
-                correct = task.correct(logits, batch.targets)
+                if average is not None:
+                    average.update_parameters(resizer)
+                correct = task.correct(logits, targets)
                 recorder.step(step, loss.detach(), correct, len(batch.targets), optimiser.param_groups[0]["lr"])
                 schedule.step()
             recorder.flush()
         if current.tested:
-            test(current.steps.stop)
+            test(current.steps.stop, optimiser.param_groups[0]["lr"])
         with recorder.stopwatch:
             recorder.write()
             if first:
                 save_checkpoint(saved, parts, rounds=number + 1)
 
-    model.cpu().float()  # from a GPU, or from the precision 64-true
+    tested.cpu().float()  # from a GPU, or from the precision 64-true
     cpu, wall = recorder.stopwatch.read()
-    return Fitted(*models, cpu, wall, fabric.device.type)
+    return Fitted(tested[0], network, cpu, wall, fabric.device.type)
 
 
 @torch.inference_mode()
@@ -150,7 +172,7 @@ def measure(fabric: Fabric, model: nn.Module, task: Task, batches: Iterable[Batc
         model.eval()
         for batch in batches:
             if len(batch.images):  # every image of a batch may have been unreadable
-                task.measure(model(batch.images), batch.targets)
+                task.measure(model(batch.images), task.targets(batch.images, batch.targets))
     return task.results()
 
 

@@ -191,20 +191,27 @@ def _shown(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
     return "normalize True, mean {}, std {}".format(*terms)
 
 
-def build_models(stage: Stage, config: RunConfig, in_channels: int, num_outputs: int) -> tuple[nn.Module, nn.Module]:
+def build_models(
+    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, *, kept: bool = False
+) -> tuple[nn.Module, nn.Module]:
     """The resizer and the network of a stage, freshly initialised.
 
-    Pretrained weights are not fetched for a network that starts from another stage's.
+    Trained weights are not read for a network that starts from another stage's, nor for one that is ``kept``, complete
+    in a file of the run.
 
     Determinism: for a seed, the network starts from the same weights in every arm, and so do the learned and the blind
     resizer. The caller's random state stays as it was.
     """
-    pretrained = config.pretrained and stage.start is None
+    fresh = stage.start is None and not kept
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.seed)
-        network = build_network(config.model, in_channels, num_outputs, pretrained)
+        network = build_network(
+            config.model, in_channels, num_outputs, config.pretrained and fresh, config.weights if fresh else None
+        )
         torch.manual_seed(stage.seed)
         resizer = build_front(config, stage.front, in_channels)
+    if config.freeze:
+        network.eval().requires_grad_(False)
     if stage.input_size == NATIVE:
         resizer = for_mixed_sizes(resizer, config, in_channels)
     return resizer, network
@@ -242,7 +249,7 @@ def build_kept(
         with reading(resizer, remedy(resizer.parent)):
             load_resizer(FusedResizer, resizer)
         front = replace(front, kind="file", file=str(resizer))
-    return build_models(replace(stage, front=front), replace(config, pretrained=False), in_channels, num_outputs)
+    return build_models(replace(stage, front=front), config, in_channels, num_outputs, kept=True)
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:

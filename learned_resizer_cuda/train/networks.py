@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 
+import torch
 from torch import Tensor, nn
+
+from .pretrained import count_outputs, fill, read_weights
 
 PAPER_NETWORKS = ("inception_v2", "densenet121", "resnet50", "mobilenetv2_100")
 """The task networks of Talebi & Milanfar, "Learning to Resize Images for Computer Vision Tasks", ICCV 2021."""
@@ -18,7 +21,9 @@ _PAPER_SPELLINGS = {
 }
 
 
-def build_network(name: str, in_channels: int, num_outputs: int, pretrained: bool = False) -> nn.Module:
+def build_network(
+    name: str, in_channels: int, num_outputs: int, pretrained: bool = False, weights: str | None = None
+) -> nn.Module:
     """A named task network, on the CPU in float32 and training mode.
 
     Initial weights depend only on torch's global random generator: ``torch.manual_seed`` makes them reproducible.
@@ -27,22 +32,50 @@ def build_network(name: str, in_channels: int, num_outputs: int, pretrained: boo
         name: ``"small_cnn"``, ``"inception_v2"``, any model of timm (with or without the tag of its pretrained
             weights), or a network of the paper in its spelling ("ResNet-50"). Case does not matter.
         in_channels: channels of the images, at least 1.
-        num_outputs: logits K, at least 1: classes, or bins of a score histogram.
+        num_outputs: logits K: classes, or bins of a score histogram; 0: features instead, (B, F), of timm's networks.
         pretrained: start from timm's pretrained weights, which timm downloads unless they are in its cache. The first
             layer is adapted to ``in_channels``; the last layer is new if K differs.
+        weights: start from a file's weights (``pretrained.read_weights``); the last layer is new if K differs.
 
     Returns:
         A module (B, in_channels, H, W) → (B, num_outputs). Networks with a fixed image size, such as most vision
         transformers, keep timm's.
 
     Raises:
-        ModuleNotFoundError: timm is not installed, and the name is not one of the package's own networks.
+        ModuleNotFoundError: timm is not installed, and the name is not one of the package's own networks; or the
+            package of the weights is not.
+        FileNotFoundError: there is no such file.
         ValueError: naming the argument, its value and what was expected; for an unknown name, also similar ones.
     """
-    for argument, count in (("in_channels", in_channels), ("num_outputs", num_outputs)):
-        if count < 1:
-            raise ValueError(f"{argument}: got {count!r}; expected an int of at least 1")
     model = network_name(name)
+    least = 1 if model in _OWN else 0
+    for argument, count, bound in (("in_channels", in_channels, 1), ("num_outputs", num_outputs, least)):
+        if count < bound:
+            raise ValueError(f"{argument}: got {count!r} for {model}; expected an int of at least {bound}")
+    network = _new_network(model, in_channels, num_outputs, pretrained)
+    if weights is not None:
+        fill(network, read_weights(weights), weights)
+    return network
+
+
+def trained_outputs(name: str, weights: str | None) -> int:
+    """Number of outputs of a network's trained weights: timm's, or those of a file; 0 if it has no last layer.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError, ValueError: as ``build_network``.
+    """
+    model = network_name(name)
+    if weights is None:
+        import timm
+
+        config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+        return 0 if config is None else config.num_classes
+    with torch.device("meta"):
+        network = _new_network(model, 3, 1000, False)
+    return count_outputs(network, read_weights(weights))
+
+
+def _new_network(model: str, in_channels: int, num_outputs: int, pretrained: bool) -> nn.Module:
     if model in _OWN:
         if pretrained:
             raise ValueError(f"pretrained: got True for {model}; expected False, since no weights of it are published")

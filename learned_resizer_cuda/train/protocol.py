@@ -42,7 +42,7 @@ class Stage:
     """One training.
 
     ``start`` names the arm, of the same seed and input size, whose trained network this stage starts from. Without it
-    the network is new.
+    the network is new or pretrained. Of a stage of 0 ``steps`` the network stays as it came, and is only tested.
     """
 
     arm: str
@@ -95,7 +95,9 @@ def plan(config: RunConfig, steps_per_epoch: Callable[[InputSize], float]) -> li
         if arm.tuned:
             epochs, rate, start = config.epochs, config.fine_tune_learning_rate, config.baseline
         steps = config.steps
-        if steps is None:
+        if epochs == 0:
+            steps = 0
+        elif steps is None:
             # At least 2: the one-cycle schedule divides by steps - 1.
             steps = max(2, math.ceil(epochs * steps_per_epoch(input_size) - 1e-9))
         stages.append(Stage(arm.name, seed, input_size, arm.factor * steps, rate, arm.front, start))
@@ -119,13 +121,13 @@ def _transfer(config: RunConfig) -> list[_Arm]:
     that the other resizer was trained?
     """
     transfer = _Arm("transfer", Front("file", config.interpolation, file=config.resizer))
-    return [_baseline(config.baseline), transfer, _Arm("fresh", _learned(config)), _control(config)]
+    return [_baseline(config.baseline), transfer, _Arm("fresh", _learned(config)), *_unfrozen(config)]
 
 
 def _ablate(config: RunConfig) -> list[_Arm]:
     sizes = product(config.num_blocks, config.num_filters)
     learned = [_Arm(f"r{r}-n{n}", Front("learned", config.interpolation, n, r)) for r, n in sizes]
-    return [_baseline(config.baseline), *learned, _control(config)]
+    return [_baseline(config.baseline), *learned, *_unfrozen(config)]
 
 
 def _baseline(interpolation: str) -> _Arm:
@@ -138,6 +140,11 @@ def _learned(config: RunConfig, kind: str = "learned") -> Front:
 
 def _control(config: RunConfig) -> _Arm:
     return _Arm("control", Front("fixed", config.baseline))
+
+
+def _unfrozen(config: RunConfig) -> list[_Arm]:
+    """The control, without which a frozen network does: nothing of it would be trained."""
+    return [] if config.freeze else [_control(config)]
 
 
 def default_evaluations(steps: int, steps_per_epoch: float) -> int:

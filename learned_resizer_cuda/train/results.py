@@ -33,6 +33,11 @@ class Metric:
     factor: float = 1
     digits: int = 3
 
+    @property
+    def train_label(self) -> str:
+        """Column title of the same metric on training batches."""
+        return "train " + self.label.removeprefix("test ")
+
 
 def _correlation_variance(rho: float) -> float:
     """Of a correlation of normal pairs."""
@@ -43,10 +48,21 @@ ACCURACY = Metric("accuracy", "test accuracy, %", "points", "test {:.1%}", lambd
 PLCC = Metric("plcc", "test PLCC", "PLCC", "PLCC {:.3f}", _correlation_variance)
 SRCC = Metric("srcc", "test SRCC", "SRCC", "SRCC {:.3f}", _correlation_variance)
 
-METRICS = {"classification": (ACCURACY,), "iqa": (PLCC, SRCC)}
-"""Metrics of each task, in the order of their columns."""
-PRIMARY_METRIC = {"classification": ACCURACY, "iqa": SRCC}
-"""The metric each task is judged by."""
+AGREEMENT = Metric("agreement", "agreement with the teacher, %", "points", "agrees {:.1%}", ACCURACY.variance, 100, 1)
+# 1 - c² is the largest variance that values in [-1, 1] of mean c can have.
+COSINE = Metric("cosine", "cosine to the teacher", "cosine", "cosine {:.3f}", lambda c: 1 - c**2)
+
+METRICS = {
+    "classification": (ACCURACY,),
+    "iqa": (PLCC, SRCC),
+    "distill": (AGREEMENT,),
+    "distill-features": (COSINE,),
+}
+"""Metrics of each objective (``RunConfig.objective``), in the order of their columns."""
+PRIMARY_METRIC = {objective: metrics[-1] for objective, metrics in METRICS.items()}
+"""The metric each is judged by."""
+SHARE = {"classification": ACCURACY.name, "distill": AGREEMENT.name}
+"""The metric that training batches have too: a share of right answers."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,8 @@ class Row:
 
     ``step`` counts the finished optimiser steps, and ``epoch`` the passes over the training images up to there.
     ``cpu_seconds`` and ``wall_seconds`` are the training time up to there, without the passes over the test set.
-    ``metrics`` holds ``accuracy`` in [0, 1] for classification, ``plcc`` and ``srcc`` in [-1, 1] for image quality; it
-    is empty for a training batch of image quality.
+    ``metrics`` holds ``accuracy`` in [0, 1] for classification, ``plcc`` and ``srcc`` in [-1, 1] for image quality,
+    ``agreement`` in [0, 1] or ``cosine`` in [-1, 1] for distillation; for a training batch only those of ``SHARE``.
     """
 
     arm: str

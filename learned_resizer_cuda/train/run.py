@@ -16,22 +16,22 @@ from ..data.source import NATIVE, InputSize, Source, parse_input_size
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
 from ..substitutes import printable
-from ..weights import ResizerConfig, StateMismatchError, WeightsFile, save_resizer
+from ..weights import ResizerConfig, StateMismatchError, save_resizer
 from . import distributed
 from .config import RunConfig
 from .limits import check_length, check_machine
 from .loop import CHECKPOINT, METRICS_FILE, Fitted, fit
 from .models import build_front, build_kept, build_models, check_normalisation, learned_part
-from .networks import network_name
+from .network_file import load_weights, save_weights
+from .networks import network_name, trained_outputs
 from .progress import Watcher
 from .protocol import Stage, plan
 from .record import read_rows
 from .results import StageResult
 from .run_folder import STAGES, remedy
+from .teacher import from_teacher, keep_teacher, load_teacher
 
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
-LABELS = "labels"
-"""Key of the names of a network's outputs, in its file."""
 _RESULT_TYPES = {"steps": int, "batch_size": int, "cpu_seconds": float, "wall_seconds": float, "device": str}
 
 
@@ -66,12 +66,28 @@ class Run:
         for source in self.sources.values():
             for note in source.notes:
                 self.watcher.say(note)
+        source = next(iter(self.sources.values()))
+        self.labels = source.labels
+        """Names of the K outputs of the networks."""
+        self.teacher: nn.Module | None = None
+        self._origin = config  # what the networks are built from
+        network_name(config.model)
+        if config.task == "distill":
+            if self.first:
+                keep_teacher(config, folder, source.in_channels)
+            distributed.wait_for_all()
+            self.teacher, self.labels = load_teacher(config, folder, source.in_channels)
+            self._origin = from_teacher(config, folder)
+        elif config.freeze and (count := trained_outputs(config.model, config.weights)) != len(self.labels):
+            raise ValueError(
+                f"freeze: got network, whose weights have {count} outputs; expected {len(self.labels)}, the classes or "
+                "bins of the data: new last layers would not be trained"
+            )
         self.unreadable = UnreadableLog(config.max_unreadable, folder / "unreadable.tsv" if self.first else None)
         self.batch_sizes = self._batch_sizes()
         per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
         check_length(config, per_epoch)
         self.stages = plan(config, per_epoch.__getitem__)
-        network_name(config.model)
         for stage in self.stages:
             if stage.front.kind == "file" and not (self.stage_folder(stage.key) / RESULT).is_file():
                 # Errors must come now, not after hours of training the baseline.
@@ -100,34 +116,36 @@ class Run:
     def _train_stage(self, stage: Stage) -> StageResult:
         folder = self.stage_folder(stage.key)
         source = self.source_of(stage)
-        outputs = len(source.labels)
+        outputs = len(self.labels)
         if (folder / RESULT).is_file():
             if self.first:
                 (folder / CHECKPOINT).unlink(missing_ok=True)  # of a call that was killed just before this
-            kept = build_kept(stage, self.config, source.in_channels, outputs, folder / RESIZER)
+            kept = build_kept(stage, self._origin, source.in_channels, outputs, folder / RESIZER)
             result = self._load(stage, folder, kept)
             self.watcher.found(result)
             return result
         fetched = self.config.pretrained and stage.start is None
         self.watcher.doing(f"{'fetching the weights of' if fetched else 'building'} {self.config.model}")
-        models = build_models(stage, self.config, source.in_channels, outputs)
+        models = build_models(stage, self._origin, source.in_channels, outputs)
         if stage.start_key is not None:
-            self._load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, source.labels)
+            self._load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, self.labels)
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
         self.watcher.start(stage)
         batch_size = self.batch_sizes[stage.input_size]
-        fitted = fit(stage, self.config, source, batch_size, models, folder, self.unreadable, self.watcher)
+        fitted = fit(
+            stage, self.config, source, batch_size, models, folder, self.unreadable, self.watcher, self.teacher
+        )
         if self.first:
-            self._keep(stage, folder, fitted, source.labels)
+            self._keep(stage, folder, fitted)
         distributed.wait_for_all()
         result = self._load(stage, folder, models)
         self.watcher.finish(result)
         return result
 
-    def _keep(self, stage: Stage, folder: Path, fitted: Fitted, labels: Sequence[str]) -> None:
-        save_weights(fitted.network, folder / NETWORK, labels)
+    def _keep(self, stage: Stage, folder: Path, fitted: Fitted) -> None:
+        save_weights(fitted.network, folder / NETWORK, self.labels)
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
             notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
@@ -148,7 +166,7 @@ class Run:
 
     def _load(self, stage: Stage, folder: Path, models: tuple[nn.Module, nn.Module]) -> StageResult:
         resizer, network = models
-        self._load_weights(network, folder / NETWORK, self.source_of(stage).labels)
+        self._load_weights(network, folder / NETWORK, self.labels)
         if stage.front.is_learned:
             self._load_weights(learned_part(resizer), folder / RESIZER)
         with reading(folder / RESULT, remedy(folder)):
@@ -197,32 +215,3 @@ class Run:
         for size, batch in sizes.items():
             self.watcher.say(f"batch size at {size if size == NATIVE else f'{size}×{size}'}: {batch}")
         return sizes
-
-
-def save_weights(module: nn.Module, path: Path, labels: Sequence[str]) -> None:
-    """Writes a state dict and the outputs' names as safetensors, atomically."""
-    from safetensors.torch import save
-
-    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    atomic_bytes(path, save(state, {LABELS: json.dumps(list(labels))}))
-
-
-def load_weights(module: nn.Module, path: Path, labels: Sequence[str] | None = None) -> None:
-    """Reads what ``save_weights`` or ``save_resizer`` wrote.
-
-    Raises:
-        DamagedFileError: the file cannot be read.
-        ValueError: its outputs are not ``labels``.
-        StateMismatchError: it belongs to another module.
-    """
-    with reading(path, remedy(path.parent)):
-        file = WeightsFile(path)
-        trained = list(json.loads(file.notes[LABELS])) if LABELS in file.notes else None
-    if labels is not None and trained is not None and trained != list(labels):
-        # Equally many other names would load, and be silently wrong.
-        changed = sorted({*trained} ^ {*labels}) or list(labels)
-        raise ValueError(
-            f"data: got {len(labels)} classes or bins; expected the {len(trained)} that {path} was trained for; they "
-            f"differ in {', '.join(changed[:5])}"
-        )
-    module.load_state_dict(file.read(module.state_dict()))

@@ -21,7 +21,7 @@ from .config import RunConfig
 CONFIG, SUMMARY, REPORT = "config.yaml", "summary.json", "report.html"
 FILES = (
     CONFIG, "metrics.csv", SUMMARY, REPORT, "curves.png", "samples.png", "spectrum.png", "ablation.png",
-    "transfer.png", "resizer.safetensors", "unreadable.tsv", "batch-sizes.json",
+    "transfer.png", "resizer.safetensors", "unreadable.tsv", "batch-sizes.json", "teacher.safetensors",
 )  # fmt: skip
 """Files that a run may write at the top of its folder, beside ``stages/``."""
 STAGES, LOCK = "stages", ".lock"

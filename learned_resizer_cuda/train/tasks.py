@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import MulticlassAccuracy
 
+from ..data.source import MixedImages
 from ..losses import EMDLoss, SigmoidCrossEntropyLoss
+from .config import RunConfig
+from .results import AGREEMENT, COSINE
 
 
 class Task(nn.Module):
@@ -23,6 +27,10 @@ class Task(nn.Module):
         self.loss = loss
         self.metrics = metrics
         self.mean_loss = MeanMetric()
+
+    def targets(self, images: Tensor | MixedImages, targets: Tensor) -> Tensor:
+        """What a batch's outputs are compared with: here the data's targets."""
+        return targets
 
     def measure(self, logits: Tensor, targets: Tensor) -> None:
         """Updates the metrics with a test batch."""
@@ -85,6 +93,85 @@ class Quality(Task):
         self.metrics.update(mean_score(logits.float().softmax(1)), mean_score(targets))
 
 
+class Distillation(Task):
+    """Agreement with a teacher: the network itself, on the images before the resizer.
+
+    Args:
+        teacher: images (B, C, S, S) → outputs (B, K), in evaluation mode.
+        loss: of (outputs, targets).
+        metrics: see ``Task``.
+    """
+
+    def __init__(self, teacher: nn.Module, loss: nn.Module, metrics: MetricCollection) -> None:
+        super().__init__(loss, metrics)
+        self.teacher = teacher
+
+    def targets(self, images: Tensor | MixedImages, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.teacher(images)
+
+
+class OutputDistillation(Distillation):
+    """Kullback-Leibler divergence from a teacher's outputs, and how often the largest agree.
+
+    ``T² Σ_k p_k (log p_k - log q_k)`` with p and q the softmax of the teacher's and the student's outputs over T, mean
+    over the images (Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2).
+
+    Args:
+        teacher: see ``Distillation``.
+        temperature: T, above 0.
+    """
+
+    def __init__(self, teacher: nn.Module, temperature: float) -> None:
+        super().__init__(teacher, _Divergence(temperature), MetricCollection({AGREEMENT.name: MeanMetric()}))
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits.detach().argmax(1) == targets.argmax(1)).sum()
+
+    def _update(self, logits: Tensor, targets: Tensor) -> None:
+        self.metrics.update((logits.argmax(1) == targets.argmax(1)).float())
+
+
+class FeatureDistillation(Distillation):
+    """One minus the cosine of a teacher's and a student's features, and the mean cosine.
+
+    Args:
+        teacher: see ``Distillation``; its outputs are features.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__(teacher, _CosineDistance(), MetricCollection({COSINE.name: MeanMetric()}))
+
+    def _update(self, logits: Tensor, targets: Tensor) -> None:
+        self.metrics.update(_cosine(logits, targets))
+
+
+class _Divergence(nn.Module):
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        student, teacher = (
+            (_at_least_float32(values) / self.temperature).log_softmax(1) for values in (outputs, targets)
+        )
+        return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * self.temperature**2
+
+
+class _CosineDistance(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return 1 - _cosine(outputs, targets).mean()
+
+
+def _cosine(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cosine_similarity(_at_least_float32(outputs), _at_least_float32(targets))
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    # Outputs under autocast are 16 bits wide
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def mean_score(histograms: Tensor) -> Tensor:
     """Mean scores (B,) of histograms (B, K): bins count from 1."""
     scores = torch.arange(1, histograms.shape[1] + 1, dtype=histograms.dtype, device=histograms.device)
@@ -92,6 +179,16 @@ def mean_score(histograms: Tensor) -> Tensor:
     return (histograms * scores).sum(1)
 
 
-def build_task(task: str, num_outputs: int, loss: str, label_smoothing: float) -> Task:
-    """The task of a run: ``"classification"`` or ``"iqa"``."""
-    return Quality() if task == "iqa" else Classification(num_outputs, loss, label_smoothing)
+def build_task(config: RunConfig, num_outputs: int, teacher: nn.Module | None = None) -> Task:
+    """The task of a run.
+
+    Args:
+        config: of the run.
+        num_outputs: classes or bins K.
+        teacher: the network that distillation imitates.
+    """
+    if teacher is not None and config.distill_features:
+        return FeatureDistillation(teacher)
+    if teacher is not None:
+        return OutputDistillation(teacher, config.temperature)
+    return Quality() if config.task == "iqa" else Classification(num_outputs, config.loss, config.label_smoothing)

@@ -83,7 +83,7 @@ def test_a_test_leaves_modes_as_they_were_and_skips_empty_batches() -> None:
     model[0].register_forward_hook(lambda *_: during.append(model.training or model[2].training))
     images, targets = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 1, 0])
     fabric = open_fabric(RunConfig.make({"accelerator": "cpu"}))
-    task = build_task("classification", 2, "softmax", 0.0)
+    task = build_task(RunConfig.make({"loss": "softmax", "label_smoothing": 0.0}), 2)
     loss, metrics = measure(fabric, model, task, [Batch(images, targets), Batch(images[:0], targets[:0])])
     assert during == [False] and [module.training for module in model] == [False, True, True] and model.training
     with torch.no_grad():

@@ -140,7 +140,7 @@ def test_unknown_names(name, message):
     ("arguments", "message"),
     [
         (("small_cnn", 0, 10), "in_channels: got 0"),
-        (("resnet50", 3, 0), "num_outputs: got 0"),
+        (("inception_v2", 3, 0), "num_outputs: got 0"),
         (("inception_v2", 3, 10, True), "pretrained: got True for inception_v2; expected False"),
         (("small_cnn", 3, 10, True), "pretrained: got True for small_cnn; expected False"),
     ],

@@ -39,6 +39,9 @@ class Line(NamedTuple):
         """Draw mean line and range band of ``values`` (seeds, points); ``x`` (points,)."""
         if not len(x):
             return
+        if len(x) == 1:  # never trained: the level that the others are compared with
+            axes.axhline(values.mean(), label=self.label, color=self.colour, linestyle="--", zorder=self.order)
+            return
         axes.plot(
             x,
             values.mean(0),
@@ -113,7 +116,8 @@ def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> N
     loss, by_step, by_time = figure.subplots(1, 3)
     for line in lines_of(results):
         steps, losses = _over_seeds(line.results, "train", lambda row: row.loss)
-        line.draw(loss, steps, _smooth(losses))
+        if len(steps):
+            line.draw(loss, steps, _smooth(losses))
         spent = attrgetter("cpu_seconds" if line.results[0].device == "cpu" else "wall_seconds")
         steps, seconds = _over_seeds(line.results, "test", spent)
         line.draw(by_step, steps, line.tests(metric), line.marker)
@@ -123,8 +127,8 @@ def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> N
     finish_axes(by_step, "Test set, by step", "optimiser step", metric.label)
     finish_axes(by_time, "Test set, by training time", f"{' or '.join(clocks)} seconds of training", metric.label)
     by_time.set_xlim(left=0)
-    lengths = [result.stage.steps for result in results]
-    if max(lengths) > LOG_RATIO * min(lengths):
+    lengths = [result.stage.steps for result in results if result.stage.steps]
+    if lengths and max(lengths) > LOG_RATIO * min(lengths):
         first = min(row.step for result in results for row in result.split("test") if row.step)
         _log_steps(by_step, first, max(lengths))
         # A log axis would give half of its width to the first steps, in which nothing has been learned yet.

@@ -101,12 +101,12 @@ def save_samples(
         results: the first of each arm is used, at the images' input size if there is one.
         images: float (N, C, H, W) as the resizers get them, C 1 or 3; in [0, 1] after ``display``. Or a list of
             N images (C, H_i, W_i), for results at native sizes.
-        targets: int64 (N,) classes, or float (N, K) histograms that sum to 1.
+        targets: int64 (N,) classes, the teacher's in distillation, or float (N, K) histograms that sum to 1.
         path: the PNG to write.
         interpolation: of the resampling inside the learned resizer.
         size: of the network's input, a side or (height, width).
-        labels: names of the K classes or bins.
-        task: ``"classification"`` or ``"iqa"``.
+        labels: names of the K classes or bins; none: no answers are shown.
+        task: the run's objective.
         display: maps normalised images back to [0, 1] and keeps their shape. None: they are in [0, 1] already.
         arm: the arm of the learned resizer.
 
@@ -121,8 +121,8 @@ def save_samples(
         raise ValueError(
             f"images: got {images.dtype} {tuple(images.shape)}; expected floating-point (N, 1 or 3, H, W), N at least 1"
         )
-    if len(targets) != len(images) or targets.dim() != (1 if task == "classification" else 2):
-        expected = f"({len(images)},)" if task == "classification" else f"({len(images)}, K)"
+    if len(targets) != len(images) or targets.dim() != (2 if task == "iqa" else 1):
+        expected = f"({len(images)}, K)" if task == "iqa" else f"({len(images)},)"
         raise ValueError(f"targets: got shape {tuple(targets.shape)}; expected {expected}")
     index = pick_images(targets, ROWS)
     chosen = images[index] if isinstance(images, Tensor) else [images[i] for i in index]
@@ -140,10 +140,10 @@ def save_samples(
             axes.set_yticks([])
             if not row:
                 axes.set_title(panel.title, fontsize=12)
-            if panel.answer is not None:
+            if panel.answer is not None and labels:
                 text, colour = _answer(panel.answer[row], truth[row], labels)
                 axes.set_xlabel(text, color=colour, fontsize=11, parse_math=False)
-            if not column:
+            if not column and labels:
                 axes.set_ylabel(_truth(truth[row], labels), fontsize=12, parse_math=False)
         if panel.signed:
             grid[-1, column].set_axis_on()
