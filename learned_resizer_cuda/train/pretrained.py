@@ -129,7 +129,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     heads = tuple(f"{name}." for name in head_names(network))
     head = [name for name in own if name.startswith(heads)]
     found = dict(state)
-    if any(name not in state or state[name].shape != own[name].shape for name in head):
+    if not head or any(name not in state or state[name].shape != own[name].shape for name in head):
         found = {name: value for name, value in state.items() if not name.startswith(heads)}
         found |= {name: own[name] for name in head}
     different = [name for name in own if name not in found or found[name].shape != own[name].shape]

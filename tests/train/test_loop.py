@@ -20,10 +20,10 @@ from learned_resizer_cuda.train.checkpoint import seed_round
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.loop import fit, measure, open_fabric
 from learned_resizer_cuda.train.models import build_kept, build_models
+from learned_resizer_cuda.train.network_file import load_weights, save_weights
 from learned_resizer_cuda.train.progress import Watcher
 from learned_resizer_cuda.train.protocol import plan, rounds
 from learned_resizer_cuda.train.record import read_rows
-from learned_resizer_cuda.train.run import load_weights, save_weights
 from learned_resizer_cuda.train.tasks import build_task, mean_score
 from learned_resizer_cuda.weights import ResizerConfig, save_resizer
 from tests.helpers.photo_folders import class_folder
