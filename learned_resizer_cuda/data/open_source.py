@@ -22,8 +22,8 @@ def open_source(
     """The data set ``data`` as images of ``input_size``.
 
     Args:
-        task: ``"classification"`` or ``"iqa"``.
-        data: ``"digits"`` or ``"photographs"``, the built-in data of the two tasks, or a folder.
+        task: ``"classification"``, ``"iqa"`` or ``"distill"``, whose images have no labels.
+        data: ``"digits"``, ``"photographs"`` or ``"crops"``, the built-in data of the three tasks, or a folder.
         input_size: side of the images in pixels, or ``"native"``, for a folder.
         max_pixels: see ``FileSource``; of a folder.
         scores: score file of a folder for ``"iqa"``, where it is not in the folder.
@@ -36,7 +36,7 @@ def open_source(
         ModuleNotFoundError: a package that brings the built-in data is not installed.
         ValueError: ``input_size`` does not suit the built-in data.
     """
-    if data in ("digits", "photographs") and input_size == NATIVE:
+    if data in ("digits", "photographs", "crops") and input_size == NATIVE:
         raise ValueError(f"input_size: got {NATIVE}; expected a number of pixels: {data} are made in any one size")
     if data == "digits":
         from .digits import DigitsOnPhotographs
@@ -46,9 +46,17 @@ def open_source(
         from .quality import QualityPhotographs
 
         return QualityPhotographs(cast(int, input_size), None if extra_photographs is None else Path(extra_photographs))
+    if data == "crops":
+        from .unlabelled import PhotographCrops
+
+        return PhotographCrops(cast(int, input_size))
     root = Path(data)
     if not root.is_dir():
-        raise FileNotFoundError(f"data: got {root}; expected a folder of images, digits or photographs")
+        raise FileNotFoundError(f"data: got {root}; expected a folder of images, digits, photographs or crops")
+    if task == "distill":
+        from .unlabelled import UnlabelledSource
+
+        return UnlabelledSource(root, cast(int, input_size), augment=augment, fit=fit)
     if task == "iqa":
         from .scores import ScoreSource
 

@@ -7,7 +7,6 @@ results on them say nothing about people's opinion.
 from __future__ import annotations
 
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from .digits import SKIMAGE_FILES, SKLEARN_FILES, TEST_PHOTOGRAPHS
 from .distortions import DISTORTIONS, LEVELS, REACH, U8
 from .errors import DataError, EmptySplitError
 from .image_file import ImageRefused, open_image
+from .listing import is_for_testing
 from .package_files import package_file
 from .source import Batch, Unreadable
 
@@ -103,14 +103,6 @@ def packaged_photographs() -> dict[str, U8]:
     paths += [package_file("sklearn", "scikit-learn", f"datasets/images/{file}") for file in SKLEARN_FILES]
     paths.append(package_file("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
     return {path.stem: read_photograph(path) for path in paths}
-
-
-def is_for_testing(path: Path) -> bool:
-    """Whether a user's photograph is for testing, by its file name.
-
-    A fifth are, by the CRC-32 of the name: adding or removing other files, or moving the folder, changes nothing.
-    """
-    return zlib.crc32(path.name.encode("utf-8", "surrogateescape")) % 5 == 0
 
 
 class QualityPhotographs:

@@ -67,7 +67,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 (b, C, S, S), S the source's input size, or ``MixedImages`` with the input size ``"native"``.
-        targets: int64 (b,) classes, or float32 (b, K) histograms that sum to 1.
+        targets: int64 (b,) classes, or float32 (b, K) histograms that sum to 1. Without labels all 0.
         unreadable: images that were met and could not be read. In training others take their places; in testing they
             are left out, so that b may be smaller than what was asked for, even 0.
     """
@@ -85,9 +85,9 @@ class Source(Protocol):
     """
 
     task: str
-    """``"classification"`` or ``"iqa"``."""
+    """``"classification"``, ``"iqa"`` or ``"distill"``."""
     labels: tuple[str, ...]
-    """Names of the K classes, or of the K bins of a histogram."""
+    """Names of the K classes, or of the K bins of a histogram; none of images without labels."""
     in_channels: int
     train_size: int
     """Images of an epoch."""

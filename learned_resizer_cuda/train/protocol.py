@@ -143,7 +143,7 @@ def _control(config: RunConfig) -> _Arm:
 
 
 def _unfrozen(config: RunConfig) -> list[_Arm]:
-    """The control, without which a frozen network does: nothing of it would be trained."""
+    """The control, unless the network is frozen: nothing would be trained."""
     return [] if config.freeze else [_control(config)]
 
 

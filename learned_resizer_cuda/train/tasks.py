@@ -94,7 +94,7 @@ class Quality(Task):
 
 
 class Distillation(Task):
-    """Agreement with a teacher: the network itself, on the images before the resizer.
+    """Agreement with a teacher, the network on the images before the resizer.
 
     Args:
         teacher: images (B, C, S, S) → outputs (B, K), in evaluation mode.
@@ -133,7 +133,7 @@ class OutputDistillation(Distillation):
 
 
 class FeatureDistillation(Distillation):
-    """One minus the cosine of a teacher's and a student's features, and the mean cosine.
+    """Cosine of a teacher's and a student's features; the loss is one minus it.
 
     Args:
         teacher: see ``Distillation``; its outputs are features.

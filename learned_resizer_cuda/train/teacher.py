@@ -1,4 +1,4 @@
-"""The teacher of a run with task distill: the network itself, kept in the run's folder."""
+"""The teacher of distillation: the network itself, kept in the run's folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEACHER = "teacher.safetensors"
 
 
 def keep_teacher(config: RunConfig, folder: Path, in_channels: int) -> None:
-    """Writes the teacher's weights and the names of its outputs, unless they are there.
+    """Writes the teacher's weights and output names, unless they are there.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError: the network cannot be built (``networks.build_network``), or
