@@ -1,4 +1,4 @@
-"""Images without labels: any folder of images, or crops of the packaged photographs."""
+"""Images without labels: a folder of any, or crops of packaged photographs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _TRAIN, _TEST = range(2)
 
 
 class UnlabelledSource(FileSource):
-    """``Source`` of a folder's images, whatever their names and folders; its targets are all 0.
+    """``Source`` of a folder's images, whatever their names and folders.
 
-    A folder with ``train`` and ``val`` (or ``validation``, or ``test``) is split as they say, also that of a labelled
+    Targets are all 0.     A folder with ``train`` and ``val`` (or ``validation``, or ``test``) is split as they say, also that of a labelled
     data set. Otherwise a fifth of the images at any depth are for testing, by the CRC-32 of the file's name: adding or
     removing others, or moving the folder, changes nothing. If that leaves a split empty, as it may with a few images,
     the image of the lowest checksum is for testing.
@@ -86,7 +86,7 @@ def _files(folder: Path, names: list[str]) -> ImageFiles:
 
 
 class PhotographCrops:
-    """``Source`` of square crops of the packaged photographs; its targets are all 0.
+    """``Source`` of square crops of the packaged photographs; targets are all 0.
 
     A crop's side is drawn between ``input_size`` and the photograph's shorter side, and its place evenly; it is resized
     by this package's antialiased bilinear ``resize``, and in training every other one is mirrored. Photographs are for
@@ -122,7 +122,7 @@ class PhotographCrops:
         self.test_size = TEST_CROPS * len(self.test_photographs)
 
     def train_batch(self, seed: int, step: int, batch_size: int, part: slice = slice(None)) -> Batch:
-        """Part of the batch of a step, uint8 (b, 3, S, S); see ``Source``."""
+        """Part of a step's batch, uint8 (b, 3, S, S); see ``Source``."""
         photographs = list(self.train_photographs.values())
         images = []
         for index in range(batch_size)[part]:

@@ -136,7 +136,7 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def _trained(arm: ArmSummary, share: Metric | None) -> str:
-    """The share of right answers in training, or the loss, or a dash."""
+    """Share of right answers in training, else the loss, else a dash."""
     if arm.train_loss is None:
         return "–"
     return arm.train_loss.text(4) if share is None or arm.train_accuracy is None else _text(share, arm.train_accuracy)

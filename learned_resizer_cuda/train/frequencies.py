@@ -49,7 +49,10 @@ def _is_kernel(parameter: nn.Parameter) -> bool:
 
 
 def to_frequencies(kernels: Tensor) -> Tensor:
-    """Orthonormal DCT-II of each kernel, ``D_k K D_lᵀ``; keeps the shape (n, m, k, l)."""
+    """Orthonormal DCT-II of each kernel, ``D_k K D_lᵀ``.
+
+    (n, m, k, l) → the same shape.
+    """
     return _cosines(kernels, -2) @ kernels @ _cosines(kernels, -1).T
 
 

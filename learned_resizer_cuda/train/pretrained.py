@@ -118,7 +118,7 @@ def _unreadable(source: str, reason: str) -> ValueError:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads a state dict; last layers of other shapes stay as they are.
+    """Loads a state dict, without last layers of other shapes.
 
     Args:
         network: changed in place.

@@ -133,7 +133,7 @@ class OutputDistillation(Distillation):
 
 
 class FeatureDistillation(Distillation):
-    """Cosine of a teacher's and a student's features; the loss is one minus it.
+    """Cosine of a teacher's and a student's features; loss: one minus it.
 
     Args:
         teacher: see ``Distillation``; its outputs are features.
