@@ -7,6 +7,7 @@ imported.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import runpy
@@ -58,3 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if not session.config.option.collectonly and any(map(_runs_kernels, session.items)):
         kernels_host.start()
+
+
+@pytest.fixture(autouse=True)
+def stages_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without a number of jobs train in the test's process, where it can look into them."""
+    if {"train", "cli", "report"} & {*request.path.parts} and importlib.util.find_spec("lightning"):
+        run = importlib.import_module("learned_resizer_cuda.train.run")
+        shares = run.shares
+        monkeypatch.setattr(run, "shares", lambda config, stages: (config.jobs or 1, shares(config, stages)[1]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import Progress, Task
+from rich.progress import Progress, Task, TaskID
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,22 @@ _BAR_FROM = 40  # columns; a narrower terminal has room for the name and the cou
 _LEAST_BAR, _FAIR_BAR, _WIDEST_BAR, _NAME, _METRIC = 5, 10, 30, 26, 11
 
 
+@dataclass
+class _Running:
+    """A stage that is being trained."""
+
+    stage: Stage
+    since: float = field(default_factory=time.monotonic)
+    step: int = 0
+    testing: bool = False
+    metric: str = ""
+
+    def text(self) -> str:
+        at = f"testing after step {self.step}" if self.testing else f"step {self.step} of {self.stage.steps}"
+        what = ", ".join(filter(None, (f"{self.stage.name}: {at}", self.metric)))
+        return f"{what} ({clock(time.monotonic() - self.since)})"
+
+
 class ProgressLines(Watcher):
     """Context manager: lines at stages' starts and ends, status lines at intervals.
 
@@ -34,7 +51,7 @@ class ProgressLines(Watcher):
         self._console = console
         self._heartbeat = Heartbeat(self.say, self.state, every)
         self._what, self._since = "starting", time.monotonic()
-        self._name, self._steps, self._step, self._testing, self._metric = "", 0, 0, False, ""
+        self._running: dict[Stage, _Running] = {}
 
     def __enter__(self) -> ProgressLines:
         self._heartbeat.__enter__()
@@ -44,32 +61,30 @@ class ProgressLines(Watcher):
         self._heartbeat.__exit__(None, None, None)
 
     def state(self) -> str:
-        """The status line: activity and its duration, a stage's since its start."""
-        what = self._what
-        if self._name:
-            at = f"testing after step {self._step}" if self._testing else f"step {self._step} of {self._steps}"
-            what = ", ".join(filter(None, (f"{self._name}: {at}", self._metric)))
-        return f"{what} ({clock(time.monotonic() - self._since)})"
+        """The status line: each stage with its duration, or another activity."""
+        # A copy: the heartbeat's thread calls this
+        running = [one.text() for one in tuple(self._running.values())]
+        return "; ".join(running) or f"{self._what} ({clock(time.monotonic() - self._since)})"
 
     def doing(self, what: str) -> None:
-        self._name, self._what, self._since = "", what, time.monotonic()
+        self._what, self._since = what, time.monotonic()
 
     def start(self, stage: Stage) -> None:
-        self._step, self._steps, self._testing, self._metric = 0, stage.steps, False, ""
-        self._name, self._since = stage.name, time.monotonic()
-        self.say(f"{self._name}: starts, {stage.steps} steps")
+        self._running[stage] = _Running(stage)
+        self.say(f"{stage.name}: starts, {stage.steps} steps")
 
-    def step(self, step: int) -> None:
-        self._step = step
+    def step(self, stage: Stage, step: int) -> None:
+        self._running[stage].step = step
 
-    def testing(self) -> None:
-        self._testing = True
+    def testing(self, stage: Stage) -> None:
+        self._running[stage].testing = True
 
-    def tested(self, row: Row) -> None:
-        self._metric, self._testing = row.brief, False
+    def tested(self, stage: Stage, row: Row) -> None:
+        running = self._running[stage]
+        running.metric, running.testing = row.brief, False
 
     def finish(self, result: StageResult) -> None:
-        took = clock(time.monotonic() - self._since)
+        took = clock(time.monotonic() - self._running.pop(result.stage).since)
         self.doing("preparing the next stage")
         self.say(f"{result.stage.name}: ends, {result.stage.steps} steps, {result.final.brief} ({took})")
 
@@ -81,7 +96,7 @@ class ProgressLines(Watcher):
 
 
 class ProgressBars(Watcher):
-    """Context manager: a bar for the current stage, below complete ones' bars.
+    """Context manager: a bar for each current stage, below complete ones' bars.
 
     A bar has the steps, time and latest test metric of its stage.
 
@@ -91,65 +106,59 @@ class ProgressBars(Watcher):
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(console)
-        self._stage = False
+        self._running: dict[Stage, TaskID] = {}
+        self._other: TaskID | None = None
 
     def __enter__(self) -> ProgressBars:
         self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if not self._stage:
-            self._clear()
+        self._end_other()
         self._bars.stop()
 
     def doing(self, what: str) -> None:
-        self._clear()
-        self._bars.add_task(what, total=None, metric="")
+        self._end_other()
+        self._other = self._bars.add_task(what, total=None, metric="")
 
     def start(self, stage: Stage) -> None:
-        self._clear()
-        self._stage = True
-        self._bars.add_task(stage.name, total=stage.steps, metric="")
+        self._end_other()
+        self._running[stage] = self._bars.add_task(stage.name, total=stage.steps, metric="")
 
-    def step(self, step: int) -> None:
-        self._update(completed=step)
+    def step(self, stage: Stage, step: int) -> None:
+        self._bars.update(self._running[stage], completed=step)
 
-    def testing(self) -> None:
-        self._update(metric="testing")
+    def testing(self, stage: Stage) -> None:
+        self._bars.update(self._running[stage], metric="testing")
 
-    def tested(self, row: Row) -> None:
-        self._update(metric=row.brief)
+    def tested(self, stage: Stage, row: Row) -> None:
+        self._bars.update(self._running[stage], metric=row.brief)
 
     def finish(self, result: StageResult) -> None:
-        self._update(completed=result.stage.steps, metric=result.final.brief)
-        self._keep()
+        self._keep(self._running.pop(result.stage), result)
 
     def found(self, result: StageResult) -> None:
-        self._clear()
-        self._bars.add_task(
-            result.stage.name, total=result.stage.steps, completed=result.stage.steps, metric=result.final.brief
-        )
-        self._keep()
+        self._end_other()
+        self._keep(self._bars.add_task(result.stage.name, total=result.stage.steps, metric=""), result)
 
     def say(self, text: str) -> None:
         print_line(self._bars.console, text)
 
-    def _update(self, **values: object) -> None:
-        self._bars.update(self._bars.tasks[0].id, **values)  # type: ignore[arg-type]
-
-    def _keep(self) -> None:
-        """Print the current line for good and start a new one.
+    def _keep(self, number: TaskID, result: StageResult) -> None:
+        """Print a bar for good, above those that move.
 
         A live line per stage would not fit the screen.
         """
-        self._bars.stop_task(self._bars.tasks[0].id)
-        self._bars.console.print(self._bars.make_tasks_table(self._bars.tasks))
-        self._clear()
+        self._bars.update(number, completed=result.stage.steps, metric=result.final.brief)
+        self._bars.stop_task(number)
+        task = next(task for task in self._bars.tasks if task.id == number)
+        self._bars.remove_task(number)
+        self._bars.console.print(self._bars.make_tasks_table([task]))
 
-    def _clear(self) -> None:
-        self._stage = False
-        for task in self._bars.tasks:
-            self._bars.remove_task(task.id)
+    def _end_other(self) -> None:
+        if self._other is not None:
+            self._bars.remove_task(self._other)
+            self._other = None
 
 
 def progress(console: Console) -> ProgressBars | ProgressLines:

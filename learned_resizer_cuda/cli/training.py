@@ -145,6 +145,7 @@ def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "
     from ..report.terminal import open_console, print_line, print_summary
     from ..train import distributed
     from ..train.batch_size import BatchSizeError
+    from ..train.jobs import WorkerError
     from ..train.memory import keep_freed_memory
     from ..train.progress import Watcher
     from ..train.record import NonFiniteLossError
@@ -167,6 +168,8 @@ def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "
         if not first:
             raise SystemExit(stopped.code) from None
         fail(config.command, f"{stopped}; the same command resumes from {where}", stopped.code)
+    except WorkerError as error:
+        fail(config.command, f"{error}; the same command resumes from {where}", 1)
     except (NonFiniteLossError, TooManyUnreadableError, DamagedFileError) as error:
         fail(config.command, error, 1)
     except (BatchSizeError, FileNotFoundError, ValueError) as error:
@@ -189,16 +192,17 @@ def train_and_report(
         The summary and its tables; None in every process but the first.
 
     Raises:
-        Exception: what ``Run`` and ``Run.train_stages`` raise, after ending the processes that Lightning has started.
+        Exception: what ``Run`` and ``train_stages`` raise, after ending the processes that Lightning has started.
     """
     from ..report.write import write_report
     from ..train import distributed
+    from ..train.jobs import train_stages
     from ..train.run import Run
 
     started = time.perf_counter()
     try:
         run = Run(config, folder, watcher)
-        results = run.train_stages()
+        results = train_stages(run)
         if not run.first:
             return None
         run.watcher.doing("writing the report")

@@ -29,10 +29,10 @@ _TRAIN, _TEST = range(2)
 class UnlabelledSource(FileSource):
     """``Source`` of a folder's images, whatever their names and folders.
 
-    Targets are all 0.     A folder with ``train`` and ``val`` (or ``validation``, or ``test``) is split as they say, also that of a labelled
-    data set. Otherwise a fifth of the images at any depth are for testing, by the CRC-32 of the file's name: adding or
-    removing others, or moving the folder, changes nothing. If that leaves a split empty, as it may with a few images,
-    the image of the lowest checksum is for testing.
+    Targets are all 0. A folder with ``train`` and ``val`` (or ``validation``, or ``test``) is split as they say, also
+    that of a labelled data set. Otherwise a fifth of the images at any depth are for testing, by the CRC-32 of the
+    file's name: adding or removing others, or moving the folder, changes nothing. If that leaves a split empty, as it
+    may with a few images, the image of the lowest checksum is for testing.
 
     Args:
         root: folder of images.

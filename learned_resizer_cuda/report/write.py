@@ -70,7 +70,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     image_pictures, gains = _draw_images(run, results, learned, *images[pictured])
     if learned is not None:
         atomic_bytes(folder / RESIZER, (run.stage_folder(learned.stage.key) / RESIZER).read_bytes())
-    where = environment(results[0].device)
+    where = environment(results[0].device, run.threads)
     notes = summary.notes
     if len(run.unreadable):
         notes = [*notes, f"{len(run.unreadable)} unreadable images were skipped: unreadable.tsv names them."]
@@ -118,15 +118,18 @@ def gflops(run: Run, results: Sequence[StageResult], native_pixels: int) -> dict
     return found
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions and hardware that the results were measured with."""
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions and hardware that the results were measured with.
+
+    ``threads`` are those of each training.
+    """
     return {
         "learned_resizer_cuda": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": device,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "date": date.today().isoformat(),
     }
 

@@ -43,17 +43,18 @@ LOSSES = {
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def _option(group: str, default: Any, text: str, **bounds: Any) -> Any:
+def _option(group: str, default: Any, text: str, compare: bool = True, **bounds: Any) -> Any:
     """A field with its help on the command line and its bounds.
 
     Args:
         group: section of the help; ``""`` for a field without an option.
         default: value of the field.
         text: help.
+        compare: whether runs of other values are other runs.
         bounds: of the value, or of each value of a tuple: ``choices`` (the allowed values), ``least`` and ``most``
             (inclusive), ``above`` and ``below`` (exclusive).
     """
-    return field(default=default, metadata={"group": group, "help": text, "bounds": bounds})
+    return field(default=default, compare=compare, metadata={"group": group, "help": text, "bounds": bounds})
 
 
 _data, _network, _training, _device = (partial(_option, group) for group in ("Data", "Networks", "Training", "Devices"))
@@ -154,6 +155,12 @@ class RunConfig:
         "What AdamW scales its steps by in the resizer's kernels: taps, or frequencies, their cosine transform.",
         choices=("taps", "frequencies"),
     )
+    resizer_norms: str = _training(
+        "batch",
+        "Statistics of the resizer's batch norms: those of each batch; or, before a frozen network, fixed: measured on "
+        "training batches before the first step.",
+        choices=("batch", "fixed"),
+    )
     warmup_epochs: float = _training(0.0, "Epochs of linear warm-up of the learning rate.", least=0)
     ema: float = _training(
         0.0,
@@ -187,6 +194,13 @@ class RunConfig:
 
     accelerator: str = _device("auto", "Where to train.", choices=("auto", "cpu", "gpu", "cuda"))
     devices: int = _device(1, "Devices of each node, or processes on a CPU.", least=1)
+    jobs: int | None = _device(
+        None,
+        "Stages to train side by side, each in a process that takes the memory of a training; it does not change "
+        "results. Default: on a CPU as many as keep its cores busy, else 1.",
+        compare=False,
+        least=1,
+    )
     nodes: int = _device(1, "Nodes; run the same command on each, or use torchrun.", least=1)
     precision: str = _device(
         "32-true",
@@ -226,6 +240,7 @@ class RunConfig:
         unlimited = self.batch_size == "auto" and native and not limited
         yield "batch_size", unlimited, f"a number of images, or max_pixels, with input_size {NATIVE}"
         processes = self.devices * self.nodes
+        yield "jobs", (self.jobs or 1) > 1 and processes > 1, "1 with several devices or nodes"
         divides = isinstance(self.batch_size, str) or self.batch_size % processes == 0
         yield "batch_size", not divides, f"a multiple of the {processes} processes"
         yield (
@@ -266,6 +281,7 @@ class RunConfig:
         yield "batch_size", distilled and self.batch_size == "auto", "a number of images for task distill"
         scaled = self.kernel_basis != "taps" and self.optimizer != "adamw"
         yield "kernel_basis", scaled, "taps with sgd, whose steps are the same in both"
+        yield "resizer_norms", self.resizer_norms == "fixed" and not frozen, "batch before a network that trains"
         own = self.schedule == "one-cycle" and self.warmup_epochs > 0
         yield "warmup_epochs", own, "0 with schedule one-cycle, which has a warm-up of its own"
 

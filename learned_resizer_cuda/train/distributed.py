@@ -67,12 +67,12 @@ def start_others(launcher: Any) -> None:
     if launcher is None or "LOCAL_RANK" in os.environ:
         return
     _launchers.append(launcher)
-    with _signals_deferred():
+    with signals_deferred():
         launcher.launch(lambda: None)
 
 
 @contextlib.contextmanager
-def _signals_deferred() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Blocks signals in processes the body starts; raises this process's after it.
 
     A body that is interrupted would leave behind a process that nobody knows yet. Blocking does not prevent that,
@@ -97,7 +97,7 @@ def _signals_deferred() -> Iterator[None]:
 
 
 def leave_group() -> None:
-    """Separates a process started by ``start_others`` from its terminal's signals.
+    """Separates a process started by ``start_others`` or ``jobs`` from its terminal's signals.
 
     Discards those it has received and leaves the process group. No effect in other processes.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -16,7 +16,7 @@ from ..data.source import NATIVE, InputSize
 from ..shown import shown
 from .config import MOST_STEPS, RunConfig
 from .memory import usable_memory
-from .protocol import default_evaluations
+from .protocol import Stage, default_evaluations, widest
 
 WORKERS, PROCESSES = 8, 4
 """Most for each processor. More only wait for one another, and tens of thousands make a system kill processes."""
@@ -36,7 +36,7 @@ def check_machine(config: RunConfig) -> None:
         ValueError: it asks for more workers, devices or memory than there are, or for an automatic batch size on a
             CPU.
     """
-    processors = _processors()
+    cores = processors()
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     if config.batch_size == "auto" and not on_gpu:
         raise ValueError(
@@ -46,13 +46,16 @@ def check_machine(config: RunConfig) -> None:
     if on_gpu:
         most, what = torch.cuda.device_count(), "the GPUs of this machine"
     else:
-        most, what = PROCESSES * processors, f"{PROCESSES} for each of the {processors} processors of this process"
+        most, what = PROCESSES * cores, f"{PROCESSES} for each of the {cores} processors of this process"
     if config.devices > most:
         raise ValueError(f"devices: got {config.devices}; expected at most {most}, {what}")
+    jobs = config.jobs or 1
+    if jobs > (1 if on_gpu else most):
+        raise ValueError(f"jobs: got {jobs}; expected at most {'1 on a GPU' if on_gpu else f'{most}, {what}'}")
     if config.num_workers > most_workers(config.devices):
         raise ValueError(
             f"num_workers: got {config.num_workers} for each of {config.devices} devices; expected at most "
-            f"{most_workers(config.devices)}: {WORKERS} in all for each of the {processors} processors of this process"
+            f"{most_workers(config.devices)}: {WORKERS} in all for each of the {cores} processors of this process"
         )
     images = config.batch_size // config.nodes if isinstance(config.batch_size, int) else 2 * config.devices
     check_batch(config, images)
@@ -126,9 +129,29 @@ def check_length(config: RunConfig, steps_per_epoch: Mapping[InputSize, float]) 
             _check_decay(config, length / per_epoch)
 
 
+def shares(config: RunConfig, stages: Sequence[Stage]) -> tuple[int, int]:
+    """Stages to train side by side, and torch's threads for each.
+
+    On a CPU the threads are the cores divided by the most stages that could train at a time, or OMP_NUM_THREADS. They
+    decide on the order of summation, and so on the last bits of every result; thus they follow from the plan and the
+    machine, not from the number of jobs.
+
+    Args:
+        config: of the run.
+        stages: all of them.
+    """
+    count = torch.get_num_threads()
+    if config.devices * config.nodes > 1 or (config.accelerator != "cpu" and torch.cuda.is_available()):
+        return 1, count
+    cores, most = processors(), widest(stages)
+    if "OMP_NUM_THREADS" not in os.environ:
+        count = max(1, cores // most)
+    return config.jobs or max(1, min(most, cores // count)), count
+
+
 def most_workers(devices: int) -> int:
     """Most worker processes of each training process on this machine."""
-    return max(1, WORKERS * _processors() // devices)
+    return max(1, WORKERS * processors() // devices)
 
 
 def _check_rounds(config: RunConfig, name: str, steps: int, per_epoch: float) -> None:
@@ -155,7 +178,8 @@ def _check_decay(config: RunConfig, epochs: float) -> None:
         )
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

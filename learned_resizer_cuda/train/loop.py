@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..batch_norm import Norm
 from ..data.source import Batch, Source
 from ..data.unreadable import UnreadableLog
 from ..sync_batch_norm import synchronise
@@ -88,6 +89,18 @@ def fit(
         models = (synchronise(models[0], fabric.device), synchronise(models[1], fabric.device))
     model = place(fabric, nn.Sequential(*models))
     resizer, network = model
+    resuming = saved.is_file()
+
+    def recompute_statistics(model: nn.Module, steps: range) -> None:
+        with torch.inference_mode(), fabric.autocast():
+            recalibrate(model, (batch.images for batch in batches.train(steps)))
+
+    fixed = config.resizer_norms == "fixed" and stage.front.is_learned
+    if fixed:
+        if not resuming:
+            recompute_statistics(resizer, range(config.recalibration_batches))
+        for norm in (module for module in resizer.modules() if isinstance(module, Norm)):
+            norm.eval()
     average = None
     if config.ema and stage.front.is_learned:
         average = AveragedModel(resizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
@@ -97,13 +110,11 @@ def fit(
     recorder = Recorder(stage, config.objective, metrics_file, steps_per_epoch, unreadable, watcher)
 
     def test(step: int, learning_rate: float) -> None:
-        watcher.testing()
-        # Before the first step the statistics belong to the weights as they came.
-        if config.recalibrate_bn and step:
-            recent = batches.train(range(max(0, step - config.recalibration_batches), step))
-            with torch.inference_mode(), fabric.autocast():
-                # A frozen network keeps the statistics that it was trained with.
-                recalibrate(tested[0] if config.freeze else tested, (batch.images for batch in recent))
+        watcher.testing(stage)
+        # Before the first step the statistics belong to the weights as they came; a frozen network keeps its own.
+        if config.recalibrate_bn and step and not fixed:
+            part = tested[0] if config.freeze else tested
+            recompute_statistics(part, range(max(0, step - config.recalibration_batches), step))
         loss, metrics = measure(fabric, tested, task, recorder.counting(batches.test()))
         recorder.test(step, loss, metrics, learning_rate)
 
@@ -129,7 +140,7 @@ def fit(
     if average is not None:
         parts["average"] = average
     done = 0
-    if saved.is_file():
+    if resuming:
         done = load_checkpoint(saved, parts)["rounds"]
     else:
         if first:

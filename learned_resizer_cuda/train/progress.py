@@ -9,7 +9,7 @@ from .results import Row, StageResult
 class Watcher:
     """Callbacks of a run's progress, which do nothing here.
 
-    Those of ``cli.progress`` show bars or print lines.
+    Those of ``cli.progress`` show bars or print lines. Several stages may run at a time.
     """
 
     def doing(self, what: str) -> None:
@@ -18,13 +18,13 @@ class Watcher:
     def start(self, stage: Stage) -> None:
         """A stage begins or resumes."""
 
-    def step(self, step: int) -> None:
+    def step(self, stage: Stage, step: int) -> None:
         """The stage has finished ``step`` steps."""
 
-    def testing(self) -> None:
+    def testing(self, stage: Stage) -> None:
         """A pass over the test images begins."""
 
-    def tested(self, row: Row) -> None:
+    def tested(self, stage: Stage, row: Row) -> None:
         """A pass over the test images has ended."""
 
     def finish(self, result: StageResult) -> None:

@@ -9,7 +9,8 @@ sees only what the baseline's filter leaves: the same parameters and cost withou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import NamedTuple
@@ -140,6 +141,16 @@ def _learned(config: RunConfig, kind: str = "learned") -> Front:
 
 def _control(config: RunConfig) -> _Arm:
     return _Arm("control", Front("fixed", config.baseline))
+
+
+def widest(stages: Sequence[Stage]) -> int:
+    """Most of the stages that can ever train side by side.
+
+    Either a baseline trains, or all the stages that start from it.
+    """
+    keys = {stage.key for stage in stages}
+    starting = Counter(stage.start_key for stage in stages if stage.start_key in keys)
+    return sum(max(1, starting[stage.key]) for stage in stages if stage.start_key not in keys)
 
 
 def _unfrozen(config: RunConfig) -> list[_Arm]:

@@ -131,13 +131,13 @@ class Recorder:
         self._waiting.append((step, loss, correct, images, learning_rate, self.stopwatch.read()))
         if len(self._waiting) >= _WAITING:
             self.flush()
-        self.watcher.step(step)
+        self.watcher.step(self.stage, step)
 
     def test(self, step: int, loss: float, metrics: dict[str, float], learning_rate: float) -> None:
         """Records a pass over the test set."""
         row = self._row(step, "test", loss, learning_rate, self.stopwatch.read(), metrics)
         self._rows.append(row)
-        self.watcher.tested(row)
+        self.watcher.tested(self.stage, row)
 
     def flush(self) -> None:
         """Turns the waiting steps into rows, with the means over all processes."""

@@ -48,9 +48,9 @@ ACCURACY = Metric("accuracy", "test accuracy, %", "points", "test {:.1%}", lambd
 PLCC = Metric("plcc", "test PLCC", "PLCC", "PLCC {:.3f}", _correlation_variance)
 SRCC = Metric("srcc", "test SRCC", "SRCC", "SRCC {:.3f}", _correlation_variance)
 
-AGREEMENT = Metric("agreement", "agreement with the teacher, %", "points", "agrees {:.1%}", ACCURACY.variance, 100, 1)
+AGREEMENT = Metric("agreement", "test agreement, %", "points", "agrees {:.1%}", ACCURACY.variance, 100, 1)
 # 1 - c² is the largest variance that values in [-1, 1] of mean c can have.
-COSINE = Metric("cosine", "cosine to the teacher", "cosine", "cosine {:.3f}", lambda c: 1 - c**2)
+COSINE = Metric("cosine", "test cosine", "cosine", "cosine {:.3f}", lambda c: 1 - c**2)
 
 METRICS = {
     "classification": (ACCURACY,),

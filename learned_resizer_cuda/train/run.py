@@ -19,7 +19,7 @@ from ..substitutes import printable
 from ..weights import ResizerConfig, StateMismatchError, save_resizer
 from . import distributed
 from .config import RunConfig
-from .limits import check_length, check_machine
+from .limits import check_length, check_machine, shares
 from .loop import CHECKPOINT, METRICS_FILE, Fitted, fit
 from .models import build_front, build_kept, build_models, check_normalisation, learned_part
 from .network_file import load_weights, save_weights
@@ -88,24 +88,12 @@ class Run:
         per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
         check_length(config, per_epoch)
         self.stages = plan(config, per_epoch.__getitem__)
+        self.jobs, self.threads = shares(config, self.stages)
         for stage in self.stages:
             if stage.front.kind == "file" and not (self.stage_folder(stage.key) / RESULT).is_file():
                 # Errors must come now, not after hours of training the baseline.
                 resizer = build_front(config, stage.front, self.source_of(stage).in_channels)
                 check_normalisation(config, ResizerConfig.of(cast(Resizer, resizer)))
-
-    def train_stages(self) -> list[StageResult]:
-        """Trains the stages that are not complete.
-
-        Returns:
-            Results of all stages, in their order.
-
-        Raises:
-            NonFiniteLossError, TooManyUnreadableError: end a training; complete stages are kept.
-            DamagedFileError: a file of an earlier call cannot be read.
-            OSError: a file cannot be written; the next call resumes from the last checkpoint.
-        """
-        return [self._train_stage(stage) for stage in self.stages]
 
     def source_of(self, stage: Stage) -> Source:
         return self.sources[stage.input_size]
@@ -113,15 +101,28 @@ class Run:
     def stage_folder(self, key: str) -> Path:
         return self.folder / STAGES / key
 
-    def _train_stage(self, stage: Stage) -> StageResult:
+    def is_complete(self, stage: Stage) -> bool:
+        return (self.stage_folder(stage.key) / RESULT).is_file()
+
+    def load_stage(self, stage: Stage) -> StageResult:
+        """The result of a complete stage."""
+        folder, source = self.stage_folder(stage.key), self.source_of(stage)
+        if self.first:
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # of a call that was killed just before this
+        kept = build_kept(stage, self._origin, source.in_channels, len(self.labels), folder / RESIZER)
+        return self._load(stage, folder, kept)
+
+    def train_stage(self, stage: Stage) -> StageResult:
+        """Trains a stage, or finds it complete.
+
+        Raises:
+            Exception: as ``jobs.train_stages``.
+        """
         folder = self.stage_folder(stage.key)
         source = self.source_of(stage)
         outputs = len(self.labels)
-        if (folder / RESULT).is_file():
-            if self.first:
-                (folder / CHECKPOINT).unlink(missing_ok=True)  # of a call that was killed just before this
-            kept = build_kept(stage, self._origin, source.in_channels, outputs, folder / RESIZER)
-            result = self._load(stage, folder, kept)
+        if self.is_complete(stage):
+            result = self.load_stage(stage)
             self.watcher.found(result)
             return result
         fetched = self.config.pretrained and stage.start is None

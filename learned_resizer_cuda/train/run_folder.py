@@ -7,6 +7,7 @@ import errno
 import math
 import shutil
 import time
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -93,7 +94,7 @@ class RunFolder:
             there = RunConfig.load(self.path / CONFIG)
         if there != config:
             mine, other = config.as_dict(), there.as_dict()
-            names = [name for name in mine if mine[name] != other[name]]
+            names = [field.name for field in fields(config) if field.compare and mine[field.name] != other[field.name]]
             changed = ", ".join(f"{name} {shown(other[name])} → {shown(mine[name])}" for name in names)
             raise FileExistsError(
                 f"output: {self.path} holds an unfinished run of another configuration ({shorten(changed, 400)}); "

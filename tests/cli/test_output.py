@@ -38,7 +38,7 @@ def test_train_through_a_pipe(
 
     tests: list[int] = []
     monkeypatch.setattr(RunConfig, "open_source", slow)
-    monkeypatch.setattr(ProgressLines, "testing", lambda lines: tests.append(lines._step))
+    monkeypatch.setattr(ProgressLines, "testing", lambda lines, stage: tests.append(lines._running[stage].step))
     monkeypatch.setattr(ProgressLines.__init__, "__defaults__", (0.01,))
     monkeypatch.setenv("COLUMNS", "20")
     output = io.BytesIO()

@@ -40,8 +40,8 @@ def test_bars_fit(width: int, encoding: str) -> None:
         screen, lines = console(width, encoding)
         with ProgressBars(screen) as bars:
             bars.start(one)
-            bars.step(one.steps // 2)
-            bars.tested(row_of(one.arm, 1.0))
+            bars.step(one, one.steps // 2)
+            bars.tested(one, row_of(one.arm, 1.0))
             screen.print(bars._bars.make_tasks_table(bars._bars.tasks))
             screen.print("-- end")
             screen.file.flush()
@@ -64,9 +64,10 @@ def test_a_finished_stage_keeps_its_line() -> None:
         with ProgressBars(screen) as bars:
             bars.found(result("bilinear", 0.25, seed=99))
             for seed in range(30):
-                bars.start(stage("learned", 96, 400, seed))
-                bars.testing()
-                bars.finish(result("learned", 0.5, seed))
+                ended = result("learned", 0.5, seed)
+                bars.start(ended.stage)
+                bars.testing(ended.stage)
+                bars.finish(ended)
                 assert not bars._bars.tasks
             bars.doing("writing the report")
         text = "\n".join(lines())
@@ -144,14 +145,14 @@ def test_lines() -> None:
     assert told.state() == "reading the data (0:00:00)"
     told._since -= 3725
     assert told.state() == "reading the data (1:02:05)"
-    told.start(stage("control-long", 96))
-    assert told.state() == "control-long 96, seed 0: step 0 of 4000 (0:00:00)"
-    told.testing()
-    assert told.state() == "control-long 96, seed 0: testing after step 0 (0:00:00)"
-    told.tested(row_of("control-long", 0.25))
-    told.step(120)
-    assert told.state() == "control-long 96, seed 0: step 120 of 4000, test 25.0% (0:00:00)"
     ended: StageResult = result("control-long", 0.5, steps=4000)
+    told.start(ended.stage)
+    assert told.state() == "control-long 96, seed 0: step 0 of 4000 (0:00:00)"
+    told.testing(ended.stage)
+    assert told.state() == "control-long 96, seed 0: testing after step 0 (0:00:00)"
+    told.tested(ended.stage, row_of("control-long", 0.25))
+    told.step(ended.stage, 120)
+    assert told.state() == "control-long 96, seed 0: step 120 of 4000, test 25.0% (0:00:00)"
     told.finish(ended)
     told.doing("writing the report")
     assert told.state() == "writing the report (0:00:00)"
@@ -161,3 +162,30 @@ def test_lines() -> None:
         "control-long 96, seed 0: ends, 4000 steps, test 50.0% (0:00:00)",
         "control-long 96, seed 0: already complete, 4000 steps, test 50.0%",
     ]
+
+
+def test_stages_side_by_side() -> None:
+    """A line names all that run; each has a bar, and a complete one's stays above the others'."""
+    screen, lines = console(100, terminal=False)
+    first, second = result("learned", 0.5, steps=400), result("control-long", 0.25, steps=4000)
+    told = ProgressLines(screen)
+    told.start(first.stage)
+    told.start(second.stage)
+    told.step(second.stage, 7)
+    told._running[first.stage].since -= 61
+    both = "learned 96, seed 0: step 0 of 400 (0:01:01); control-long 96, seed 0: step 7 of 4000 (0:00:00)"
+    assert told.state() == both
+    told.finish(first)
+    assert told.state() == "control-long 96, seed 0: step 7 of 4000 (0:00:00)"
+    assert lines()[-1] == "learned 96, seed 0: ends, 400 steps, test 50.0% (0:01:01)"
+    screen, lines = console(100)
+    with ProgressBars(screen) as bars:
+        bars.start(first.stage)
+        bars.start(second.stage)
+        bars.step(second.stage, 7)
+        bars.finish(first)
+        assert [task.description for task in bars._bars.tasks] == ["control-long 96, seed 0"]
+        bars.step(second.stage, 11)
+    text = lines()
+    assert any(re.search(r"learned 96, seed 0 .*400/400 +test 50\.0%", line) for line in text)
+    assert any(re.search(r"control-long 96, seed 0 .* 11/4000", line) for line in text)

@@ -21,6 +21,7 @@ pytest.importorskip("lightning", reason="the training recipe needs the [train] e
 from learned_resizer_cuda.cli.main import main as command_line
 from learned_resizer_cuda.data import errors
 from learned_resizer_cuda.train.config import RunConfig
+from learned_resizer_cuda.train.jobs import train_stages
 from learned_resizer_cuda.train.record import NonFiniteLossError
 from learned_resizer_cuda.train.run import Run
 from tests.helpers.photo_folders import class_folder, save
@@ -154,7 +155,7 @@ def test_bad_data(bad: Bad, tmp_path: Path) -> None:
                 tmp_path,
             )
         else:
-            Run(RunConfig.load(tmp_path / "run/config.yaml"), tmp_path / "run").train_stages()
+            train_stages(Run(RunConfig.load(tmp_path / "run/config.yaml"), tmp_path / "run"))
 
 
 def test_some_unreadable_images_are_skipped_and_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import yaml
 from learned_resizer_cuda.train import limits
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.config_file import LARGEST
+from learned_resizer_cuda.train.jobs import train_stages
 from learned_resizer_cuda.train.run import Run
 from tests.helpers.failures import Case, Outcome, command, names
 from tests.helpers.photo_folders import class_folder
@@ -216,7 +217,7 @@ def test_a_large_machine_may_do_what_it_can() -> None:
 def test_the_largest_seed_trains(tmp_path: Path) -> None:
     values = {"model": "small_cnn", "size": 8, "input_size": 16, "batch_size": 2, "steps": 2, "arms": ["learned"]}
     values |= {"data": str(class_folder(tmp_path / "data")), "seed": 2**64 - 1, "accelerator": "cpu"}
-    results = Run(RunConfig.make(values), tmp_path).train_stages()
+    results = train_stages(Run(RunConfig.make(values), tmp_path))
     assert [(result.stage.arm, result.stage.seed) for result in results] == [
         ("bilinear", 2**64 - 1),
         ("learned", 2**64 - 1),

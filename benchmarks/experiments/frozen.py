@@ -1,0 +1,226 @@
+"""Recipes for training the resizer before a frozen network: one factor changed at a time.
+
+``python -m benchmarks.experiments.frozen FOLDER --out FILE`` trains the learned resizer, 224 to 96, before the frozen
+EfficientNet-Lite0 of the extra [pretrained], to answer as the network does at 224. FOLDER has ``train`` and ``val``
+with photographs. Each line of FILE, JSON, is one training: recipe, seed, and agreement with the network's own answer
+and Kullback-Leibler divergence on the photographs of ``val``, of the average of the weights and of the last ones. Lines
+that are there are kept, and not trained again. ``--part 0/2`` and ``--part 1/2`` share the work between two processes.
+``--table`` prints means over the seeds.
+
+So that many recipes fit into an hour, images and the network's answers are computed once: four views of each training
+photograph. `learned-resizer train --task distill --freeze network` draws new ones in each epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learned_resizer_cuda import FusedResizer, Resize
+from learned_resizer_cuda.batch_norm import Norm
+from learned_resizer_cuda.data.image_view import drawn_view, fixed_view, read_view
+from learned_resizer_cuda.data.listing import images_under
+from learned_resizer_cuda.train.frequencies import FrequencyAdamW
+from learned_resizer_cuda.train.memory import keep_freed_memory
+from learned_resizer_cuda.train.networks import build_network
+from learned_resizer_cuda.train.recalibrate import recalibrate
+
+INPUT, SIZE, VIEWS, BATCH, CALIBRATION, WARM_UP = 224, 96, 4, 16, 8, 10
+MODEL, WEIGHTS = "tf_efficientnet_lite0", "efficientnet-lite0"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The recipe that the others differ from in one factor."""
+
+    basis: str = "frequencies"
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    norms: str = "fixed"
+    loss: str = "kl"
+    temperature: float = 1.0
+    zero_init: bool = True
+    ema: float = 0.98
+    interpolation: str = "bilinear"
+
+
+RECIPES = {
+    "recipe": Recipe(),
+    "taps": Recipe(basis="taps"),
+    "taps, rate 1e-3": Recipe(basis="taps", learning_rate=1e-3),
+    "sgd, rate 1e-3": Recipe(basis="taps", optimizer="sgd", learning_rate=1e-3),
+    "rate 3e-4": Recipe(learning_rate=3e-4),
+    "norms of each batch": Recipe(norms="batch"),
+    "temperature 4": Recipe(temperature=4.0),
+    "hard labels": Recipe(loss="hard"),
+    "features": Recipe(loss="cosine"),
+    "random weights": Recipe(zero_init=False),
+    "lanczos inside": Recipe(interpolation="lanczos"),
+}
+
+
+class Study:
+    """The network, photographs and the network's own answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.network = build_network(MODEL, 3, 1000, weights=WEIGHTS).eval().requires_grad_(False)
+        kept = folder / "views.pt"
+        if not kept.exists():
+            torch.save(self._views(folder), kept)
+        self.data: dict[str, Tensor] = torch.load(kept, weights_only=True)
+
+    def _views(self, folder: Path) -> dict[str, Tensor]:
+        fixed = partial(fixed_view, "crop")
+        train = []
+        for number, name in enumerate(images_under(folder / "train")):
+            for view in range(VIEWS):
+                choose = partial(drawn_view, "crop", "crop", generator=np.random.default_rng((number, view)))
+                train.append(read_view(folder / "train" / name, choose, INPUT, 3))
+        test = [read_view(folder / "val" / name, fixed, INPUT, 3) for name in images_under(folder / "val")]
+        found = {"train": torch.stack(train), "test": torch.stack(test)}
+        with torch.inference_mode():
+            for split in ("train", "test"):
+                features = torch.cat([self.features(unit(part)) for part in found[split].split(50)])
+                found[f"{split} features"] = features
+                found[f"{split} answers"] = self.network.get_classifier()(features)
+        return found
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) → (B, F), of which the last layer makes the answers."""
+        return self.network.forward_head(self.network.forward_features(images), pre_logits=True)
+
+    @torch.inference_mode()
+    def test(self, front: nn.Module) -> dict[str, float]:
+        """Agreement and divergence of the network behind ``front``."""
+        front.eval()
+        mine = torch.cat([self.network(front(unit(part))) for part in self.data["test"].split(50)])
+        teacher = self.data["test answers"]
+        return {
+            "agreement": float((mine.argmax(1) == teacher.argmax(1)).double().mean()),
+            "divergence": float(divergence(mine, teacher, 1.0)),
+        }
+
+    def train(self, recipe: Recipe, seed: int, steps: int) -> dict[str, Any]:
+        """Trains a resizer by a recipe and tests it."""
+        torch.manual_seed(seed)
+        resizer = FusedResizer(SIZE, interpolation=recipe.interpolation, zero_init=recipe.zero_init)
+        count = len(self.data["train"])
+        order = torch.cat([torch.randperm(count) for _ in range(steps * BATCH // count + 1)])
+        first = [unit(self.data["train"][order[i * BATCH : (i + 1) * BATCH]]) for i in range(CALIBRATION)]
+        if recipe.norms == "fixed":
+            recalibrate(resizer, first)
+            for norm in (module for module in resizer.modules() if isinstance(module, Norm)):
+                norm.eval()
+        group = {"params": [*resizer.parameters()], "lr": recipe.learning_rate}
+        optimiser: torch.optim.Optimizer
+        if recipe.optimizer == "sgd":
+            optimiser = torch.optim.SGD([group], momentum=0.9)
+        else:
+            optimiser = FrequencyAdamW([group | {"frequencies": recipe.basis == "frequencies"}], 0.0)
+        average = copy.deepcopy(resizer)
+        for step in range(steps):
+            rate = min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
+            optimiser.param_groups[0]["lr"] = recipe.learning_rate * rate
+            index = order[step * BATCH : (step + 1) * BATCH]
+            loss = self._loss(recipe, self.features(resizer(unit(self.data["train"][index]))), index)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():
+                weight = 1 - min(recipe.ema, (step + 1) / (step + 10))
+                for mean, value in zip(average.state_dict().values(), resizer.state_dict().values(), strict=True):
+                    if value.is_floating_point():
+                        mean.lerp_(value, weight)
+        found = {}
+        for name, trained in (("average", average), ("last", resizer)):
+            if recipe.norms == "batch":
+                recalibrate(trained, first)
+            found |= {f"{metric} of the {name}": value for metric, value in self.test(trained).items()}
+        return found
+
+    def _loss(self, recipe: Recipe, features: Tensor, index: Tensor) -> Tensor:
+        if recipe.loss == "cosine":
+            return 1 - functional.cosine_similarity(features, self.data["train features"][index]).mean()
+        mine, teacher = self.network.get_classifier()(features), self.data["train answers"][index]
+        if recipe.loss == "hard":
+            return functional.cross_entropy(mine, teacher.argmax(1))
+        return divergence(mine, teacher, recipe.temperature)
+
+
+def divergence(mine: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``T² KL(teacher, mine)`` of outputs over T, mean over the images."""
+    logs = [(values / temperature).log_softmax(1) for values in (mine, teacher)]
+    return functional.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True) * temperature**2
+
+
+def unit(images: Tensor) -> Tensor:
+    """uint8 images as the network wants them, in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Means and standard deviations over the seeds, in Markdown."""
+    rows = ["| recipe | seeds | agreement, % | divergence | divergence without average |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(line["recipe"] for line in lines):
+        mine = [line for line in lines if line["recipe"] == name]
+
+        def text(key: str, digits: int, factor: float = 1, mine: list[dict[str, Any]] = mine) -> str:
+            values = [factor * line[key] for line in mine if key in line]
+            if not values:
+                return "–"
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+        cells = (text("agreement of the average", 1, 100), text("divergence of the average", 2))
+        rows.append(f"| {name} | {len(mine)} | {cells[0]} | {cells[1]} | {text('divergence of the last', 2)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table(read(options.out)))
+        return
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    part, parts = map(int, options.part.split("/"))
+    study = Study(options.folder)
+    work: list[tuple[str, int]] = [(name, 0) for name in ("bilinear", "bicubic", "lanczos")]
+    work += [(name, seed) for seed in range(options.seeds) for name in RECIPES]
+    for name, seed in work[part::parts]:
+        if any((line["recipe"], line["seed"]) == (name, seed) for line in read(options.out)):
+            continue
+        if name in RECIPES:
+            found = study.train(RECIPES[name], seed, options.steps) | asdict(RECIPES[name]) | {"steps": options.steps}
+        else:
+            tested = study.test(Resize(SIZE, interpolation=name))
+            found = {f"{metric} of the average": value for metric, value in tested.items()}
+        with options.out.open("a") as file:
+            file.write(json.dumps({"recipe": name, "seed": seed, **found, "torch": torch.__version__}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
