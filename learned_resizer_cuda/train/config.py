@@ -161,7 +161,7 @@ class RunConfig:
         "training batches before the first step.",
         choices=("batch", "fixed"),
     )
-    warmup_epochs: float = _training(0.0, "Epochs of linear warm-up of the learning rate.", least=0)
+    warmup_steps: int = _training(0, "Steps of linear warm-up of the learning rate.", least=0)
     ema: float = _training(
         0.0,
         "Decay a step of the resizer's exponential moving average, which is tested and saved; 0: none.",
@@ -282,8 +282,8 @@ class RunConfig:
         scaled = self.kernel_basis != "taps" and self.optimizer != "adamw"
         yield "kernel_basis", scaled, "taps with sgd, whose steps are the same in both"
         yield "resizer_norms", self.resizer_norms == "fixed" and not frozen, "batch before a network that trains"
-        own = self.schedule == "one-cycle" and self.warmup_epochs > 0
-        yield "warmup_epochs", own, "0 with schedule one-cycle, which has a warm-up of its own"
+        own = self.schedule == "one-cycle" and self.warmup_steps > 0
+        yield "warmup_steps", own, "0 with schedule one-cycle, which has a warm-up of its own"
 
     @property
     def is_pretrained(self) -> bool:

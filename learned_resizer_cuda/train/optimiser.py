@@ -56,5 +56,5 @@ def build_schedule(config: RunConfig, optimiser: Optimizer, steps: int, steps_pe
             return config.decay ** int((step + 1e-6) / steps_per_epoch / config.decay_epochs)
         return 1.0
 
-    warmup = max(1, min(steps, math.ceil(config.warmup_epochs * steps_per_epoch)))
+    warmup = max(1, config.warmup_steps)
     return LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warmup) * factor(step))

@@ -43,42 +43,58 @@ PHOTOGRAPHS: dict[str, Any] = {
 }
 
 # Crops of photographs before the EfficientNet-Lite0 of the extra [pretrained].
-CROPS: dict[str, Any] = {"input_size": (224,), "size": 96, "batch_size": 16, "epochs": 8.0, "evaluations": 4}
+CROPS: dict[str, Any] = {"input_size": (224,), "size": 96}
 
-PACKAGED = "efficientnet-lite0"
 BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS, "crops": CROPS}
+PACKAGED = "efficientnet-lite0"
+_PACKAGE = PACKAGES[PACKAGED]
 
-# Before a network that is trained already (docs/experiments.md)
-PRETRAINED: dict[str, Any] = {"zero_init": True}
+# What the resizer needs before a network that is trained already (docs/experiments.md, "A frozen network").
+GENTLE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "kernel_basis": "frequencies",
+    "fine_tune_learning_rate": 1e-4,
+    "schedule": "cosine",
+    "warmup_steps": 20,
+    "ema": 0.98,
+    "batch_size": 16,
+}
 FROZEN: dict[str, Any] = {
     "baseline_epochs": 0.0,
     "arms": ("bilinear", "bicubic", "lanczos", "learned", "blind"),
+    "resizer_norms": "fixed",
 }
-DISTILL: dict[str, Any] = {"baseline_epochs": 0.0, "loss": "kl"}
+DISTILL: dict[str, Any] = {"baseline_epochs": 0.0, "loss": "kl", "evaluations": 4}
 
 
 def preset(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings for ``given``'s data, task, network and command, without those it has."""
-    data, task = given.get("data"), given.get("task")
+    data, task, command = given.get("data"), given.get("task"), given.get("command")
     found = dict(BY_DATA.get(data, {})) if isinstance(data, str) else {}
     if task == "iqa":
         found = {"loss": "emd", "fit": "squash", "augment": "flip"} | found
     if task == "distill":
-        found = DISTILL | found
+        found |= DISTILL | GENTLE
         if given.get("distill_features"):
             found["loss"] = "cosine"
-        if "model" not in given and not given.get("pretrained") and given.get("weights") is None:
-            found |= {"weights": PACKAGED}
-        if "model" not in given and given.get("weights", PACKAGED) == PACKAGED:
-            found |= {"model": PACKAGES[PACKAGED].model}
-    if given.get("pretrained") or given.get("weights") or "weights" in found:
-        found |= PRETRAINED | _data_terms(given.get("model", found.get("model", "resnet50")))
+        if "epochs" not in given:
+            found["steps"] = 400  # of a folder of any size
+        if not given.get("pretrained") and given.get("model", _PACKAGE.model) == _PACKAGE.model:
+            found["weights"] = PACKAGED
+        if given.get("weights", found.get("weights")) == PACKAGED:
+            found["model"] = _PACKAGE.model
     if given.get("freeze"):
-        found |= FROZEN
-    if given.get("command") == "transfer":
+        found |= FROZEN | GENTLE
+    if given.get("pretrained") or given.get("weights", found.get("weights")):
+        found |= {"zero_init": True} | _data_terms(given.get("model", found.get("model", "resnet50")))
+    if given.get("optimizer") == "sgd":
+        found.pop("kernel_basis", None)  # it is Adam's
+    if given.get("schedule") == "one-cycle":
+        found.pop("warmup_steps", None)  # it has its own
+    if command == "transfer":
         # The paper tunes for four epochs
         found |= {"epochs": 4.0, "evaluations": None, "arms": ("bilinear",)}
-    if given.get("command") == "ablate":
+    if command == "ablate":
         found |= {"num_blocks": (1, 2, 3), "num_filters": (16, 32), "arms": ("bilinear", "learned", "control")}
     return found
 

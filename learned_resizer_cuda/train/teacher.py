@@ -26,12 +26,12 @@ def keep_teacher(config: RunConfig, folder: Path, in_channels: int) -> None:
     if (folder / TEACHER).exists():
         return
     count = 0 if config.distill_features else trained_outputs(config.model, config.weights)
+    network = build_network(config.model, in_channels, count, config.pretrained, config.weights)
     if not count and not config.distill_features:
         raise ValueError(
             f"distill_features: got False for {config.weights or config.model}, whose network has no classes; expected "
             "True"
         )
-    network = build_network(config.model, in_channels, count, config.pretrained, config.weights)
     known = config.pretrained or config.weights in PACKAGES
     save_weights(network, folder / TEACHER, output_names(count, known))
 

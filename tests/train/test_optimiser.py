@@ -38,12 +38,12 @@ def rates(steps: int, per_epoch: float, **values: Any) -> list[list[float]]:
 def test_resizer_and_network_have_rates_of_their_own_and_warm_up_together() -> None:
     for resizer, network in rates(8, 4, schedule="constant"):
         assert (resizer, network) == (0.3, 0.1)
-    warm = rates(8, 4, schedule="constant", warmup_epochs=1)
+    warm = rates(8, 4, schedule="constant", warmup_steps=4)
     np.testing.assert_allclose([row[0] for row in warm], [0.3 * min(1, (n + 1) / 4) for n in range(8)], rtol=1e-12)
-    cosine = rates(8, 4, schedule="cosine", warmup_epochs=0.5)
+    cosine = rates(8, 4, schedule="cosine", warmup_steps=2)
     expected = [0.1 * min(1, (n + 1) / 2) * (1 + math.cos(math.pi * n / 8)) / 2 for n in range(8)]
     np.testing.assert_allclose([row[1] for row in cosine], expected, rtol=1e-12)
-    decay = rates(8, 2, schedule="decay", warmup_epochs=1)
+    decay = rates(8, 2, schedule="decay", warmup_steps=2)
     np.testing.assert_allclose(
         [row[1] for row in decay], [0.1 * min(1, (n + 1) / 2) * 0.94 ** (n // 4) for n in range(8)], rtol=1e-12
     )
@@ -93,7 +93,7 @@ def test_a_killed_training_with_all_of_it_resumes_to_the_bit(tmp_path: Path) -> 
     words = (
         *("train", "--data", data, "--model", "small_cnn", "--size", 8, "--input-size", 16, "--arms", "learned"),
         *("--steps", 6, "--batch-size", 4, "--evaluations", 3, "--accelerator", "cpu", "--optimizer", "adamw"),
-        *("--kernel-basis", "frequencies", "--ema", 0.8, "--warmup-epochs", 0.5, "--schedule", "cosine"),
+        *("--kernel-basis", "frequencies", "--ema", 0.8, "--warmup-steps", 2, "--schedule", "cosine"),
         *("--resizer-learning-rate", 0.01, "--learning-rate", 0.001),
     )
     assert command(*words, "--output", tmp_path / "whole")[0] == 0
