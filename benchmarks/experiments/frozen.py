@@ -49,7 +49,7 @@ class Recipe:
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
     norms: str = "fixed"
-    loss: str = "kl"
+    loss: str = "cosine"
     temperature: float = 1.0
     zero_init: bool = True
     ema: float = 0.98
@@ -60,12 +60,11 @@ RECIPES = {
     "recipe": Recipe(),
     "taps": Recipe(basis="taps"),
     "taps, rate 1e-3": Recipe(basis="taps", learning_rate=1e-3),
-    "sgd, rate 1e-3": Recipe(basis="taps", optimizer="sgd", learning_rate=1e-3),
     "rate 3e-4": Recipe(learning_rate=3e-4),
     "norms of each batch": Recipe(norms="batch"),
-    "temperature 4": Recipe(temperature=4.0),
+    "outputs": Recipe(loss="kl"),
+    "outputs, temperature 4": Recipe(loss="kl", temperature=4.0),
     "hard labels": Recipe(loss="hard"),
-    "features": Recipe(loss="cosine"),
     "random weights": Recipe(zero_init=False),
     "lanczos inside": Recipe(interpolation="lanczos"),
 }

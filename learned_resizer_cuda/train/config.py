@@ -36,7 +36,7 @@ _LARGEST_RESIZER = 4096
 LOSSES = {
     "classification": ("sigmoid", "softmax"),
     "iqa": ("emd",),
-    "distill": ("kl",),
+    "distill": ("cosine", "kl"),
     "distill-features": ("cosine",),
 }
 """Losses by objective."""
@@ -136,12 +136,10 @@ class RunConfig:
 
     loss: str = _training(
         "sigmoid",
-        "Cross-entropy over sigmoid or softmax outputs; emd for iqa; kl or cosine for distill.",
+        "Cross-entropy over sigmoid or softmax outputs; emd for iqa; for distill, cosine of features or kl of outputs.",
         choices=tuple(loss for losses in LOSSES.values() for loss in losses),
     )
-    distill_features: bool = _training(
-        False, "With task distill, compare features instead of outputs: for networks without classes."
-    )
+    distill_features: bool = _training(False, "With task distill, judge by features: for networks without classes.")
     temperature: float = _training(1.0, "Divides the outputs that kl compares.", above=0)
     label_smoothing: float = _training(0.1, "Label smoothing of a cross-entropy, in [0, 1).", least=0, below=1)
     optimizer: str = _training("sgd", "Optimiser.", choices=("sgd", "adamw"))

@@ -124,6 +124,6 @@ def _test(
     fabric = open_fabric(config)
     task = place(fabric, build_task(config, len(labels), teacher))
     batches = open_batches(fabric, config, source, stage.seed, batch_size=1).test()
-    model = place(fabric, nn.Sequential(resizer, network))
+    model = place(fabric, nn.Sequential(resizer, task.student(network)))
     loss, metrics = measure(fabric, model, task, unreadable.counting(batches))
     return Evaluation(stage.arm, stage.seed, stage.input_size, source.input_size, loss, metrics)

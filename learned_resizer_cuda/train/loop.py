@@ -30,7 +30,7 @@ from .progress import Watcher
 from .protocol import Stage, default_evaluations, rounds
 from .recalibrate import modes_kept, recalibrate
 from .record import Recorder
-from .tasks import Task, build_task
+from .tasks import Task
 
 CHECKPOINT, METRICS_FILE = "last.ckpt", "metrics.csv"
 
@@ -52,10 +52,10 @@ def fit(
     source: Source,
     batch_size: int,
     models: tuple[nn.Module, nn.Module],
+    task: Task,
     folder: Path,
     unreadable: UnreadableLog,
     watcher: Watcher,
-    teacher: nn.Module | None = None,
 ) -> Fitted:
     """Trains a resizer and a network together, on the task's loss alone.
 
@@ -69,10 +69,10 @@ def fit(
         batch_size: images in a training batch, of all processes together.
         models: resizer (B, C, H, W) → (B, C, h, w), and network (B, C, h, w) → logits (B, K); changed in place, or
             replaced (``synchronise``).
+        task: its loss and metrics.
         folder: of the stage; gets ``last.ckpt`` and ``metrics.csv``.
         unreadable: collects the images that could not be read.
         watcher: notified of progress.
-        teacher: the network that distillation imitates.
 
     Raises:
         NonFiniteLossError, TooManyUnreadableError: end the training.
@@ -87,7 +87,8 @@ def fit(
     batches = open_batches(fabric, config, source, stage.seed, batch_size)
     if fabric.world_size > 1:
         models = (synchronise(models[0], fabric.device), synchronise(models[1], fabric.device))
-    model = place(fabric, nn.Sequential(*models))
+    task = place(fabric, task)
+    model = place(fabric, nn.Sequential(models[0], task.student(models[1])))
     resizer, network = model
     resuming = saved.is_file()
 
@@ -105,7 +106,6 @@ def fit(
     if config.ema and stage.front.is_learned:
         average = AveragedModel(resizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     tested = model if average is None else nn.Sequential(average.module, network)
-    task = place(fabric, build_task(config, len(source.labels), teacher))
     metrics_file = folder / METRICS_FILE if first else None
     recorder = Recorder(stage, config.objective, metrics_file, steps_per_epoch, unreadable, watcher)
 
@@ -124,7 +124,7 @@ def fit(
         test(0, 0.0)
         recorder.write()
         model.cpu().float()
-        return Fitted(resizer, network, 0.0, 0.0, fabric.device.type)
+        return Fitted(*models, 0.0, 0.0, fabric.device.type)
     optimiser: Any = build_optimiser(config, resizer, network, stage.learning_rate)
     schedule = build_schedule(config, optimiser, stage.steps, steps_per_epoch)
     optimiser = fabric.setup_optimizers(optimiser)  # undoes what fabric.backward scales losses by with 16-mixed
@@ -173,7 +173,7 @@ def fit(
 
     tested.cpu().float()  # from a GPU, or from the precision 64-true
     cpu, wall = recorder.stopwatch.read()
-    return Fitted(tested[0], network, cpu, wall, fabric.device.type)
+    return Fitted(tested[0], models[1], cpu, wall, fabric.device.type)
 
 
 @torch.inference_mode()

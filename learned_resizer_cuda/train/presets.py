@@ -64,7 +64,7 @@ FROZEN: dict[str, Any] = {
     "arms": ("bilinear", "bicubic", "lanczos", "learned", "blind"),
     "resizer_norms": "fixed",
 }
-DISTILL: dict[str, Any] = {"baseline_epochs": 0.0, "loss": "kl", "evaluations": 4}
+DISTILL: dict[str, Any] = {"baseline_epochs": 0.0, "loss": "cosine", "evaluations": 4}
 
 
 def preset(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,8 +75,6 @@ def preset(given: Mapping[str, Any]) -> dict[str, Any]:
         found = {"loss": "emd", "fit": "squash", "augment": "flip"} | found
     if task == "distill":
         found |= DISTILL | GENTLE
-        if given.get("distill_features"):
-            found["loss"] = "cosine"
         if "epochs" not in given:
             found["steps"] = 400  # of a folder of any size
         if not given.get("pretrained") and given.get("model", _PACKAGE.model) == _PACKAGE.model:

@@ -29,6 +29,7 @@ from .protocol import Stage, plan
 from .record import read_rows
 from .results import StageResult
 from .run_folder import STAGES, remedy
+from .tasks import build_task
 from .teacher import from_teacher, keep_teacher, load_teacher
 
 RESULT, NETWORK, RESIZER = "result.json", "network.safetensors", "resizer.safetensors"
@@ -135,9 +136,8 @@ class Run:
             remove_leftovers(folder)
         self.watcher.start(stage)
         batch_size = self.batch_sizes[stage.input_size]
-        fitted = fit(
-            stage, self.config, source, batch_size, models, folder, self.unreadable, self.watcher, self.teacher
-        )
+        task = build_task(self.config, outputs, self.teacher)
+        fitted = fit(stage, self.config, source, batch_size, models, task, folder, self.unreadable, self.watcher)
         if self.first:
             self._keep(stage, folder, fitted)
         distributed.wait_for_all()

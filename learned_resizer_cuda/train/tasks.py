@@ -32,6 +32,10 @@ class Task(nn.Module):
         """What a batch's outputs are compared with: here the data's targets."""
         return targets
 
+    def student(self, network: nn.Module) -> nn.Module:
+        """The network with the outputs that the loss needs: here its own."""
+        return network
+
     def measure(self, logits: Tensor, targets: Tensor) -> None:
         """Updates the metrics with a test batch."""
         self.mean_loss.update(self.loss(logits, targets), weight=len(logits))
@@ -99,54 +103,74 @@ class Distillation(Task):
     Args:
         teacher: images (B, C, S, S) → outputs (B, K), in evaluation mode.
         loss: of (outputs, targets).
-        metrics: see ``Task``.
+        has_classes: metric is how often the largest outputs agree, else the mean cosine.
     """
 
-    def __init__(self, teacher: nn.Module, loss: nn.Module, metrics: MetricCollection) -> None:
-        super().__init__(loss, metrics)
-        self.teacher = teacher
+    def __init__(self, teacher: nn.Module, loss: nn.Module, has_classes: bool = True) -> None:
+        metric = AGREEMENT if has_classes else COSINE
+        super().__init__(loss, MetricCollection({metric.name: MeanMetric()}))
+        self.teacher, self.has_classes = teacher, has_classes
 
     def targets(self, images: Tensor | MixedImages, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.teacher(images)
+            return self.student(self.teacher)(images)
 
-
-class OutputDistillation(Distillation):
-    """Kullback-Leibler divergence from a teacher's outputs, and how often the largest agree.
-
-    ``T² Σ_k p_k (log p_k - log q_k)`` with p and q the softmax of the teacher's and the student's outputs over T, mean
-    over the images (Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2).
-
-    Args:
-        teacher: see ``Distillation``.
-        temperature: T, above 0.
-    """
-
-    def __init__(self, teacher: nn.Module, temperature: float) -> None:
-        super().__init__(teacher, _Divergence(temperature), MetricCollection({AGREEMENT.name: MeanMetric()}))
-
-    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return (logits.detach().argmax(1) == targets.argmax(1)).sum()
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        return self._agreement(logits.detach(), targets).sum() if self.has_classes else None
 
     def _update(self, logits: Tensor, targets: Tensor) -> None:
-        self.metrics.update((logits.argmax(1) == targets.argmax(1)).float())
+        agreement = self._agreement if self.has_classes else _cosine
+        self.metrics.update(agreement(logits, targets).float())
+
+    def _agreement(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return logits.argmax(1) == targets.argmax(1)
 
 
 class FeatureDistillation(Distillation):
-    """Cosine of a teacher's and a student's features; loss: one minus it.
+    """Loss by the features before the last layer: one minus their cosine.
+
+    Outputs are the features and, of a network with classes, its K logits behind them.
 
     Args:
-        teacher: see ``Distillation``; its outputs are features.
+        teacher: see ``Distillation``; a network of timm.
+        num_outputs: K; 0: the network has no classes.
     """
 
-    def __init__(self, teacher: nn.Module) -> None:
-        super().__init__(teacher, _CosineDistance(), MetricCollection({COSINE.name: MeanMetric()}))
+    def __init__(self, teacher: nn.Module, num_outputs: int) -> None:
+        super().__init__(teacher, _CosineDistance(num_outputs), num_outputs > 0)
+        self.num_outputs = num_outputs
 
-    def _update(self, logits: Tensor, targets: Tensor) -> None:
-        self.metrics.update(_cosine(logits, targets))
+    def student(self, network: nn.Module) -> nn.Module:
+        return WithFeatures(network) if self.num_outputs else network
+
+    def _agreement(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return super()._agreement(logits[:, -self.num_outputs :], targets[:, -self.num_outputs :])
+
+
+class WithFeatures(nn.Module):
+    """A network of timm with its features before its outputs.
+
+    Args:
+        network: images → logits (B, K).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images → features and logits (B, F + K)."""
+        features = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
+        return torch.cat([features, self.network.get_classifier()(features)], 1)
 
 
 class _Divergence(nn.Module):
+    """Kullback-Leibler divergence from a teacher's outputs.
+
+    ``T² Σ_k p_k (log p_k - log q_k)`` with p and q the softmax of the teacher's and the student's outputs over T, mean
+    over the images (Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2).
+    """
+
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
@@ -159,8 +183,13 @@ class _Divergence(nn.Module):
 
 
 class _CosineDistance(nn.Module):
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return 1 - _cosine(outputs, targets).mean()
+        count = outputs.shape[1] - self.num_outputs
+        return 1 - _cosine(outputs[:, :count], targets[:, :count]).mean()
 
 
 def _cosine(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -187,8 +216,8 @@ def build_task(config: RunConfig, num_outputs: int, teacher: nn.Module | None = 
         num_outputs: classes or bins K.
         teacher: the network that distillation imitates.
     """
-    if teacher is not None and config.distill_features:
-        return FeatureDistillation(teacher)
+    if teacher is not None and config.loss == "cosine":
+        return FeatureDistillation(teacher, num_outputs)
     if teacher is not None:
-        return OutputDistillation(teacher, config.temperature)
+        return Distillation(teacher, _Divergence(config.temperature))
     return Quality() if config.task == "iqa" else Classification(num_outputs, config.loss, config.label_smoothing)

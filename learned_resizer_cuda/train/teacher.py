@@ -32,6 +32,8 @@ def keep_teacher(config: RunConfig, folder: Path, in_channels: int) -> None:
             f"distill_features: got False for {config.weights or config.model}, whose network has no classes; expected "
             "True"
         )
+    if count and config.loss == "cosine" and not hasattr(network, "forward_head"):
+        raise ValueError(f"loss: got cosine for {config.model}; expected kl: features are those of timm's networks")
     known = config.pretrained or config.weights in PACKAGES
     save_weights(network, folder / TEACHER, output_names(count, known))
 

@@ -22,7 +22,7 @@ from learned_resizer_cuda.data.image_view import fixed_view, read_view
 from learned_resizer_cuda.data.listing import is_for_testing
 from learned_resizer_cuda.resize import resize
 from learned_resizer_cuda.train.config import RunConfig
-from learned_resizer_cuda.train.tasks import Distillation, build_task
+from learned_resizer_cuda.train.tasks import build_task
 from tests.helpers.failures import command
 from tests.helpers.photo_folders import save
 
@@ -57,31 +57,43 @@ def configured(weights: Path, **values: Any) -> RunConfig:
 def test_loss_and_metrics_are_those_of_the_formulas(network: tuple[nn.Module, Path]) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = (4 * torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
-    task = build_task(configured(network[1], temperature=2.0), 5, nn.Identity())
+    agreement = (student.argmax(1) == teacher.argmax(1)).double().mean()
+    task = build_task(configured(network[1], loss="kl", temperature=2.0), 5, nn.Identity())
     p, q = ((values / 2).softmax(1) for values in (teacher, student))
     torch.testing.assert_close(task.loss(student, teacher), 4 * (p * (p / q).log()).sum(1).mean())
-    assert task.correct(student, teacher) == (student.argmax(1) == teacher.argmax(1)).sum()
+    assert task.correct(student, teacher) == 6 * agreement
     for part in (slice(0, 4), slice(4, 6)):
         task.measure(student[part], teacher[part])
     loss, metrics = task.results()
     assert loss == pytest.approx(float(task.loss(student, teacher)), rel=1e-6)  # torchmetrics adds in float32
-    assert metrics == {"agreement": pytest.approx(float((student.argmax(1) == teacher.argmax(1)).double().mean()))}
+    assert metrics == {"agreement": pytest.approx(float(agreement))}
+    features = [torch.randn(6, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    cosines = functional.cosine_similarity(*features)
+    task = build_task(configured(network[1]), 5, nn.Identity())
+    outputs = [torch.cat(pair, 1) for pair in zip(features, (student, teacher), strict=True)]
+    torch.testing.assert_close(task.loss(*outputs), 1 - cosines.mean())
+    task.measure(*outputs)
+    assert task.results()[1] == {"agreement": pytest.approx(float(agreement))}
+    assert task.correct(*outputs) == 6 * agreement
     task = build_task(configured(network[1], distill_features=True), 0, nn.Identity())
-    cosines = functional.cosine_similarity(student, teacher)
-    torch.testing.assert_close(task.loss(student, teacher), 1 - cosines.mean())
-    task.measure(student, teacher)
+    torch.testing.assert_close(task.loss(*features), 1 - cosines.mean())
+    task.measure(*features)
     assert task.results()[1] == {"cosine": pytest.approx(float(cosines.mean()), rel=1e-6)}
-    assert task.correct(student, teacher) is None
+    assert task.correct(*features) is None
 
 
-def test_the_teacher_sees_the_images_and_gets_no_gradient(network: tuple[nn.Module, Path]) -> None:
-    task = build_task(configured(network[1]), 7, network[0])
-    assert isinstance(task, Distillation)
+@pytest.mark.parametrize("loss", ["cosine", "kl"])
+def test_the_teacher_sees_the_images_and_gets_no_gradient(network: tuple[nn.Module, Path], loss: str) -> None:
+    task = build_task(configured(network[1], loss=loss), 7, network[0])
     images = torch.rand(2, 3, 48, 48, requires_grad=True)
     targets = task.targets(images, torch.zeros(2))
     assert not targets.requires_grad
     with torch.no_grad():
-        assert torch.equal(targets, network[0](images))
+        assert torch.equal(targets[:, -7:], network[0](images))
+        bare = timm.create_model("test_efficientnet", num_classes=0).eval()
+        state = network[0].state_dict()
+        bare.load_state_dict({name: value for name, value in state.items() if "classifier" not in name})
+        assert loss == "kl" or torch.equal(targets[:, :-7], bare(images))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,7 @@ def run(photos: Path, network: tuple[nn.Module, Path], tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("runs") / "run"
     weights = shutil.copy(network[1], folder.parent / "weights.safetensors")
     words = ("train", "--task", "distill", "--data", photos, "--model", "test_efficientnet", "--weights", weights)
-    code, printed = command(*words, *SIZES, *SHORT, "--freeze", "network", "--output", folder)
+    code, printed = command(*words, *SIZES, *SHORT, "--freeze", "network", "--loss", "kl", "--output", folder)
     assert code == 0, printed
     Path(weights).unlink()
     return folder
@@ -162,7 +174,7 @@ def test_features_and_a_network_that_trains_too(photos: Path, network: tuple[nn.
         (("--model", "resnet18"), "weights: got none; expected a file, or pretrained, for task distill"),
         (("--model", "small_cnn"), "weights: got none; expected a file, or pretrained, for task distill"),
         (("--input-size", "native"), "input_size: got native; expected numbers of pixels for task distill"),
-        (("--loss", "softmax"), "loss: got 'softmax'; expected kl for task distill"),
+        (("--loss", "softmax"), "loss: got 'softmax'; expected cosine or kl for task distill"),
         (("--weights", "efficientnet-lite0", "--model", "resnet18"), "efficientnet-lite0, of another network"),
         (("--data", "digits"), "data: got 'digits'; expected crops or a folder for task distill"),
     ],

@@ -66,7 +66,7 @@ def test_resuming_repeats_the_round_that_was_stopped(stop: int, resumed: int, tm
         source = Watching(tmp_path / "data", stop)
         models = build_models(stage, config, 3, 2)
         with contextlib.suppress(Stopped):
-            fit(stage, config, source, 4, models, tmp_path, UnreadableLog(0), Watcher())
+            fit(stage, config, source, 4, models, build_task(config, 2), tmp_path, UnreadableLog(0), Watcher())
         return source.drawn
 
     assert train(stop) == list(range(stop))
