@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.report import environment_line, table
+from learned_resizer_cuda.report.summary import MeanStd
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md")
@@ -62,9 +63,13 @@ def fill(text: str, results: Path) -> str:
 
 
 def tables_of(data: dict[str, Any], name: str) -> str:
-    """The tables of a results file of any of the three kinds."""
+    """The tables of a results file of any kind."""
     if "busy" in data:
         return busy_table(data)
+    if "recipes" in data:
+        return recipe_table(data)
+    if "pairs" in data:
+        return pair_table(data)
     return run_tables(data) if "tables" in data else benchmark_tables(data, name)
 
 
@@ -77,6 +82,43 @@ def busy_table(found: dict[str, Any]) -> str:
     ]
     where = f"{found['cpu']}, torch {found['torch']}, {found['steps']} steps a stage, {found['date']}."
     return f"{table(('waiting', 'arm', 'idle, s', 'busy, s', 'factor'), rows)}\n\n{where}"
+
+
+def recipe_table(found: dict[str, Any]) -> str:
+    """Means over the seeds by recipe, from `benchmarks.experiments.frozen`."""
+    rows = []
+    columns = (
+        ("agreement of the average", 100, 1),
+        ("divergence of the average", 1, 2),
+        ("divergence of the last", 1, 2),
+    )
+    for name in dict.fromkeys(record["recipe"] for record in found["recipes"]):
+        mine = [record for record in found["recipes"] if record["recipe"] == name]
+        values = [[record[key] for record in mine if key in record] for key, _, _ in columns]
+        cells = (
+            MeanStd.of(some).text(digits, factor) if some else ""
+            for some, (_, factor, digits) in zip(values, columns, strict=True)
+        )
+        rows.append((name, *cells))
+    header = ("recipe", "agreement, %", "divergence", "divergence without average")
+    seeds = 1 + max(record["seed"] for record in found["recipes"])
+    steps = max(record.get("steps", 0) for record in found["recipes"])
+    where = f"{seeds} seeds of {steps} steps, {found['photographs']} photographs; torch {found['torch']}."
+    return f"{table(header, rows)}\n\n{where}"
+
+
+def pair_table(found: dict[str, Any]) -> str:
+    """The learned arm against the others on the same photographs, from `benchmarks.experiments.frozen`."""
+    rows = []
+    for row in found["pairs"]:
+        gaps = ("", "")
+        if row["arm"] != "learned":
+            points = f"{100 * row['agreement gap']:+.1f} ± {100 * row['agreement margin']:.1f}"
+            gaps = (points, f"{row['divergence gap']:+.2f} ± {row['divergence margin']:.2f}")
+        rows.append((row["arm"], f"{100 * row['agreement']:.1f}", gaps[0], f"{row['divergence']:.2f}", gaps[1]))
+    header = ("resizer", "agreement, %", "learned − it, points", "divergence", "learned − it")
+    where = f"{found['photographs']} photographs, {found['seeds']} seeds; torch {found['torch']}."
+    return f"{table(header, rows)}\n\n{where}"
 
 
 def benchmark_tables(summary: dict[str, Any], name: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .atomic import atomic_bytes
-from .weights import LONGEST_JSON, ResizerConfig, WeightsFile, explaining, restore, save_resizer
+from .weights import LONGEST_JSON, ResizerConfig, WeightsFile, explaining, load_resizer, restore, save_resizer
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -69,6 +69,8 @@ def from_pretrained(
 ) -> _Resizer:
     """See ``FusedResizer.from_pretrained``."""
     _require("safetensors")
+    if Path(path_or_repo).is_file():
+        return load_resizer(cls, Path(path_or_repo))[0].to(map_location)
     # Not the mixin's own, which ignores a configuration that it cannot read, and then lacks `size`
     config_file, weights_file = (_file(path_or_repo, name, download) for name in (CONFIG, WEIGHTS))
     file = WeightsFile(weights_file)

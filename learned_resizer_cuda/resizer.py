@@ -128,11 +128,11 @@ class FusedResizer(reference.Resizer):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> _Resizer:
-        """Load a resizer of ``save_pretrained`` or ``push_to_hub``. Needs the ``[train]`` extra.
+        """Load a resizer of ``save_pretrained``, ``push_to_hub`` or a run. Needs the ``[train]`` extra.
 
         Args:
-            path_or_repo: a folder, or a repository of the Hugging Face Hub, ``"owner/name"``. A folder takes
-                precedence.
+            path_or_repo: a folder, a run's ``resizer.safetensors``, or a repository of the Hugging Face Hub,
+                ``"owner/name"``. A folder or file takes precedence.
             map_location: device of the module.
             revision, token, cache_dir, force_download, local_files_only: passed to
                 ``huggingface_hub.hf_hub_download``; unused for a folder.

@@ -107,6 +107,8 @@ def test_the_weights_serve_the_command_line(tmp_path: Path) -> None:
     resizer.save_pretrained(tmp_path)
     loaded, config = load_resizer(FusedResizer, tmp_path / "model.safetensors")
     assert config == ResizerConfig.of(resizer)
+    file = FusedResizer.from_pretrained(tmp_path / "model.safetensors")  # as a run writes it
+    assert all(torch.equal(value, file.state_dict()[name]) for name, value in loaded.state_dict().items())
     with torch.no_grad():
         assert torch.equal(loaded(_image()), resizer.eval()(_image()))
 

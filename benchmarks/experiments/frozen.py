@@ -1,14 +1,14 @@
 """Recipes for training the resizer before a frozen network: one factor changed at a time.
 
-``python -m benchmarks.experiments.frozen FOLDER --out FILE`` trains the learned resizer, 224 to 96, before the frozen
+``python -m benchmarks.experiments.frozen FOLDER`` trains the learned resizer, 224 to 96, before the frozen
 EfficientNet-Lite0 of the extra [pretrained], to answer as the network does at 224. FOLDER has ``train`` and ``val``
-with photographs. Each line of FILE, JSON, is one training: recipe, seed, and agreement with the network's own answer
-and Kullback-Leibler divergence on the photographs of ``val``, of the average of the weights and of the last ones. Lines
-that are there are kept, and not trained again. ``--part 0/2`` and ``--part 1/2`` share the work between two processes.
-``--table`` prints means over the seeds.
+with photographs. benchmarks/results/recipes.json gets a record of each training: recipe, seed, and agreement with the
+network's own answer and Kullback-Leibler divergence on the photographs of ``val``, of the average of the weights and of
+the last ones. Trainings that are there are kept.
 
 So that many recipes fit into an hour, images and the network's answers are computed once: four views of each training
-photograph. `learned-resizer train --task distill --freeze network` draws new ones in each epoch.
+photograph. `learned-resizer train --task distill --freeze network` draws new ones in each epoch. ``--compare RUN``
+reads such a run, and writes frozen.json and pairs.json: its arms compared photograph by photograph.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import copy
 import json
 import math
-import statistics
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +27,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.experiments.paper import RESULTS, summary_of
 from learned_resizer_cuda import FusedResizer, Resize
 from learned_resizer_cuda.batch_norm import Norm
 from learned_resizer_cuda.data.image_view import drawn_view, fixed_view, read_view
 from learned_resizer_cuda.data.listing import images_under
+from learned_resizer_cuda.train.batches import Batches
+from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.frequencies import FrequencyAdamW
 from learned_resizer_cuda.train.memory import keep_freed_memory
 from learned_resizer_cuda.train.networks import build_network
 from learned_resizer_cuda.train.recalibrate import recalibrate
+from learned_resizer_cuda.train.run import Run
 
 INPUT, SIZE, VIEWS, BATCH, CALIBRATION, WARM_UP = 224, 96, 4, 16, 8, 10
 MODEL, WEIGHTS = "tf_efficientnet_lite0", "efficientnet-lite0"
@@ -169,56 +172,73 @@ def unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def compare(folder: Path) -> dict[str, Any]:
+    """The learned arm of a run against each other one, on the same photographs.
 
-
-def table(lines: list[dict[str, Any]]) -> str:
-    """Means and standard deviations over the seeds, in Markdown."""
-    rows = ["| recipe | seeds | agreement, % | divergence | divergence without average |", "|---|---|---|---|---|"]
-    for name in dict.fromkeys(line["recipe"] for line in lines):
-        mine = [line for line in lines if line["recipe"] == name]
-
-        def text(key: str, digits: int, factor: float = 1, mine: list[dict[str, Any]] = mine) -> str:
-            values = [factor * line[key] for line in mine if key in line]
-            if not values:
-                return "–"
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            return f"{statistics.fmean(values):.{digits}f}{spread}"
-
-        cells = (text("agreement of the average", 1, 100), text("divergence of the average", 2))
-        rows.append(f"| {name} | {len(mine)} | {cells[0]} | {cells[1]} | {text('divergence of the last', 2)} |")
-    return "\n".join(rows)
+    A margin is what chance may make at about 95 %: ``2 sqrt(v / N + s² / n)``, with v the variance over the N
+    photographs of the difference's mean over the n seeds, and s its standard deviation over the seeds.
+    """
+    run = Run(RunConfig.load(folder / "config.yaml"), folder)
+    source, config = next(iter(run.sources.values())), run.config
+    assert run.teacher is not None
+    batches = [*Batches(source, 0, BATCH, normalize=(config.mean, config.std)).test()]
+    found: dict[str, list[Tensor]] = {}
+    with torch.inference_mode():
+        teacher = torch.cat([run.teacher(batch.images) for batch in batches])
+        for stage in run.stages:
+            result = run.load_stage(stage)
+            mine = torch.cat([result.network(result.resizer(batch.images)) for batch in batches])
+            logs = [values.log_softmax(1) for values in (mine, teacher)]
+            divergence = functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(1)
+            agreement = (mine.argmax(1) == teacher.argmax(1)).float()
+            found.setdefault(stage.arm, []).append(torch.stack([agreement, divergence]).double())
+    arms = {arm: torch.stack(values) for arm, values in found.items()}  # (seeds, 2, photographs)
+    rows = []
+    for arm, values in arms.items():
+        gaps = (arms["learned"] - values).transpose(0, 1)  # (2, seeds, photographs)
+        margins = 2 * (gaps.mean(1).var(1) / gaps.shape[2] + gaps.mean(2).var(1) / gaps.shape[1]).sqrt()
+        row: dict[str, Any] = {"arm": arm}
+        for name, value, gap, margin in zip(
+            ("agreement", "divergence"), values.mean((0, 2)), gaps.mean((1, 2)), margins, strict=True
+        ):
+            row |= {name: float(value), f"{name} gap": float(gap), f"{name} margin": float(margin)}
+        rows.append(row)
+    return {"pairs": rows, "photographs": len(teacher), "seeds": config.seeds, "torch": torch.__version__}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--part", default="0/1")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--compare", type=Path)
     options = parser.parse_args()
-    if options.table:
-        print(table(read(options.out)))
-        return
     keep_freed_memory()
     torch.set_num_threads(1)
-    part, parts = map(int, options.part.split("/"))
-    study = Study(options.folder)
-    work: list[tuple[str, int]] = [(name, 0) for name in ("bilinear", "bicubic", "lanczos")]
+    if options.compare is not None:
+        write(options.out / "frozen.json", summary_of(options.compare))
+        write(options.out / "pairs.json", compare(options.compare))
+    if options.folder is None:
+        return
+    study, path = Study(options.folder), options.out / "recipes.json"
+    records = json.loads(path.read_text())["recipes"] if path.exists() else []
+    work = [(name, 0) for name in ("bilinear", "bicubic", "lanczos")]
     work += [(name, seed) for seed in range(options.seeds) for name in RECIPES]
-    for name, seed in work[part::parts]:
-        if any((line["recipe"], line["seed"]) == (name, seed) for line in read(options.out)):
+    for name, seed in work:
+        if any((record["recipe"], record["seed"]) == (name, seed) for record in records):
             continue
         if name in RECIPES:
             found = study.train(RECIPES[name], seed, options.steps) | asdict(RECIPES[name]) | {"steps": options.steps}
         else:
             tested = study.test(Resize(SIZE, interpolation=name))
             found = {f"{metric} of the average": value for metric, value in tested.items()}
-        with options.out.open("a") as file:
-            file.write(json.dumps({"recipe": name, "seed": seed, **found, "torch": torch.__version__}) + "\n")
+        records.append({"recipe": name, "seed": seed, **found})
+        write(path, {"recipes": records, "photographs": len(study.data["test"]), "torch": torch.__version__})
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -42,10 +42,7 @@ PHOTOGRAPHS: dict[str, Any] = {
     "evaluations": 8,
 }
 
-# Crops of photographs before the EfficientNet-Lite0 of the extra [pretrained].
-CROPS: dict[str, Any] = {"input_size": (224,), "size": 96}
-
-BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS, "crops": CROPS}
+BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS}
 PACKAGED = "efficientnet-lite0"
 _PACKAGE = PACKAGES[PACKAGED]
 
@@ -80,7 +77,7 @@ def preset(given: Mapping[str, Any]) -> dict[str, Any]:
         if not given.get("pretrained") and given.get("model", _PACKAGE.model) == _PACKAGE.model:
             found["weights"] = PACKAGED
         if given.get("weights", found.get("weights")) == PACKAGED:
-            found["model"] = _PACKAGE.model
+            found |= {"model": _PACKAGE.model, "input_size": (224,), "size": 96}
     if given.get("freeze"):
         found |= FROZEN | GENTLE
     if given.get("pretrained") or given.get("weights", found.get("weights")):
