@@ -128,7 +128,9 @@ class FusedResizer(reference.Resizer):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> _Resizer:
-        """Load a resizer of ``save_pretrained``, ``push_to_hub`` or a run. Needs the ``[train]`` extra.
+        """Load a resizer of ``save_pretrained``, ``push_to_hub`` or a run.
+
+        Needs the ``[train]`` extra.
 
         Args:
             path_or_repo: a folder, a run's ``resizer.safetensors``, or a repository of the Hugging Face Hub,

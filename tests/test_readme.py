@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["use", "different sizes", "in place of"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["use", "different sizes", "own network", "in place of"])
 def test_python_of_the_readme_runs(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
 

@@ -6,9 +6,9 @@ with photographs. benchmarks/results/recipes.json gets a record of each training
 network's own answer and Kullback-Leibler divergence on the photographs of ``val``, of the average of the weights and of
 the last ones. Trainings that are there are kept.
 
-So that many recipes fit into an hour, images and the network's answers are computed once: four views of each training
-photograph. `learned-resizer train --task distill --freeze network` draws new ones in each epoch. ``--compare RUN``
-reads such a run, and writes frozen.json and pairs.json: its arms compared photograph by photograph.
+So that many recipes fit into an hour, images and the network's answers are computed once. ``--compare RUN`` reads a run
+of `learned-resizer train --task distill --freeze network`, and writes frozen.json and pairs.json: its arms compared
+photograph by photograph.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +29,7 @@ from torch.nn import functional
 from benchmarks.experiments.paper import RESULTS, summary_of
 from learned_resizer_cuda import FusedResizer, Resize
 from learned_resizer_cuda.batch_norm import Norm
-from learned_resizer_cuda.data.image_view import drawn_view, fixed_view, read_view
+from learned_resizer_cuda.data.image_view import fixed_view, read_view
 from learned_resizer_cuda.data.listing import images_under
 from learned_resizer_cuda.train.batches import Batches
 from learned_resizer_cuda.train.config import RunConfig
@@ -40,7 +39,7 @@ from learned_resizer_cuda.train.networks import build_network
 from learned_resizer_cuda.train.recalibrate import recalibrate
 from learned_resizer_cuda.train.run import Run
 
-INPUT, SIZE, VIEWS, BATCH, CALIBRATION, WARM_UP = 224, 96, 4, 16, 8, 10
+INPUT, SIZE, BATCH, CALIBRATION, WARM_UP = 224, 96, 16, 8, 10
 MODEL, WEIGHTS = "tf_efficientnet_lite0", "efficientnet-lite0"
 
 
@@ -66,6 +65,7 @@ RECIPES = {
     "rate 3e-4": Recipe(learning_rate=3e-4),
     "norms of each batch": Recipe(norms="batch"),
     "outputs": Recipe(loss="kl"),
+    "outputs, taps, norms of each batch, rate 1e-3": Recipe("taps", learning_rate=1e-3, norms="batch", loss="kl"),
     "outputs, temperature 4": Recipe(loss="kl", temperature=4.0),
     "hard labels": Recipe(loss="hard"),
     "random weights": Recipe(zero_init=False),
@@ -86,10 +86,9 @@ class Study:
     def _views(self, folder: Path) -> dict[str, Tensor]:
         fixed = partial(fixed_view, "crop")
         train = []
-        for number, name in enumerate(images_under(folder / "train")):
-            for view in range(VIEWS):
-                choose = partial(drawn_view, "crop", "crop", generator=np.random.default_rng((number, view)))
-                train.append(read_view(folder / "train" / name, choose, INPUT, 3))
+        for name in images_under(folder / "train"):
+            image = read_view(folder / "train" / name, fixed, INPUT, 3)
+            train += [image, image.flip(-1)]
         test = [read_view(folder / "val" / name, fixed, INPUT, 3) for name in images_under(folder / "val")]
         found = {"train": torch.stack(train), "test": torch.stack(test)}
         with torch.inference_mode():

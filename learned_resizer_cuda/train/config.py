@@ -40,6 +40,8 @@ LOSSES = {
     "distill-features": ("cosine",),
 }
 """Losses by objective."""
+_END = b"\n...\n"
+"""YAML's end of a document."""
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -349,16 +351,21 @@ class RunConfig:
 
     def save(self, path: Path) -> None:
         """Writes YAML that ``load`` reads back."""
-        atomic_bytes(path, yaml.safe_dump(self.as_dict(), sort_keys=False).encode())
+        atomic_bytes(path, yaml.safe_dump(self.as_dict(), sort_keys=False, explicit_end=True).encode())
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
-        """Reads a file of ``save``, or one with some of the fields.
+        """Reads a file of ``save``.
 
         Raises:
             FileNotFoundError, TypeError, ValueError: as ``read_yaml`` and ``make``.
+            ValueError: its end is missing. What is left of a file that was cut off may be a whole configuration of
+                fewer fields.
         """
-        return cls.make(read_yaml(path))
+        values = read_yaml(path)
+        if not path.read_bytes().endswith(_END):
+            raise ValueError(f"{path} does not end with {_END.decode().strip()}")
+        return cls.make(values)
 
 
 _HINTS = get_type_hints(RunConfig)

@@ -61,7 +61,12 @@ FROZEN: dict[str, Any] = {
     "arms": ("bilinear", "bicubic", "lanczos", "learned", "blind"),
     "resizer_norms": "fixed",
 }
-DISTILL: dict[str, Any] = {"baseline_epochs": 0.0, "loss": "cosine", "evaluations": 4}
+DISTILL: dict[str, Any] = {
+    "baseline_epochs": 0.0,
+    "loss": "cosine",
+    "evaluations": 4,
+    "augment": "flip",  # whole images, as they are tested: the teacher knows the answer to each
+}
 
 
 def preset(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,6 +137,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         found |= {name: own[name] for name in head}
     different = [name for name in own if name not in found or found[name].shape != own[name].shape]
     different += [name for name in found if name not in own]
+    first = different[0] if len(different) == 1 else ""
+    if first in own and first in found and own[first].shape[2:] == found[first].shape[2:]:
+        raise ValueError(
+            f"weights: got {shorten(source, 200)}, trained on images of {found[first].shape[1]} channels; expected "
+            f"{own[first].shape[1]}, as the data has"
+        )
     if different:
         names = ", ".join(shorten(name, 60) for name in different[:3])
         raise ValueError(

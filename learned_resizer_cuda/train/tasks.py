@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -160,8 +162,9 @@ class WithFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images → features and logits (B, F + K)."""
-        features = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
-        return torch.cat([features, self.network.get_classifier()(features)], 1)
+        network: Any = self.network
+        features = network.forward_head(network.forward_features(images), pre_logits=True)
+        return torch.cat([features, network.get_classifier()(features)], 1)
 
 
 class _Divergence(nn.Module):

@@ -69,9 +69,13 @@ def test_configuration_survives_its_file(tmp_path: Path) -> None:
     config = RunConfig.make({"arms": ("learned", "bicubic"), "seeds": 3, "weight_decay": 0.25, "loss": "sigmoid"})
     config.save(tmp_path / "config.yaml")
     assert RunConfig.load(tmp_path / "config.yaml") == config
+    whole = (tmp_path / "config.yaml").read_bytes()
+    (tmp_path / "cut.yaml").write_bytes(whole[: whole.index(b"loss:")])  # a whole configuration of fewer fields
+    with pytest.raises(ValueError, match=r"cut.yaml does not end with \.\.\."):
+        RunConfig.load(tmp_path / "cut.yaml")
     # A file with some of the fields is completed in the same way as options
     (tmp_path / "part.yaml").write_text("seeds: 2\ninput_size: [96, 128]\nlearning_rate: 1e-4\n")
-    part = RunConfig.load(tmp_path / "part.yaml")
+    part = RunConfig.make(read_yaml(tmp_path / "part.yaml"))
     assert part.learning_rate == 1e-4
     assert (part.seeds, part.input_size, part.model) == (2, (96, 128), "small_cnn")
 

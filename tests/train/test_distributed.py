@@ -76,7 +76,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
     @cache
     def rows(precision: str) -> list[dict[str, str]]:
-        return run(tmp_path_factory.mktemp("alone") / "run", data, "--precision", precision)
+        return run(tmp_path_factory.mktemp("alone") / "run", data, "--precision", precision, "--jobs", "1")
 
     return rows
 
@@ -86,8 +86,9 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     [
         # The bar. Training lets roundings grow: on the digits, two threads instead of one move losses by more than 1e-4
         # within ten steps. Here they stay below it for the steps that are made.
-        ("lightning", "32-true", 1e-4),
+        pytest.param("lightning", "32-true", 1e-4, marks=pytest.mark.slow),
         # 5e-15 was seen; a mistake in what is summed over the processes would be far larger.
+        ("lightning", "64-true", 1e-12),
         ("torchrun", "64-true", 1e-12),
         pytest.param("nodes", "32-true", 1e-4, marks=pytest.mark.slow),
     ],

@@ -171,6 +171,7 @@ def test_an_error_of_one_stage_ends_the_run_in_its_words(data: Path, tmp_path: P
     assert (tmp_path / "run/stages/bilinear-12-seed0/result.json").exists()
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_limited_in_all_stages_together(data: Path, tmp_path: Path) -> None:
     more = ("--jobs", 2, "--arms", "bilinear,bicubic", "--max-unreadable", 0)
     code, printed = command("train", "--data", data, *SHORT, "--output", tmp_path / "run", *more)

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from learned_resizer_cuda.report import write
-from learned_resizer_cuda.train import run
+from learned_resizer_cuda.train import network_file, run
 from learned_resizer_cuda.train.run_folder import LOCK
 from learned_resizer_cuda.train.tasks import Classification
 from tests.helpers.failures import Case, Outcome, names
@@ -68,7 +68,7 @@ def _swallowed() -> None:
 
 def _stopped_in_c(folder: Path) -> Outcome:
     finished()
-    with before(run, "WeightsFile", 1, _swallowed):
+    with before(network_file, "WeightsFile", 1, _swallowed):
         code, printed = train(folder / "run")
     return Outcome(code, printed.splitlines()[-1], f"resumed, {again(folder / 'run')}")
 
