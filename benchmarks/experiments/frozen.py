@@ -39,7 +39,7 @@ from learned_resizer_cuda.train.networks import build_network
 from learned_resizer_cuda.train.recalibrate import recalibrate
 from learned_resizer_cuda.train.run import Run
 
-INPUT, SIZE, BATCH, CALIBRATION, WARM_UP = 224, 96, 16, 8, 10
+INPUT, SIZE, BATCH, CALIBRATION, WARM_UP = 224, 96, 16, 8, 6
 MODEL, WEIGHTS = "tf_efficientnet_lite0", "efficientnet-lite0"
 
 
@@ -62,7 +62,6 @@ RECIPES = {
     "recipe": Recipe(),
     "taps": Recipe(basis="taps"),
     "taps, rate 1e-3": Recipe(basis="taps", learning_rate=1e-3),
-    "rate 3e-4": Recipe(learning_rate=3e-4),
     "norms of each batch": Recipe(norms="batch"),
     "outputs": Recipe(loss="kl"),
     "outputs, taps, norms of each batch, rate 1e-3": Recipe("taps", learning_rate=1e-3, norms="batch", loss="kl"),
@@ -209,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--compare", type=Path)
     options = parser.parse_args()

@@ -110,7 +110,8 @@ class SideBySide:
         workers: list[_Worker] = []
         try:
             with distributed.signals_deferred():
-                workers += [_Worker(self.run.config, self.run.folder, self.run.threads) for _ in range(self.count)]
+                for _ in range(self.count):
+                    workers.append(_Worker(self.run.config, self.run.folder, self.run.threads))
             self.idle += workers
             while self.waiting or self.busy:
                 self._start_stages()
@@ -127,15 +128,12 @@ class SideBySide:
             if self.idle and key in self.waiting and self.waiting[key].start_key not in unfinished:
                 worker, stage = self.idle.pop(), self.waiting.pop(key)
                 self.busy[worker.connection] = worker, stage
-                worker.connection.send(key)
+                with _noticing(worker, stage):
+                    worker.connection.send(key)
 
     def _receive(self, worker: _Worker, stage: Stage) -> None:
-        try:
+        with _noticing(worker, stage):
             kind, *content = worker.connection.recv()
-        except (EOFError, ConnectionError):
-            raise WorkerError(
-                f"{stage.name}: its process ended ({worker.ending()}); if memory was short, use fewer --jobs"
-            ) from None
         if kind == "error":
             error, text = content
             raise error from _Traceback(text)
@@ -147,6 +145,17 @@ class SideBySide:
             self.run.watcher.finish(self.results[stage.key])
         else:
             getattr(self.run.watcher, kind)(*content)
+
+
+@contextlib.contextmanager
+def _noticing(worker: _Worker, stage: Stage) -> Iterator[None]:
+    """Raises ``WorkerError`` if the process is found to have ended."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise WorkerError(
+            f"{stage.name}: its process ended ({worker.ending()}); if memory was short, use fewer --jobs"
+        ) from None
 
 
 class _Traceback(Exception):
