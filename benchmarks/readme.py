@@ -109,14 +109,15 @@ def recipe_table(found: dict[str, Any]) -> str:
 
 def pair_table(found: dict[str, Any]) -> str:
     """The learned arm against the others on the same photographs, from `benchmarks.experiments.frozen`."""
+    columns = (("agreement", 100, 1), ("cosine", 1, 3), ("divergence", 1, 2))
     rows = []
     for row in found["pairs"]:
-        gaps = ("", "")
-        if row["arm"] != "learned":
-            points = f"{100 * row['agreement gap']:+.1f} ± {100 * row['agreement margin']:.1f}"
-            gaps = (points, f"{row['divergence gap']:+.2f} ± {row['divergence margin']:.2f}")
-        rows.append((row["arm"], f"{100 * row['agreement']:.1f}", gaps[0], f"{row['divergence']:.2f}", gaps[1]))
-    header = ("resizer", "agreement, %", "learned − it, points", "divergence", "learned − it")
+        cells = []
+        for name, factor, digits in columns:
+            gap, margin = (f"{factor * row[f'{name} {what}']:+.{digits}f}" for what in ("gap", "margin"))
+            cells += [f"{factor * row[name]:.{digits}f}", "" if row["arm"] == "learned" else f"{gap} ± {margin[1:]}"]
+        rows.append((row["arm"], *cells))
+    header = ("resizer", "agreement, %", "learned − it", "cosine", "learned − it", "divergence", "learned − it")
     where = f"{found['photographs']} photographs, {found['seeds']} seeds; torch {found['torch']}."
     return f"{table(header, rows)}\n\n{where}"
 

@@ -38,6 +38,7 @@ from learned_resizer_cuda.train.memory import keep_freed_memory
 from learned_resizer_cuda.train.networks import build_network
 from learned_resizer_cuda.train.recalibrate import recalibrate
 from learned_resizer_cuda.train.run import Run
+from learned_resizer_cuda.train.tasks import build_task
 
 INPUT, SIZE, BATCH, CALIBRATION, WARM_UP = 224, 96, 16, 8, 6
 MODEL, WEIGHTS = "tf_efficientnet_lite0", "efficientnet-lite0"
@@ -178,26 +179,28 @@ def compare(folder: Path) -> dict[str, Any]:
     """
     run = Run(RunConfig.load(folder / "config.yaml"), folder)
     source, config = next(iter(run.sources.values())), run.config
-    assert run.teacher is not None
+    task, classes = build_task(config, len(run.labels), run.teacher), len(run.labels)
     batches = [*Batches(source, 0, BATCH, normalize=(config.mean, config.std)).test()]
     found: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
-        teacher = torch.cat([run.teacher(batch.images) for batch in batches])
+        teacher = torch.cat([task.targets(batch.images, batch.targets) for batch in batches])
         for stage in run.stages:
             result = run.load_stage(stage)
-            mine = torch.cat([result.network(result.resizer(batch.images)) for batch in batches])
-            logs = [values.log_softmax(1) for values in (mine, teacher)]
+            student = task.student(result.network)
+            mine = torch.cat([student(result.resizer(batch.images)) for batch in batches])
+            logs = [values[:, -classes:].log_softmax(1) for values in (mine, teacher)]
             divergence = functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(1)
-            agreement = (mine.argmax(1) == teacher.argmax(1)).float()
-            found.setdefault(stage.arm, []).append(torch.stack([agreement, divergence]).double())
-    arms = {arm: torch.stack(values) for arm, values in found.items()}  # (seeds, 2, photographs)
+            agreement = (logs[0].argmax(1) == logs[1].argmax(1)).float()
+            cosine = functional.cosine_similarity(mine[:, :-classes], teacher[:, :-classes])
+            found.setdefault(stage.arm, []).append(torch.stack([agreement, cosine, divergence]).double())
+    arms = {arm: torch.stack(values) for arm, values in found.items()}  # (seeds, 3, photographs)
     rows = []
     for arm, values in arms.items():
-        gaps = (arms["learned"] - values).transpose(0, 1)  # (2, seeds, photographs)
+        gaps = (arms["learned"] - values).transpose(0, 1)  # (3, seeds, photographs)
         margins = 2 * (gaps.mean(1).var(1) / gaps.shape[2] + gaps.mean(2).var(1) / gaps.shape[1]).sqrt()
         row: dict[str, Any] = {"arm": arm}
         for name, value, gap, margin in zip(
-            ("agreement", "divergence"), values.mean((0, 2)), gaps.mean((1, 2)), margins, strict=True
+            ("agreement", "cosine", "divergence"), values.mean((0, 2)), gaps.mean((1, 2)), margins, strict=True
         ):
             row |= {name: float(value), f"{name} gap": float(gap), f"{name} margin": float(margin)}
         rows.append(row)
