@@ -14,7 +14,6 @@ photograph by photograph.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -25,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.experiments.paper import RESULTS, summary_of
 from learned_resizer_cuda import FusedResizer, Resize
-from learned_resizer_cuda.batch_norm import Norm
 from learned_resizer_cuda.data.image_view import fixed_view, read_view
 from learned_resizer_cuda.data.listing import images_under
 from learned_resizer_cuda.train.batches import Batches
@@ -36,11 +35,11 @@ from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.frequencies import FrequencyAdamW
 from learned_resizer_cuda.train.memory import keep_freed_memory
 from learned_resizer_cuda.train.networks import build_network
-from learned_resizer_cuda.train.recalibrate import recalibrate
+from learned_resizer_cuda.train.recalibrate import norms_of, recalibrate
 from learned_resizer_cuda.train.run import Run
-from learned_resizer_cuda.train.tasks import build_task
+from learned_resizer_cuda.train.tasks import CosineDistance, Divergence, WithFeatures, build_task
 
-INPUT, SIZE, BATCH, CALIBRATION, WARM_UP = 224, 96, 16, 8, 6
+INPUT, SIZE, CLASSES, BATCH, CALIBRATION, WARM_UP, EMA = 224, 96, 1000, 16, 8, 6, 0.98
 MODEL, WEIGHTS = "tf_efficientnet_lite0", "efficientnet-lite0"
 
 
@@ -49,13 +48,11 @@ class Recipe:
     """The recipe that the others differ from in one factor."""
 
     basis: str = "frequencies"
-    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     norms: str = "fixed"
     loss: str = "cosine"
     temperature: float = 1.0
     zero_init: bool = True
-    ema: float = 0.98
     interpolation: str = "bilinear"
 
 
@@ -65,7 +62,7 @@ RECIPES = {
     "taps, rate 1e-3": Recipe(basis="taps", learning_rate=1e-3),
     "norms of each batch": Recipe(norms="batch"),
     "outputs": Recipe(loss="kl"),
-    "outputs, taps, norms of each batch, rate 1e-3": Recipe("taps", learning_rate=1e-3, norms="batch", loss="kl"),
+    "outputs, taps, norms of each batch, rate 1e-3": Recipe("taps", 1e-3, "batch", "kl"),
     "outputs, temperature 4": Recipe(loss="kl", temperature=4.0),
     "hard labels": Recipe(loss="hard"),
     "random weights": Recipe(zero_init=False),
@@ -77,7 +74,8 @@ class Study:
     """The network, photographs and the network's own answers."""
 
     def __init__(self, folder: Path) -> None:
-        self.network = build_network(MODEL, 3, 1000, weights=WEIGHTS).eval().requires_grad_(False)
+        network = build_network(MODEL, 3, CLASSES, weights=WEIGHTS).eval().requires_grad_(False)
+        self.network = WithFeatures(network)
         kept = folder / "views.pt"
         if not kept.exists():
             torch.save(self._views(folder), kept)
@@ -93,24 +91,18 @@ class Study:
         found = {"train": torch.stack(train), "test": torch.stack(test)}
         with torch.inference_mode():
             for split in ("train", "test"):
-                features = torch.cat([self.features(unit(part)) for part in found[split].split(50)])
-                found[f"{split} features"] = features
-                found[f"{split} answers"] = self.network.get_classifier()(features)
+                found[f"{split} targets"] = torch.cat([self.network(unit(part)) for part in found[split].split(50)])
         return found
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) → (B, F), of which the last layer makes the answers."""
-        return self.network.forward_head(self.network.forward_features(images), pre_logits=True)
 
     @torch.inference_mode()
     def test(self, front: nn.Module) -> dict[str, float]:
         """Agreement and divergence of the network behind ``front``."""
         front.eval()
         mine = torch.cat([self.network(front(unit(part))) for part in self.data["test"].split(50)])
-        teacher = self.data["test answers"]
+        logits, teacher = mine[:, -CLASSES:], self.data["test targets"][:, -CLASSES:]
         return {
-            "agreement": float((mine.argmax(1) == teacher.argmax(1)).double().mean()),
-            "divergence": float(divergence(mine, teacher, 1.0)),
+            "agreement": float((logits.argmax(1) == teacher.argmax(1)).double().mean()),
+            "divergence": float(Divergence(1.0)(logits, teacher)),
         }
 
     def train(self, recipe: Recipe, seed: int, steps: int) -> dict[str, Any]:
@@ -118,52 +110,39 @@ class Study:
         torch.manual_seed(seed)
         resizer = FusedResizer(SIZE, interpolation=recipe.interpolation, zero_init=recipe.zero_init)
         count = len(self.data["train"])
-        order = torch.cat([torch.randperm(count) for _ in range(steps * BATCH // count + 1)])
+        order = torch.cat([torch.randperm(count) for _ in range(max(steps, CALIBRATION) * BATCH // count + 1)])
         first = [unit(self.data["train"][order[i * BATCH : (i + 1) * BATCH]]) for i in range(CALIBRATION)]
         if recipe.norms == "fixed":
             recalibrate(resizer, first)
-            for norm in (module for module in resizer.modules() if isinstance(module, Norm)):
+            for norm in norms_of(resizer):
                 norm.eval()
-        group = {"params": [*resizer.parameters()], "lr": recipe.learning_rate}
-        optimiser: torch.optim.Optimizer
-        if recipe.optimizer == "sgd":
-            optimiser = torch.optim.SGD([group], momentum=0.9)
-        else:
-            optimiser = FrequencyAdamW([group | {"frequencies": recipe.basis == "frequencies"}], 0.0)
-        average = copy.deepcopy(resizer)
+        group = {"params": [*resizer.parameters()], "frequencies": recipe.basis == "frequencies"}
+        optimiser = FrequencyAdamW([group], 0.0)
+        average = AveragedModel(resizer, multi_avg_fn=get_ema_multi_avg_fn(EMA))
         for step in range(steps):
             rate = min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * rate
             index = order[step * BATCH : (step + 1) * BATCH]
-            loss = self._loss(recipe, self.features(resizer(unit(self.data["train"][index]))), index)
+            outputs = self.network(resizer(unit(self.data["train"][index])))
             optimiser.zero_grad()
-            loss.backward()
+            _loss(recipe, outputs, self.data["train targets"][index]).backward()
             optimiser.step()
-            with torch.no_grad():
-                weight = 1 - min(recipe.ema, (step + 1) / (step + 10))
-                for mean, value in zip(average.state_dict().values(), resizer.state_dict().values(), strict=True):
-                    if value.is_floating_point():
-                        mean.lerp_(value, weight)
+            average.update_parameters(resizer)
         found = {}
-        for name, trained in (("average", average), ("last", resizer)):
+        for name, trained in (("average", average.module), ("last", resizer)):
             if recipe.norms == "batch":
                 recalibrate(trained, first)
             found |= {f"{metric} of the {name}": value for metric, value in self.test(trained).items()}
         return found
 
-    def _loss(self, recipe: Recipe, features: Tensor, index: Tensor) -> Tensor:
-        if recipe.loss == "cosine":
-            return 1 - functional.cosine_similarity(features, self.data["train features"][index]).mean()
-        mine, teacher = self.network.get_classifier()(features), self.data["train answers"][index]
-        if recipe.loss == "hard":
-            return functional.cross_entropy(mine, teacher.argmax(1))
-        return divergence(mine, teacher, recipe.temperature)
 
-
-def divergence(mine: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``T² KL(teacher, mine)`` of outputs over T, mean over the images."""
-    logs = [(values / temperature).log_softmax(1) for values in (mine, teacher)]
-    return functional.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True) * temperature**2
+def _loss(recipe: Recipe, outputs: Tensor, targets: Tensor) -> Tensor:
+    if recipe.loss == "cosine":
+        return CosineDistance(CLASSES)(outputs, targets)
+    logits, teacher = outputs[:, -CLASSES:], targets[:, -CLASSES:]
+    if recipe.loss == "hard":
+        return functional.cross_entropy(logits, teacher.argmax(1))
+    return Divergence(recipe.temperature)(logits, teacher)
 
 
 def unit(images: Tensor) -> Tensor:

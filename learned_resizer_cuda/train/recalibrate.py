@@ -40,7 +40,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | MixedImages]) -> No
     Raises:
         ValueError: there are no batches, and so no statistics.
     """
-    norms = [module for module in model.modules() if isinstance(module, Norm)]
+    norms = norms_of(model)
     if not norms:
         return
     momenta = [(norm, norm.momentum) for norm in norms]
@@ -60,6 +60,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | MixedImages]) -> No
     finally:
         for norm, momentum in momenta:
             norm.momentum = momentum
+
+
+def norms_of(model: nn.Module) -> list[nn.Module]:
+    """The batch norms of a model."""
+    return [module for module in model.modules() if isinstance(module, Norm)]
 
 
 @contextlib.contextmanager

@@ -68,8 +68,7 @@ class Run:
             for note in source.notes:
                 self.watcher.say(note)
         source = next(iter(self.sources.values()))
-        self.labels = source.labels
-        """Names of the K outputs of the networks."""
+        self.labels = source.labels  # names of the networks' K outputs
         self.teacher: nn.Module | None = None
         self._origin = config  # what the networks are built from
         network_name(config.model)

@@ -115,7 +115,7 @@ class Distillation(Task):
 
     def targets(self, images: Tensor | MixedImages, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.student(self.teacher)(images)
+            return self.teacher(images)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         return self._agreement(logits.detach(), targets).sum() if self.has_classes else None
@@ -139,7 +139,8 @@ class FeatureDistillation(Distillation):
     """
 
     def __init__(self, teacher: nn.Module, num_outputs: int) -> None:
-        super().__init__(teacher, _CosineDistance(num_outputs), num_outputs > 0)
+        teacher = WithFeatures(teacher) if num_outputs else teacher
+        super().__init__(teacher, CosineDistance(num_outputs), num_outputs > 0)
         self.num_outputs = num_outputs
 
     def student(self, network: nn.Module) -> nn.Module:
@@ -167,7 +168,7 @@ class WithFeatures(nn.Module):
         return torch.cat([features, network.get_classifier()(features)], 1)
 
 
-class _Divergence(nn.Module):
+class Divergence(nn.Module):
     """Kullback-Leibler divergence from a teacher's outputs.
 
     ``T² Σ_k p_k (log p_k - log q_k)`` with p and q the softmax of the teacher's and the student's outputs over T, mean
@@ -185,7 +186,9 @@ class _Divergence(nn.Module):
         return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * self.temperature**2
 
 
-class _CosineDistance(nn.Module):
+class CosineDistance(nn.Module):
+    """One minus the mean cosine of features, which stand before ``num_outputs`` logits."""
+
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
         self.num_outputs = num_outputs
@@ -222,5 +225,5 @@ def build_task(config: RunConfig, num_outputs: int, teacher: nn.Module | None = 
     if teacher is not None and config.loss == "cosine":
         return FeatureDistillation(teacher, num_outputs)
     if teacher is not None:
-        return Distillation(teacher, _Divergence(config.temperature))
+        return Distillation(teacher, Divergence(config.temperature))
     return Quality() if config.task == "iqa" else Classification(num_outputs, config.loss, config.label_smoothing)

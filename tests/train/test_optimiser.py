@@ -12,6 +12,7 @@ import scipy.fft
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
@@ -116,15 +117,27 @@ def test_a_killed_training_with_all_of_it_resumes_to_the_bit(tmp_path: Path) -> 
         assert all(torch.equal(value, cut[key]) for key, value in whole.items()), name
 
 
-def test_the_average_is_what_is_tested_and_saved() -> None:
+def test_the_average_is_what_is_tested_and_saved(tmp_path: Path) -> None:
     """By its formula, from the weights after every step."""
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    data = class_folder(tmp_path / "data", train=6, val=3)
+    update, seen = AveragedModel.update_parameters, []
 
-    module, expected = nn.Linear(2, 2), None
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    for _ in range(4):
-        with torch.no_grad():
-            module.weight += 1
-        average.update_parameters(module)
-        expected = module.weight.clone() if expected is None else 0.9 * expected + 0.1 * module.weight
-    torch.testing.assert_close(average.module.weight, expected)
+    def watched(average: AveragedModel, model: nn.Module) -> None:
+        seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
+        update(average, model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AveragedModel, "update_parameters", watched)
+        code, printed = command(
+            *("train", "--data", data, "--model", "small_cnn", "--size", 8, "--input-size", 16, "--arms", "learned"),
+            *("--steps", 4, "--batch-size", 4, "--evaluations", 1, "--accelerator", "cpu", "--ema", 0.9, "--jobs", 1),
+            *("--num-filters", 4, "--output", tmp_path / "run"),
+        )
+    assert code == 0 and len(seen) == 4, printed
+    saved = load_file(tmp_path / "run/stages/learned-16-seed0/resizer.safetensors")
+    for name, value in seen[0].items():
+        for after in seen[1:]:
+            value = 0.9 * value + 0.1 * after[name]
+        # float32, and another order of the sum; the last weights are much further away
+        torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(saved["conv1.weight"], seen[-1]["conv1.weight"], rtol=1e-5, atol=1e-6)
