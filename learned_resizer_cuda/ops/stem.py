@@ -272,11 +272,15 @@ def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
             leaky_relu_backward_(da, features, options.negative_slope)
             db0 += da.sum((0, 2, 3))
             dx = dxs[tile.tensor]
+            x = x.to(dtype).contiguous()
+            # oneDNN's weight gradient of one or two channels takes two to five times as long as a matrix product, whose
+            # 49 C columns are small beside the tile's maps for many filters only.
+            product = x.shape[1] <= 2 and n >= 8 and device.type == "cpu"
             dx_halo, dw0_tile, _ = torch.ops.aten.convolution_backward(
-                da, x.to(dtype).contiguous(), w0.to(dtype), None,
-                [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [dx is not None, True, False],
+                da, x, w0.to(dtype), None,
+                [1, 1], [0, 3], [1, 1], False, [0, 0], 1, [dx is not None, not product, False],
             )  # fmt: skip
-            dw0 += dw0_tile
+            dw0 += _weight_grad(da, x) if product else dw0_tile
             if dx is not None:
                 _add_halo(dx, dx_halo, forward.regions[tile.tensor], tile)
         return [dw0, db0, dw1.view_as(w1), db1]
@@ -287,6 +291,13 @@ def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
             total += grad
     found = StemWeights._make(torch.empty_like(p).copy_(g) for g, p in zip(sums, forward.weights, strict=True))
     return [None if dx is None else dx.to(image.dtype) for dx, image in zip(dxs, forward.images, strict=True)], found
+
+
+def _weight_grad(da: Tensor, x: Tensor) -> Tensor:
+    """``Σ da ⋆ x``: a matrix product of ``da (K, n, T, W)`` and the 49 shifts of ``x (K, C, T + 6, W)``."""
+    shifts = F.pad(x, (3, 3)).unfold(2, 7, 1).unfold(3, 7, 1)  # (K, C, T, W, 7, 7), a view
+    columns = shifts.permute(0, 1, 4, 5, 2, 3).reshape(len(x), -1, da.shape[2] * da.shape[3])
+    return torch.bmm(da.flatten(2), columns.mT).sum(0).view(-1, x.shape[1], 7, 7)
 
 
 def _add_halo(dx: Tensor, dx_halo: Tensor, region: Region, tile: _Tile) -> None:

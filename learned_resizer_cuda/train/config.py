@@ -197,7 +197,7 @@ class RunConfig:
     jobs: int | None = _device(
         None,
         "Stages to train side by side, each in a process that takes the memory of a training; it does not change "
-        "results. Default: on a CPU as many as keep its cores busy, else 1.",
+        "results. Default: on a CPU as many as keep all cores busy to the end, else 1.",
         compare=False,
         least=1,
     )

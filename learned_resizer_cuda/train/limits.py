@@ -134,7 +134,8 @@ def shares(config: RunConfig, stages: Sequence[Stage]) -> tuple[int, int]:
 
     On a CPU the threads are the cores divided by the most stages that could train at a time, or OMP_NUM_THREADS. They
     decide on the order of summation, and so on the last bits of every result; thus they follow from the plan and the
-    machine, not from the number of jobs.
+    machine, not from the number of jobs. Stages of one thread are one more than the cores, which they share evenly:
+    otherwise the last long one would leave a core idle.
 
     Args:
         config: of the run.
@@ -146,7 +147,8 @@ def shares(config: RunConfig, stages: Sequence[Stage]) -> tuple[int, int]:
     cores, most = processors(), widest(stages)
     if "OMP_NUM_THREADS" not in os.environ:
         count = max(1, cores // most)
-    return config.jobs or max(1, min(most, cores // count)), count
+    spare = 1 if count == 1 < cores else 0
+    return config.jobs or max(1, min(most, cores // count + spare)), count
 
 
 def most_workers(devices: int) -> int:

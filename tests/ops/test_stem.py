@@ -7,12 +7,19 @@ import torch
 from learned_resizer_cuda.ops.prologue import empty_features
 from learned_resizer_cuda.ops.regions import regions
 from learned_resizer_cuda.ops.stem import Stem, StemOptions, StemWeights, stem
-from tests.helpers.convolutions import some, wrong
+from tests.helpers.convolutions import DTYPES, Case, some, wrong
 
 
 def test_convolutions_of_random_shapes() -> None:
     """oneDNN's code is right for these shapes, dtypes and layouts."""
     assert not wrong(some("stem"))
+
+
+def test_weight_gradient_of_few_channels() -> None:
+    """A matrix product's, from eight filters on."""
+    shapes = [(dtype, channels, filters) for dtype in DTYPES for channels in (1, 2) for filters in (7, 8, 16)]
+    cases = [Case("stem", dtype, 3, channels, filters, 33, 20) for dtype, channels, filters in shapes]
+    assert not wrong(cases + [case._replace(tiles=True) for case in cases])
 
 
 def test_statistics_keep_their_digits() -> None:

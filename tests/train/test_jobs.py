@@ -194,6 +194,9 @@ def test_threads_follow_from_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert shares(config, main) == (5, 12)
     assert shares(RunConfig.make({"accelerator": "cpu", "jobs": 1}), main) == (1, 12)
     assert shares(config, stages(arms=("bilinear",))) == (1, 64)
+    for cores, jobs in ((1, 1), (2, 3), (4, 5), (5, 5)):  # one more than the cores, if there are so many stages
+        monkeypatch.setattr("learned_resizer_cuda.train.limits.processors", lambda cores=cores: cores)
+        assert shares(config, main) == (jobs, 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert shares(config, main)[1] == torch.get_num_threads()
 

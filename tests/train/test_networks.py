@@ -75,6 +75,17 @@ def test_weights_follow_torchs_seed(name):
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
 
 
+@pytest.mark.parametrize("name", ("small_cnn", "resnet18"))
+def test_feature_maps_are_channels_last(name):
+    maps = []
+    network = build_network(name, 3, 10)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    network(torch.rand(2, 3, 32, 32))
+    assert maps and all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
+
+
 def test_inception_v2_blocks_have_the_known_output_sizes():
     # Side and channels after each block of the published BN-Inception, for images of 224 x 224
     expected = {"3a": (28, 256), "3b": (28, 320), "3c": (14, 576), "4a": (14, 576), "4b": (14, 576)}
