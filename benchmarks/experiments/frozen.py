@@ -59,8 +59,10 @@ class Recipe:
 RECIPES = {
     "recipe": Recipe(),
     "taps": Recipe(basis="taps"),
+    "taps, rate 3e-4": Recipe(basis="taps", learning_rate=3e-4),
     "taps, rate 1e-3": Recipe(basis="taps", learning_rate=1e-3),
     "norms of each batch": Recipe(norms="batch"),
+    "taps, norms of each batch, rate 3e-4": Recipe(basis="taps", learning_rate=3e-4, norms="batch"),
     "outputs": Recipe(loss="kl"),
     "outputs, taps, norms of each batch, rate 1e-3": Recipe("taps", 1e-3, "batch", "kl"),
     "outputs, temperature 4": Recipe(loss="kl", temperature=4.0),

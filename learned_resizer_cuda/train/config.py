@@ -155,12 +155,6 @@ class RunConfig:
         "What AdamW scales its steps by in the resizer's kernels: taps, or frequencies, their cosine transform.",
         choices=("taps", "frequencies"),
     )
-    resizer_norms: str = _training(
-        "batch",
-        "Statistics of the resizer's batch norms: those of each batch; or, before a frozen network, fixed: measured on "
-        "training batches before the first step.",
-        choices=("batch", "fixed"),
-    )
     warmup_steps: int = _training(0, "Steps of linear warm-up of the learning rate.", least=0)
     ema: float = _training(
         0.0,
@@ -281,7 +275,6 @@ class RunConfig:
         yield "batch_size", distilled and self.batch_size == "auto", "a number of images for task distill"
         scaled = self.kernel_basis != "taps" and self.optimizer != "adamw"
         yield "kernel_basis", scaled, "taps with sgd, whose steps are the same in both"
-        yield "resizer_norms", self.resizer_norms == "fixed" and not frozen, "batch before a network that trains"
         own = self.schedule == "one-cycle" and self.warmup_steps > 0
         yield "warmup_steps", own, "0 with schedule one-cycle, which has a warm-up of its own"
 

@@ -27,7 +27,7 @@ from .distributed import is_first_process, start_others
 from .optimiser import build_optimiser, build_schedule
 from .progress import Watcher
 from .protocol import Stage, default_evaluations, rounds
-from .recalibrate import modes_kept, norms_of, recalibrate
+from .recalibrate import modes_kept, recalibrate
 from .record import Recorder
 from .tasks import Task
 
@@ -89,18 +89,11 @@ def fit(
     task = place(fabric, task)
     model = place(fabric, nn.Sequential(models[0], task.student(models[1])))
     resizer, network = model
-    resuming = saved.is_file()
 
     def recompute_statistics(model: nn.Module, steps: range) -> None:
         with torch.inference_mode(), fabric.autocast():
             recalibrate(model, (batch.images for batch in batches.train(steps)))
 
-    fixed = config.resizer_norms == "fixed" and stage.front.is_learned
-    if fixed:
-        if not resuming:
-            recompute_statistics(resizer, range(config.recalibration_batches))
-        for norm in norms_of(resizer):
-            norm.eval()
     average = None
     if config.ema and stage.front.is_learned:
         average = AveragedModel(resizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
@@ -111,7 +104,7 @@ def fit(
     def test(step: int, learning_rate: float) -> None:
         watcher.testing(stage)
         # Before the first step the statistics belong to the weights as they came; a frozen network keeps its own.
-        if config.recalibrate_bn and step and not fixed:
+        if config.recalibrate_bn and step:
             part = tested[0] if config.freeze else tested
             recompute_statistics(part, range(max(0, step - config.recalibration_batches), step))
         loss, metrics = measure(fabric, tested, task, recorder.counting(batches.test()))
@@ -139,7 +132,7 @@ def fit(
     if average is not None:
         parts["average"] = average
     done = 0
-    if resuming:
+    if saved.is_file():
         done = load_checkpoint(saved, parts)["rounds"]
     else:
         if first:

@@ -59,7 +59,7 @@ GENTLE: dict[str, Any] = {
 FROZEN: dict[str, Any] = {
     "baseline_epochs": 0.0,
     "arms": ("bilinear", "bicubic", "lanczos", "learned", "blind"),
-    "resizer_norms": "fixed",
+    "interpolation": "lanczos",  # inside, the best of the filters
 }
 DISTILL: dict[str, Any] = {
     "baseline_epochs": 0.0,

@@ -29,13 +29,14 @@ from tests.helpers.photo_folders import class_folder
 def network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        return timm.create_model("test_efficientnet", num_classes=2)
+        network = timm.create_model("test_efficientnet", num_classes=2)
+    return network.to(memory_format=torch.channels_last)  # as build_network's, for the same bits
 
 
 @pytest.fixture(scope="module")
 def weights(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "network.safetensors"
-    save_file(network.state_dict(), path)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
     return path
 
 
@@ -144,7 +145,7 @@ def test_a_frozen_network_stays_as_it_came_and_the_resizer_starts_as_its_filter(
     for name in ("bilinear", "bicubic", "lanczos"):
         assert [(row["split"], row["step"]) for row in rows[name]] == [("test", "0")]
     # zero_init: before its first step the learned resizer is the filter, to rounding (another order of summation)
-    first, filtered = float(rows["learned"][0]["loss"]), float(rows["bilinear"][0]["loss"])
+    first, filtered = float(rows["learned"][0]["loss"]), float(rows["lanczos"][0]["loss"])
     assert first == pytest.approx(filtered, rel=1e-5)
     assert float(rows["learned"][-1]["loss"]) != first
     # Nothing outside the run is needed to test it again
@@ -178,7 +179,6 @@ def test_networks_train_in_the_mode_of_their_purpose(data: Path, weights: Path) 
         (("--baseline-epochs", 0), "baseline_epochs: got 0.0; expected more than 0 without weights or pretrained"),
         (("--kernel-basis", "frequencies"), "kernel_basis: got 'frequencies'; expected taps with sgd"),
         (("--schedule", "one-cycle", "--warmup-steps", 1), "warmup_steps: got 1; expected 0 with schedule one-cycle"),
-        (("--resizer-norms", "fixed"), "resizer_norms: got 'fixed'; expected batch before a network that trains"),
         (("--ema", 1), "ema: got 1.0; expected less than 1"),
         (("--resizer-learning-rate", 0), "resizer_learning_rate: got 0.0; expected more than 0"),
         (("--distill-features",), "distill_features: got True; expected it only with task distill"),
