@@ -116,9 +116,14 @@ def pair_table(found: dict[str, Any]) -> str:
         for name, factor, digits in columns:
             gap, margin = (f"{factor * row[f'{name} {what}']:+.{digits}f}" for what in ("gap", "margin"))
             cells += [f"{factor * row[name]:.{digits}f}", "" if row["arm"] == "learned" else f"{gap} ± {margin[1:]}"]
-        rows.append((row["arm"], *cells))
-    header = ("resizer", "agreement, %", "learned − it", "cosine", "learned − it", "divergence", "learned − it")
-    where = f"{found['photographs']} photographs, {found['seeds']} seeds; torch {found['torch']}."
+        rows.append((row["arm"], f"{row['steps']}", *cells, f"{row['cpu_s']:.0f}"))
+    it = "learned − it"
+    header = ("resizer", "steps", "agreement, %", it, "cosine", it, "divergence", it, "CPU s")
+    sizes, seeds = found["photographs"], found["seeds"]
+    where = (
+        f"Trained on {sizes['train']} photographs with {seeds} seeds, tested on {sizes['test']} others; torch "
+        f"{found['torch']}."
+    )
     return f"{table(header, rows)}\n\n{where}"
 
 

@@ -7,8 +7,8 @@ network's own answer and Kullback-Leibler divergence on the photographs of ``val
 the last ones. Trainings that are there are kept.
 
 So that many recipes fit into an hour, images and the network's answers are computed once. ``--compare RUN`` reads a run
-of `learned-resizer train --task distill --freeze network`, and writes frozen.json and pairs.json: its arms compared
-photograph by photograph.
+of `learned-resizer train --task distill` and compares its arms photograph by photograph, in frozen.json for one with
+``--freeze network``, else in joint.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.experiments.paper import RESULTS, summary_of
+from benchmarks.experiments.paper import RESULTS
 from learned_resizer_cuda import FusedResizer, Resize
 from learned_resizer_cuda.data.image_view import fixed_view, read_view
 from learned_resizer_cuda.data.listing import images_under
@@ -36,6 +36,7 @@ from learned_resizer_cuda.train.frequencies import FrequencyAdamW
 from learned_resizer_cuda.train.memory import keep_freed_memory
 from learned_resizer_cuda.train.networks import build_network
 from learned_resizer_cuda.train.recalibrate import norms_of, recalibrate
+from learned_resizer_cuda.train.results import StageResult
 from learned_resizer_cuda.train.run import Run
 from learned_resizer_cuda.train.tasks import CosineDistance, Divergence, WithFeatures, build_task
 
@@ -163,10 +164,11 @@ def compare(folder: Path) -> dict[str, Any]:
     task, classes = build_task(config, len(run.labels), run.teacher), len(run.labels)
     batches = [*Batches(source, 0, BATCH, normalize=(config.mean, config.std)).test()]
     found: dict[str, list[Tensor]] = {}
+    results: dict[str, StageResult] = {}
     with torch.inference_mode():
         teacher = torch.cat([task.targets(batch.images, batch.targets) for batch in batches])
         for stage in run.stages:
-            result = run.load_stage(stage)
+            result = results[stage.arm] = run.load_stage(stage)
             student = task.student(result.network)
             mine = torch.cat([student(result.resizer(batch.images)) for batch in batches])
             logs = [values[:, -classes:].log_softmax(1) for values in (mine, teacher)]
@@ -179,13 +181,15 @@ def compare(folder: Path) -> dict[str, Any]:
     for arm, values in arms.items():
         gaps = (arms["learned"] - values).transpose(0, 1)  # (3, seeds, photographs)
         margins = 2 * (gaps.mean(1).var(1) / gaps.shape[2] + gaps.mean(2).var(1) / gaps.shape[1]).sqrt()
-        row: dict[str, Any] = {"arm": arm}
+        row: dict[str, Any] = {"arm": arm, "steps": results[arm].final.step, "cpu_s": results[arm].cpu_seconds}
         for name, value, gap, margin in zip(
             ("agreement", "cosine", "divergence"), values.mean((0, 2)), gaps.mean((1, 2)), margins, strict=True
         ):
             row |= {name: float(value), f"{name} gap": float(gap), f"{name} margin": float(margin)}
         rows.append(row)
-    return {"pairs": rows, "photographs": len(teacher), "seeds": config.seeds, "torch": torch.__version__}
+    sizes = {"train": source.train_size, "test": len(teacher)}
+    kept = {name: getattr(config, name) for name in ("freeze", "seeds", "interpolation", "loss")}
+    return {"pairs": rows, "photographs": sizes, "torch": torch.__version__} | kept
 
 
 def main() -> None:
@@ -199,8 +203,8 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     if options.compare is not None:
-        write(options.out / "frozen.json", summary_of(options.compare))
-        write(options.out / "pairs.json", compare(options.compare))
+        found = compare(options.compare)
+        write(options.out / ("frozen.json" if found["freeze"] else "joint.json"), found)
     if options.folder is None:
         return
     study, path = Study(options.folder), options.out / "recipes.json"

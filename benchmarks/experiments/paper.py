@@ -19,7 +19,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.experiments.mixed_sizes import write_folder
 
@@ -114,18 +113,13 @@ def run(name: str, runs: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def summary_of(run: Path) -> dict[str, Any]:
-    """The summary of a complete run, without the folders of the machine that it ran on."""
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    for path in ("resizer", "data", "weights"):
-        if summary["config"].get(path) is not None:
-            summary["config"][path] = Path(summary["config"][path]).name
-    return summary
-
-
 def collect(name: str, runs: Path) -> None:
     """Keep the results and pictures of a complete run."""
-    summary = summary_of(runs / name)
+    summary = json.loads((runs / name / "summary.json").read_text(encoding="utf-8"))
+    # Without the folders of the machine that it ran on.
+    for path in ("resizer", "data"):
+        if summary["config"][path] is not None:
+            summary["config"][path] = Path(summary["config"][path]).name
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     for source, target in EXPERIMENTS[name].pictures:
         shutil.copyfile(runs / name / source, DOCS / target)
