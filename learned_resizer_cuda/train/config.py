@@ -155,6 +155,12 @@ class RunConfig:
         "What AdamW scales its steps by in the resizer's kernels: taps, or frequencies, their cosine transform.",
         choices=("taps", "frequencies"),
     )
+    network_norms: str = _training(
+        "batch",
+        "Statistics that the network's batch norms train with: those of each batch; or, from trained weights, fixed: "
+        "those that it came with.",
+        choices=("batch", "fixed"),
+    )
     warmup_steps: int = _training(0, "Steps of linear warm-up of the learning rate.", least=0)
     ema: float = _training(
         0.0,
@@ -275,6 +281,7 @@ class RunConfig:
         yield "batch_size", distilled and self.batch_size == "auto", "a number of images for task distill"
         scaled = self.kernel_basis != "taps" and self.optimizer != "adamw"
         yield "kernel_basis", scaled, "taps with sgd, whose steps are the same in both"
+        yield "network_norms", self.network_norms == "fixed" and not trained, "batch without weights or pretrained"
         own = self.schedule == "one-cycle" and self.warmup_steps > 0
         yield "warmup_steps", own, "0 with schedule one-cycle, which has a warm-up of its own"
 

@@ -27,7 +27,7 @@ from .distributed import is_first_process, start_others
 from .optimiser import build_optimiser, build_schedule
 from .progress import Watcher
 from .protocol import Stage, default_evaluations, rounds
-from .recalibrate import modes_kept, recalibrate
+from .recalibrate import modes_kept, norms_of, recalibrate
 from .record import Recorder
 from .tasks import Task
 
@@ -94,6 +94,10 @@ def fit(
         with torch.inference_mode(), fabric.autocast():
             recalibrate(model, (batch.images for batch in batches.train(steps)))
 
+    fixed = config.network_norms == "fixed"
+    if fixed:
+        for norm in norms_of(network):
+            norm.eval()
     average = None
     if config.ema and stage.front.is_learned:
         average = AveragedModel(resizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
@@ -103,9 +107,9 @@ def fit(
 
     def test(step: int, learning_rate: float) -> None:
         watcher.testing(stage)
-        # Before the first step the statistics belong to the weights as they came; a frozen network keeps its own.
+        # Before the first step the statistics belong to the weights as they came. A network may keep its own.
         if config.recalibrate_bn and step:
-            part = tested[0] if config.freeze else tested
+            part = tested[0] if config.freeze or fixed else tested
             recompute_statistics(part, range(max(0, step - config.recalibration_batches), step))
         loss, metrics = measure(fabric, tested, task, recorder.counting(batches.test()))
         recorder.test(step, loss, metrics, learning_rate)

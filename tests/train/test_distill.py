@@ -163,9 +163,13 @@ def test_features_and_a_network_that_trains_too(photos: Path, network: tuple[nn.
     stages = tmp_path / "run/stages"
     names = {path.name.removesuffix("-48-seed0") for path in stages.iterdir()}
     assert names == {"bilinear", "learned", "control"}
-    weights = [load_file(stages / f"{name}-48-seed0/network.safetensors") for name in ("bilinear", "control")]
-    assert torch.equal(weights[0]["conv_stem.weight"], load_file(bare)["conv_stem.weight"])
-    assert not torch.equal(weights[0]["conv_stem.weight"], weights[1]["conv_stem.weight"])
+    arms = ("bilinear", "learned", "control")
+    filtered, *tuned = (load_file(stages / f"{name}-48-seed0/network.safetensors") for name in arms)
+    assert torch.equal(filtered["conv_stem.weight"], load_file(bare)["conv_stem.weight"])
+    statistics = [name for name in filtered if name.split(".")[-1].startswith(("running_", "num_batches"))]
+    for weights in tuned:
+        assert not torch.equal(filtered["conv_stem.weight"], weights["conv_stem.weight"])
+        assert statistics and all(torch.equal(filtered[name], weights[name]) for name in statistics)
 
 
 @pytest.mark.parametrize(

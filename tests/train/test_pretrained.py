@@ -179,6 +179,7 @@ def test_networks_train_in_the_mode_of_their_purpose(data: Path, weights: Path) 
         (("--baseline-epochs", 0), "baseline_epochs: got 0.0; expected more than 0 without weights or pretrained"),
         (("--kernel-basis", "frequencies"), "kernel_basis: got 'frequencies'; expected taps with sgd"),
         (("--schedule", "one-cycle", "--warmup-steps", 1), "warmup_steps: got 1; expected 0 with schedule one-cycle"),
+        (("--network-norms", "fixed"), "network_norms: got 'fixed'; expected batch without weights or pretrained"),
         (("--ema", 1), "ema: got 1.0; expected less than 1"),
         (("--resizer-learning-rate", 0), "resizer_learning_rate: got 0.0; expected more than 0"),
         (("--distill-features",), "distill_features: got True; expected it only with task distill"),
@@ -188,7 +189,7 @@ def test_networks_train_in_the_mode_of_their_purpose(data: Path, weights: Path) 
 def test_options_that_do_not_go_together(
     data: Path, weights: Path, tmp_path: Path, words: tuple[Any, ...], message: str
 ) -> None:
-    given = () if words == ("--freeze", "network") or "--baseline-epochs" in words[:1] else ("--weights", weights)
+    given = () if "weights or pretrained" in message else ("--weights", weights)
     code, printed = command("train", "--data", data, "--output", tmp_path / "run", *given, *SHORT, *words)
     assert (code, message in printed) == (2, True), printed
     assert not (tmp_path / "run").exists()
