@@ -119,9 +119,9 @@ def pair_table(found: dict[str, Any]) -> str:
         rows.append((row["arm"], f"{row['steps']}", *cells, f"{row['cpu_s']:.0f}"))
     it = "learned − it"
     header = ("resizer", "steps", "agreement, %", it, "cosine", it, "divergence", it, "CPU s")
-    sizes, seeds = found["photographs"], found["seeds"]
+    sizes, seeds = found["photographs"], f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
     where = (
-        f"Trained on {sizes['train']} photographs with {seeds} seeds, tested on {sizes['test']} others; torch "
+        f"Trained on {sizes['train']} photographs with {seeds}, tested on {sizes['test']} others; torch "
         f"{found['torch']}."
     )
     return f"{table(header, rows)}\n\n{where}"

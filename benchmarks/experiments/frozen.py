@@ -157,7 +157,7 @@ def compare(folder: Path) -> dict[str, Any]:
     """The learned arm of a run against each other one, on the same photographs.
 
     A margin is what chance may make at about 95 %: ``2 sqrt(v / N + s² / n)``, with v the variance over the N
-    photographs of the difference's mean over the n seeds, and s its standard deviation over the seeds.
+    photographs of the difference's mean over the n seeds, and s its standard deviation over the seeds, 0 of one seed.
     """
     run = Run(RunConfig.load(folder / "config.yaml"), folder)
     source, config = next(iter(run.sources.values())), run.config
@@ -180,7 +180,8 @@ def compare(folder: Path) -> dict[str, Any]:
     rows = []
     for arm, values in arms.items():
         gaps = (arms["learned"] - values).transpose(0, 1)  # (3, seeds, photographs)
-        margins = 2 * (gaps.mean(1).var(1) / gaps.shape[2] + gaps.mean(2).var(1) / gaps.shape[1]).sqrt()
+        of_seeds = gaps.mean(2).var(1) if config.seeds > 1 else 0
+        margins = 2 * (gaps.mean(1).var(1) / gaps.shape[2] + of_seeds / gaps.shape[1]).sqrt()
         row: dict[str, Any] = {"arm": arm, "steps": results[arm].final.step, "cpu_s": results[arm].cpu_seconds}
         for name, value, gap, margin in zip(
             ("agreement", "cosine", "divergence"), values.mean((0, 2)), gaps.mean((1, 2)), margins, strict=True
