@@ -294,7 +294,10 @@ def stem_backward(a: StemBackward) -> tuple[list[Tensor | None], StemWeights]:
 
 
 def _weight_grad(da: Tensor, x: Tensor) -> Tensor:
-    """``Σ da ⋆ x``: a matrix product of ``da (K, n, T, W)`` and the 49 shifts of ``x (K, C, T + 6, W)``."""
+    """``Σ da ⋆ x`` as a matrix product with the image's shifts.
+
+    ``da (K, n, T, W)``, ``x (K, C, T + 6, W)`` → ``(n, C, 7, 7)``.
+    """
     shifts = F.pad(x, (3, 3)).unfold(2, 7, 1).unfold(3, 7, 1)  # (K, C, T, W, 7, 7), a view
     columns = shifts.permute(0, 1, 4, 5, 2, 3).reshape(len(x), -1, da.shape[2] * da.shape[3])
     return torch.bmm(da.flatten(2), columns.mT).sum(0).view(-1, x.shape[1], 7, 7)
