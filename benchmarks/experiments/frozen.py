@@ -19,6 +19,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -164,11 +165,12 @@ def compare(folder: Path) -> dict[str, Any]:
     task, classes = build_task(config, len(run.labels), run.teacher), len(run.labels)
     batches = [*Batches(source, 0, BATCH, normalize=(config.mean, config.std)).test()]
     found: dict[str, list[Tensor]] = {}
-    results: dict[str, StageResult] = {}
+    results: dict[str, list[StageResult]] = {}
     with torch.inference_mode():
         teacher = torch.cat([task.targets(batch.images, batch.targets) for batch in batches])
         for stage in run.stages:
-            result = results[stage.arm] = run.load_stage(stage)
+            result = run.load_stage(stage)
+            results.setdefault(stage.arm, []).append(result)
             student = task.student(result.network)
             mine = torch.cat([student(result.resizer(batch.images)) for batch in batches])
             logs = [values[:, -classes:].log_softmax(1) for values in (mine, teacher)]
@@ -182,7 +184,8 @@ def compare(folder: Path) -> dict[str, Any]:
         gaps = (arms["learned"] - values).transpose(0, 1)  # (3, seeds, photographs)
         of_seeds = gaps.mean(2).var(1) if config.seeds > 1 else 0
         margins = 2 * (gaps.mean(1).var(1) / gaps.shape[2] + of_seeds / gaps.shape[1]).sqrt()
-        row: dict[str, Any] = {"arm": arm, "steps": results[arm].final.step, "cpu_s": results[arm].cpu_seconds}
+        seconds = [result.cpu_seconds for result in results[arm]]
+        row: dict[str, Any] = {"arm": arm, "steps": results[arm][0].final.step, "cpu_s": fmean(seconds)}
         for name, value, gap, margin in zip(
             ("agreement", "cosine", "divergence"), values.mean((0, 2)), gaps.mean((1, 2)), margins, strict=True
         ):

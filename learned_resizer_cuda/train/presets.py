@@ -65,7 +65,7 @@ DISTILL: dict[str, Any] = {
     "baseline_epochs": 0.0,
     "loss": "cosine",
     "evaluations": 4,
-    "network_norms": "fixed",  # small batches' own take away half of the agreement
+    "network_norms": "fixed",  # with those of small batches it agrees with itself half as often
     "augment": "flip",  # whole images, as they are tested: the teacher knows the answer to each
 }
 
