@@ -5,7 +5,7 @@
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a file of benchmarks/results without its
 ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or written by
-`benchmarks.report` or `benchmarks.cpu.busy`.
+`benchmarks.report`, `benchmarks.cpu.busy` or `benchmarks.cpu.main_job`.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def tables_of(data: dict[str, Any], name: str) -> str:
     """The tables of a results file of any kind."""
     if "busy" in data:
         return busy_table(data)
+    if "main_job" in data:
+        return main_job_table(data)
     if "recipes" in data:
         return recipe_table(data)
     if "pairs" in data:
@@ -82,6 +84,13 @@ def busy_table(found: dict[str, Any]) -> str:
     ]
     where = f"{found['cpu']}, torch {found['torch']}, {found['steps']} steps a stage, {found['date']}."
     return f"{table(('waiting', 'arm', 'idle, s', 'busy, s', 'factor'), rows)}\n\n{where}"
+
+
+def main_job_table(found: dict[str, Any]) -> str:
+    """Seconds of the README's main job, idle and with a busy core, from `benchmarks.cpu.main_job`."""
+    rows = [(row["jobs"], f"{row['idle_s']:.0f}", f"{row['busy_s']:.0f}") for row in found["main_job"]]
+    where = f"{found['cpu']}, torch {found['torch']}, {found['date']}."
+    return f"{table(('`--jobs`', 'idle, s', 'busy, s'), rows, text_columns=1)}\n\n{where}"
 
 
 def recipe_table(found: dict[str, Any]) -> str:

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import learned_resizer_cuda
-from benchmarks.cpu import busy
+from benchmarks.cpu import busy, main_job
 from learned_resizer_cuda import waiting
 from learned_resizer_cuda.waiting import SETTINGS, SPIN_COUNT
 
@@ -97,3 +100,29 @@ def test_benchmark_tells_the_factor(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "×" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         busy.main(["--settings", "fast"])
+
+
+@pytest.mark.parametrize("spoiled", ["nothing", "figures", "weights"])
+def test_main_job_compares_its_runs(spoiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[Sequence[str]] = []
+
+    def timed(folder: Path, arguments: Sequence[str]) -> float:
+        words.append(arguments)
+        number = len(words)
+        folder.mkdir()
+        loss, weight = (0.5 if spoiled == what and number == 4 else 0.25 for what in ("figures", "weights"))
+        (folder / "metrics.csv").write_text(f"loss,wall_seconds\n{loss},{number}\n", encoding="utf-8")
+        save_file({"weight": torch.tensor([weight])}, folder / "resizer.safetensors", {"call": "of" * number})
+        return float(number)
+
+    monkeypatch.setattr(main_job, "timed", timed)
+    output = tmp_path / "main-job.json"
+    if spoiled != "nothing":
+        with pytest.raises(RuntimeError, match="jobs 1, busy: other figures or weights"):
+            main_job.main(["--output", str(output)])
+        assert not output.exists()
+        return
+    assert main_job.main(["--steps", "4", "--output", str(output)]) == 0
+    assert words == [["--steps", "4"]] * 2 + [["--steps", "4", "--jobs", "1"]] * 2
+    rows = json.loads(output.read_text(encoding="utf-8"))["main_job"]
+    assert rows == [{"jobs": "default", "idle_s": 1.0, "busy_s": 2.0}, {"jobs": "1", "idle_s": 3.0, "busy_s": 4.0}]

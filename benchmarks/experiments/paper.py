@@ -51,7 +51,7 @@ EXPERIMENTS = {
     "protocol": Experiment(
         (
             *("train", "--model", "test_resnet", "--size", "24", "--seeds", "3", "--evaluations", "4"),
-            *("--arms", "bilinear,bicubic,learned,blind,control"),
+            *("--epochs", "6.4", "--arms", "bilinear,bicubic,learned,blind,control"),
         ),
         (("curves.png", "curves.png"),),
     ),

@@ -81,6 +81,7 @@ def run_command(
     from ..train import distributed
     from ..train.limits import check_machine
     from ..train.run_folder import FolderInUseError, RunFolder, find_folder, wait_for_folder
+    from ..train.server import started_early
 
     first = distributed.is_first_process()
     distributed.leave_group()
@@ -125,7 +126,7 @@ def run_command(
     if held is None:
         return _run(settings, path)
     os.environ[FOLDER] = str(path)
-    with held:
+    with held, started_early(settings):
         _run(settings, path, held.resuming, "here" if output else f"here, in {path}")
     return None
 

@@ -17,7 +17,8 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from .progress import Watcher
 from .protocol import Stage, widest
 from .results import Row, StageResult
 from .run import Run
+from .server import worker_context
 
 _PAUSE = 0.1
 """Least seconds between two messages on a stage's steps."""
@@ -108,10 +110,11 @@ class SideBySide:
         """
         self.run.watcher.doing(f"starting {self.count} processes")
         workers: list[_Worker] = []
+        context = worker_context()
         try:
             with distributed.signals_deferred():
                 for _ in range(self.count):
-                    workers.append(_Worker(self.run.config, self.run.folder, self.run.threads))
+                    workers.append(_Worker(context, self.run.config, self.run.folder, self.run.threads))
             self.idle += workers
             while self.waiting or self.busy:
                 self._start_stages()
@@ -168,11 +171,10 @@ class _Traceback(Exception):
 class _Worker:
     """A process that trains stages by key until its connection closes."""
 
-    def __init__(self, config: RunConfig, folder: Path, count: int) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would lack the threads of OpenMP, and hang
+    def __init__(self, context: ForkServerContext | SpawnContext, config: RunConfig, folder: Path, count: int) -> None:
         self.connection, theirs = context.Pipe()
         # Not a daemon, which may not start data loader workers.
-        self.process: SpawnProcess = context.Process(target=_work, args=(theirs, config, folder, count))
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, config, folder, count))
         self.process.start()
         theirs.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -16,8 +17,10 @@ import torch
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
+import psutil
 from safetensors.torch import load_file
 
+import learned_resizer_cuda
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.limits import processors, shares
 from learned_resizer_cuda.train.protocol import plan, widest
@@ -32,7 +35,16 @@ SHORT = (
 ARMS = ("learned", "control")
 """Those that start from the baseline, and so can train at a time."""
 TIMES = ("cpu_seconds", "wall_seconds")
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+needs_forks = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker imports for itself")
+HOME = Path(learned_resizer_cuda.__file__).parent.parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME)}
+COMMAND = """
+import sys
+from learned_resizer_cuda.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +64,15 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(data: Path, folder: Path, *more: object) -> subprocess.Popen[str]:
+    """The command, called in a folder from which nothing may be imported."""
     words = ("train", "--data", data, *SHORT, "--output", folder, *more)
+    script, trap = data / "command.py", data / "trap"
+    script.write_text(COMMAND, encoding="utf-8")
+    trap.mkdir(exist_ok=True)
+    (trap / "learned_resizer_cuda.py").write_text("raise SystemExit('imported from here')", encoding="utf-8")
     return subprocess.Popen(
-        [sys.executable, "-m", "learned_resizer_cuda", *map(str, words)],
+        [sys.executable, script, *map(str, words)],
+        cwd=trap,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,15 +102,13 @@ def same(folder: Path, other: Path) -> bool:
     return equal
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that train for this one; not the one that tracks multiprocessing's resources."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    found = []
-    for child in children:
-        line = Path(f"/proc/{child}/cmdline").read_bytes()
-        if b"spawn_main" in line:
-            found.append(int(child))
-    return found
+def server_of(process: subprocess.Popen[str]) -> psutil.Process | None:
+    """The process that has imported what workers need, and that they are forks of."""
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "forkserver" in " ".join(child.cmdline()):
+                return child
+    return None
 
 
 def wait_for_two(process: subprocess.Popen[str], folder: Path, count: int) -> None:
@@ -132,28 +148,43 @@ def test_two_jobs_give_the_results_of_one(data: Path, alone: Path, tmp_path: Pat
     assert len(listed) == 1 and "bee/2.png" in listed[0]
 
 
+@needs_forks
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_ends_with_the_command_also_while_it_imports(
+    sent: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    process = start(data, tmp_path / "run", "--jobs", 2)
+    latest = time.monotonic() + 60
+    while (server := server_of(process)) is None:
+        assert process.poll() is None and time.monotonic() < latest
+        time.sleep(0.01)
+    os.kill(process.pid, sent)
+    code, printed = finish(process)  # not before the server has closed its end of the pipe
+    assert code == 128 + sent and "learned-resizer train: stopped by" in printed, printed
+    assert not psutil.wait_procs([server], timeout=1)[1]
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes in /proc")
+@needs_forks
 def test_two_stages_resume_together(data: Path, alone: Path, tmp_path: Path) -> None:
     """Ended three times in the middle of two stages, the run ends as an undisturbed one."""
     folder = tmp_path / "run"
     for victim in ("worker", "first", "interrupt"):
         process = start(data, folder, "--jobs", 2)
         wait_for_two(process, folder, 3)
-        mine = workers(process)
-        assert len(mine) == 2
+        server = server_of(process)
+        assert server is not None
+        assert any("libtorch" in loaded.path for loaded in server.memory_maps())
+        workers = server.children()
+        assert len(workers) == 2
         if victim == "worker":
-            os.kill(mine[0], signal.SIGKILL)
+            workers[0].kill()
         elif victim == "first":
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGINT)
         code, printed = finish(process)
-        for pid in mine:  # none goes on writing into the folder
-            latest = time.monotonic() + 10
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < latest:
-                time.sleep(0.01)
-            assert not Path(f"/proc/{pid}").exists()
+        assert not psutil.wait_procs([server, *workers], timeout=10)[1]  # none goes on writing into the folder
         if victim == "worker":
             assert code == 1 and "its process ended (by SIGKILL)" in printed and "the same command resumes" in printed
         if victim == "interrupt":
