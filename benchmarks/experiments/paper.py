@@ -108,6 +108,7 @@ def run(name: str, runs: Path) -> None:
     if name == "native" and not (runs / "mixed").exists():
         write_folder(runs / "mixed")
     arguments = [argument.format(runs=runs) for argument in EXPERIMENTS[name].arguments]
+    arguments += ["--accelerator", "cpu"]  # as docs/experiments.md says
     command = [sys.executable, "-m", "learned_resizer_cuda", *arguments, "--output", str(runs / name)]
     print(f"{name}: learned-resizer {' '.join(arguments)}", flush=True)
     subprocess.run(command, check=True)

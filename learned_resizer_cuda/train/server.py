@@ -22,12 +22,12 @@ from .limits import shares
 from .protocol import plan
 
 # macOS's own libraries do not survive a fork; Python 3.10 would import from the working directory before all others.
-_FORKS = sys.platform == "linux" and sys.version_info >= (3, 11)
+FORKS = sys.platform == "linux" and sys.version_info >= (3, 11)
 
 
 def worker_context() -> ForkServerContext | SpawnContext:
     """The context of multiprocessing that starts workers."""
-    if not _FORKS:
+    if not FORKS:
         return multiprocessing.get_context("spawn")
     resource_tracker.ensure_running()  # whose start would end ``signals_deferred``
     return multiprocessing.get_context("forkserver")
@@ -41,7 +41,7 @@ def started_early(config: RunConfig) -> Iterator[None]:
     """
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     # The steps of an epoch, which the data decide on, do not matter
-    if not _FORKS or shares(config, plan(config, lambda _: 1.0))[0] < 2 or server._forkserver_pid is not None:
+    if not FORKS or shares(config, plan(config, lambda _: 1.0))[0] < 2 or server._forkserver_pid is not None:
         yield
         return
     worker_context()

@@ -21,6 +21,7 @@ import psutil
 from safetensors.torch import load_file
 
 import learned_resizer_cuda
+from learned_resizer_cuda.train import server
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.limits import processors, shares
 from learned_resizer_cuda.train.protocol import plan, widest
@@ -35,7 +36,7 @@ SHORT = (
 ARMS = ("learned", "control")
 """Those that start from the baseline, and so can train at a time."""
 TIMES = ("cpu_seconds", "wall_seconds")
-needs_forks = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker imports for itself")
+needs_forks = pytest.mark.skipif(not server.FORKS, reason="here each worker imports for itself")
 HOME = Path(learned_resizer_cuda.__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME)}
 COMMAND = """
@@ -155,13 +156,13 @@ def test_the_server_ends_with_the_command_also_while_it_imports(
 ) -> None:
     process = start(data, tmp_path / "run", "--jobs", 2)
     latest = time.monotonic() + 60
-    while (server := server_of(process)) is None:
+    while (parent := server_of(process)) is None:
         assert process.poll() is None and time.monotonic() < latest
         time.sleep(0.01)
     os.kill(process.pid, sent)
     code, printed = finish(process)  # not before the server has closed its end of the pipe
     assert code == 128 + sent and "learned-resizer train: stopped by" in printed, printed
-    assert not psutil.wait_procs([server], timeout=1)[1]
+    assert not psutil.wait_procs([parent], timeout=1)[1]
 
 
 @pytest.mark.slow
@@ -172,10 +173,10 @@ def test_two_stages_resume_together(data: Path, alone: Path, tmp_path: Path) -> 
     for victim in ("worker", "first", "interrupt"):
         process = start(data, folder, "--jobs", 2)
         wait_for_two(process, folder, 3)
-        server = server_of(process)
-        assert server is not None
-        assert any("libtorch" in loaded.path for loaded in server.memory_maps())
-        workers = server.children()
+        parent = server_of(process)
+        assert parent is not None
+        assert any("libtorch" in loaded.path for loaded in parent.memory_maps())
+        workers = parent.children()
         assert len(workers) == 2
         if victim == "worker":
             workers[0].kill()
@@ -184,7 +185,7 @@ def test_two_stages_resume_together(data: Path, alone: Path, tmp_path: Path) -> 
         else:
             os.killpg(process.pid, signal.SIGINT)
         code, printed = finish(process)
-        assert not psutil.wait_procs([server, *workers], timeout=10)[1]  # none goes on writing into the folder
+        assert not psutil.wait_procs([parent, *workers], timeout=10)[1]  # none goes on writing into the folder
         if victim == "worker":
             assert code == 1 and "its process ended (by SIGKILL)" in printed and "the same command resumes" in printed
         if victim == "interrupt":
@@ -203,7 +204,12 @@ def test_an_error_of_one_stage_ends_the_run_in_its_words(data: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_unreadable_images_are_limited_in_all_stages_together(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks", [True, False])
+def test_unreadable_images_are_limited_in_all_stages_together(
+    forks: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not forks:  # as on other systems
+        monkeypatch.setattr(server, "FORKS", False)
     more = ("--jobs", 2, "--arms", "bilinear,bicubic", "--max-unreadable", 0)
     code, printed = command("train", "--data", data, *SHORT, "--output", tmp_path / "run", *more)
     assert code == 1 and "1 images could not be read, more than the limit of 0" in printed, printed
