@@ -49,16 +49,31 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
+def train(run: Path, arguments: Sequence[str], environment: dict[str, str]) -> None:
+    """`learned-resizer train` in a process and a folder of its own, with no other settings of waiting than these.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    command = [sys.executable, "-m", "learned_resizer_cuda", "train", *arguments, "--output", str(run)]
+    done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+
+
+def save(path: Path, **found: Any) -> None:
+    """Results with the date and the machine."""
+    environment = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": str(torch.__version__)}
+    found = {"date": date.today().isoformat(), **environment, **found}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 def stages(environment: dict[str, str], steps: int) -> dict[str, float]:
     """Wall seconds of each arm's stage in a run of its own."""
-    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [sys.executable, "-m", "learned_resizer_cuda", "train", "--steps", str(steps), "--seeds", "1"]
-        command += ["--arms", ",".join(ARMS), "--output", str(run)]
-        done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        train(run, ["--steps", str(steps), "--seeds", "1", "--arms", ",".join(ARMS)], environment)
         results = {arm: next(run.glob(f"stages/{arm}-*/result.json")) for arm in ARMS}
         return {arm: json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] for arm, path in results.items()}
 
@@ -94,9 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(names) - set(WAITING):
         parser.error(f"--settings: got {', '.join(sorted(unknown))}; expected some of {', '.join(WAITING)}")
     rows = measure(names, options.steps, options.rounds)
-    environment = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": str(torch.__version__)}
-    found = {"date": date.today().isoformat(), **environment, "steps": options.steps, "busy": rows}
-    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    save(options.output, steps=options.steps, busy=rows)
     for row in rows:
         print(f"{row['waiting']:8} {row['arm']:9} {row['idle_s']:6.2f} → {row['busy_s']:6.2f} s: {row['factor']:.2f}×")
     return 0

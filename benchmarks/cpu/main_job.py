@@ -11,22 +11,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.cpu.busy import RESULTS, busy_core
-from benchmarks.machine import cpu_name
+from benchmarks.cpu.busy import RESULTS, busy_core, save, train
 
 JOBS: dict[str, tuple[str, ...]] = {"default": (), "1": ("--jobs", "1")}
 SECONDS = ("cpu_seconds", "wall_seconds")
@@ -34,11 +27,8 @@ SECONDS = ("cpu_seconds", "wall_seconds")
 
 def timed(folder: Path, arguments: Sequence[str]) -> float:
     """Wall seconds of the command, its start included."""
-    command = [sys.executable, "-m", "learned_resizer_cuda", "train", *arguments, "--output", str(folder)]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+    train(folder, arguments, {})
     return time.perf_counter() - start
 
 
@@ -81,9 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RESULTS / "main-job.json", help="file (default: %(default)s)")
     options = parser.parse_args(argv)
     rows = measure([] if options.steps is None else ["--steps", str(options.steps)])
-    environment = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": str(torch.__version__)}
-    found = {"date": date.today().isoformat(), **environment, "main_job": rows}
-    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    save(options.output, main_job=rows)
     return 0
 
 

@@ -29,7 +29,7 @@ def worker_context() -> ForkServerContext | SpawnContext:
     """The context of multiprocessing that starts workers."""
     if not FORKS:
         return multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # whose start would end ``signals_deferred``
+    resource_tracker.ensure_running()  # its first start would unblock the signals that ``signals_deferred`` blocks
     return multiprocessing.get_context("forkserver")
 
 
@@ -44,7 +44,7 @@ def started_early(config: RunConfig) -> Iterator[None]:
     if not FORKS or shares(config, plan(config, lambda _: 1.0))[0] < 2 or server._forkserver_pid is not None:
         yield
         return
-    worker_context()
+    resource_tracker.ensure_running()  # as above
     forkserver.set_forkserver_preload([f"{__package__}.jobs"])
     # Where this process found its modules, which differ if an older version is installed
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
