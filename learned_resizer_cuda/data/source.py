@@ -13,6 +13,10 @@ InputSize = int | Literal["native"]
 """Side of square images, or images at their own sizes."""
 
 
+IGNORED = 255
+"""Class of a mask's pixels that are not labelled."""
+
+
 def parse_input_size(text: str) -> InputSize:
     """An input size as a file holds it."""
     return NATIVE if text == NATIVE else int(text)
@@ -67,13 +71,14 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 (b, C, S, S), S the source's input size, or ``MixedImages`` with the input size ``"native"``.
-        targets: int64 (b,) classes, or float32 (b, K) histograms that sum to 1. Without labels all 0.
+        targets: int64 (b,) classes; float32 (b, K) histograms that sum to 1; or uint8 (b, S, S) masks of class indices,
+            255 where nothing is labelled. Without labels all 0. By task, of the same images for several.
         unreadable: images that were met and could not be read. In training others take their places; in testing they
             are left out, so that b may be smaller than what was asked for, even 0.
     """
 
     images: Tensor | MixedImages
-    targets: Tensor
+    targets: Tensor | dict[str, Tensor]
     unreadable: tuple[Unreadable, ...] = ()
 
 
@@ -85,7 +90,7 @@ class Source(Protocol):
     """
 
     task: str
-    """``"classification"``, ``"iqa"`` or ``"distill"``."""
+    """``"classification"``, ``"iqa"``, ``"segmentation"`` or ``"distill"``."""
     labels: tuple[str, ...]
     """Names of the K classes, or of the K bins of a histogram; none of images without labels."""
     in_channels: int

@@ -52,7 +52,7 @@ def test_composite_follows_the_formula(source: DigitsOnPhotographs) -> None:
     glyphs = source.digits[::500]
     for value in (0, 100, 153, 255):
         photograph = np.full((300, 310), value, np.uint8)
-        canvases = composite(glyphs, [photograph], 96, np.random.default_rng(1))
+        canvases, _ = composite(glyphs, [photograph], 96, np.random.default_rng(1))
         for canvas, glyph in zip(canvases, glyphs, strict=True):
             exact = value + (255.0 - value) * glyph / 255.0
             corner = np.argwhere(_windows(canvas, exact) <= 0.5)  # rounding to the nearest level is all that differs
@@ -70,7 +70,7 @@ def _windows(canvas: np.ndarray, patch: np.ndarray) -> np.ndarray:
 
 def test_digits_reach_every_border(source: DigitsOnPhotographs) -> None:
     glyph = np.full((400, 28, 28), 255, np.uint8)
-    canvases = composite(glyph, [np.zeros((96, 96), np.uint8)], 40, np.random.default_rng(0))
+    canvases, _ = composite(glyph, [np.zeros((96, 96), np.uint8)], 40, np.random.default_rng(0))
     inked = canvases == 255
     assert inked[:, 0].any() and inked[:, -1].any() and inked[:, :, 0].any() and inked[:, :, -1].any()
     assert (inked.sum((1, 2)) == 28 * 28).all()
@@ -80,7 +80,7 @@ def test_crops_reach_every_corner() -> None:
     """A crop as large as the photograph less one pixel has 2 x 2 places; all four must come up."""
     photograph = np.arange(100 * 100, dtype=np.uint16).reshape(100, 100).astype(np.uint8)
     photograph[0, 0], photograph[0, 1], photograph[1, 0], photograph[1, 1] = 201, 202, 203, 204
-    canvases = composite(np.zeros((200, 28, 28), np.uint8), [photograph], 99, np.random.default_rng(0))
+    canvases, _ = composite(np.zeros((200, 28, 28), np.uint8), [photograph], 99, np.random.default_rng(0))
     assert set(canvases[:, 0, 0].tolist()) == {201, 202, 203, 204}
 
 
