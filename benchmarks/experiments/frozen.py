@@ -162,7 +162,7 @@ def compare(folder: Path) -> dict[str, Any]:
     """
     run = Run(RunConfig.load(folder / "config.yaml"), folder)
     source, config = next(iter(run.sources.values())), run.config
-    task, classes = build_task(config, len(run.labels), run.teacher), len(run.labels)
+    task, classes = build_task(config, run.outputs, run.teacher), run.outputs[0]
     batches = [*Batches(source, 0, BATCH, normalize=(config.mean, config.std)).test()]
     found: dict[str, list[Tensor]] = {}
     results: dict[str, list[StageResult]] = {}

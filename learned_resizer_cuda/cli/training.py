@@ -159,7 +159,7 @@ def _run(config: RunConfig, folder: Path, resuming: bool = False, where: str = "
     started = time.perf_counter()
     if first:
         what = f"resuming {config.command}" if resuming else config.command
-        print_line(console, f"{what}: {config.model} on {config.data}, in {folder}")
+        print_line(console, f"{what}: {config.title}, in {folder}")
     try:
         with stoppable(), progress(console) if first else nullcontext(Watcher()) as watcher:
             report = train_and_report(config, folder, watcher)

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..data.source import InputSize
 from ..train.config import RunConfig
-from ..train.protocol import Front
-from ..train.results import PRIMARY_METRIC, SHARE, Metric, StageResult
+from ..train.protocol import Front, Stage
+from ..train.results import Metric, StageResult, judged_by, share_of
 
 TRAIN_WINDOW = 50
 """Training loss and accuracy are means over this many last batches, as they were seen in training."""
@@ -41,7 +41,7 @@ class ArmSummary:
     """One arm at one input size over its seeds.
 
     ``gflop``: resizer and network together, for one image. ``train_loss`` is None where nothing was trained,
-    ``train_accuracy`` also where the objective has no share of right answers.
+    ``train_accuracy`` also where training batches have no share of right answers.
     """
 
     arm: str
@@ -66,6 +66,8 @@ class Gap:
     ``margin`` is the gap that chance alone may make, at about 95 %: ``2 sqrt(2 v / N + s² / n)`` for N test images and
     n seeds. s is the gap's standard deviation over the seeds, 0 for one seed, where it is unknown. v is the metric's
     ``variance`` at the mean of both arms. Both arms see the same images, so the first term is on the safe side.
+
+    ``before`` compares the first tests, before a transferred resizer and its network are tuned.
     """
 
     arm: str
@@ -74,6 +76,7 @@ class Gap:
     metric: Metric
     gap: MeanStd
     margin: float
+    before: bool = False
 
     @property
     def verdict(self) -> str:
@@ -92,14 +95,17 @@ class Gap:
             "undecided": f"{self.arm} does NOT win: no clear gain, the gap is within "
             f"±{factor * self.margin:.{digits}f} of chance",
         }[self.verdict]
-        return f"{self.arm} − {self.against}: {amount}: {meaning}"
+        when = "before tuning, " if self.before else ""
+        network = self.metric.name.partition(":")[2]
+        return f"{f'{network}: ' if network else ''}{when}{self.arm} − {self.against}: {amount}: {meaning}"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of a run."""
+    """Summary of a run: ``metrics`` are those it is judged by, ``share`` that of training batches."""
 
-    objective: str
+    metrics: tuple[Metric, ...]
+    share: str | None
     arms: list[ArmSummary]
     gaps: list[Gap]
     notes: list[str] = field(default_factory=list)
@@ -139,32 +145,37 @@ def summarise(
     for result in results:
         groups.setdefault((result.stage.input_size, result.stage.arm), []).append(result)
     arms = [_summarise_arm(mine, (costs or {}).get(key)) for key, mine in groups.items()]
-    metric = PRIMARY_METRIC[config.objective]
+    metrics = judged_by(config)
     gaps = [
-        _gap(mine, groups[input_size, against], metric, test_sizes[input_size])
+        _gap(mine, groups[input_size, against], metric, test_sizes[input_size], before)
+        for metric in metrics
         for (input_size, _), mine in groups.items()
-        for against in _rivals(config, mine[0].stage.front)
+        for before in (False, True)
+        for against in _rivals(config, mine[0].stage, before)
         if (input_size, against) in groups
     ]
-    return Summary(config.objective, arms, gaps, _notes(arms))
+    return Summary(metrics, share_of(config), arms, gaps, _notes(arms))
 
 
-def _rivals(config: RunConfig, front: Front) -> tuple[str, ...]:
-    """The arms that one with this front is compared with."""
-    if front.kind != ("file" if config.command == "transfer" else "learned"):
+def _rivals(config: RunConfig, stage: Stage, before: bool) -> tuple[str, ...]:
+    """The arms that a stage's is compared with, before or after its training."""
+    if config.command != "transfer":
+        fixed = ("bilinear", "bicubic", "lanczos") if config.command == "train" else ()
+        trained = ("blind", "control", "control-long") if config.command == "train" else ("control",)
+        return (*fixed, *trained) if stage.front.kind == "learned" and not before else ()
+    if stage.front.kind != "file":
         return ()
-    return {
-        "train": ("bilinear", "bicubic", "lanczos", "blind", "control", "control-long"),
-        "transfer": (config.baseline, "control", "fresh"),
-        "ablate": ("control",),
-    }[config.command]
+    # The first of several against the others
+    files = list(config.resizers)
+    others = tuple(files[1:]) if stage.arm == files[0] else ()
+    return (config.baseline, *others) if before else (config.baseline, "control", "fresh", *others)
 
 
 def _summarise_arm(results: Sequence[StageResult], gflop: float | None) -> ArmSummary:
     stage = results[0].stage
     finals = [result.final for result in results]
     lasts = [result.split("train")[-TRAIN_WINDOW:] for result in results]
-    share = next((name for name in SHARE.values() if lasts[0] and name in lasts[0][-1].metrics), None)
+    share = next(iter(lasts[0][-1].metrics), None) if lasts[0] else None
     return ArmSummary(
         arm=stage.arm,
         input_size=stage.input_size,
@@ -184,13 +195,20 @@ def _summarise_arm(results: Sequence[StageResult], gflop: float | None) -> ArmSu
     )
 
 
-def _gap(mine: Sequence[StageResult], other: Sequence[StageResult], metric: Metric, test_images: int) -> Gap:
-    values = [[result.final.metrics[metric.name] for result in results] for results in (mine, other)]
+def _gap(
+    mine: Sequence[StageResult], other: Sequence[StageResult], metric: Metric, test_images: int, before: bool
+) -> Gap:
+    def tested(result: StageResult) -> float:
+        # A baseline has been trained before
+        row = result.split("test")[0] if before and result.stage.start is not None else result.final
+        return row.metrics[metric.name]
+
+    values = [[tested(result) for result in results] for results in (mine, other)]
     gap = MeanStd.of([a - b for a, b in zip(*values, strict=True)])
     variance = metric.variance(statistics.fmean(values[0] + values[1]))
     margin = 2 * math.sqrt(2 * variance / test_images + (gap.std or 0) ** 2 / len(mine))
     stage = mine[0].stage
-    return Gap(stage.arm, other[0].stage.arm, stage.input_size, metric, gap, margin)
+    return Gap(stage.arm, other[0].stage.arm, stage.input_size, metric, gap, margin, before)
 
 
 def _notes(arms: Sequence[ArmSummary]) -> list[str]:

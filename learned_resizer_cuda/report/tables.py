@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..data.source import InputSize
 from ..train.evaluate import Evaluation
-from ..train.results import METRICS, PRIMARY_METRIC, SHARE, Metric, StageResult
+from ..train.results import Metric, StageResult, metric_named
 from .summary import ArmSummary, MeanStd, Summary
 
 
@@ -36,15 +36,18 @@ def run_tables(command: str, summary: Summary, results: Sequence[StageResult]) -
     if command == "ablate":
         tables.append(ablation_table(summary))
     if command == "transfer":
-        tables.append(epochs_table(results, PRIMARY_METRIC[summary.objective]))
+        tables.append(epochs_table(results, summary.metrics[0]))
     return tables
 
 
 def arms_table(summary: Summary) -> Table:
-    """All arms' metrics and training times, best by primary metric in bold."""
+    """All arms' metrics and training times.
+
+    In bold the arm that is best by the metric the run is judged by; of several networks, by all of theirs.
+    """
     sizes = len({arm.input_size for arm in summary.arms}) > 1
     metrics = _metrics_in(summary.arms[0].metrics)
-    share = summary.objective in SHARE
+    share = summary.share is not None
     header = (
         "resizer",
         *(("input",) if sizes else ()),
@@ -66,17 +69,22 @@ def arms_table(summary: Summary) -> Table:
         )
         for arm in summary.arms
     ]
-    judged = [arm.metrics[PRIMARY_METRIC[summary.objective].name].mean for arm in summary.arms]
+    best = {_best([arm.metrics[metric.name].mean for arm in summary.arms]) for metric in summary.metrics}
     caption = "Same images, same network: only the resizer differs"
-    return Table(header, rows, caption, (judged.index(max(judged)),))
+    return Table(header, rows, caption, tuple(best) if len(best) == 1 else ())
+
+
+def _best(values: Sequence[float]) -> int:
+    return values.index(max(values))
 
 
 def epochs_table(results: Sequence[StageResult], metric: Metric) -> Table:
     """A metric by arm and epoch: how a transferred resizer adapts.
 
-    Rows are at step 0 and after each pass over the test images.
+    Rows are at step 0 and after each pass over the test images. Arms: the transferred resizers, fresh and control. At
+    step 0 the control is the baseline.
     """
-    arms = [arm for arm in ("transfer", "fresh", "control") if any(result.stage.arm == arm for result in results)]
+    arms = list(dict.fromkeys(result.stage.arm for result in results if result.stage.start is not None))
     tests = [row for result in results for row in result.split("test") if row.arm in arms]
     rows = []
     for step in sorted({row.step for row in tests}):
@@ -88,7 +96,7 @@ def epochs_table(results: Sequence[StageResult], metric: Metric) -> Table:
 
 def ablation_table(summary: Summary) -> Table:
     """The primary metric, cost and parameters by r and n."""
-    metric = PRIMARY_METRIC[summary.objective]
+    metric = summary.metrics[0]
     header = ("blocks r, filters n", metric.label, "GFLOP an image", "resizer's parameters")
     rows = [
         (
@@ -143,7 +151,7 @@ def _trained(arm: ArmSummary, share: Metric | None) -> str:
 
 
 def _metrics_in(values: Mapping[str, object]) -> list[Metric]:
-    return [metric for metrics in METRICS.values() for metric in metrics if metric.name in values]
+    return [metric_named(name) for name in values]
 
 
 def _text(metric: Metric, values: MeanStd) -> str:

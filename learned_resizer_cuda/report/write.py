@@ -23,14 +23,14 @@ from ..train.batches import to_unit
 from ..train.config import FIXED, RunConfig
 from ..train.models import learned_part
 from ..train.record import append_rows
-from ..train.results import PRIMARY_METRIC, StageResult
+from ..train.results import StageResult, judged_by, metrics_of
 from ..train.run import RESIZER, Run
 from ..train.run_folder import SUMMARY
 from ..weights import ResizerConfig
 from .cost import network_cost, resizer_cost
 from .figures.ablation import save_ablation
 from .figures.curves import save_curves, save_transfer
-from .figures.samples import ROWS, pick_images, save_samples
+from .figures.samples import ROWS, Asked, pick_images, save_samples
 from .figures.spectrum import HIGH, LOW, band_gain, save_spectrum
 from .page import Picture, save_page
 from .summary import TRAIN_WINDOW, Summary, summarise
@@ -65,7 +65,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
     tables = run_tables(config.command, summary, results)
     (folder / "metrics.csv").unlink(missing_ok=True)
     for result in results:
-        append_rows(folder / "metrics.csv", result.rows, config.objective)
+        append_rows(folder / "metrics.csv", result.rows, [metric.name for metric in metrics_of(config)])
     pictures = _draw_curves(config, summary, results, folder)
     image_pictures, gains = _draw_images(run, results, learned, *images[pictured])
     if learned is not None:
@@ -76,7 +76,7 @@ def write_report(run: Run, results: Sequence[StageResult], seconds: float) -> tu
         notes = [*notes, f"{len(run.unreadable)} unreadable images were skipped: unreadable.tsv names them."]
     save_page(
         folder,
-        f"{config.command}: {config.model} on {config.data}",
+        f"{config.command}: {config.title}",
         [*tables, gain_table(gains)] if gains else tables,
         verdicts=summary.verdicts(),
         notes=notes,
@@ -136,16 +136,16 @@ def environment(device: str, threads: int) -> dict[str, Any]:
 
 def _draw_curves(config: RunConfig, summary: Summary, results: Sequence[StageResult], folder: Path) -> list[Picture]:
     """Draw curves.png and the figure of the run's command."""
-    metric = PRIMARY_METRIC[config.objective]
+    metrics = judged_by(config)
     pictures = []
     if config.command == "ablate":
         pictures.append(Picture(folder / "ablation.png", "Test metric against cost and parameters"))
-        save_ablation(summary.arms, pictures[0].path, metric)
+        save_ablation(summary.arms, pictures[0].path, metrics[0])
     if config.command == "transfer":
         pictures.append(Picture(folder / "transfer.png", "Test metric by epoch of tuning"))
-        save_transfer(results, pictures[0].path, metric)
+        save_transfer(results, pictures[0].path, metrics[0])
     curves = Picture(folder / "curves.png", "Training loss, and the test metric by step and by training time")
-    save_curves(results, curves.path, metric)
+    save_curves(results, curves.path, metrics)
     return [*pictures, curves]
 
 
@@ -155,7 +155,7 @@ def _draw_images(
     results: Sequence[StageResult],
     learned: StageResult | None,
     images: Tensor | list[Tensor],
-    targets: Tensor,
+    targets: Tensor | dict[str, Tensor],
 ) -> tuple[list[Picture], dict[str, dict[str, float]]]:
     """Draw samples.png and spectrum.png of ``learned``; returns gains over bilinear in dB."""
     config = run.config
@@ -168,19 +168,26 @@ def _draw_images(
 
     if run.teacher is not None:
         answers = torch.cat([run.teacher(prepared(index)[None]) for index in range(len(images))])
-        targets = answers.argmax(1) if run.labels else torch.arange(len(images))
-    chosen = pick_images(targets, ROWS)
+        targets = answers.argmax(1) if run.labels[0] else torch.arange(len(images))
+    networks = [
+        Asked(
+            member.name if config.models else "",
+            config.objective if member.task == config.task else member.task,
+            labels,
+            targets[member.task] if isinstance(targets, dict) else targets,
+        )
+        for member, labels in zip(config.members, run.labels, strict=True)
+    ]
+    chosen = pick_images(networks[0].targets, ROWS)
     shown = [prepared(index) for index in chosen]
     samples = Picture(run.folder / "samples.png", "Test images as each resizer shows them to its network")
     save_samples(
         results,
         torch.stack(shown) if isinstance(images, Tensor) else shown,
-        targets[chosen],
+        [asked._replace(targets=asked.targets[chosen]) for asked in networks],
         samples.path,
         interpolation=config.interpolation,
         size=config.size,
-        labels=run.labels,
-        task=config.objective,
         display=restore,
         arm="learned" if learned is None else learned.stage.arm,
     )
@@ -203,13 +210,17 @@ def _draw_images(
     return [samples, spectrum], {name: {"lower": low[name], "upper": high[name]} for name in outputs}
 
 
-def _test_images(source: Source) -> tuple[Tensor | list[Tensor], Tensor]:
+def _test_images(source: Source) -> tuple[Tensor | list[Tensor], Tensor | dict[str, Tensor]]:
     """At most ``SHOWN_IMAGES`` uint8 images or regions, and their targets."""
     # Spread over the test set: neighbours are often of one class.
     count = min(SHOWN_IMAGES, source.test_size)
     batches = [source.test_batch(slice(i, i + 1)) for i in range(0, source.test_size, source.test_size // count)]
     batches = [batch for batch in batches if len(batch.images)][:count]
-    targets = torch.cat([batch.targets for batch in batches]) if batches else torch.empty(0)
+    targets: Tensor | dict[str, Tensor] = torch.empty(0)
+    if batches and isinstance(batches[0].targets, dict):
+        targets = {task: torch.cat([batch.targets[task] for batch in batches]) for task in batches[0].targets}  # type: ignore[index, call-overload]
+    elif batches:
+        targets = torch.cat([batch.targets for batch in batches])  # type: ignore[arg-type, misc]
     found: list[Tensor] = []
     for batch in batches:
         if isinstance(batch.images, MixedImages):

@@ -46,9 +46,10 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
             f"{processes} processes"
         )
     stages = [stage for stage in plan(config, lambda _: 1.0) if stage.input_size == source.input_size]
-    models = build_models(max(stages, key=_cost), config, source.in_channels, len(source.labels))
+    outputs = [len(source.labels)]
+    models = build_models(max(stages, key=_cost), config, source.in_channels, outputs)
     resizer, network = (module.to(device) for module in models)
-    task = build_task(config, len(source.labels)).to(device)
+    task = build_task(config, outputs).to(device)
     optimiser = build_optimiser(config, resizer, network, 1e-6)
     precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.precision)
 
@@ -57,6 +58,8 @@ def fitted_batch_size(config: RunConfig, source: Source, watcher: Watcher, devic
         images = random_images(config, source, count, device)
         if config.task == "iqa":
             targets = torch.full((count, len(source.labels)), 1 / len(source.labels), device=device)
+        elif config.task == "segmentation" and isinstance(images, torch.Tensor):
+            targets = torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.uint8, device=device)
         else:
             targets = torch.zeros(count, dtype=torch.int64, device=device)
         with torch.autocast(device.type, precision) if precision else contextlib.nullcontext():

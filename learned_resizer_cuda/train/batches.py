@@ -124,7 +124,12 @@ class Batches:
         Its images are (b, C, S, S) in ``dtype``: in [0, 1], or normalised. ``MixedImages`` stay bytes.
         """
         images = batch.images.to(self.device, non_blocking=True)
-        targets = batch.targets.to(self.device, non_blocking=True)
+        given = batch.targets
+        targets: Tensor | dict[str, Tensor]
+        if isinstance(given, dict):
+            targets = {task: values.to(self.device, non_blocking=True) for task, values in given.items()}
+        else:
+            targets = given.to(self.device, non_blocking=True)
         if isinstance(images, MixedImages):
             return Batch(images, targets, batch.unreadable)
         images = to_unit(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,15 +17,17 @@ import yaml
 from ..atomic import atomic_bytes
 from ..data.image_view import AUGMENTS, FITS
 from ..data.open_source import open_source
+from ..data.same_images import SameImages
 from ..data.source import NATIVE, InputSize, Source
 from ..ops.bands import RESIZER_INTERPOLATIONS
 from ..shown import shown
 from .config_file import read_yaml
+from .members import JOINT_LOSSES, Member, conflicts, members_of, split_task
 from .presets import preset
 
 FIXED = RESIZER_INTERPOLATIONS
 ARMS = (*FIXED, "learned", "blind", "control", "control-long")
-BUILT_IN = {"classification": "digits", "iqa": "photographs", "distill": "crops"}
+BUILT_IN = {"classification": "digits", "segmentation": "digits", "iqa": "photographs", "distill": "crops"}
 """The data of each task unless a folder is given."""
 
 MOST_INPUT_SIZES, MOST_STAGES, MOST_STEPS = 100, 100_000, 10**9
@@ -35,6 +38,7 @@ _LARGEST_RESIZER = 4096
 """Most filters and blocks, and the longest output side: ``weights`` refuses files of larger resizers."""
 LOSSES = {
     "classification": ("sigmoid", "softmax"),
+    "segmentation": ("cross-entropy", "dice"),
     "iqa": ("emd",),
     "distill": ("cosine", "kl"),
     "distill-features": ("cosine",),
@@ -76,14 +80,14 @@ class RunConfig:
     command: str = _option("", "train", "Protocol of the run.", choices=("train", "transfer", "ablate"))
     task: str = _data(
         "classification",
-        "classification; iqa: image quality assessment; distill: answer as the network does at the larger size, "
-        "without labels.",
+        "classification; segmentation: a class for each pixel; iqa: image quality assessment; distill: answer as the "
+        "network does at the larger size, without labels.",
         choices=tuple(BUILT_IN),
     )
     data: str | None = _data(
         None,
-        "Folder of images: train/CLASS/… and val/CLASS/… to classify; for iqa, images with AVA.txt or scores.csv; for "
-        "distill, any images. "
+        "Folder of images: train/CLASS/… and val/CLASS/… to classify; images/… and masks/… for segmentation; for iqa, "
+        "images with AVA.txt or scores.csv; for distill, any images. "
         "Default: real images that come with the installed packages.",
     )
     scores: str | None = _data(None, "AVA.txt or a CSV of histograms, if it is not in the folder.")
@@ -101,7 +105,16 @@ class RunConfig:
     )
     num_workers: int = _data(0, "Processes that read images; they do not change results.", least=0)
 
-    model: str = _network("resnet50", "small_cnn, inception_v2, or any network of timm.")
+    model: str = _network(
+        "resnet50",
+        "small_cnn, inception_v2, or any network of timm; for segmentation small_unet, lraspp_mobilenet_v3_large, or "
+        "any network of timm, with a small head.",
+    )
+    models: tuple[str, ...] = _network(
+        (),
+        "Several networks behind one resizer, each with its own loss. TASK:MODEL gives one another task on the same "
+        "images, classification or segmentation.",
+    )
     pretrained: bool = _network(False, "Start from timm's weights (needs a download).")
     weights: str | None = _network(
         None,
@@ -131,14 +144,17 @@ class RunConfig:
     zero_init: bool = _network(
         False, "Start the learned resizer as exactly the fixed filter; the default before a pretrained network."
     )
-    resizer: str | None = _network(None, "File of the trained resizer to transfer.")
+    resizer: tuple[str, ...] = _network(
+        (), "File of a trained resizer to transfer; NAME=FILE, for several, gives its arm a name."
+    )
     normalize: bool = _network(False, "Normalise images by mean and std before the resizer.")
     mean: tuple[float, ...] = _network((0.485, 0.456, 0.406), "Mean of each channel, for --normalize.")
     std: tuple[float, ...] = _network((0.229, 0.224, 0.225), "Standard deviation of each, for --normalize.", above=0)
 
     loss: str = _training(
         "sigmoid",
-        "Cross-entropy over sigmoid or softmax outputs; emd for iqa; for distill, cosine of features or kl of outputs.",
+        "Cross-entropy over sigmoid or softmax outputs; for segmentation cross-entropy, or dice: with the Dice loss "
+        "added; emd for iqa; for distill, cosine of features or kl of outputs.",
         choices=tuple(loss for losses in LOSSES.values() for loss in losses),
     )
     distill_features: bool = _training(False, "With task distill, judge by features: for networks without classes.")
@@ -176,7 +192,12 @@ class RunConfig:
     decay: float = _training(0.94, "Factor of the learning rate at each step of the schedule decay.", above=0)
     decay_epochs: float = _training(2.0, "Epochs between two such steps.", above=0)
     baseline_epochs: float = _training(30.0, "Epochs of a baseline; 0: a pretrained network as it is.", least=0)
-    epochs: float = _training(30.0, "Epochs of joint training and of its control.", above=0)
+    epochs: tuple[float, ...] = _training(
+        (30.0,),
+        "Epochs of joint training and of its control. Several, for transfer: train for the most, test after each; 0 is "
+        "before the first step.",
+        least=0,
+    )
     steps: int | None = _training(
         None, "Optimiser steps of each training, instead of epochs.", least=2, most=MOST_STEPS
     )
@@ -214,7 +235,7 @@ class RunConfig:
             value = getattr(self, entry.name)
             if value is None and entry.default is None:
                 continue
-            if value == ():
+            if value == () != entry.default:
                 raise ValueError(f"{entry.name}: got none; expected at least one")
             for one in value if isinstance(value, tuple) else (value,):
                 _check_value(entry.name, one, entry.metadata["bounds"])
@@ -226,7 +247,7 @@ class RunConfig:
 
     def _conflicts(self) -> Iterator[tuple[str, bool, str]]:
         """Rules between fields: name, whether it is broken, what was expected."""
-        for name in ("input_size", "arms", "num_filters", "num_blocks"):
+        for name in ("input_size", "arms", "num_filters", "num_blocks", "epochs", "models", "resizer"):
             yield name, len(set(getattr(self, name))) < len(getattr(self, name)), "each once"
         yield "input_size", len(self.input_size) > MOST_INPUT_SIZES, f"at most {MOST_INPUT_SIZES} sizes"
         sides = [size for size in self.input_size if size != NATIVE]
@@ -254,15 +275,30 @@ class RunConfig:
         yield "scores", self.scores is not None and not scored, "it only with task iqa and a folder as data"
         added = self.extra_photographs is not None
         yield "extra_photographs", added and self.data != "photographs", "it only with the built-in photographs"
+        yield "input_size", self.task == "segmentation" and native, "numbers of pixels for task segmentation"
         losses = LOSSES[self.objective]
         yield "loss", self.loss not in losses, f"{' or '.join(losses)} for task {self.task}"
         yield from self._pretrained_conflicts()
+        yield from conflicts(self)
+        segmented = "segmentation" in self.tasks
+        yield "freeze", self.freeze is not None and segmented, "none for segmentation, whose last layers are new"
+        yield "epochs", max(self.epochs) == 0, "more than 0"
+        several = len(self.epochs) > 1
+        yield "epochs", several and self.command != "transfer", "one number (`transfer` takes several)"
+        yield "steps", several and self.steps is not None, "none with several epochs"
+        yield (
+            "evaluations",
+            several and self.evaluations is not None,
+            "none with several epochs, each of which is tested",
+        )
         yield "std", len(self.mean) != len(self.std), f"{len(self.mean)} positive numbers, as many as mean"
         for name in ("num_filters", "num_blocks"):
             several = len(getattr(self, name)) > 1
             yield name, several and self.command != "ablate", "one number (`ablate` takes several)"
-        needed = self.command == "transfer" and self.resizer is None
+        needed = self.command == "transfer" and not self.resizer
         yield "resizer", needed, "the file of a trained resizer, resizer.safetensors of a run"
+        clash = len(self.resizers) < len(self.resizer) or {*self.resizers} & {*ARMS, "fresh"}
+        yield "resizer", bool(clash), "NAME=FILE with different names, none of them another arm's"
 
     def _pretrained_conflicts(self) -> Iterator[tuple[str, bool, str]]:
         """Rules about pretrained and frozen networks and their teachers."""
@@ -284,6 +320,38 @@ class RunConfig:
         yield "network_norms", self.network_norms == "fixed" and not trained, "batch without weights or pretrained"
         own = self.schedule == "one-cycle" and self.warmup_steps > 0
         yield "warmup_steps", own, "0 with schedule one-cycle, which has a warm-up of its own"
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The networks behind the resizer."""
+        return members_of(self.task, self._models)
+
+    @property
+    def _models(self) -> tuple[str, ...]:
+        return self.models or (self.model,)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks of the networks, each once."""
+        return tuple(dict.fromkeys(member.task for member in self.members))
+
+    @property
+    def title(self) -> str:
+        """The networks and the data, as messages name the run."""
+        return f"{', '.join(self._models)} on {self.data}"
+
+    def loss_of(self, task: str) -> str:
+        """Loss of a task of the run: ``loss``, or the default of another task."""
+        return self.loss if task == self.task else JOINT_LOSSES[task]
+
+    @property
+    def resizers(self) -> dict[str, str]:
+        """Files of the transferred resizers by arm."""
+        named = (_NAMED.fullmatch(text) for text in self.resizer)
+        return {
+            found[1] if found else "transfer": found[2] if found else text
+            for text, found in zip(self.resizer, named, strict=True)
+        }
 
     @property
     def is_pretrained(self) -> bool:
@@ -328,22 +396,28 @@ class RunConfig:
             if field_type(name) is float:
                 given[name] = _number(given[name])
         task = given.setdefault("task", "classification")
+        if given.get("models") and "model" not in given and isinstance(given["models"][0], str):
+            given["model"] = split_task(given["models"][0])[2]
         if not given.get("data") and isinstance(task, str) and task in BUILT_IN:
             given["data"] = BUILT_IN[task]
         return cls(**preset(given) | given)
 
     def open_source(self, input_size: InputSize) -> Source:
         """The run's data, as images of ``input_size``; raises what ``data.open_source`` raises."""
-        return open_source(
-            self.task,
-            str(self.data),
-            input_size,
-            scores=self.scores,
-            extra_photographs=self.extra_photographs,
-            augment=self.augment,
-            fit=self.fit,
-            max_pixels=self.max_pixels,
-        )
+        found = {
+            task: open_source(
+                task,
+                str(self.data),
+                input_size,
+                scores=self.scores,
+                extra_photographs=self.extra_photographs,
+                augment=self.augment,
+                fit=self.fit,
+                max_pixels=self.max_pixels,
+            )
+            for task in self.tasks
+        }
+        return SameImages(found) if len(found) > 1 else found[self.tasks[0]]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON."""
@@ -376,6 +450,10 @@ _RULES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "above": ("more than", operator.gt),
     "below": ("less than", operator.lt),
 }
+
+
+# A path may hold "=" behind a folder's name
+_NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)")
 
 
 def field_type(name: str) -> type:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..damaged import reading
+from ..data.same_images import labels_of
 from ..data.source import NATIVE, InputSize, Source
 from ..data.unreadable import UnreadableLog
 from ..weights import StateMismatchError
@@ -117,10 +118,12 @@ def _test(
 ) -> Evaluation:
     kept = folder / STAGES / stage.key
     tested = replace(stage, input_size=source.input_size)
-    imitated, labels = teacher or (None, source.labels)
-    resizer, network = build_kept(tested, trained, source.in_channels, len(labels), kept / RESIZER)
+    imitated, names = teacher or (None, ())
+    labels = [names] if teacher else [labels_of(source, member.task) for member in trained.members]
+    outputs = [len(one) for one in labels]
+    resizer, network = build_kept(tested, trained, source.in_channels, outputs, kept / RESIZER)
     try:
-        load_weights(network, kept / NETWORK, labels)
+        load_weights(network, kept / NETWORK, [name for one in labels for name in one])
         if stage.front.is_learned:
             load_weights(learned_part(resizer), kept / RESIZER)
     except StateMismatchError as error:
@@ -129,7 +132,7 @@ def _test(
             f"expected those of {trained.data}, which the run was trained on"
         ) from error
     fabric = open_fabric(config)
-    task = place(fabric, build_task(config, len(labels), imitated))
+    task = place(fabric, build_task(config, outputs, imitated))
     batches = open_batches(fabric, config, source, stage.seed, batch_size=1).test()
     model = place(fabric, nn.Sequential(resizer, task.student(network)))
     loss, metrics = measure(fabric, model, task, unreadable.counting(batches))

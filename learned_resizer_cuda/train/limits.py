@@ -114,7 +114,7 @@ def check_length(config: RunConfig, steps_per_epoch: Mapping[InputSize, float]) 
         ValueError: too many steps, tests or checkpoints, or a learning rate that overflows.
     """
     for per_epoch in steps_per_epoch.values():
-        lengths = {"baseline_epochs": config.baseline_epochs * per_epoch, "epochs": config.epochs * per_epoch}
+        lengths = {"baseline_epochs": config.baseline_epochs * per_epoch, "epochs": max(config.epochs) * per_epoch}
         if config.steps is not None:
             lengths = {"steps": float(config.steps)}
         if "control-long" in config.arms:

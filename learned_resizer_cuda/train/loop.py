@@ -26,9 +26,10 @@ from .config import RunConfig
 from .distributed import is_first_process, start_others
 from .optimiser import build_optimiser, build_schedule
 from .progress import Watcher
-from .protocol import Stage, default_evaluations, rounds
+from .protocol import Stage, rounds, steps_tested
 from .recalibrate import modes_kept, norms_of, recalibrate
 from .record import Recorder
+from .results import metrics_of, share_of
 from .tasks import Task
 
 CHECKPOINT, METRICS_FILE = "last.ckpt", "metrics.csv"
@@ -81,8 +82,7 @@ def fit(
     fabric = open_fabric(config)
     first, saved = is_first_process(), folder / CHECKPOINT
     steps_per_epoch = source.train_size / batch_size
-    tests = config.evaluations or default_evaluations(stage.steps, steps_per_epoch)
-    plan = rounds(stage.steps, tests, config.checkpoint_steps) if stage.steps else []
+    plan = rounds(steps_tested(stage, config, steps_per_epoch), config.checkpoint_steps) if stage.steps else []
     batches = open_batches(fabric, config, source, stage.seed, batch_size)
     if fabric.world_size > 1:
         models = (synchronise(models[0], fabric.device), synchronise(models[1], fabric.device))
@@ -103,7 +103,8 @@ def fit(
         average = AveragedModel(resizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     tested = model if average is None else nn.Sequential(average.module, network)
     metrics_file = folder / METRICS_FILE if first else None
-    recorder = Recorder(stage, config.objective, metrics_file, steps_per_epoch, unreadable, watcher)
+    columns = [metric.name for metric in metrics_of(config)]
+    recorder = Recorder(stage, columns, share_of(config), metrics_file, steps_per_epoch, unreadable, watcher)
 
     def test(step: int, learning_rate: float) -> None:
         watcher.testing(stage)
@@ -157,7 +158,7 @@ def fit(
                 if average is not None:
                     average.update_parameters(resizer)
                 correct = task.correct(logits, targets)
-                recorder.step(step, loss.detach(), correct, len(batch.targets), optimiser.param_groups[0]["lr"])
+                recorder.step(step, loss.detach(), correct, len(batch.images), optimiser.param_groups[0]["lr"])
                 schedule.step()
             recorder.flush()
         if current.tested:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,18 @@ class BlindResizer(nn.Module):
         with torch.no_grad():
             blurred = through(through(images, self.size), images.shape[-2:])
         return self.resizer(blurred)
+
+
+class Networks(nn.Module):
+    """Several networks behind one resizer."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> tuple[Any, ...]:
+        """Images (B, C, h, w) → the outputs of each network."""
+        return tuple(network(images) for network in self.networks)
 
 
 class MixedFront(nn.Module):
@@ -123,9 +136,10 @@ class MixedBlindResizer(nn.Module):
 
 
 def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
-    """Arguments of a stage's learned resizer: in a transfer, the transferred one's."""
+    """Arguments of a stage's learned resizer: in a transfer, those of the first transferred one."""
     if config.command == "transfer":
-        return replace(load_resizer(FusedResizer, Path(str(config.resizer)))[1], size=(config.size, config.size))
+        first = next(iter(config.resizers.values()))
+        return replace(load_resizer(FusedResizer, Path(first))[1], size=(config.size, config.size))
     return ResizerConfig(
         size=(config.size, config.size),
         in_channels=in_channels,
@@ -162,20 +176,21 @@ def build_front(config: RunConfig, front: Front, in_channels: int) -> nn.Module:
     return learned
 
 
-def check_normalisation(config: RunConfig, resizer: ResizerConfig) -> None:
-    """Checks that a run normalises images as its transferred resizer's training did.
+def check_normalisation(config: RunConfig, resizer: ResizerConfig, file: str) -> None:
+    """Checks that a run normalises images as a transferred resizer's training did.
 
     Args:
         config: of the run.
         resizer: the arguments in the resizer's file.
+        file: its path.
 
     Raises:
         ValueError: it does not.
     """
-    run, file = (config.mean, config.std) if config.normalize else (None, None), (resizer.mean, resizer.std)
-    if [*map(_float32, run)] != [*map(_float32, file)]:
+    run, trained = (config.mean, config.std) if config.normalize else (None, None), (resizer.mean, resizer.std)
+    if [*map(_float32, run)] != [*map(_float32, trained)]:
         raise ValueError(
-            f"normalize, mean, std: got {_shown(*run)}; expected {_shown(*file)}, as {config.resizer} was trained with"
+            f"normalize, mean, std: got {_shown(*run)}; expected {_shown(*trained)}, as {file} was trained with"
         )
 
 
@@ -192,24 +207,28 @@ def _shown(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
 
 
 def build_models(
-    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, *, kept: bool = False
+    stage: Stage, config: RunConfig, in_channels: int, outputs: Sequence[int], *, kept: bool = False
 ) -> tuple[nn.Module, nn.Module]:
     """The resizer and the network of a stage, freshly initialised.
 
-    Trained weights are not read for a network that starts from another stage's, nor for one that is ``kept``, complete
-    in a file of the run.
+    ``outputs`` are the classes or bins of each of ``config.members``; several networks are one module. Trained weights
+    are not read for a network that starts from another stage's, nor for one that is ``kept``, complete in a file of the
+    run.
 
     Determinism: for a seed, the network starts from the same weights in every arm, and so do the learned and the blind
     resizer. The caller's random state stays as it was.
     """
     fresh = stage.start is None and not kept
+    networks = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage.seed)
-        network = build_network(
-            config.model, in_channels, num_outputs, config.pretrained and fresh, config.weights if fresh else None
-        )
+        for member, count in zip(config.members, outputs, strict=True):
+            torch.manual_seed(stage.seed)
+            pretrained, weights = config.pretrained and fresh, config.weights if fresh else None
+            segments = member.task == "segmentation"
+            networks.append(build_network(member.model, in_channels, count, pretrained, weights, segments=segments))
         torch.manual_seed(stage.seed)
         resizer = build_front(config, stage.front, in_channels)
+    network = Networks(networks) if config.models else networks[0]
     if config.freeze:
         network.eval().requires_grad_(False)
     if stage.input_size == NATIVE:
@@ -232,13 +251,14 @@ def for_mixed_sizes(front: nn.Module, config: RunConfig, in_channels: int) -> Mi
 
 
 def build_kept(
-    stage: Stage, config: RunConfig, in_channels: int, num_outputs: int, resizer: Path
+    stage: Stage, config: RunConfig, in_channels: int, outputs: Sequence[int], resizer: Path
 ) -> tuple[nn.Module, nn.Module]:
     """The models of a complete stage, to be filled with its weights.
 
     Needs nothing outside the run: not the file of a transferred resizer, nor pretrained weights.
 
     Args:
+        outputs: see ``build_models``.
         resizer: the learned resizer's file in the stage's folder.
 
     Raises:
@@ -249,7 +269,7 @@ def build_kept(
         with reading(resizer, remedy(resizer.parent)):
             load_resizer(FusedResizer, resizer)
         front = replace(front, kind="file", file=str(resizer))
-    return build_models(replace(stage, front=front), config, in_channels, num_outputs, kept=True)
+    return build_models(replace(stage, front=front), config, in_channels, outputs, kept=True)
 
 
 def learned_part(resizer: nn.Module) -> nn.Module:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .pretrained import count_outputs, fill, read_weights
+from .segmenters import LRASPP, UNET, EncoderWithHead, Lraspp, SmallUNet
 
 PAPER_NETWORKS = ("inception_v2", "densenet121", "resnet50", "mobilenetv2_100")
 """The task networks of Talebi & Milanfar, "Learning to Resize Images for Computer Vision Tasks", ICCV 2021."""
 
-_OWN = ("small_cnn", "inception_v2")
+_OWN, SEGMENTERS = ("small_cnn", "inception_v2"), (UNET, LRASPP)
 _PAPER_SPELLINGS = {
     "inception-v2": "inception_v2",
     "densenet-121": "densenet121",
@@ -22,7 +23,13 @@ _PAPER_SPELLINGS = {
 
 
 def build_network(
-    name: str, in_channels: int, num_outputs: int, pretrained: bool = False, weights: str | None = None
+    name: str,
+    in_channels: int,
+    num_outputs: int,
+    pretrained: bool = False,
+    weights: str | None = None,
+    *,
+    segments: bool = False,
 ) -> nn.Module:
     """A named task network, on the CPU in float32 and training mode.
 
@@ -37,10 +44,12 @@ def build_network(
         pretrained: start from timm's pretrained weights, which timm downloads unless they are in its cache. The first
             layer is adapted to ``in_channels``; the last layer is new if K differs.
         weights: start from a file's weights (``pretrained.read_weights``); the last layer is new if K differs.
+        segments: a network for segmentation: ``"small_unet"``, ``"lraspp_mobilenet_v3_large"`` of torchvision, or a
+            network of timm with a new small head, whose trained weights are then the encoder's.
 
     Returns:
-        A module (B, in_channels, H, W) → (B, num_outputs). Networks with a fixed image size, such as most vision
-        transformers, keep timm's.
+        A module (B, in_channels, H, W) → (B, num_outputs), or (B, num_outputs, h, w) if it segments. Networks with a
+        fixed image size, such as most vision transformers, keep timm's.
 
     Raises:
         ModuleNotFoundError: timm is not installed, and the name is not one of the package's own networks; or the
@@ -48,14 +57,19 @@ def build_network(
         FileNotFoundError: there is no such file.
         ValueError: naming the argument, its value and what was expected; for an unknown name, also similar ones.
     """
-    model = network_name(name)
+    model = network_name(name, segments)
     least = 1 if model in _OWN else 0
     for argument, count, bound in (("in_channels", in_channels, 1), ("num_outputs", num_outputs, least)):
         if count < bound:
             raise ValueError(f"{argument}: got {count!r} for {model}; expected an int of at least {bound}")
-    network = _new_network(model, in_channels, num_outputs, pretrained)
+    with_head = segments and model not in SEGMENTERS
+    network = _new_network(model, in_channels, 0 if with_head else num_outputs, pretrained)
     if weights is not None:
+        if model in SEGMENTERS:
+            raise ValueError(f"weights: got {weights} for {model}; expected none: there are no files of its weights")
         fill(network, read_weights(weights), weights)
+    if with_head:
+        network = EncoderWithHead(network, model, num_outputs)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -81,9 +95,13 @@ def trained_outputs(name: str, weights: str | None) -> int:
 
 
 def _new_network(model: str, in_channels: int, num_outputs: int, pretrained: bool) -> nn.Module:
-    if model in _OWN:
+    if model == LRASPP:
+        return Lraspp(in_channels, num_outputs, pretrained)
+    if model in (*_OWN, UNET):
         if pretrained:
             raise ValueError(f"pretrained: got True for {model}; expected False, since no weights of it are published")
+        if model == UNET:
+            return SmallUNet(in_channels, num_outputs)
         if model == "small_cnn":
             return SmallCNN(in_channels, num_outputs)
         from .inception_v2 import InceptionV2
@@ -97,15 +115,21 @@ def _new_network(model: str, in_channels: int, num_outputs: int, pretrained: boo
     return timm.create_model(model, pretrained=pretrained, num_classes=num_outputs, in_chans=in_channels)
 
 
-def network_name(name: str) -> str:
+def network_name(name: str, segments: bool = False) -> str:
     """The canonical name of a network, checked without building it.
+
+    Args:
+        name, segments: see ``build_network``.
 
     Raises:
         ModuleNotFoundError, ValueError: as ``build_network``.
     """
     model = _PAPER_SPELLINGS.get(name.strip().lower(), name.strip().lower())
-    if model in _OWN:
+    if model in (SEGMENTERS if segments else _OWN):
         return model
+    if model in (*SEGMENTERS, *_OWN):
+        task, others = ("segmentation", SEGMENTERS) if segments else ("this task", _OWN)
+        raise ValueError(f"model: got {name!r}; expected {', '.join(others)} or a timm model for {task}")
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -115,9 +139,10 @@ def network_name(name: str) -> str:
 
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, [*_OWN, *_PAPER_SPELLINGS, *timm.list_models()], n=3)
+        own = SEGMENTERS if segments else _OWN
+        near = difflib.get_close_matches(architecture, [*own, *_PAPER_SPELLINGS, *timm.list_models()], n=3)
         raise ValueError(
-            f"model: got {name!r}; expected small_cnn, inception_v2 or a timm model"
+            f"model: got {name!r}; expected {', '.join(own)} or a timm model"
             + (f"; did you mean {', '.join(near)}?" if near else "")
         )
     if tag:

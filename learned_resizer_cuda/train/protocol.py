@@ -94,7 +94,7 @@ def plan(config: RunConfig, steps_per_epoch: Callable[[InputSize], float]) -> li
     for input_size, seed, arm in product(config.input_size, range(config.seed, config.seed + config.seeds), arms):
         epochs, rate, start = config.baseline_epochs, config.learning_rate, None
         if arm.tuned:
-            epochs, rate, start = config.epochs, config.fine_tune_learning_rate, config.baseline
+            epochs, rate, start = max(config.epochs), config.fine_tune_learning_rate, config.baseline
         steps = config.steps
         if epochs == 0:
             steps = 0
@@ -116,13 +116,13 @@ def _train(config: RunConfig) -> list[_Arm]:
 
 
 def _transfer(config: RunConfig) -> list[_Arm]:
-    """A resizer trained with one network, put in front of another.
+    """Resizers trained with other networks, put in front of a new one.
 
     The other network was trained behind a fixed filter. ``fresh`` starts from a random resizer instead: does it help
     that the other resizer was trained?
     """
-    transfer = _Arm("transfer", Front("file", config.interpolation, file=config.resizer))
-    return [_baseline(config.baseline), transfer, _Arm("fresh", _learned(config)), *_unfrozen(config)]
+    transfer = [_Arm(name, Front("file", config.interpolation, file=file)) for name, file in config.resizers.items()]
+    return [_baseline(config.baseline), *transfer, _Arm("fresh", _learned(config)), *_unfrozen(config)]
 
 
 def _ablate(config: RunConfig) -> list[_Arm]:
@@ -174,25 +174,38 @@ class Round:
     tested: bool
 
 
-def rounds(steps: int, evaluations: int, longest: int) -> list[Round]:
+def steps_tested(stage: Stage, config: RunConfig, steps_per_epoch: float) -> list[int]:
+    """Steps after which a training is tested, the last one included.
+
+    After each of several ``epochs`` of a stage that starts from a baseline; else in equal intervals, ``evaluations`` or
+    one an epoch.
+    """
+    if stage.start is not None and len(config.epochs) > 1:
+        return sorted({min(stage.steps, max(1, round(epoch * steps_per_epoch))) for epoch in config.epochs if epoch})
+    return evenly(stage.steps, config.evaluations or default_evaluations(stage.steps, steps_per_epoch))
+
+
+def evenly(steps: int, evaluations: int) -> list[int]:
+    """Ends of equal intervals of ``steps``; more than ``steps`` count as ``steps``."""
+    evaluations = min(evaluations, steps)
+    return [round((index + 1) * steps / evaluations) for index in range(evaluations)]
+
+
+def rounds(ends: Sequence[int], longest: int) -> list[Round]:
     """Cut a training into rounds.
 
-    It has ``evaluations`` equal intervals, the last of which ends with the last step, each of as few equal rounds as
-    keep a round at ``longest`` steps or fewer. All intervals have the same number of rounds.
+    Each interval between two tests has as few equal rounds as keep a round at ``longest`` steps or fewer. All intervals
+    have the same number of rounds, as far as they have as many steps.
 
     Args:
-        steps: of the training, at least 1.
-        evaluations: at least 1; more than ``steps`` count as ``steps``.
+        ends: steps after which it is tested, ascending, the last one its length.
         longest: at least 1, which counts as 2, as intervals differ by a step.
     """
-    evaluations = min(evaluations, steps)
-    ends = [round((index + 1) * steps / evaluations) for index in range(evaluations)]
     starts = [0, *ends[:-1]]
     widest = max(end - start for start, end in zip(starts, ends, strict=True))
-    narrowest = min(end - start for start, end in zip(starts, ends, strict=True))
-    parts = min(math.ceil(widest / longest), narrowest)
     cut = []
     for start, end in zip(starts, ends, strict=True):
+        parts = min(math.ceil(widest / longest), end - start)
         edges = [start + round(index * (end - start) / parts) for index in range(parts + 1)]
         cut += [Round(range(a, b), b == end) for a, b in pairwise(edges)]
     return cut

@@ -21,7 +21,7 @@ from ..data.unreadable import UnreadableLog
 from .distributed import gather, is_alone, mean_over_all, sum_over_all
 from .progress import Watcher
 from .protocol import Stage
-from .results import METRICS, SHARE, Row
+from .results import Row
 from .run_folder import remedy
 
 _PLAIN = tuple(entry.name for entry in fields(Row) if entry.name != "metrics")
@@ -64,7 +64,8 @@ class Recorder:
 
     Args:
         stage: what the rows are about.
-        objective: of the run; decides on the columns.
+        columns: names of the metrics.
+        share: name of the metric of training batches, if they have one.
         path: the CSV file; None in all processes but the first.
         steps_per_epoch: converts steps to epochs.
         unreadable: collects the images that could not be read.
@@ -74,13 +75,14 @@ class Recorder:
     def __init__(
         self,
         stage: Stage,
-        objective: str,
+        columns: Sequence[str],
+        share: str | None,
         path: Path | None,
         steps_per_epoch: float,
         unreadable: UnreadableLog,
         watcher: Watcher,
     ) -> None:
-        self.stage, self.objective, self.path = stage, objective, path
+        self.stage, self.columns, self.share, self.path = stage, columns, share, path
         self.steps_per_epoch, self.unreadable, self.watcher = steps_per_epoch, unreadable, watcher
         self.stopwatch = Stopwatch()
         self._rows: list[Row] = []
@@ -150,7 +152,7 @@ class Recorder:
         self._waiting.clear()
         for index, (step, loss) in enumerate(zip(steps, mean_losses, strict=True)):
             self._check_finite(step, loss)
-            metrics = {} if right is None else {SHARE[self.objective]: right[index] / images[index]}
+            metrics = {} if right is None or self.share is None else {self.share: right[index] / images[index]}
             self._rows.append(self._row(step, "train", loss, rates[index], times[index], metrics))
 
     def _check_finite(self, step: int, loss: float) -> None:
@@ -182,7 +184,7 @@ class Recorder:
         """
         self._count_unreadable()
         if self.path is not None:
-            append_rows(self.path, self._rows, self.objective)
+            append_rows(self.path, self._rows, self.columns)
         self._rows.clear()
 
     def _count_unreadable(self) -> None:
@@ -190,7 +192,7 @@ class Recorder:
         self._unreadable = []
 
 
-def append_rows(path: Path, rows: Sequence[Row], objective: str) -> None:
+def append_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Appends rows to a CSV file and flushes them to the disk.
 
     A new file gets a header first.
@@ -202,10 +204,10 @@ def append_rows(path: Path, rows: Sequence[Row], objective: str) -> None:
     with naming(path), path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
-            writer.writerow([*_PLAIN, *(metric.name for metric in METRICS[objective])])
+            writer.writerow([*_PLAIN, *columns])
         for row in rows:
             # All digits: a resumed run is compared with one that was never interrupted.
-            metrics = [row.metrics.get(metric.name, "") for metric in METRICS[objective]]
+            metrics = [row.metrics.get(name, "") for name in columns]
             writer.writerow([*(getattr(row, name) for name in _PLAIN), *metrics])
         file.flush()
         os.fsync(file.fileno())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from ..data.source import InputSize
+from .config import RunConfig
 from .protocol import Stage
 
 
@@ -52,8 +53,13 @@ AGREEMENT = Metric("agreement", "test agreement, %", "points", "agrees {:.1%}", 
 # 1 - c² is the largest variance that values in [-1, 1] of mean c can have.
 COSINE = Metric("cosine", "test cosine", "cosine", "cosine {:.3f}", lambda c: 1 - c**2)
 
+# Within [0, 1] as an accuracy, and so a mean over the images of no more than its variance.
+MIOU = replace(ACCURACY, name="miou", label="test mIoU at the input's size, %", brief="mIoU {:.1%}")
+MIOU_SMALL = replace(MIOU, name="miou_small", label="test mIoU at the output's size, %")
+
 METRICS = {
     "classification": (ACCURACY,),
+    "segmentation": (MIOU_SMALL, MIOU),
     "iqa": (PLCC, SRCC),
     "distill": (AGREEMENT,),
     "distill-features": (COSINE,),
@@ -63,6 +69,38 @@ PRIMARY_METRIC = {objective: metrics[-1] for objective, metrics in METRICS.items
 """The metric each is judged by."""
 SHARE = {"classification": ACCURACY.name, "distill": AGREEMENT.name}
 """The metric that training batches have too: a share of right answers."""
+_NAMED = {metric.name: metric for metrics in METRICS.values() for metric in metrics}
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of a column: NAME, or NAME:NETWORK of one of several networks."""
+    base, colon, network = name.partition(":")
+    metric = _NAMED[base]
+    return replace(metric, name=name, label=f"{metric.label}, {network}") if colon else metric
+
+
+def metrics_of(config: RunConfig) -> tuple[Metric, ...]:
+    """Metrics of a run, in the order of their columns."""
+    return tuple(metric for metrics in _by_network(config) for metric in metrics)
+
+
+def judged_by(config: RunConfig) -> tuple[Metric, ...]:
+    """The metrics that a run is judged by: one of each network."""
+    return tuple(metrics[-1] for metrics in _by_network(config))
+
+
+def share_of(config: RunConfig) -> str | None:
+    """Name of the metric of a run's training batches, if they have one."""
+    return None if config.models else SHARE.get(config.objective)
+
+
+def _by_network(config: RunConfig) -> list[tuple[Metric, ...]]:
+    if not config.models:
+        return [METRICS[config.objective]]
+    return [
+        tuple(metric_named(f"{metric.name}:{member.name}") for metric in METRICS[member.task])
+        for member in config.members
+    ]
 
 
 @dataclass(frozen=True)
@@ -72,7 +110,8 @@ class Row:
     ``step`` counts the finished optimiser steps, and ``epoch`` the passes over the training images up to there.
     ``cpu_seconds`` and ``wall_seconds`` are the training time up to there, without the passes over the test set.
     ``metrics`` holds ``accuracy`` in [0, 1] for classification, ``plcc`` and ``srcc`` in [-1, 1] for image quality,
-    ``agreement`` in [0, 1] or ``cosine`` in [-1, 1] for distillation; for a training batch only those of ``SHARE``.
+    ``agreement`` in [0, 1] or ``cosine`` in [-1, 1] for distillation, ``miou_small`` and ``miou`` in [0, 1] for
+    segmentation; of several networks each as NAME:NETWORK. For a training batch only that of ``share_of``.
     """
 
     arm: str
@@ -89,9 +128,10 @@ class Row:
 
     @property
     def brief(self) -> str:
-        """The primary metric of a test: ``test 54.3%`` or ``SRCC 0.812``."""
-        metric = next(metric for metric in PRIMARY_METRIC.values() if metric.name in self.metrics)
-        return metric.brief.format(self.metrics[metric.name])
+        """The primary metric of a test, or of each network: ``test 54.3%`` or ``SRCC 0.812``."""
+        primary = {metric.name for metric in PRIMARY_METRIC.values()}
+        found = {name: value for name, value in self.metrics.items() if name.partition(":")[0] in primary}
+        return ", ".join(metric_named(name).brief.format(value) for name, value in found.items())
 
 
 @dataclass

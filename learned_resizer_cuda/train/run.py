@@ -12,6 +12,7 @@ from torch import nn
 
 from ..atomic import atomic_bytes, remove_leftovers
 from ..damaged import DamagedFileError, reading
+from ..data.same_images import labels_of
 from ..data.source import NATIVE, InputSize, Source, parse_input_size
 from ..data.unreadable import UnreadableLog
 from ..reference import Resizer
@@ -68,21 +69,21 @@ class Run:
             for note in source.notes:
                 self.watcher.say(note)
         source = next(iter(self.sources.values()))
-        self.labels = source.labels  # names of the networks' K outputs
+        # Names of each network's K outputs
+        self.labels = tuple(labels_of(source, member.task) for member in config.members)
         self.teacher: nn.Module | None = None
         self._origin = config  # what the networks are built from
-        network_name(config.model)
+        for member in config.members:
+            network_name(member.model, member.task == "segmentation")
         if config.task == "distill":
             if self.first:
                 keep_teacher(config, folder, source.in_channels)
             distributed.wait_for_all()
-            self.teacher, self.labels = load_teacher(config, folder, source.in_channels)
+            self.teacher, names = load_teacher(config, folder, source.in_channels)
+            self.labels = (names,)
             self._origin = from_teacher(config, folder)
-        elif config.freeze and (count := trained_outputs(config.model, config.weights)) != len(self.labels):
-            raise ValueError(
-                f"freeze: got network, whose weights have {count} outputs; expected {len(self.labels)}, the classes or "
-                "bins of the data: new last layers would not be trained"
-            )
+        elif config.freeze:
+            self._check_frozen()
         self.unreadable = UnreadableLog(config.max_unreadable, folder / "unreadable.tsv" if self.first else None)
         self.batch_sizes = self._batch_sizes()
         per_epoch = {size: source.train_size / self.batch_sizes[size] for size, source in self.sources.items()}
@@ -93,7 +94,26 @@ class Run:
             if stage.front.kind == "file" and not (self.stage_folder(stage.key) / RESULT).is_file():
                 # Errors must come now, not after hours of training the baseline.
                 resizer = build_front(config, stage.front, self.source_of(stage).in_channels)
-                check_normalisation(config, ResizerConfig.of(cast(Resizer, resizer)))
+                check_normalisation(config, ResizerConfig.of(cast(Resizer, resizer)), str(stage.front.file))
+
+    def _check_frozen(self) -> None:
+        for member, labels in zip(self.config.members, self.labels, strict=True):
+            count = trained_outputs(member.model, self.config.weights)
+            if count != len(labels):
+                raise ValueError(
+                    f"freeze: got network, whose weights have {count} outputs; expected {len(labels)}, the classes or "
+                    "bins of the data: new last layers would not be trained"
+                )
+
+    @property
+    def outputs(self) -> list[int]:
+        """Number of each network's outputs."""
+        return [len(labels) for labels in self.labels]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of all outputs, as the file of the networks has them."""
+        return [label for labels in self.labels for label in labels]
 
     def source_of(self, stage: Stage) -> Source:
         return self.sources[stage.input_size]
@@ -109,7 +129,7 @@ class Run:
         folder, source = self.stage_folder(stage.key), self.source_of(stage)
         if self.first:
             (folder / CHECKPOINT).unlink(missing_ok=True)  # of a call that was killed just before this
-        kept = build_kept(stage, self._origin, source.in_channels, len(self.labels), folder / RESIZER)
+        kept = build_kept(stage, self._origin, source.in_channels, self.outputs, folder / RESIZER)
         return self._load(stage, folder, kept)
 
     def train_stage(self, stage: Stage) -> StageResult:
@@ -120,22 +140,21 @@ class Run:
         """
         folder = self.stage_folder(stage.key)
         source = self.source_of(stage)
-        outputs = len(self.labels)
         if self.is_complete(stage):
             result = self.load_stage(stage)
             self.watcher.found(result)
             return result
         fetched = self.config.pretrained and stage.start is None
-        self.watcher.doing(f"{'fetching the weights of' if fetched else 'building'} {self.config.model}")
-        models = build_models(stage, self._origin, source.in_channels, outputs)
+        self.watcher.doing(f"{'fetching the weights of' if fetched else 'building'} {self.config.title}")
+        models = build_models(stage, self._origin, source.in_channels, self.outputs)
         if stage.start_key is not None:
-            self._load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, self.labels)
+            self._load_weights(models[1], self.stage_folder(stage.start_key) / NETWORK, self.output_names)
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
         self.watcher.start(stage)
         batch_size = self.batch_sizes[stage.input_size]
-        task = build_task(self.config, outputs, self.teacher)
+        task = build_task(self.config, self.outputs, self.teacher)
         fitted = fit(stage, self.config, source, batch_size, models, task, folder, self.unreadable, self.watcher)
         if self.first:
             self._keep(stage, folder, fitted)
@@ -145,7 +164,7 @@ class Run:
         return result
 
     def _keep(self, stage: Stage, folder: Path, fitted: Fitted) -> None:
-        save_weights(fitted.network, folder / NETWORK, self.labels)
+        save_weights(fitted.network, folder / NETWORK, self.output_names)
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
             notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
@@ -166,7 +185,7 @@ class Run:
 
     def _load(self, stage: Stage, folder: Path, models: tuple[nn.Module, nn.Module]) -> StageResult:
         resizer, network = models
-        self._load_weights(network, folder / NETWORK, self.labels)
+        self._load_weights(network, folder / NETWORK, self.output_names)
         if stage.front.is_learned:
             self._load_weights(learned_part(resizer), folder / RESIZER)
         with reading(folder / RESULT, remedy(folder)):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from ..data.source import MixedImages
+from ..data.source import IGNORED, MixedImages
 from ..losses import EMDLoss, SigmoidCrossEntropyLoss
+from ..resize import resize
 from .config import RunConfig
-from .results import AGREEMENT, COSINE
+from .results import AGREEMENT, COSINE, MIOU, MIOU_SMALL
 
 
 class Task(nn.Module):
@@ -30,7 +32,7 @@ class Task(nn.Module):
         self.metrics = metrics
         self.mean_loss = MeanMetric()
 
-    def targets(self, images: Tensor | MixedImages, targets: Tensor) -> Tensor:
+    def targets(self, images: Tensor | MixedImages, targets: Any) -> Any:
         """What a batch's outputs are compared with: here the data's targets."""
         return targets
 
@@ -54,9 +56,13 @@ class Task(nn.Module):
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         """Number of right answers in a batch, a scalar on its device.
 
-        None for image quality.
+        None for image quality, for segmentation, and for several networks.
         """
         return None
+
+    def undecided(self) -> float:
+        """Loss of a network whose logits are all 0, where every class occurs equally often."""
+        raise NotImplementedError
 
     def _update(self, logits: Tensor, targets: Tensor) -> None:
         raise NotImplementedError
@@ -77,6 +83,10 @@ class Classification(Task):
         entropy = SigmoidCrossEntropyLoss if loss == "sigmoid" else nn.CrossEntropyLoss
         accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro", validate_args=False)
         super().__init__(entropy(label_smoothing=label_smoothing), MetricCollection({"accuracy": accuracy}))
+        self.num_classes = num_classes
+
+    def undecided(self) -> float:
+        return float(self.loss(torch.zeros(self.num_classes, self.num_classes), torch.arange(self.num_classes)))
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         return (logits.detach().argmax(1) == targets).sum()
@@ -95,8 +105,134 @@ class Quality(Task):
     def __init__(self) -> None:
         super().__init__(EMDLoss(d=2), MetricCollection({"plcc": PearsonCorrCoef(), "srcc": SpearmanCorrCoef()}))
 
+    def undecided(self) -> float:
+        return 1.0  # only ever beside others of the same task
+
     def _update(self, logits: Tensor, targets: Tensor) -> None:
         self.metrics.update(mean_score(logits.float().softmax(1)), mean_score(targets))
+
+
+class Segmentation(Task):
+    """Cross-entropy of each pixel, perhaps with Dice, and mean intersection over union.
+
+    Logits come at the network's own size. The loss, and the metric the task is judged by, are at the masks' size, to
+    which ``resize`` (bilinear) takes the logits; ``miou_small`` compares their classes with the masks reduced to the
+    logits' size by nearest neighbour. The mean is over the classes that the test masks or the answers contain, of
+    intersections and unions counted over all test images.
+
+    Args:
+        num_classes: K.
+        loss: ``"cross-entropy"``, or ``"dice"``: with the Dice loss added.
+    """
+
+    def __init__(self, num_classes: int, loss: str) -> None:
+        index: dict[str, Any] = {
+            metric.name: MulticlassJaccardIndex(num_classes, ignore_index=IGNORED, validate_args=False)
+            for metric in (MIOU_SMALL, MIOU)
+        }
+        super().__init__(PixelLoss(loss == "dice"), MetricCollection(index, compute_groups=False))
+        self.num_classes = num_classes
+
+    def undecided(self) -> float:
+        one_pixel_each = torch.arange(self.num_classes).view(1, 1, -1)
+        return float(self.loss(torch.zeros(1, self.num_classes, 1, self.num_classes), one_pixel_each))
+
+    def _update(self, logits: Tensor, targets: Tensor) -> None:
+        logits = _at_least_float32(logits)
+        small = resize(targets, logits.shape[2:], interpolation="nearest")
+        self.metrics[MIOU_SMALL.name].update(logits.argmax(1), small.long())
+        self.metrics[MIOU.name].update(at_size_of(logits, targets).argmax(1), targets.long())
+
+
+class PixelLoss(nn.Module):
+    """Cross-entropy over the labelled pixels, with or without the Dice loss.
+
+    The Dice loss is ``1 - mean_k 2 Σ p_k t_k / (Σ p_k + Σ t_k)`` over the classes k that the masks of the batch
+    contain, with softmax p, one-hot t, and sums over the batch's labelled pixels (Milletari, Navab & Ahmadi, "V-Net",
+    3DV 2016, with sums instead of squares).
+
+    Args:
+        dice: add it.
+    """
+
+    def __init__(self, dice: bool) -> None:
+        super().__init__()
+        self.dice = dice
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Logits (B, K, h, w) and masks (B, H, W) of classes, or 255 → scalar, at the masks' size."""
+        logits = at_size_of(_at_least_float32(logits), masks)
+        labelled = masks != IGNORED
+        log_p = logits.log_softmax(1)
+        # Of a batch without a labelled pixel the mean would be NaN
+        loss = functional.nll_loss(
+            log_p, masks.long(), ignore_index=IGNORED, reduction="sum"
+        ) / labelled.sum().clamp_min(1)
+        if not self.dice:
+            return loss
+        p = log_p.exp()
+        classes = torch.arange(logits.shape[1], dtype=masks.dtype, device=masks.device)
+        t = (masks[:, None] == classes.view(-1, 1, 1)).to(p.dtype)
+        pixels = t.sum((0, 2, 3))
+        there = pixels > 0
+        overlap, total = (p * t).sum((0, 2, 3)), torch.einsum("bkhw,bhw->k", p, labelled.to(p.dtype))
+        dice = 2 * overlap / (total + pixels.clamp_min(1))
+        return loss + 1 - (dice * there).sum() / there.sum().clamp_min(1)
+
+
+def at_size_of(logits: Tensor, masks: Tensor) -> Tensor:
+    """Logits (B, K, h, w) at the size of masks (B, H, W), bilinear."""
+    size = (masks.shape[-2], masks.shape[-1])
+    # Sums over the pixels of a class are slow where the classes lie side by side
+    return logits.contiguous() if logits.shape[2:] == size else resize(logits.contiguous(), size)
+
+
+class Joint(Task):
+    """The tasks of several networks behind one resizer: the sum of their losses.
+
+    Outputs are a tuple, one for each network. A loss is weighted by the mean of all ``undecided`` losses over its own:
+    each task counts alike in units of what it costs to know nothing, so that no task rules the resizer because of the
+    units of its loss. Losses of the same kind keep a weight of 1.
+
+    Args:
+        tasks: by name of the network, in their order.
+        kinds: task of each: where targets are by task, it takes those.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], kinds: Sequence[str]) -> None:
+        super().__init__(nn.Identity(), MetricCollection({}))
+        self.names, self.kinds = list(tasks), list(kinds)
+        self.tasks = nn.ModuleList(tasks.values())
+        scales = [task.undecided() for task in tasks.values()]
+        self.weights = [sum(scales) / len(scales) / scale for scale in scales]
+        self.loss = _SummedLoss(self)
+
+    def parts(self, outputs: Sequence[Tensor], targets: Tensor | dict[str, Tensor]) -> list[tuple[Any, Tensor, Tensor]]:
+        """Task, output and targets of each network."""
+        given = [targets[kind] if isinstance(targets, dict) else targets for kind in self.kinds]
+        return list(zip(self.tasks, outputs, given, strict=True))
+
+    def measure(self, logits: Any, targets: Any) -> None:
+        for task, output, target in self.parts(logits, targets):
+            task.measure(output, target)
+
+    def results(self) -> tuple[float, dict[str, float]]:
+        found = [task.results() for task in self.tasks]  # type: ignore[operator]
+        loss = sum(weight * loss for weight, (loss, _) in zip(self.weights, found, strict=True))
+        named = zip(self.names, found, strict=True)
+        return loss, {f"{metric}:{name}": value for name, (_, values) in named for metric, value in values.items()}
+
+
+class _SummedLoss(nn.Module):
+    """Weighted sum of the losses of ``Joint``."""
+
+    def __init__(self, joint: Joint) -> None:
+        super().__init__()
+        self.parts, self.weights = joint.parts, joint.weights
+
+    def forward(self, outputs: Sequence[Tensor], targets: Tensor | dict[str, Tensor]) -> Tensor:
+        losses = [task.loss(output, target) for task, output, target in self.parts(outputs, targets)]
+        return torch.stack([weight * loss for weight, loss in zip(self.weights, losses, strict=True)]).sum()
 
 
 class Distillation(Task):
@@ -214,16 +350,28 @@ def mean_score(histograms: Tensor) -> Tensor:
     return (histograms * scores).sum(1)
 
 
-def build_task(config: RunConfig, num_outputs: int, teacher: nn.Module | None = None) -> Task:
+def build_task(config: RunConfig, outputs: Sequence[int], teacher: nn.Module | None = None) -> Task:
     """The task of a run.
 
     Args:
         config: of the run.
-        num_outputs: classes or bins K.
+        outputs: classes or bins K of each network.
         teacher: the network that distillation imitates.
     """
     if teacher is not None and config.loss == "cosine":
-        return FeatureDistillation(teacher, num_outputs)
+        return FeatureDistillation(teacher, outputs[0])
     if teacher is not None:
         return Distillation(teacher, Divergence(config.temperature))
-    return Quality() if config.task == "iqa" else Classification(num_outputs, config.loss, config.label_smoothing)
+    tasks = {
+        member.name: _labelled_task(config, member.task, count)
+        for member, count in zip(config.members, outputs, strict=True)
+    }
+    if not config.models:
+        return next(iter(tasks.values()))
+    return Joint(tasks, [member.task for member in config.members])
+
+
+def _labelled_task(config: RunConfig, task: str, num_outputs: int) -> Task:
+    if task == "segmentation":
+        return Segmentation(num_outputs, config.loss_of(task))
+    return Quality() if task == "iqa" else Classification(num_outputs, config.loss_of(task), config.label_smoothing)

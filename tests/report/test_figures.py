@@ -17,6 +17,7 @@ from matplotlib.colors import to_hex
 from learned_resizer_cuda import Resize, resize
 from learned_resizer_cuda.report.figures import ablation, curves, samples
 from learned_resizer_cuda.report.figures.ablation import save_ablation
+from learned_resizer_cuda.report.figures.samples import Asked
 from learned_resizer_cuda.report.figures.style import COLOURS, arm_colours
 from learned_resizer_cuda.report.summary import ArmSummary, MeanStd
 from learned_resizer_cuda.train.protocol import Front, Stage
@@ -92,7 +93,7 @@ def test_colours_are_distinct_and_steady() -> None:
 
 
 def test_curves(drawn: list[Any]) -> None:
-    curves.save_curves([stage(seed=0), stage(seed=20), stage("bicubic")], Path("curves.png"), ACCURACY)
+    curves.save_curves([stage(seed=0), stage(seed=20), stage("bicubic")], Path("curves.png"), [ACCURACY])
     loss, by_step, by_time = drawn[0].axes
     assert list(lines(by_step)) == ["learned", "bicubic"] == list(lines(loss)) == list(lines(by_time))
     assert lines(by_step)["learned"].get_xdata() == pytest.approx([0, 10, 20, 30, 40])
@@ -110,7 +111,7 @@ def test_curves(drawn: list[Any]) -> None:
 
 
 def test_curves_of_different_lengths_keep_step_0(drawn: list[Any]) -> None:
-    curves.save_curves([stage(), stage("control-long", steps=400)], Path("curves.png"), ACCURACY)
+    curves.save_curves([stage(), stage("control-long", steps=400)], Path("curves.png"), [ACCURACY])
     _, by_step, _ = drawn[0].axes
     drawn[0].draw_without_rendering()
     pixels = by_step.transData.transform([(step, 0) for step in (0, 10, 100, 400)])[:, 0]
@@ -121,7 +122,7 @@ def test_curves_of_different_lengths_keep_step_0(drawn: list[Any]) -> None:
 
 def test_curves_of_several_sizes(drawn: list[Any]) -> None:
     results = [stage(arm, input_size=size, metric="srcc") for arm in ("bilinear", "learned") for size in (8, 16)]
-    curves.save_curves(results, Path("curves.png"), SRCC)
+    curves.save_curves(results, Path("curves.png"), [SRCC])
     found = lines(drawn[0].axes[1])
     assert list(found) == ["bilinear, 8 px", "bilinear, 16 px", "learned, 8 px", "learned, 16 px"]
     styles = [line.get_linestyle() for line in found.values()]
@@ -133,7 +134,7 @@ def test_curves_of_several_sizes(drawn: list[Any]) -> None:
 
 
 def test_curves_of_a_gpu_go_by_the_clock(drawn: list[Any]) -> None:
-    curves.save_curves([stage(device="cuda")], Path("curves.png"), ACCURACY)
+    curves.save_curves([stage(device="cuda")], Path("curves.png"), [ACCURACY])
     by_time = drawn[0].axes[2]
     assert by_time.get_xlabel() == "wall seconds of training"
     assert lines(by_time)["learned"].get_xdata()[-1] == pytest.approx(40)
@@ -141,9 +142,9 @@ def test_curves_of_a_gpu_go_by_the_clock(drawn: list[Any]) -> None:
 
 def test_bad_curves() -> None:
     with pytest.raises(ValueError, match="results: got none"):
-        curves.save_curves([], Path("curves.png"), ACCURACY)
+        curves.save_curves([], Path("curves.png"), [ACCURACY])
     with pytest.raises(ValueError, match="metric: got 'plcc'; expected one of accuracy"):
-        curves.save_curves([stage()], Path("curves.png"), PLCC)
+        curves.save_curves([stage()], Path("curves.png"), [PLCC])
 
 
 def test_transfer(drawn: list[Any]) -> None:
@@ -194,12 +195,10 @@ def test_samples_of_classes(drawn: list[Any]) -> None:
     samples.save_samples(
         results,
         images,
-        torch.tensor([0, 1, 0, 1]),
+        [Asked("", "classification", ["a $very$ long name of a class", "cat"], torch.tensor([0, 1, 0, 1]))],
         Path("samples.png"),
         interpolation="bicubic",
         size=(4, 6),
-        labels=["a $very$ long name of a class", "cat"],
-        task="classification",
     )
     figure = drawn[0]
     heads = [title.splitlines()[0] for title in titles(figure)]
@@ -228,12 +227,10 @@ def test_samples_in_colour_with_grades(drawn: list[Any]) -> None:
     samples.save_samples(
         [stage("transfer", resizer=Brighten(), network=Constant(logits))],
         2 * images - 1,
-        histograms,
+        [Asked("", "iqa", ["1", "2", "3", "4"], histograms)],
         Path("samples.png"),
         interpolation="bilinear",
         size=4,
-        labels=["1", "2", "3", "4"],
-        task="iqa",
         display=lambda values: (values + 1) / 2,
         arm="transfer",
     )
@@ -252,15 +249,55 @@ def test_samples_in_colour_with_grades(drawn: list[Any]) -> None:
 
 def test_samples_without_a_learned_arm(tmp_path: Path) -> None:
     path = tmp_path / "samples.png"
-    arguments: dict[str, Any] = {"interpolation": "bilinear", "size": 4, "labels": ["a", "b"], "task": "classification"}
-    samples.save_samples([], torch.rand(2, 1, 8, 8), torch.tensor([0, 1]), path, **arguments)
+    arguments: dict[str, Any] = {"interpolation": "bilinear", "size": 4}
+
+    def asked(targets: list[int], task: str = "classification") -> list[Asked]:
+        return [Asked("", task, ["a", "b"], torch.tensor(targets))]
+
+    samples.save_samples([], torch.rand(2, 1, 8, 8), asked([0, 1]), path, **arguments)
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="images: got"):
-        samples.save_samples([], torch.rand(2, 2, 8, 8), torch.tensor([0, 1]), path, **arguments)
+        samples.save_samples([], torch.rand(2, 2, 8, 8), asked([0, 1]), path, **arguments)
     with pytest.raises(ValueError, match=r"targets: got shape \(3,\); expected \(2,\)"):
-        samples.save_samples([], torch.rand(2, 1, 8, 8), torch.tensor([0, 1, 1]), path, **arguments)
+        samples.save_samples([], torch.rand(2, 1, 8, 8), asked([0, 1, 1]), path, **arguments)
+    with pytest.raises(ValueError, match=r"targets: got shape \(2,\); expected \(2, H, W\)"):
+        samples.save_samples([], torch.rand(2, 1, 8, 8), asked([0, 1], "segmentation"), path, **arguments)
     with pytest.raises(ValueError, match="task: got 'x'"):
-        samples.save_samples([], torch.rand(2, 1, 8, 8), torch.tensor([0, 1]), path, **arguments | {"task": "x"})
+        samples.save_samples([], torch.rand(2, 1, 8, 8), asked([0, 1], "x"), path, **arguments)
+
+
+def test_samples_with_masks_of_one_network_and_classes_of_another(drawn: list[Any]) -> None:
+    """A mask lies over the whole panel, whatever its size; class 0 and unlabelled pixels are clear."""
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    masks[0, :4, :4], masks[0, 4:, 4:] = 1, 255
+    masks[1, :, :4] = 2
+    logits = torch.zeros(3, 4, 4)
+    logits[1, :, :2], logits[1, :, 2:] = 1.0, -1.0  # the left half, also after enlarging
+
+    class Two(nn.Module):
+        def forward(self, small: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.tensor([[0.0, 1.0]]).expand(len(small), -1), logits.expand(len(small), -1, -1, -1)
+
+    samples.save_samples(
+        [stage("bilinear", network=Two(), input_size=8)],
+        images,
+        [
+            Asked("sorter", "classification", ["ant", "bee"], torch.tensor([1, 0])),
+            Asked("painter", "segmentation", ["nothing", "leaf", "stone"], masks),
+        ],
+        Path("samples.png"),
+        interpolation="bilinear",
+        size=4,
+    )
+    # The second image is drawn first, as its class is 0: of classes 0, 1 and 2 only 0 has an intersection, all of it.
+    # In the first image both 0 and 1 have intersections of 16 and unions of 32 pixels, the unlabelled ones left out.
+    assert answers(drawn[0]) == ["sorter: bee ✗\npainter: mIoU 33%", "sorter: bee ✓\npainter: mIoU 50%"]
+    bilinear = next(axes for axes in drawn[0].axes if axes.get_title().startswith("bilinear"))
+    assert bilinear.images[1].get_extent() == [-0.5, 3.5, 3.5, -0.5]
+    truth = next(axes for axes in drawn[0].axes if axes.get_title().startswith("input"))
+    alpha = np.asarray(truth.images[1].get_array())[..., 3]
+    assert (alpha > 0).sum() == 32  # of the second mask, which is drawn first
 
 
 # ablation
@@ -333,7 +370,7 @@ def test_no_ablation() -> None:
 
 def test_figures_reach_their_files(tmp_path: Path) -> None:
     save_ablation([*grid(None)[:2], baseline("control", 0.5)], tmp_path / "a.png", ACCURACY)
-    curves.save_curves([stage()], tmp_path / "b.png", ACCURACY)
+    curves.save_curves([stage()], tmp_path / "b.png", [ACCURACY])
     curves.save_transfer([stage("transfer")], tmp_path / "c.png", ACCURACY)
     for name in "abc":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -58,7 +58,7 @@ def test_loss_and_metrics_are_those_of_the_formulas(network: tuple[nn.Module, Pa
     generator = torch.Generator().manual_seed(0)
     student, teacher = (4 * torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     agreement = (student.argmax(1) == teacher.argmax(1)).double().mean()
-    task = build_task(configured(network[1], loss="kl", temperature=2.0), 5, nn.Identity())
+    task = build_task(configured(network[1], loss="kl", temperature=2.0), [5], nn.Identity())
     p, q = ((values / 2).softmax(1) for values in (teacher, student))
     torch.testing.assert_close(task.loss(student, teacher), 4 * (p * (p / q).log()).sum(1).mean())
     assert task.correct(student, teacher) == 6 * agreement
@@ -69,13 +69,13 @@ def test_loss_and_metrics_are_those_of_the_formulas(network: tuple[nn.Module, Pa
     assert metrics == {"agreement": pytest.approx(float(agreement))}
     features = [torch.randn(6, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
     cosines = functional.cosine_similarity(*features)
-    task = build_task(configured(network[1]), 5, nn.Identity())
+    task = build_task(configured(network[1]), [5], nn.Identity())
     outputs = [torch.cat(pair, 1) for pair in zip(features, (student, teacher), strict=True)]
     torch.testing.assert_close(task.loss(*outputs), 1 - cosines.mean())
     task.measure(*outputs)
     assert task.results()[1] == {"agreement": pytest.approx(float(agreement))}
     assert task.correct(*outputs) == 6 * agreement
-    task = build_task(configured(network[1], distill_features=True), 0, nn.Identity())
+    task = build_task(configured(network[1], distill_features=True), [0], nn.Identity())
     torch.testing.assert_close(task.loss(*features), 1 - cosines.mean())
     task.measure(*features)
     assert task.results()[1] == {"cosine": pytest.approx(float(cosines.mean()), rel=1e-6)}
@@ -84,7 +84,7 @@ def test_loss_and_metrics_are_those_of_the_formulas(network: tuple[nn.Module, Pa
 
 @pytest.mark.parametrize("loss", ["cosine", "kl"])
 def test_the_teacher_sees_the_images_and_gets_no_gradient(network: tuple[nn.Module, Path], loss: str) -> None:
-    task = build_task(configured(network[1], loss=loss), 7, network[0])
+    task = build_task(configured(network[1], loss=loss), [7], network[0])
     images = torch.rand(2, 3, 48, 48, requires_grad=True)
     targets = task.targets(images, torch.zeros(2))
     assert not targets.requires_grad

@@ -60,13 +60,13 @@ def test_resuming_repeats_the_round_that_was_stopped(stop: int, resumed: int, tm
     values |= {"checkpoint_steps": 3, "accelerator": "cpu", "recalibrate_bn": False, "arms": ("bilinear",)}
     config = RunConfig.make(values | {"data": str(class_folder(tmp_path / "data"))})
     (stage,) = plan(config, lambda _: 1.0)
-    assert [part.steps for part in rounds(7, 1, 3)] == [range(2), range(2, 5), range(5, 7)]
+    assert [part.steps for part in rounds([7], 3)] == [range(2), range(2, 5), range(5, 7)]
 
     def train(stop: int | None) -> list[int]:
         source = Watching(tmp_path / "data", stop)
-        models = build_models(stage, config, 3, 2)
+        models = build_models(stage, config, 3, [2])
         with contextlib.suppress(Stopped):
-            fit(stage, config, source, 4, models, build_task(config, 2), tmp_path, UnreadableLog(0), Watcher())
+            fit(stage, config, source, 4, models, build_task(config, [2]), tmp_path, UnreadableLog(0), Watcher())
         return source.drawn
 
     assert train(stop) == list(range(stop))
@@ -83,7 +83,7 @@ def test_a_test_leaves_modes_as_they_were_and_skips_empty_batches() -> None:
     model[0].register_forward_hook(lambda *_: during.append(model.training or model[2].training))
     images, targets = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 1, 0])
     fabric = open_fabric(RunConfig.make({"accelerator": "cpu"}))
-    task = build_task(RunConfig.make({"loss": "softmax", "label_smoothing": 0.0}), 2)
+    task = build_task(RunConfig.make({"loss": "softmax", "label_smoothing": 0.0}), [2])
     loss, metrics = measure(fabric, model, task, [Batch(images, targets), Batch(images[:0], targets[:0])])
     assert during == [False] and [module.training for module in model] == [False, True, True] and model.training
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_the_fresh_resizer_is_like_the_transferred_one(tmp_path: Path) -> None:
     save_resizer(trained, arguments, file)
     config = RunConfig.make({"command": "transfer", "resizer": str(file)})
     stages = {stage.arm: stage for stage in plan(config, lambda _: 10.0)}
-    given, fresh = (build_models(stages[arm], config, 1, 10)[0] for arm in ("transfer", "fresh"))
+    given, fresh = (build_models(stages[arm], config, 1, [10])[0] for arm in ("transfer", "fresh"))
     for resizer in (given, fresh):
         assert ResizerConfig.of(resizer) == replace(arguments, size=(16, 16))  # type: ignore[arg-type]
     weights = [module.state_dict()["conv1.weight"] for module in (trained, given, fresh)]
@@ -117,7 +117,7 @@ def test_the_fresh_resizer_is_like_the_transferred_one(tmp_path: Path) -> None:
     kept = tmp_path / "kept.safetensors"
     file.rename(kept)
     for arm in ("transfer", "fresh"):
-        again, _ = build_kept(stages[arm], config, 1, 10, kept)
+        again, _ = build_kept(stages[arm], config, 1, [10], kept)
         assert ResizerConfig.of(again) == replace(arguments, size=(16, 16))  # type: ignore[arg-type]
 
 

@@ -58,7 +58,7 @@ def test_fronts_give_what_those_of_one_size_give_each_region(data: Path, arm: st
     assert isinstance(images, MixedImages) and len({image.shape for image in images.images}) > 3
     assert any(images.flip) and not all(images.flip)
     of = stages(config)
-    one, native = (build_models(of[size, arm], config, 3, 2)[0].eval() for size in (16, NATIVE))
+    one, native = (build_models(of[size, arm], config, 3, [2])[0].eval() for size in (16, NATIVE))
     with torch.no_grad():
         found = native(images)
         for crop, result in zip(images.crops(), found, strict=True):
@@ -73,7 +73,7 @@ def test_a_fronts_dtype_is_its_networks(data: Path) -> None:
     source = config.open_source(NATIVE)
     images = Batches(source, 0, 2, dtype=torch.float64).prepare(source.train_batch(0, 0, 2)).images
     for arm in ("bilinear", "learned", "blind"):
-        front, network = build_models(stages(config)[NATIVE, arm], config, 3, 2)
+        front, network = build_models(stages(config)[NATIVE, arm], config, 3, [2])
         assert front(images).dtype == network(front(images)).dtype == torch.float32
         model = torch.nn.Sequential(front, network).double()
         assert front(images).dtype == model(images).dtype == torch.float64
@@ -82,7 +82,7 @@ def test_a_fronts_dtype_is_its_networks(data: Path) -> None:
 
 def test_statistics_are_recomputed(data: Path) -> None:
     config = RunConfig.make(SMALL | {"data": str(data), "input_size": NATIVE})
-    model = torch.nn.Sequential(*build_models(stages(config)[NATIVE, "learned"], config, 3, 2))
+    model = torch.nn.Sequential(*build_models(stages(config)[NATIVE, "learned"], config, 3, [2]))
     norm = learned_part(model[0]).norm1
     before = norm.running_mean.clone()
     recalibrate(model, (batch.images for batch in Batches(config.open_source(NATIVE), 0, 4).train(range(2))))
@@ -204,7 +204,7 @@ def test_images_for_finding_the_batch_size(data: Path) -> None:
     config = RunConfig.make(SMALL | {"data": str(data), "input_size": NATIVE, "max_pixels": 101, "batch_size": "auto"})
     images = random_images(config, config.open_source(NATIVE), 3, torch.device("cpu"))
     assert isinstance(images, MixedImages) and [image.shape for image in images.images] == [(3, 10, 10)] * 3
-    assert build_models(stages(config)[NATIVE, "learned"], config, 3, 2)[0](images).shape == (3, 3, 8, 8)
+    assert build_models(stages(config)[NATIVE, "learned"], config, 3, [2])[0](images).shape == (3, 3, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,6 @@ def test_the_float32_of_a_mean_is_that_mean() -> None:
     arguments = ResizerConfig((8, 8), mean=MEAN, std=STD)
     rounded = ResizerConfig.of(FusedResizer(**arguments.arguments()))
     assert rounded.mean != MEAN
-    check_normalisation(config, rounded)
+    check_normalisation(config, rounded, "a.safetensors")
     with pytest.raises(ValueError, match="normalize, mean, std: got normalize True"):
-        check_normalisation(config, replace(rounded, std=(0.229, 0.224, 0.2251)))
+        check_normalisation(config, replace(rounded, std=(0.229, 0.224, 0.2251)), "a.safetensors")

@@ -163,7 +163,7 @@ def test_networks_train_in_the_mode_of_their_purpose(data: Path, weights: Path) 
     free = RunConfig.make(values)
     for config in (frozen, free):
         stage = next(stage for stage in plan(config, lambda _: 1.0) if stage.arm == "learned")
-        resizer, network = build_models(stage, config, 3, 2)
+        resizer, network = build_models(stage, config, 3, [2])
         assert network.training == any(p.requires_grad for p in network.parameters()) == (config is free)
         assert resizer.training and all(p.requires_grad for p in resizer.parameters())
         assert config.normalize and config.zero_init and config.mean == (0.485, 0.456, 0.406)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learned_resizer_cuda.train.config import RunConfig
-from learned_resizer_cuda.train.protocol import Front, Stage, plan, rounds
+from learned_resizer_cuda.train.protocol import Front, Stage, evenly, plan, rounds
 
 
 def stages(per_epoch: float = 62.5, **values: Any) -> list[Stage]:
@@ -76,7 +76,7 @@ def test_steps_instead_of_epochs() -> None:
 def test_rounds(steps: int, evaluations: int, longest: int) -> None:
     """Each step once and in order; no round too long; as many tests as asked, the last after the last step; equally
     many rounds between tests."""
-    cut = rounds(steps, evaluations, longest)
+    cut = rounds(evenly(steps, evaluations), longest)
     assert [step for part in cut for step in part.steps] == list(range(steps))
     assert all(len(part.steps) for part in cut)
     tests = [index for index, part in enumerate(cut) if part.tested]

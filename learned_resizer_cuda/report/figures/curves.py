@@ -91,50 +91,62 @@ def lines_of(results: Sequence[StageResult]) -> list[Line]:
             colours[arm],
             markers[arm],
             STYLES[sizes.index(size) % len(STYLES)],
-            3 if arm in ("learned", "transfer") else 2,  # the figure is about these
+            3 if mine[0].stage.front.kind in ("learned", "file") else 2,  # the figure is about these
             mine,
         )
         for (arm, size), mine in groups.items()
     ]
 
 
-def save_curves(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
-    """Draw training loss, and a test metric by step and training time.
+def save_curves(results: Sequence[StageResult], path: Path, metrics: Sequence[Metric]) -> None:
+    """Draw training loss, and test metrics by step and training time.
 
-    Training loss is by step too. Lines are means over the seeds, bands their ranges. Training time is CPU time for arms
-    that trained on the CPU, else wall time.
+    A row for each metric. Training loss is by step too. Lines are means over the seeds, bands their ranges. Training
+    time is CPU time for arms that trained on the CPU, else wall time.
 
     Args:
         results: of a run, every seed and input size of every arm.
         path: the PNG to write.
-        metric: of the test rows.
+        metrics: of the test rows, at least one.
 
     Raises:
         ValueError: there are no results, or their test rows have no such metric.
     """
-    figure = new_figure(15, 5)
-    loss, by_step, by_time = figure.subplots(1, 3)
-    for line in lines_of(results):
+    figure = new_figure(15, 5 * len(metrics))
+    grid = figure.subplots(len(metrics), 3, squeeze=False)
+    loss = grid[0, 0]
+    lines = lines_of(results)
+    for line in lines:
         steps, losses = _over_seeds(line.results, "train", lambda row: row.loss)
         if len(steps):
             line.draw(loss, steps, _smooth(losses))
+    finish_axes(loss, "Training loss", "optimiser step", "loss, running mean")
+    for axes in grid[1:, 0]:
+        axes.set_axis_off()
+    lengths = [result.stage.steps for result in results if result.stage.steps]
+    # A log axis would give half of its width to the first steps, in which nothing has been learned yet.
+    on_log_axis = bool(lengths) and max(lengths) > LOG_RATIO * min(lengths)
+    if on_log_axis:
+        _log_steps(loss, max(1, min(lengths) / 40), max(lengths))
+    first = min((row.step for result in results for row in result.split("test") if row.step), default=0)
+    for metric, (_, by_step, by_time) in zip(metrics, grid, strict=True):
+        _draw_metric(lines, metric, by_step, by_time)
+        if on_log_axis:
+            _log_steps(by_step, first, max(lengths))
+    legend_below(figure, grid[0, 1])
+    save_figure(figure, path)
+
+
+def _draw_metric(lines: Sequence[Line], metric: Metric, by_step: Axes, by_time: Axes) -> None:
+    for line in lines:
         spent = attrgetter("cpu_seconds" if line.results[0].device == "cpu" else "wall_seconds")
         steps, seconds = _over_seeds(line.results, "test", spent)
         line.draw(by_step, steps, line.tests(metric), line.marker)
         line.draw(by_time, seconds.mean(0), line.tests(metric), line.marker)
-    clocks = sorted({"CPU" if result.device == "cpu" else "wall" for result in results})
-    finish_axes(loss, "Training loss", "optimiser step", "loss, running mean")
+    clocks = sorted({"CPU" if result.device == "cpu" else "wall" for line in lines for result in line.results})
     finish_axes(by_step, "Test set, by step", "optimiser step", metric.label)
     finish_axes(by_time, "Test set, by training time", f"{' or '.join(clocks)} seconds of training", metric.label)
     by_time.set_xlim(left=0)
-    lengths = [result.stage.steps for result in results if result.stage.steps]
-    if lengths and max(lengths) > LOG_RATIO * min(lengths):
-        first = min(row.step for result in results for row in result.split("test") if row.step)
-        _log_steps(by_step, first, max(lengths))
-        # A log axis would give half of its width to the first steps, in which nothing has been learned yet.
-        _log_steps(loss, max(1, min(lengths) / 40), max(lengths))
-    legend_below(figure, by_step)
-    save_figure(figure, path)
 
 
 def save_transfer(results: Sequence[StageResult], path: Path, metric: Metric) -> None:
