@@ -77,6 +77,12 @@ class ImageFolderSource(FileSource):
         )
 
 
+def split_folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders to train on and to test on, if both exist."""
+    test = next((root / name for name in TEST if (root / name).is_dir()), None)
+    return (root / TRAIN, test) if test is not None and (root / TRAIN).is_dir() else None
+
+
 def _test_folder(root: Path) -> Path:
     for name in TEST:
         if (root / name).is_dir():

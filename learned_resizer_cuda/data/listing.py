@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from .image_file import extensions
@@ -20,6 +21,20 @@ def is_for_testing(path: Path) -> bool:
     A fifth are, by the CRC-32 of the name: adding or removing other files, or moving the folder, changes nothing.
     """
     return checksum(path.name) % 5 == 0
+
+
+def split_names(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Paths to train on and paths to test on, by ``is_for_testing``.
+
+    If that leaves a split empty, as it may with a few images, the one of the lowest checksum is for testing.
+
+    Args:
+        names: at least two paths, with forward slashes.
+    """
+    chosen = {name for name in names if is_for_testing(Path(name))}
+    if not 0 < len(chosen) < len(names):
+        chosen = {min(names, key=lambda name: (checksum(Path(name).name), name))}
+    return [name for name in names if name not in chosen], [name for name in names if name in chosen]
 
 
 def checksum(name: str) -> int:

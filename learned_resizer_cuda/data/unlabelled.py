@@ -13,8 +13,8 @@ from ..resize import resize
 from .digits import TEST_PHOTOGRAPHS
 from .errors import DataError, EmptySplitError
 from .file_source import FileSource, ImageFiles, check_options
-from .folder import TEST, TRAIN
-from .listing import checksum, images_under, is_for_testing
+from .folder import split_folders
+from .listing import images_under, split_names
 from .quality import packaged_photographs
 from .source import Batch
 
@@ -52,19 +52,15 @@ class UnlabelledSource(FileSource):
         root = Path(root)
         if not root.is_dir():
             raise DataError(f"data: got {root}, which is not a folder; expected a folder of images")
-        test_folder = next((root / name for name in TEST if (root / name).is_dir()), None)
-        if (root / TRAIN).is_dir() and test_folder is not None:
-            train, test = (_files(folder, images_under(folder)) for folder in (root / TRAIN, test_folder))
-            how = f"by the folders {TRAIN} and {test_folder.name}"
+        folders = split_folders(root)
+        if folders is not None:
+            train, test = (_files(folder, images_under(folder)) for folder in folders)
+            how = f"by the folders {folders[0].name} and {folders[1].name}"
         else:
             names = images_under(root)
             if len(names) < 2:
                 raise EmptySplitError(f"data: {root} holds {len(names)} images; expected at least 2, to train and test")
-            chosen = {name for name in names if is_for_testing(Path(name))}
-            if not 0 < len(chosen) < len(names):
-                chosen = {min(names, key=lambda name: (checksum(Path(name).name), name))}
-            train = _files(root, [name for name in names if name not in chosen])
-            test = _files(root, [name for name in names if name in chosen])
+            train, test = (_files(root, split) for split in split_names(names))
             how = "by the checksums of their names"
         super().__init__(
             TASK,
