@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,33 +16,62 @@ from torch import Tensor
 from . import order
 from .errors import TooManyUnreadableError
 from .image_file import ImageRefused
-from .image_view import AUGMENTS, FITS, View, drawn_view, fixed_view, read_native, read_view
+from .image_view import AUGMENTS, FITS, ChosenView, View, drawn_view, fixed_view, read_native, read_view
 from .source import NATIVE, Batch, InputSize, MixedImages, Unreadable
 
 IN_A_ROW = 1000
 """Unreadable images in a row after which the data set counts as missing."""
 
 
-class ImageFiles:
-    """The paths and targets of one split's images.
+class FilePaths:
+    """Paths of many files below a folder.
 
     Args:
         root: folder of the paths.
         names: paths relative to ``root``, with forward slashes, in their fixed order.
-        targets: int64 (N,) or float32 (N, K).
     """
 
-    def __init__(self, root: Path, names: Sequence[str], targets: NDArray[np.generic]) -> None:
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root = root
         # One block of bytes: reference counting would copy a list of a million strings into every worker process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
-        self.targets = torch.from_numpy(np.ascontiguousarray(targets))
 
     def __len__(self) -> int:
         return len(self._names)
 
     def path(self, index: int) -> Path:
         return self.root / os.fsdecode(self._names[index])
+
+
+class ImageFiles(FilePaths):
+    """The paths and targets of one split's images.
+
+    Args:
+        root, names: see ``FilePaths``.
+        targets: int64 (N,) or float32 (N, K).
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], targets: NDArray[np.generic]) -> None:
+        super().__init__(root, names)
+        self.targets = torch.from_numpy(np.ascontiguousarray(targets))
+
+    def target(self, index: int, chosen: ChosenView) -> Tensor:
+        """The target of an image of which a view was chosen.
+
+        Raises:
+            ImageRefused: it cannot be read from its file, which the error names.
+        """
+        return self.targets[index]
+
+    def stacked(self, targets: list[Tensor]) -> Tensor:
+        """The targets of a batch, perhaps of no image."""
+        return torch.stack(targets) if targets else self.targets[:0]
+
+
+class _Item(NamedTuple):
+    image: Tensor
+    view: View
+    target: Tensor
 
 
 class FileSource:
@@ -53,7 +83,7 @@ class FileSource:
     left out.
 
     Args:
-        task: ``"classification"`` or ``"iqa"``.
+        task: ``"classification"``, ``"iqa"``, ``"segmentation"`` or ``"distill"``.
         labels: names of the K classes or bins.
         train, test: the files.
         input_size: side S of the images, at least 1, or ``"native"``: their own sizes; views become boxes and flips.
@@ -94,53 +124,63 @@ class FileSource:
             TooManyUnreadableError: none of the next 1,000 images in the list (or of all, if fewer) can be read.
         """
         places = order.stream(self.train_size, seed, step, batch_size, part)
-        images, taken = [], []
         unreadable: list[Unreadable] = []
-        for position, index in zip(*(array.tolist() for array in places), strict=True):
-            image, index = self._readable(seed, position, index, unreadable)
-            images.append(image)
-            taken.append(index)
-        return Batch(self._batch(images), self.train.targets[taken], tuple(unreadable))
+        items = [
+            self._readable(seed, position, index, unreadable)
+            for position, index in zip(*(array.tolist() for array in places), strict=True)
+        ]
+        return self._batch(self.train, items, unreadable)
 
     def test_batch(self, part: slice) -> Batch:
         """Test images of the part, in fixed order, without the unreadable ones."""
-        images, taken, unreadable = [], [], []
+        items, unreadable = [], []
         for index in range(self.test_size)[part]:
-            path = self.test.path(index)
-            try:
-                images.append(self._read(path, partial(fixed_view, self.fit)))
-                taken.append(index)
-            except ImageRefused as error:
-                unreadable.append(Unreadable(str(path), str(error)))
-        return Batch(self._batch(images), self.test.targets[taken], tuple(unreadable))
+            item = self._read(self.test, index, partial(fixed_view, self.fit))
+            if isinstance(item, Unreadable):
+                unreadable.append(item)
+            else:
+                items.append(item)
+        return self._batch(self.test, items, unreadable)
 
-    def _read(self, path: Path, choose: partial[View]) -> tuple[Tensor, View | None]:
+    def _read(self, files: ImageFiles, index: int, choose: Callable[[int, int], View]) -> _Item | Unreadable:
+        chosen: list[ChosenView] = []
+
+        def remembered(height: int, width: int) -> View:
+            chosen.append(ChosenView(choose(height, width), height, width))
+            return chosen[-1].view
+
+        path = files.path(index)
+        try:
+            if self.input_size == NATIVE:
+                image, _ = read_native(path, remembered, self.in_channels, self.max_pixels)
+            else:
+                image = read_view(path, remembered, self.input_size, self.in_channels)
+            return _Item(image, chosen[-1].view, files.target(index, chosen[-1]))
+        except ImageRefused as error:
+            return Unreadable(str(error.path or path), str(error))
+
+    def _batch(self, files: ImageFiles, items: list[_Item], unreadable: list[Unreadable]) -> Batch:
+        images = [item.image for item in items]
+        batch: Tensor | MixedImages
         if self.input_size == NATIVE:
-            return read_native(path, choose, self.in_channels, self.max_pixels)
-        return read_view(path, choose, self.input_size, self.in_channels), None
+            boxes = torch.tensor([item.view[:4] for item in items], dtype=torch.float64).view(-1, 4)
+            flip = torch.tensor([item.view.mirror for item in items], dtype=torch.bool)
+            batch = MixedImages(images, boxes, flip)
+        else:
+            empty = torch.empty((0, self.in_channels, self.input_size, self.input_size), dtype=torch.uint8)
+            batch = torch.stack(images) if images else empty
+        return Batch(batch, files.stacked([item.target for item in items]), tuple(unreadable))
 
-    def _batch(self, images: list[tuple[Tensor, View | None]]) -> Tensor | MixedImages:
-        if self.input_size == NATIVE:
-            views = [view for _, view in images if view is not None]
-            boxes = torch.tensor([view[:4] for view in views], dtype=torch.float64).view(-1, 4)
-            flip = torch.tensor([view.mirror for view in views], dtype=torch.bool)
-            return MixedImages([image for image, _ in images], boxes, flip)
-        empty = torch.empty((0, self.in_channels, self.input_size, self.input_size), dtype=torch.uint8)
-        return torch.stack([image for image, _ in images]) if images else empty
-
-    def _readable(
-        self, seed: int, position: int, index: int, unreadable: list[Unreadable]
-    ) -> tuple[tuple[Tensor, View | None], int]:
+    def _readable(self, seed: int, position: int, index: int, unreadable: list[Unreadable]) -> _Item:
         tries = min(self.train_size, IN_A_ROW)
         for candidate in range(index, index + tries):
-            path = self.train.path(candidate % self.train_size)
             # A new generator for each try: a replacement must not depend on how far a damaged file was read.
             generator = np.random.default_rng((seed, order.AUGMENT, position))
             choose = partial(drawn_view, self.augment, self.fit, generator=generator)
-            try:
-                return self._read(path, choose), candidate % self.train_size
-            except ImageRefused as error:
-                unreadable.append(Unreadable(str(path), str(error)))
+            item = self._read(self.train, candidate % self.train_size, choose)
+            if not isinstance(item, Unreadable):
+                return item
+            unreadable.append(item)
         last = unreadable[-1]
         raise TooManyUnreadableError(
             f"{tries} training images in a row of {self.train_size} could not be read; the last is {last.path}: "

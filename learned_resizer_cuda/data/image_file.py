@@ -23,7 +23,15 @@ FORMATS = (
 
 
 class ImageRefused(ValueError):
-    """An image that is not processed; the message tells the user why."""
+    """An image that is not processed; the message tells the user why.
+
+    Attributes:
+        path: the file at fault, if it is another one than the image's.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        super().__init__(reason)
+        self.path = path
 
 
 @contextlib.contextmanager

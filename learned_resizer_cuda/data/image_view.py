@@ -58,6 +58,14 @@ class View(NamedTuple):
     mirror: bool = False
 
 
+class ChosenView(NamedTuple):
+    """A view, and the size of its upright image."""
+
+    view: View
+    height: int
+    width: int
+
+
 def fixed_view(fit: str, height: int, width: int) -> View:
     """The view of an image for testing.
 

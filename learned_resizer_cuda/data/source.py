@@ -22,6 +22,10 @@ def parse_input_size(text: str) -> InputSize:
     return NATIVE if text == NATIVE else int(text)
 
 
+IGNORED: Final = 255
+"""Value in a mask of a pixel that is not labelled."""
+
+
 class Unreadable(NamedTuple):
     """An image that could not be read, and why."""
 
