@@ -27,5 +27,13 @@ class ScoreFormatError(DataError):
     """A row of the score file is not a histogram."""
 
 
+class MissingMaskError(DataError):
+    """An image has no mask."""
+
+
+class ClassNamesError(DataError):
+    """The file of class names is not a list of different names."""
+
+
 class TooManyUnreadableError(DataError):
     """More images could not be read than the limit allows."""
