@@ -53,7 +53,7 @@ class SameImages:
 
 
 def labels_of(source: Source, task: str) -> tuple[str, ...]:
-    """Names of a task's classes or bins in a source of one task or several."""
+    """Names of a task's classes or bins."""
     return source.sources[task].labels if isinstance(source, SameImages) else source.labels
 
 

@@ -13,10 +13,6 @@ InputSize = int | Literal["native"]
 """Side of square images, or images at their own sizes."""
 
 
-IGNORED = 255
-"""Class of a mask's pixels that are not labelled."""
-
-
 def parse_input_size(text: str) -> InputSize:
     """An input size as a file holds it."""
     return NATIVE if text == NATIVE else int(text)

@@ -102,7 +102,10 @@ class Gap:
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of a run: ``metrics`` are those it is judged by, ``share`` that of training batches."""
+    """Summary of a run.
+
+    ``metrics`` are those it is judged by, ``share`` is the name of that of training batches.
+    """
 
     metrics: tuple[Metric, ...]
     share: str | None
@@ -158,7 +161,7 @@ def summarise(
 
 
 def _rivals(config: RunConfig, stage: Stage, before: bool) -> tuple[str, ...]:
-    """The arms that a stage's is compared with, before or after its training."""
+    """The arms that a stage is compared with, before or after training."""
     if config.command != "transfer":
         fixed = ("bilinear", "bicubic", "lanczos") if config.command == "train" else ()
         trained = ("blind", "control", "control-long") if config.command == "train" else ("control",)

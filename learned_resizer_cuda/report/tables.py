@@ -84,14 +84,19 @@ def epochs_table(results: Sequence[StageResult], metric: Metric) -> Table:
     Rows are at step 0 and after each pass over the test images. Arms: the transferred resizers, fresh and control. At
     step 0 the control is the baseline.
     """
-    arms = list(dict.fromkeys(result.stage.arm for result in results if result.stage.start is not None))
+    baselines = {result.stage.start for result in results}
+    arms = [arm for arm in dict.fromkeys(result.stage.arm for result in results) if arm not in baselines]
     tests = [row for result in results for row in result.split("test") if row.arm in arms]
     rows = []
     for step in sorted({row.step for row in tests}):
         at_step = [row for row in tests if row.step == step]
         means = (MeanStd.of([row.metrics[metric.name] for row in at_step if row.arm == arm]) for arm in arms)
-        rows.append((f"{at_step[0].epoch:.1f}".removesuffix(".0"), *(_text(metric, mean) for mean in means)))
+        rows.append((_epoch(at_step[0].epoch), *(_text(metric, mean) for mean in means)))
     return Table(("epoch", *arms), rows, f"{metric.label}, by epoch of tuning")
+
+
+def _epoch(epoch: float) -> str:
+    return f"{epoch:.1g}" if 0 < epoch < 0.05 else f"{epoch:.1f}".removesuffix(".0")
 
 
 def ablation_table(summary: Summary) -> Table:

@@ -242,7 +242,7 @@ class RunConfig:
         for name, wrong, expected in self._conflicts():
             if wrong:
                 value = getattr(self, name)
-                raise ValueError(f"{name}: got {'none' if value is None else shown(value)}; expected {expected}")
+                raise ValueError(f"{name}: got {'none' if value in (None, ()) else shown(value)}; expected {expected}")
         self._check_stages()
 
     def _conflicts(self) -> Iterator[tuple[str, bool, str]]:
@@ -279,7 +279,13 @@ class RunConfig:
         losses = LOSSES[self.objective]
         yield "loss", self.loss not in losses, f"{' or '.join(losses)} for task {self.task}"
         yield from self._pretrained_conflicts()
-        yield from conflicts(self)
+        yield from conflicts(self.task, self._models, self.model)
+        together = bool(self.models)
+        yield "models", len(self.models) == 1, "at least two; --model takes one"
+        folder = len(self.tasks) > 1 and self.data != "digits"
+        yield "data", folder, "digits for several tasks: a folder has the targets of one"
+        yield "weights", together and self.weights is not None, "none with several models; pretrained takes timm's"
+        yield "batch_size", together and self.batch_size == "auto", "a number of images with several models"
         segmented = "segmentation" in self.tasks
         yield "freeze", self.freeze is not None and segmented, "none for segmentation, whose last layers are new"
         yield "epochs", max(self.epochs) == 0, "more than 0"
@@ -341,7 +347,7 @@ class RunConfig:
         return f"{', '.join(self._models)} on {self.data}"
 
     def loss_of(self, task: str) -> str:
-        """Loss of a task of the run: ``loss``, or the default of another task."""
+        """``loss`` for the run's task, the default of another one."""
         return self.loss if task == self.task else JOINT_LOSSES[task]
 
     @property

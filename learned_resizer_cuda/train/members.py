@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .config import RunConfig
 
 JOINT_LOSSES = {"classification": "softmax", "segmentation": "dice"}
 """Tasks that may share images, and the loss of one that is not the run's own."""
@@ -16,7 +12,7 @@ JOINT_LOSSES = {"classification": "softmax", "segmentation": "dice"}
 
 @dataclass(frozen=True)
 class Member:
-    """A network behind the run's resizer, its task, and its name in metrics."""
+    """A network behind the resizer, its task, its name in metrics."""
 
     task: str
     model: str
@@ -36,19 +32,23 @@ def split_task(text: str) -> tuple[str, str, str]:
     return (task, colon, model) if colon else ("", "", text)
 
 
-def conflicts(config: RunConfig) -> Iterator[tuple[str, bool, str]]:
-    """Rules about several networks: field, whether it is broken, what was expected."""
-    if not config.models:
-        return
-    tasks, own = {*config.tasks}, config.task
-    yield "models", len(config.models) < 2, "at least two; --model takes one"
-    yield "model", config.model != config.members[0].model, f"{config.members[0].model}, the first of models, or none"
-    yield "models", len({(one.task, one.model) for one in config.members}) < len(config.members), "each once"
-    yield "models", own == "distill", "none with task distill, whose teacher is one network"
-    shared = tasks == {own} or {*tasks, own} <= {*JOINT_LOSSES}
-    yield "models", not shared, f"tasks on the same images: {' and '.join(JOINT_LOSSES)}, not those beside task {own}"
-    yield "task", own not in tasks, f"the task of a network: {' or '.join(sorted(tasks))}"
-    folder = len(tasks) > 1 and config.data != "digits"
-    yield "data", folder, "digits for several tasks: a folder has the targets of one"
-    yield "weights", config.weights is not None, "none with several models; pretrained takes timm's"
-    yield "batch_size", config.batch_size == "auto", "a number of images with several models"
+def conflicts(task: str, models: Sequence[str], first: str) -> Iterator[tuple[str, bool, str]]:
+    """Rules about the networks of a run.
+
+    Args:
+        task: of the run.
+        models: MODEL or TASK:MODEL of each network.
+        first: the run's ``model``.
+
+    Yields:
+        Name of the field, whether the rule is broken, and what was expected.
+    """
+    members = members_of(task, models)
+    tasks = {member.task for member in members}
+    yield "model", first != members[0].model, f"{members[0].model}, the first of models, or none"
+    yield "models", len({(one.task, one.model) for one in members}) < len(members), "each once"
+    alone = len(members) > 1 and task == "distill"
+    yield "models", alone, "none with task distill, whose teacher is one network"
+    shared = tasks == {task} or {*tasks, task} <= {*JOINT_LOSSES}
+    yield "models", not shared, f"tasks on the same images: {' and '.join(JOINT_LOSSES)}, not those beside task {task}"
+    yield "task", task not in tasks, f"the task of a network: {' or '.join(sorted(tasks))}"

@@ -136,7 +136,10 @@ class MixedBlindResizer(nn.Module):
 
 
 def resizer_config(config: RunConfig, front: Front, in_channels: int) -> ResizerConfig:
-    """Arguments of a stage's learned resizer: in a transfer, those of the first transferred one."""
+    """Arguments of a stage's learned resizer.
+
+    In a transfer those of the first transferred one.
+    """
     if config.command == "transfer":
         first = next(iter(config.resizers.values()))
         return replace(load_resizer(FusedResizer, Path(first))[1], size=(config.size, config.size))

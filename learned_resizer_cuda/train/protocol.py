@@ -194,18 +194,21 @@ def evenly(steps: int, evaluations: int) -> list[int]:
 def rounds(ends: Sequence[int], longest: int) -> list[Round]:
     """Cut a training into rounds.
 
-    Each interval between two tests has as few equal rounds as keep a round at ``longest`` steps or fewer. All intervals
-    have the same number of rounds, as far as they have as many steps.
+    Each interval between two tests has as few equal rounds as keep a round at ``longest`` steps or fewer. Intervals of
+    equal length, up to a step, have the same number of rounds.
 
     Args:
         ends: steps after which it is tested, ascending, the last one its length.
         longest: at least 1, which counts as 2, as intervals differ by a step.
     """
     starts = [0, *ends[:-1]]
-    widest = max(end - start for start, end in zip(starts, ends, strict=True))
+    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    narrowest, widest = min(lengths), max(lengths)
     cut = []
     for start, end in zip(starts, ends, strict=True):
-        parts = min(math.ceil(widest / longest), end - start)
+        parts = math.ceil((end - start) / longest)
+        if widest - narrowest <= 1:
+            parts = min(math.ceil(widest / longest), narrowest)
         edges = [start + round(index * (end - start) / parts) for index in range(parts + 1)]
         cut += [Round(range(a, b), b == end) for a, b in pairwise(edges)]
     return cut

@@ -73,7 +73,7 @@ _NAMED = {metric.name: metric for metrics in METRICS.values() for metric in metr
 
 
 def metric_named(name: str) -> Metric:
-    """The metric of a column: NAME, or NAME:NETWORK of one of several networks."""
+    """The metric of a column: NAME, or NAME:NETWORK for several networks."""
     base, colon, network = name.partition(":")
     metric = _NAMED[base]
     return replace(metric, name=name, label=f"{metric.label}, {network}") if colon else metric
@@ -90,7 +90,7 @@ def judged_by(config: RunConfig) -> tuple[Metric, ...]:
 
 
 def share_of(config: RunConfig) -> str | None:
-    """Name of the metric of a run's training batches, if they have one."""
+    """Name of the metric of training batches, if they have one."""
     return None if config.models else SHARE.get(config.objective)
 
 
@@ -128,7 +128,10 @@ class Row:
 
     @property
     def brief(self) -> str:
-        """The primary metric of a test, or of each network: ``test 54.3%`` or ``SRCC 0.812``."""
+        """Primary metric of a test, or of each network.
+
+        Such as ``test 54.3%`` or ``SRCC 0.812``.
+        """
         primary = {metric.name for metric in PRIMARY_METRIC.values()}
         found = {name: value for name, value in self.metrics.items() if name.partition(":")[0] in primary}
         return ", ".join(metric_named(name).brief.format(value) for name, value in found.items())

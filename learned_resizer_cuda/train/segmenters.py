@@ -35,7 +35,10 @@ class SmallUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, in_channels, H ≥ 4, W ≥ 4) → logits (B, num_classes, H, W)."""
+        """Images (B, in_channels, H, W) → logits (B, num_classes, H, W).
+
+        H and W are at least 4.
+        """
         maps: list[Tensor] = []
         x = images
         for level, block in enumerate(self.down):
@@ -48,7 +51,7 @@ class SmallUNet(nn.Module):
 
 
 class EncoderWithHead(nn.Module):
-    """A network of timm as encoder, with a small head on its feature maps.
+    """A network of timm with a small head on its feature maps.
 
     Of each resolution the last map is projected to ``HEAD_WIDTH`` channels by a 1×1 convolution and added to the
     others at the largest one's size, as in a feature pyramid; a 3×3 convolution follows, and the logits.
@@ -77,7 +80,10 @@ class EncoderWithHead(nn.Module):
         self.head = nn.Sequential(_convolution(HEAD_WIDTH, HEAD_WIDTH), nn.Conv2d(HEAD_WIDTH, num_classes, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) → logits (B, num_classes, h, w), h and w those of the encoder's largest map."""
+        """Images (B, C, H, W) → logits (B, num_classes, h, w).
+
+        h and w are those of the encoder's largest map.
+        """
         encoder: Any = self.encoder
         maps = encoder.forward_intermediates(images, indices=self.indices, intermediates_only=True)
         size = max((x.shape[2:] for x in maps), key=lambda sides: sides[0] * sides[1])

@@ -61,7 +61,7 @@ class Task(nn.Module):
         return None
 
     def undecided(self) -> float:
-        """Loss of a network whose logits are all 0, where every class occurs equally often."""
+        """Loss where all logits are 0 and classes occur equally often."""
         raise NotImplementedError
 
     def _update(self, logits: Tensor, targets: Tensor) -> None:
@@ -160,7 +160,11 @@ class PixelLoss(nn.Module):
         self.dice = dice
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Logits (B, K, h, w) and masks (B, H, W) of classes, or 255 → scalar, at the masks' size."""
+        """Logits (B, K, h, w) and masks (B, H, W) → scalar.
+
+        Both at the masks' size; 255 is not labelled. Several processes have each their own part of the batch, so that
+        the Dice loss, which is not a mean over images, is another one than with the whole batch.
+        """
         logits = at_size_of(_at_least_float32(logits), masks)
         labelled = masks != IGNORED
         log_p = logits.log_softmax(1)
@@ -181,14 +185,17 @@ class PixelLoss(nn.Module):
 
 
 def at_size_of(logits: Tensor, masks: Tensor) -> Tensor:
-    """Logits (B, K, h, w) at the size of masks (B, H, W), bilinear."""
+    """Logits (B, K, h, w) at the size of masks, bilinear.
+
+    Masks are (B, H, W).
+    """
     size = (masks.shape[-2], masks.shape[-1])
     # Sums over the pixels of a class are slow where the classes lie side by side
     return logits.contiguous() if logits.shape[2:] == size else resize(logits.contiguous(), size)
 
 
 class Joint(Task):
-    """The tasks of several networks behind one resizer: the sum of their losses.
+    """Tasks of several networks behind one resizer, their losses summed.
 
     Outputs are a tuple, one for each network. A loss is weighted by the mean of all ``undecided`` losses over its own:
     each task counts alike in units of what it costs to know nothing, so that no task rules the resizer because of the

@@ -41,7 +41,8 @@ def result(
 
     rows = [row(steps, "train", tests[-1])] + [row(int(step), "test", v) for step, v in zip(at, tests, strict=True)]
     none = torch.nn.Identity()
-    stage = Stage(arm, seed, input_size, steps, 0.1, Front(KINDS.get(arm, "learned"), "bilinear"))
+    start = None if arm in FIXED else "bilinear"
+    stage = Stage(arm, seed, input_size, steps, 0.1, Front(KINDS.get(arm, "learned"), "bilinear"), start)
     return StageResult(stage, 64, seconds, seconds, 0, "cpu", rows, none, none)
 
 

@@ -32,7 +32,7 @@ from learned_resizer_cuda.train.config_file import read_yaml
         ("interpolation", "nearest", "interpolation: got 'nearest'; expected one of bilinear, bicubic, lanczos"),
         ("loss", "hinge", "loss: got 'hinge'; expected one of sigmoid, softmax"),
         ("loss", "emd", "loss: got 'emd'; expected sigmoid or softmax for task classification"),
-        ("task", "segmentation", "task: got 'segmentation'; expected one of classification, iqa"),
+        ("task", "detection", "task: got 'detection'; expected one of classification, segmentation, iqa"),
         ("data", "photographs", "data: got 'photographs'; expected digits or a folder"),
         ("label_smoothing", 1.0, "label_smoothing: got 1.0"),
         ("label_smoothing", float("nan"), "label_smoothing: got nan; expected a finite number"),

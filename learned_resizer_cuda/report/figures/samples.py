@@ -228,7 +228,10 @@ def _answers(result: StageResult, values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _overlay(axes: Axes, panel: Panel, mask: Tensor) -> None:
-    """Draw the classes of a mask (H, W), but 0 and unlabelled pixels, over a panel."""
+    """Draw a mask (H, W) over a panel; class 0 stays clear.
+
+    So do unlabelled pixels.
+    """
     from matplotlib import colormaps
 
     # Neighbouring classes are a golden section of the colours apart
@@ -251,7 +254,10 @@ def _result_of(results: Sequence[StageResult], arm: str, input_size: InputSize) 
 
 
 def _answer(logits: Tensor, truth: Tensor, labels: Sequence[str]) -> tuple[str, str]:
-    """A network's answer to one image and its colour; logits (K,) or (K, h, w)."""
+    """A network's answer to one image, and its colour.
+
+    Logits are (K,) or (K, h, w).
+    """
     if truth.dim() == 2:
         mask = at_size_of(logits[None], truth[None])[0].argmax(0)
         return f"mIoU {_mean_iou(mask, truth):.0%}", "black"
