@@ -188,7 +188,8 @@ def run_tables(summary: dict[str, Any]) -> str:
     parts.append("\n".join(f"- {gap['sentence']}" for gap in summary["gaps"]))
     e, config = summary["environment"], summary["config"]
     seeds = "1 seed" if config["seeds"] == 1 else f"{config['seeds']} seeds, mean ± standard deviation"
-    model = f"`{config['model']}`, batch {config['batch_size']}"
+    models = ", ".join(f"`{model}`" for model in config.get("models") or [config["model"]])
+    model = f"{models}, batch {config['batch_size']}"
     threads = "1 thread" if e["threads"] == 1 else f"{e['threads']} threads"
     parts.append(
         f"{seeds}; {model}. Measured on {e['device']} ({e['machine']}), {threads}, torch {e['torch']}, {e['date']}."

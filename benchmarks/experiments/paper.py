@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.experiments.mixed_sizes import write_folder
 
@@ -43,6 +45,9 @@ _SHAKEN = (
     *("--learning-rate", "0.05", "--fine-tune-learning-rate", "0.05"),
     *("--baseline-epochs", "3.2", "--epochs", "3.2", "--evaluations", "16"),
 )
+# Small networks of timm that train at 24×24
+_SMALL = ("--size", "24", "--epochs", "6.4", "--evaluations", "4")
+_FILES = tuple(f"{name}={{runs}}/{name}" for name in ("single", "single-efficientnet"))
 EXPERIMENTS = {
     "train": Experiment(
         ("train", "--seeds", "2"),
@@ -96,6 +101,35 @@ EXPERIMENTS = {
             *("--learning-rate", "3e-3", "--fine-tune-learning-rate", "3e-3"),
         )
     ),
+    # Beyond the article: one resizer for several networks, for masks, and for two tasks
+    "universal": Experiment(
+        (
+            *("train", "--models", "test_resnet,test_efficientnet,test_byobnet", *_SMALL),
+            *("--arms", "bilinear,learned,control"),
+        )
+    ),
+    "single": Experiment(("train", "--model", "test_resnet", *_SMALL, "--arms", "bilinear,learned")),
+    "single-efficientnet": Experiment(("train", "--model", "test_efficientnet", *_SMALL, "--arms", "bilinear,learned")),
+    "unseen": Experiment(
+        (
+            *("transfer", "--model", "small_cnn", "--size", "24", "--epochs", "0,1,2,3,4", "--seeds", "3"),
+            "--resizer",
+            ",".join(f"{name}/resizer.safetensors" for name in ("universal={runs}/universal", *_FILES)),
+        ),
+        (("transfer.png", "transfer-universal.png"),),
+    ),
+    "segmentation": Experiment(
+        ("train", "--task", "segmentation", "--seeds", "3", "--evaluations", "4"),
+        (("samples.png", "samples-segmentation.png"),),
+    ),
+    "two-tasks": Experiment(
+        (
+            *("train", "--models", "small_cnn,segmentation:small_unet", "--size", "24", "--seeds", "3"),
+            *("--baseline-epochs", "9.6", "--epochs", "4.8", "--evaluations", "4"),
+            *("--arms", "bilinear,learned,control"),
+        ),
+        (("samples.png", "samples-two-tasks.png"),),
+    ),
     "stability-off": Experiment((*_SHAKEN, "--no-recalibrate-bn")),
     "stability-on": Experiment((*_SHAKEN, "--recalibrate-bn")),
 }
@@ -117,16 +151,19 @@ def run(name: str, runs: Path) -> None:
 def collect(name: str, runs: Path) -> None:
     """Keep the results and pictures of a complete run."""
     summary = json.loads((runs / name / "summary.json").read_text(encoding="utf-8"))
-    # Without the folders of the machine that it ran on.
-    for path in ("resizer", "data"):
-        if summary["config"][path] is not None:
-            summary["config"][path] = Path(summary["config"][path]).name
+    summary["config"] = without_folders(summary["config"])
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     for source, target in EXPERIMENTS[name].pictures:
         shutil.copyfile(runs / name / source, DOCS / target)
     both = [runs / f"stability-{state}" / "metrics.csv" for state in ("off", "on")]
     if name.startswith("stability") and all(path.exists() for path in both):
         save_stability(*both)
+
+
+def without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the folders of the machine that it ran on."""
+    resizers = [re.sub(r"^([\w-]+=)?.*/", r"\1", text) for text in config["resizer"]]
+    return config | {"resizer": resizers, "data": config["data"] and Path(config["data"]).name}
 
 
 def accuracies(path: Path, split: str) -> list[tuple[float, float]]:

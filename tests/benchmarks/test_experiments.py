@@ -37,11 +37,8 @@ def settings(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Run
 def test_results_are_of_the_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kept results have the settings of the command that the file names."""
     arguments = [argument.format(runs=Path("runs")) for argument in paper.EXPERIMENTS[name].arguments]
-    config = settings((*arguments, "--accelerator", "cpu"), monkeypatch).as_dict()
+    config = paper.without_folders(settings((*arguments, "--accelerator", "cpu"), monkeypatch).as_dict())
     kept = json.loads((paper.RESULTS / f"{name}.json").read_text(encoding="utf-8"))["config"]
-    for path in ("resizer", "data"):
-        if config[path] is not None:
-            config[path] = Path(config[path]).name
     assert RunConfig.make(kept).as_dict() == config  # options that are newer than the results have their defaults
 
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
 
@@ -24,7 +26,7 @@ from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.jobs import train_stages
 from learned_resizer_cuda.train.record import NonFiniteLossError
 from learned_resizer_cuda.train.run import Run
-from tests.helpers.photo_folders import class_folder, save
+from tests.helpers.photo_folders import class_folder, mask_folder, save
 
 SHORT = (
     *("train", "--model", "small_cnn", "--size", "8", "--input-size", "16", "--arms", "bilinear", "--steps", "6"),
@@ -56,8 +58,24 @@ def _scores(data: Path, *lines: str) -> None:
     (data / "scores.csv").write_text("\n".join(["image,1,2,3,split", *lines]) + "\n")
 
 
+def _masks(data: Path, spoil: Callable[[Path], object]) -> None:
+    shutil.rmtree(data)
+    mask_folder(data)
+    (data / "classes.txt").write_text("nothing\nright\nleft\n")
+    spoil(data / "masks/0.png")
+
+
+def _class_9(path: Path) -> None:
+    mask = np.array(Image.open(path))
+    mask[3, 4] = 9
+    Image.fromarray(mask).save(path)
+
+
 GOOD = [f"{number}.png,1,2,1,{'val' if number > 5 else 'train'}" for number in range(8)]
 IQA = ("--task", "iqa")
+# A command's later option wins
+SEGMENTATION = ("--task", "segmentation", "--model", "small_unet")
+NONE = (*SEGMENTATION, "--max-unreadable", "0")
 
 CASES = [
     Bad(
@@ -119,6 +137,46 @@ CASES = [
         2,
         IQA,
     ),
+    Bad(
+        "an image without a mask",
+        lambda data: _masks(data, Path.unlink),
+        errors.MissingMaskError,
+        ("1 of the 8 images", "0.png"),
+        2,
+        SEGMENTATION,
+    ),
+    Bad(
+        "a mask of another size than its image",
+        lambda data: _masks(data, lambda path: Image.fromarray(np.ones((5, 6), np.uint8)).save(path)),
+        errors.TooManyUnreadableError,
+        ("masks/0.png", "mask of 5×6 pixels for an image of 20×30"),
+        1,
+        NONE,
+    ),
+    Bad(
+        "a mask with a class that does not exist",
+        lambda data: _masks(data, _class_9),
+        errors.TooManyUnreadableError,
+        ("masks/0.png", "class 9 at row 3, column 4; expected 0 to 2, or 255"),
+        1,
+        NONE,
+    ),
+    Bad(
+        "a mask in colour",
+        lambda data: _masks(data, lambda path: Image.fromarray(np.ones((20, 30, 3), np.uint8)).save(path)),
+        errors.TooManyUnreadableError,
+        ("masks/0.png", "mode RGB; expected class indices"),
+        1,
+        NONE,
+    ),
+    Bad(
+        "class names given twice",
+        lambda data: _masks(data, lambda path: (data / "classes.txt").write_text("a\na\n")),
+        errors.ClassNamesError,
+        ("classes.txt",),
+        2,
+        SEGMENTATION,
+    ),
 ]
 
 
@@ -148,12 +206,11 @@ def test_bad_data(bad: Bad, tmp_path: Path) -> None:
 
     # The library raises the error of that name.
     with pytest.raises(bad.error):
-        given = {"data": str(tmp_path / "data"), "max_unreadable": 2, "model": "small_cnn", "size": 8}
+        given = {"data": str(tmp_path / "data"), "max_unreadable": 2, "size": 8, "input_size": (16,)}
         if bad.code == 2:
-            Run(
-                RunConfig.make(given | {"input_size": (16,), "task": "iqa" if bad.arguments else "classification"}),
-                tmp_path,
-            )
+            task = bad.arguments[1] if bad.arguments else "classification"
+            model = "small_unet" if task == "segmentation" else "small_cnn"
+            Run(RunConfig.make(given | {"model": model, "task": task}), tmp_path)
         else:
             train_stages(Run(RunConfig.load(tmp_path / "run/config.yaml"), tmp_path / "run"))
 

@@ -7,10 +7,8 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 pytest.importorskip("lightning", reason="the training recipe needs the [train] extra")
@@ -20,7 +18,7 @@ from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.networks import build_network, network_name
 from learned_resizer_cuda.train.tasks import PixelLoss, Segmentation, build_task
 from tests.helpers.failures import command
-from tests.helpers.photo_folders import save
+from tests.helpers.photo_folders import mask_folder
 
 SHORT = ("--steps", 2, "--batch-size", 4, "--evaluations", 1, "--accelerator", "cpu")
 
@@ -178,19 +176,6 @@ def test_digits_from_start_to_report(tmp_path: Path) -> None:
         assert found[arm["arm"]] == {name: value["values"][0] for name, value in arm["metrics"].items()}
 
 
-def mask_folder(root: Path, count: int = 8) -> Path:
-    """``count`` photographs with masks of three classes, the left part of the image, the right, and a border of 255."""
-    for number in range(count):
-        height, width = 20 + number, 30 - number
-        save(root / f"images/{number}.png", number, height, width)
-        mask = np.ones((height, width), np.uint8)
-        mask[:, : width // 2], mask[0] = 2, 255
-        path = root / f"masks/{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(mask).save(path)
-    return root
-
-
 def test_a_folder_from_start_to_report(tmp_path: Path) -> None:
     data = mask_folder(tmp_path / "data")
     (data / "classes.txt").write_text("nothing\nright\nleft\n")
@@ -200,34 +185,3 @@ def test_a_folder_from_start_to_report(tmp_path: Path) -> None:
     )
     assert code == 0, printed
     assert "images to train on" in printed
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected", "code"),
-    [
-        ("missing", "1 of the 8 images", 2),
-        ("size", "mask of 5×6 pixels for an image of 20×30", 1),
-        ("class", "class 9 at row 3, column 4; expected 0 to 2, or 255", 1),
-        ("colour", "mode RGB; expected class indices", 1),
-    ],
-)
-def test_bad_masks(tmp_path: Path, fault: str, expected: str, code: int) -> None:
-    """What the command says of a folder with one bad mask, more than it may skip."""
-    data = mask_folder(tmp_path / "data")
-    (data / "classes.txt").write_text("nothing\nright\nleft\n")
-    path = data / "masks/0.png"
-    if fault == "missing":
-        path.unlink()
-    elif fault == "size":
-        Image.fromarray(np.ones((5, 6), np.uint8)).save(path)
-    elif fault == "class":
-        mask = np.array(Image.open(path))
-        mask[3, 4] = 9
-        Image.fromarray(mask).save(path)
-    else:
-        Image.fromarray(np.ones((20, 30, 3), np.uint8)).save(path)
-    network = ("--model", "small_unet", "--size", 8, "--input-size", 16, "--arms", "bilinear", "--max-unreadable", 0)
-    found, printed = command(
-        "train", "--task", "segmentation", "--data", data, *network, *SHORT, "--output", tmp_path / "run"
-    )
-    assert (found, expected in printed) == (code, True), printed
