@@ -5,7 +5,7 @@
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a file of benchmarks/results without its
 ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or written by
-`benchmarks.report`, `benchmarks.cpu.busy` or `benchmarks.cpu.main_job`.
+`benchmarks.report`, `benchmarks.cpu.busy`, `benchmarks.cpu.main_job`, or a module of `benchmarks.experiments`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.report import environment_line, table
 from learned_resizer_cuda.report.summary import MeanStd
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md", ROOT / "docs" / "beyond.md")
 MARK = re.compile(r"(<!-- table:([a-z0-9-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 # The cases in the README; the report has all of them.
@@ -68,6 +68,8 @@ def tables_of(data: dict[str, Any], name: str) -> str:
         return busy_table(data)
     if "main_job" in data:
         return main_job_table(data)
+    if "statistics" in data:
+        return statistics_table(data)
     if "recipes" in data:
         return recipe_table(data)
     if "pairs" in data:
@@ -91,6 +93,15 @@ def main_job_table(found: dict[str, Any]) -> str:
     rows = [(row["jobs"], f"{row['idle_s']:.0f}", f"{row['busy_s']:.0f}") for row in found["main_job"]]
     where = f"{found['cpu']}, torch {found['torch']}, {found['date']}."
     return f"{table(('`--jobs`', 'idle, s', 'busy, s'), rows, text_columns=1)}\n\n{where}"
+
+
+def statistics_table(found: dict[str, Any]) -> str:
+    """A network behind resizers it never saw, from `benchmarks.experiments.unseen`."""
+    columns = ("as they came", "recomputed")
+    rows = [(row["arm"], *(MeanStd.of(row[name]).text(1, 100) for name in columns)) for row in found["statistics"]]
+    header = ("resizer", "statistics as they came, %", "recomputed, %")
+    seeds = len(found["statistics"][0]["recomputed"])
+    return f"{table(header, rows, text_columns=1)}\n\nTest {found['metric']}, {seeds} seeds; torch {found['torch']}."
 
 
 def recipe_table(found: dict[str, Any]) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from ..data.source import NATIVE, InputSize, Source
 from ..ops.bands import RESIZER_INTERPOLATIONS
 from ..shown import shown
 from .config_file import read_yaml
+from .config_values import LARGEST_INTEGER, as_number, check_value
 from .members import JOINT_LOSSES, Member, conflicts, members_of, split_task
 from .presets import preset
 
@@ -32,8 +31,6 @@ BUILT_IN = {"classification": "digits", "segmentation": "digits", "iqa": "photog
 
 MOST_INPUT_SIZES, MOST_STAGES, MOST_STEPS = 100, 100_000, 10**9
 """Limits of a run, all of which is planned in memory before the first step. A stage is one training."""
-_LARGEST_INTEGER = 2**64 - 1
-"""The largest seed that torch takes, and the limit of every other integer field."""
 _LARGEST_RESIZER = 4096
 """Most filters and blocks, and the longest output side: ``weights`` refuses files of larger resizers."""
 LOSSES = {
@@ -46,7 +43,6 @@ LOSSES = {
 """Losses by objective."""
 _END = b"\n...\n"
 """YAML's end of a document."""
-_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 def _option(group: str, default: Any, text: str, compare: bool = True, **bounds: Any) -> Any:
@@ -238,7 +234,7 @@ class RunConfig:
             if value == () != entry.default:
                 raise ValueError(f"{entry.name}: got none; expected at least one")
             for one in value if isinstance(value, tuple) else (value,):
-                _check_value(entry.name, one, entry.metadata["bounds"])
+                check_value(entry.name, field_type(entry.name), field_words(entry.name), one, entry.metadata["bounds"])
         for name, wrong, expected in self._conflicts():
             if wrong:
                 value = getattr(self, name)
@@ -266,8 +262,8 @@ class RunConfig:
         yield "batch_size", not divides, f"a multiple of the {processes} processes"
         yield (
             "seeds",
-            self.seed + self.seeds - 1 > _LARGEST_INTEGER,
-            f"the last seed, from seed {self.seed} on, to be at most {_LARGEST_INTEGER}",
+            self.seed + self.seeds - 1 > LARGEST_INTEGER,
+            f"the last seed, from seed {self.seed} on, to be at most {LARGEST_INTEGER}",
         )
         own = BUILT_IN[self.task]
         yield "data", built_in and self.data != own, f"{own} or a folder for task {self.task}"
@@ -400,7 +396,7 @@ class RunConfig:
             if isinstance(known[name], tuple):
                 given[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
             if field_type(name) is float:
-                given[name] = _number(given[name])
+                given[name] = as_number(given[name])
         task = given.setdefault("task", "classification")
         if given.get("models") and "model" not in given and isinstance(given["models"][0], str):
             given["model"] = split_task(given["models"][0])[2]
@@ -449,15 +445,6 @@ class RunConfig:
 
 
 _HINTS = get_type_hints(RunConfig)
-_RULES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "choices": ("one of", lambda value, choices: value in choices),
-    "least": ("at least", operator.ge),
-    "most": ("at most", operator.le),
-    "above": ("more than", operator.gt),
-    "below": ("less than", operator.lt),
-}
-
-
 # A path may hold "=" behind a folder's name
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)")
 
@@ -476,29 +463,3 @@ def _alternatives(name: str) -> tuple[Any, ...]:
     hint = _HINTS[name]
     one = get_args(hint)[0] if get_origin(hint) is tuple else hint
     return get_args(one) or (one,)
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_number, value))
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _check_value(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    kind = field_type(name)
-    words = field_words(name)
-    if value in words:
-        return
-    right = isinstance(value, (int, float) if kind is float else kind)
-    if not right or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{name}: got {shown(value)}; expected {' or '.join((_KINDS[kind], *words))}")
-    if kind is float and not -sys.float_info.max <= value <= sys.float_info.max:
-        raise ValueError(f"{name}: got {shown(value)}; expected a finite number")
-    for rule, bound in ({"most": _LARGEST_INTEGER} | dict(bounds) if kind is int else bounds).items():
-        expected, holds = _RULES[rule]
-        if not holds(value, bound):
-            bound = ", ".join(bound) if rule == "choices" else bound
-            raise ValueError(f"{name}: got {shown(value)}; expected {expected} {bound}")

@@ -7,8 +7,9 @@ import difflib
 import torch
 from torch import Tensor, nn
 
+from .presets import LRASPP
 from .pretrained import count_outputs, fill, read_weights
-from .segmenters import LRASPP, UNET, EncoderWithHead, Lraspp, SmallUNet
+from .segmenters import UNET, EncoderWithHead, Lraspp, SmallUNet
 
 PAPER_NETWORKS = ("inception_v2", "densenet121", "resnet50", "mobilenetv2_100")
 """The task networks of Talebi & Milanfar, "Learning to Resize Images for Computer Vision Tasks", ICCV 2021."""

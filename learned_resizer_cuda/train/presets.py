@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .members import split_task
 from .pretrained import PACKAGES, data_terms
 
 # Digits on photographs, 96×96 to 16×16: strokes get thinner than a pixel. One channel: the images are grey.
@@ -51,6 +52,10 @@ PHOTOGRAPHS: dict[str, Any] = {
     "epochs": (5.55,),
     "evaluations": 8,
 }
+
+LRASPP = "lraspp_mobilenet_v3_large"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation that torchvision's weights were trained with."""
 
 BY_DATA = {"digits": DIGITS, "photographs": PHOTOGRAPHS}
 PACKAGED = "efficientnet-lite0"
@@ -99,7 +104,8 @@ def preset(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("freeze"):
         found |= FROZEN | GENTLE
     if given.get("pretrained") or given.get("weights", found.get("weights")):
-        found |= {"zero_init": True} | _data_terms(given.get("model", found.get("model", "resnet50")))
+        models = given.get("models") or (given.get("model", found.get("model", "resnet50")),)
+        found |= {"zero_init": True} | _data_terms(models, "mean" in given)
     if given.get("optimizer") == "sgd":
         found.pop("kernel_basis", None)  # it is Adam's
     if given.get("schedule") == "one-cycle":
@@ -112,7 +118,21 @@ def preset(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _data_terms(model: Any) -> dict[str, Any]:
-    """The normalisation that a network's weights were trained with."""
-    terms = data_terms(model) if isinstance(model, str) else None
-    return {} if terms is None else {"normalize": True, "mean": terms[0], "std": terms[1]}
+def _data_terms(models: Sequence[Any], chosen: bool) -> dict[str, Any]:
+    """The normalisation that the networks' weights were trained with.
+
+    Args:
+        models: MODEL or TASK:MODEL of each network.
+        chosen: the run has a mean of its own.
+
+    Raises:
+        ValueError: it has none, and the networks have different ones.
+    """
+    names = [split_task(model)[2] for model in models if isinstance(model, str)]
+    terms = [IMAGENET if name == LRASPP else data_terms(name) for name in names]
+    if not chosen and len(set(terms)) > 1:
+        raise ValueError(
+            f"mean: got none for {', '.join(names)}, whose weights were trained with different means or standard "
+            "deviations; expected those to use, with std"
+        )
+    return {} if not terms or terms[0] is None else {"normalize": True, "mean": terms[0][0], "std": terms[0][1]}

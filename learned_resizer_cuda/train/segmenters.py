@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-UNET, LRASPP = "small_unet", "lraspp_mobilenet_v3_large"
+from .presets import LRASPP
+
+UNET = "small_unet"
 HEAD_WIDTH = 64
 """Channels of the head behind an encoder of timm."""
 

@@ -33,19 +33,6 @@ def class_folder(root: Path, classes: tuple[str, ...] = ("ant", "bee"), train: i
     return root
 
 
-def mask_folder(root: Path, count: int = 8) -> Path:
-    """``count`` photographs with masks of three classes, the left part of the image, the right, and a border of 255."""
-    for number in range(count):
-        height, width = 20 + number, 30 - number
-        save(root / f"images/{number}.png", number, height, width)
-        mask = np.ones((height, width), np.uint8)
-        mask[:, : width // 2], mask[0] = 2, 255
-        path = root / f"masks/{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(mask).save(path)
-    return root
-
-
 def alike(first: Tensor, second: Tensor) -> float:
     """Mean distance of two uint8 images in levels."""
     return float((first.float() - second.float()).abs().mean())

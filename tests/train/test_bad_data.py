@@ -26,7 +26,8 @@ from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.jobs import train_stages
 from learned_resizer_cuda.train.record import NonFiniteLossError
 from learned_resizer_cuda.train.run import Run
-from tests.helpers.photo_folders import class_folder, mask_folder, save
+from tests.helpers.mask_folders import mask_folder
+from tests.helpers.photo_folders import class_folder, save
 
 SHORT = (
     *("train", "--model", "small_cnn", "--size", "8", "--input-size", "16", "--arms", "bilinear", "--steps", "6"),

@@ -18,7 +18,7 @@ from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.networks import build_network, network_name
 from learned_resizer_cuda.train.tasks import PixelLoss, Segmentation, build_task
 from tests.helpers.failures import command
-from tests.helpers.photo_folders import mask_folder
+from tests.helpers.mask_folders import mask_folder
 
 SHORT = ("--steps", 2, "--batch-size", 4, "--evaluations", 1, "--accelerator", "cpu")
 
@@ -156,6 +156,19 @@ def test_settings_of_the_built_in_data() -> None:
         RunConfig.make({"task": "segmentation", "data": "folder", "input_size": "native"})
     with pytest.raises(ValueError, match="loss: got 'softmax'; expected cross-entropy or dice for task segmentation"):
         RunConfig.make({"task": "segmentation", "loss": "softmax"})
+
+
+def test_normalisation_of_trained_weights() -> None:
+    """That of the weights; of several networks' one that they share, or the user's."""
+    config = RunConfig.make({"task": "segmentation", "model": "lraspp_mobilenet_v3_large", "pretrained": True})
+    assert config.normalize and config.mean == (0.485, 0.456, 0.406) and config.zero_init
+    common: dict[str, object] = {"data": "folder", "pretrained": True}
+    config = RunConfig.make(common | {"models": ("resnet50", "segmentation:resnet18"), "data": "digits"})
+    assert config.mean == (0.485, 0.456, 0.406)
+    different = common | {"models": ("resnet50", "vit_base_patch16_224")}
+    with pytest.raises(ValueError, match="mean: got none for resnet50, vit_base_patch16_224, whose weights were"):
+        RunConfig.make(different)
+    assert RunConfig.make(different | {"mean": (0.5,) * 3, "std": (0.5,) * 3}).mean == (0.5,) * 3
 
 
 def test_digits_from_start_to_report(tmp_path: Path) -> None:
