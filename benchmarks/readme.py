@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and docs/experiments.md from the committed results.
+"""Fill the tables of README.md and two pages of docs/ from the committed results.
 
     python -m benchmarks.readme            # rewrites the pages
     python -m benchmarks.readme --check    # exit code 1 if a page differs from the results

@@ -1,4 +1,4 @@
-"""The paper's experiments at a small scale, as docs/experiments.md reports them.
+"""The paper's experiments at a small scale, and some beyond: docs/experiments.md and beyond.md.
 
     python -m benchmarks.experiments.paper                       # all, into runs/experiments: hours on two cores
     python -m benchmarks.experiments.paper --only iqa,transfer   # some

@@ -40,8 +40,9 @@ def train(values: dict[str, Any], config: Path | None, output: Path | None, over
     a gain from the image's detail from a gain from more parameters or more training.
 
     Without --data the images are real and come with the installed packages, no network needed: handwritten
-    digits on photographs, 96×96, resized to 16×16; with --task iqa, photographs with graded distortions. The
-    built-in data has its own settings where the defaults, the paper's, do not suit it.
+    digits on photographs, 96×96, resized to 16×16; with --task segmentation, the same with masks; with --task iqa,
+    photographs with graded distortions. The built-in data has its own settings where the defaults, the paper's, do
+    not suit it. --models trains one resizer for several networks, each with its own loss.
 
     After an interruption, the same command in the same folder resumes the run. Writes config.yaml, metrics.csv,
     summary.json, report.html with its pictures, and resizer.safetensors.
@@ -54,8 +55,9 @@ def transfer(values: dict[str, Any], config: Path | None, output: Path | None, o
     """Tune a trained resizer with another network: the paper's test of generality.
 
     The network is first trained behind the fixed filter of --baseline. Three arms start from it: transfer, behind
-    the resizer of --resizer; fresh, behind the same architecture with random weights; control, still behind the
-    fixed filter. Each is tested before tuning (epoch 0) and after each epoch.
+    the resizer of --resizer (several have a name each, an arm each); fresh, behind the same architecture with random
+    weights; control, still behind the fixed filter. Each is tested before tuning (epoch 0) and after each epoch, or
+    after those of --epochs.
     """
     run_command("transfer", values, config, output, overwrite)
 
