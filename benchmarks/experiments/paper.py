@@ -122,6 +122,12 @@ EXPERIMENTS = {
         ("train", "--task", "segmentation", "--seeds", "3", "--evaluations", "4"),
         (("samples.png", "samples-segmentation.png"),),
     ),
+    "one-task": Experiment(
+        (
+            *("train", "--model", "small_cnn", "--size", "24", "--seeds", "3", "--baseline-epochs", "9.6"),
+            *("--epochs", "4.8", "--evaluations", "4", "--arms", "bilinear,learned,control"),
+        )
+    ),
     "two-tasks": Experiment(
         (
             *("train", "--models", "small_cnn,segmentation:small_unet", "--size", "24", "--seeds", "3"),

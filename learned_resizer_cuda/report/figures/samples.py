@@ -153,7 +153,7 @@ def save_samples(
     drawn = next((number for number, asked in enumerate(networks) if asked.task == "segmentation"), None)
     if drawn is not None:
         panels[0] = replace(panels[0], masks=networks[drawn].targets)
-    figure = new_figure(2.2 * len(panels) + 0.6, 2.55 * len(index) + 1.0)
+    figure = new_figure(2.2 * len(panels) + 0.6, (2.35 + 0.2 * len(networks)) * len(index) + 1.0)
     # The colour bar has its own row, so that it takes no room from the panels above it.
     grid = figure.subplots(len(index) + 1, len(panels), squeeze=False, height_ratios=[1] * len(index) + [0.06])
     for axes in grid[-1]:
