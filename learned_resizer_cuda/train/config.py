@@ -391,8 +391,9 @@ class RunConfig:
         unknown = sorted(name if isinstance(name, str) else shown(name) for name in set(values) - set(known))
         if unknown:
             raise ValueError(f"config: got unknown {shown(tuple(unknown))}; expected {', '.join(sorted(known))}")
-        given = dict(values)
-        for name, value in values.items():
+        # Fields that take several values were single ones, or none, in older files
+        given = {name: value for name, value in values.items() if value is not None or known[name] != ()}
+        for name, value in given.items():
             if isinstance(known[name], tuple):
                 given[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
             if field_type(name) is float:

@@ -16,10 +16,12 @@ from PIL import Image
 
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.cli.main import main
-from learned_resizer_cuda.data.digits import DigitsOnPhotographs
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.weights import load_resizer
+from tests.helpers.few_digits import few_digits
 from tests.helpers.photo_folders import class_folder
+
+__all__ = ["few_digits"]
 
 SHORT = ("--steps", "3", "--batch-size", "4", "--evaluations", "1", "--accelerator", "cpu")
 
@@ -129,16 +131,9 @@ def test_ablate(tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFi
     assert "Test metric against cost" in capsys.readouterr().out
 
 
-def test_built_in_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("few_digits")
+def test_built_in_digits(tmp_path: Path) -> None:
     """Without --data: real images from the installed packages, with settings to suit them."""
-    original = DigitsOnPhotographs.__init__
-
-    def smaller(self: DigitsOnPhotographs, canvas: int = 96, task: str = "classification") -> None:
-        original(self, canvas, task)
-        self.test_index = self.test_index[::20]
-        self.test_size = len(self.test_index)
-
-    monkeypatch.setattr(DigitsOnPhotographs, "__init__", smaller)
     assert command("train", *SHORT, "--arms", "learned", "--output", tmp_path / "run") == 0
     resizer, _ = load_resizer(FusedResizer, tmp_path / "run/resizer.safetensors")
     assert resizer(torch.rand(1, 1, 96, 96)).shape == (1, 1, 16, 16)

@@ -55,6 +55,20 @@ def test_bad_configuration(name: str, value: object, expected: str) -> None:
     assert expected in str(caught.value)
 
 
+def test_a_file_from_before_fields_took_several_values(tmp_path: Path) -> None:
+    config = RunConfig.make({"epochs": 4.0})
+    config.save(tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    older = (
+        text.replace("resizer: []", "resizer: null")
+        .replace("epochs:\n- 4.0", "epochs: 4.0")
+        .replace("models: []\n", "")
+    )
+    assert older.count("resizer: null") == older.count("epochs: 4.0") == 1 and "models" not in older
+    (tmp_path / "config.yaml").write_text(older)
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match="config: got unknown stepz; expected"):
         RunConfig.make({"stepz": 3})

@@ -24,6 +24,9 @@ from learned_resizer_cuda.train.protocol import plan, steps_tested
 from learned_resizer_cuda.train.results import judged_by, metrics_of, share_of
 from learned_resizer_cuda.train.tasks import Classification, Joint, Segmentation, build_task
 from tests.helpers.failures import command
+from tests.helpers.few_digits import few_digits
+
+__all__ = ["few_digits"]
 
 TWO_TASKS = ("small_cnn", "segmentation:small_unet")
 SHORT = ("--steps", 3, "--batch-size", 8, "--evaluations", 1, "--accelerator", "cpu")
@@ -184,6 +187,7 @@ def test_tests_after_the_epochs_asked_for() -> None:
     assert steps_tested(made["bilinear"], config, 10.0)[-1] == made["bilinear"].steps  # the baseline's own epochs
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_each_network_trains_behind_a_filter_as_it_would_alone(tmp_path: Path) -> None:
     """Bit for bit: nothing but a shared resizer connects them."""
     common = ("--size", 24, *SHORT, "--arms", "bilinear")
@@ -196,6 +200,7 @@ def test_each_network_trains_behind_a_filter_as_it_would_alone(tmp_path: Path) -
         assert all(torch.equal(both[f"networks.{number}.{name}"], value) for name, value in alone.items())
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_two_tasks_from_start_to_transfer(tmp_path: Path) -> None:
     """Verdicts for each network, the same figures by `evaluate`, a resumed run, and a network it never saw."""
     run, single = tmp_path / "run", tmp_path / "single"

@@ -18,7 +18,10 @@ from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.networks import build_network, network_name
 from learned_resizer_cuda.train.tasks import PixelLoss, Segmentation, build_task
 from tests.helpers.failures import command
+from tests.helpers.few_digits import few_digits
 from tests.helpers.mask_folders import mask_folder
+
+__all__ = ["few_digits"]
 
 SHORT = ("--steps", 2, "--batch-size", 4, "--evaluations", 1, "--accelerator", "cpu")
 
@@ -171,6 +174,7 @@ def test_normalisation_of_trained_weights() -> None:
     assert RunConfig.make(different | {"mean": (0.5,) * 3, "std": (0.5,) * 3}).mean == (0.5,) * 3
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_digits_from_start_to_report(tmp_path: Path) -> None:
     """Both metrics in every test, no share of right answers in training; `evaluate` finds the same figures."""
     run = tmp_path / "run"
