@@ -37,7 +37,6 @@ class Unseen:
     """A run's baseline networks behind its transferred resizers."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.run = Run(RunConfig.load(folder / "config.yaml"), folder)
         self.config = self.run.config
         self.fabric = open_fabric(self.config)
@@ -61,7 +60,7 @@ class Unseen:
         return found[0], found[1]
 
     def rows(self) -> list[dict[str, object]]:
-        """Means of both over the seeds, for each arm but fresh."""
+        """Both by seed, for each arm but fresh."""
         arms: dict[str, list[tuple[float, float]]] = {}
         for stage in self.run.stages:
             if stage.start is None or stage.arm == "fresh":

@@ -16,7 +16,7 @@ HEAD_WIDTH = 64
 
 
 class SmallUNet(nn.Module):
-    """A small U-Net with 90,000 parameters (Ronneberger, Fischer & Brox, MICCAI 2015).
+    """A small U-Net with 107,000 parameters (Ronneberger, Fischer & Brox, MICCAI 2015).
 
     Three levels of 16, 32 and 64 channels, two 3×3 convolutions on the way down and one on the way up, each with batch
     norm and ReLU.

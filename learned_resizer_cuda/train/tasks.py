@@ -61,8 +61,11 @@ class Task(nn.Module):
         return None
 
     def undecided(self) -> float:
-        """Loss where all logits are 0 and classes occur equally often."""
-        raise NotImplementedError
+        """Loss where all logits are 0 and classes occur equally often.
+
+        1 for tasks that never share a run with another one: their weights are equal whatever it is.
+        """
+        return 1.0
 
     def _update(self, logits: Tensor, targets: Tensor) -> None:
         raise NotImplementedError
@@ -104,9 +107,6 @@ class Quality(Task):
 
     def __init__(self) -> None:
         super().__init__(EMDLoss(d=2), MetricCollection({"plcc": PearsonCorrCoef(), "srcc": SpearmanCorrCoef()}))
-
-    def undecided(self) -> float:
-        return 1.0  # only ever beside others of the same task
 
     def _update(self, logits: Tensor, targets: Tensor) -> None:
         self.metrics.update(mean_score(logits.float().softmax(1)), mean_score(targets))

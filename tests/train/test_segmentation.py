@@ -125,6 +125,14 @@ def test_networks_give_a_map(name: str, size: tuple[int, int], out: tuple[int, i
     assert not [name for name in without if not name.startswith("encoder.")], without
 
 
+def test_parameters_of_the_small_network() -> None:
+    """By hand: 3×3 kernels of 1·16 + 16·16 + 16·32 + 32·32 + 32·64 + 64·64 + 96·32 + 48·16, norms, and 16·11 + 11."""
+    kernels = 9 * (16 + 256 + 512 + 1024 + 2048 + 4096 + 96 * 32 + 48 * 16)
+    norms = 2 * (16 + 16 + 32 + 32 + 64 + 64 + 32 + 16)
+    network = build_network("small_unet", 1, 11, segments=True)
+    assert sum(p.numel() for p in network.parameters()) == kernels + norms + 16 * 11 + 11 == 106_859
+
+
 def test_an_encoder_starts_from_weights(tmp_path: Path) -> None:
     """The weights of a network that classifies are those of the encoder; the head is new."""
     from safetensors.torch import save_file
