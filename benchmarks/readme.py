@@ -1,10 +1,10 @@
-"""Fill the tables of README.md and two pages of docs/ from the committed results.
+"""Fill the tables of README.md and three pages of docs/ from the committed results.
 
     python -m benchmarks.readme            # rewrites the pages
     python -m benchmarks.readme --check    # exit code 1 if a page differs from the results
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a file of benchmarks/results without its
-ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or written by
+Tables stand between `<!-- table:NAME -->` and `<!-- /table -->`; `<!-- table:NAME/PART -->` asks for one of them, the
+benchmarks of the function PART. NAME is a file of benchmarks/results without its ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or written by
 `benchmarks.report`, `benchmarks.cpu.busy`, `benchmarks.cpu.main_job`, or a module of `benchmarks.experiments`.
 """
 
@@ -23,10 +23,10 @@ from benchmarks.report import environment_line, table
 from learned_resizer_cuda.report.summary import MeanStd
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md", ROOT / "docs" / "beyond.md")
-MARK = re.compile(r"(<!-- table:([a-z0-9-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("results.md", "experiments.md", "beyond.md")))
+MARK = re.compile(r"(<!-- table:([a-z0-9-]+)(?:/(\w+))? -->\n).*?(<!-- /table -->)", re.DOTALL)
 
-# The cases in the README; the report has all of them.
+# The cases on the pages; the report has all of them.
 SHOWN = {"antialias": True, "dtype": "float32", "layout": "NCHW", "in_size": 448, "out_size": 224}
 RESIZE_PEERS = ("F.interpolate", "torchvision v2", "Pillow")
 RESIZER_PEERS = ("reference, channels_last", "reference, NCHW")
@@ -48,13 +48,13 @@ def fill(text: str, results: Path) -> str:
         raise ValueError("text: expected <!-- table:NAME --> … <!-- /table -->, got none")
 
     def replace(match: re.Match[str]) -> str:
-        start, name, end = match.groups()
+        start, name, part, end = match.groups()
         path = results / f"{name}.json"
         if not path.exists():
             return f"{start}Not measured yet.\n{end}"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            body = tables_of(data, name)
+            body = tables_of(data, part)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a results file: {error!r}") from error
         return f"{start}{body}\n{end}"
@@ -62,8 +62,8 @@ def fill(text: str, results: Path) -> str:
     return MARK.sub(replace, text)
 
 
-def tables_of(data: dict[str, Any], name: str) -> str:
-    """The tables of a results file of any kind."""
+def tables_of(data: dict[str, Any], part: str | None = None) -> str:
+    """The tables of a results file of any kind, or a part of those of benchmarks."""
     if "busy" in data:
         return busy_table(data)
     if "main_job" in data:
@@ -74,7 +74,7 @@ def tables_of(data: dict[str, Any], name: str) -> str:
         return recipe_table(data)
     if "pairs" in data:
         return pair_table(data)
-    return run_tables(data) if "tables" in data else benchmark_tables(data, name)
+    return run_tables(data) if "tables" in data else benchmark_tables(data, part)
 
 
 def busy_table(found: dict[str, Any]) -> str:
@@ -147,8 +147,16 @@ def pair_table(found: dict[str, Any]) -> str:
     return f"{table(header, rows)}\n\n{where}"
 
 
-def benchmark_tables(summary: dict[str, Any], name: str) -> str:
-    """Ratios at the default size of the resizer, with its memory, and of `resize`, and where they were measured."""
+def benchmark_tables(summary: dict[str, Any], part: str | None = None) -> str:
+    """Ratios at the default size, the resizer's with its memory, and where they were measured.
+
+    Args:
+        summary: of `benchmarks.report`.
+        part: a key of the tables below; None: all of them that were measured.
+
+    Raises:
+        KeyError: there is no such table.
+    """
     rows = [row for row in summary["time"] if all(row["case"][k] == v for k, v in SHOWN.items())]
     resize = _ratios([row for row in rows if row["case"]["op"] == "resize"], RESIZE_PEERS)
     fixed = _ratios([row for row in summary["time"] if row["case"]["op"] == "resample_fixed"], FIXED_PEERS)
@@ -161,18 +169,18 @@ def benchmark_tables(summary: dict[str, Any], name: str) -> str:
     }
     if memory:
         resizer.append(["peak memory of a train step", *(memory.get(peer, "") for peer in RESIZER_PEERS)])
-    source = f"[All cases](benchmarks/results/{name}.md). {environment_line(summary)}"
+    found = {
+        "FusedResizer": ("`FusedResizer`, 8 × 448² → 224²", tuple(f"`{p}`" for p in RESIZER_PEERS), resizer),
+        "resize": ("`resize`, 8 × 448² → 224², float32", RESIZE_PEERS, resize),
+        "pillow": ('`resize(…, parity="pillow")`, uint8', FIXED_PEERS, fixed),
+        "resize_batch": ("`resize_batch`, 64 photographs of 300…900 pixels a side → 224²", BATCH_PEERS, batch),
+    }
     tables = [
-        table(("`FusedResizer`, 8 × 448² → 224²", *(f"to `{p}`" for p in RESIZER_PEERS)), resizer, text_columns=1),
-        table(("`resize`, 8 × 448² → 224², float32", *(f"to {p}" for p in RESIZE_PEERS)), resize, text_columns=1),
+        table((heading, *(f"to {peer}" for peer in peers)), lines, text_columns=1)
+        for heading, peers, lines in (found.values() if part is None else [found[part]])
+        if lines
     ]
-    if fixed:
-        heading = '`resize(…, parity="pillow")`, uint8'
-        tables.append(table((heading, *(f"to {p}" for p in FIXED_PEERS)), fixed, text_columns=1))
-    if batch:
-        heading = "`resize_batch`, 64 photographs of 300…900 pixels a side → 224²"
-        tables.append(table((heading, *(f"to {p}" for p in BATCH_PEERS)), batch, text_columns=1))
-    return "\n\n".join((*tables, source))
+    return "\n\n".join((*tables, environment_line(summary)))
 
 
 def _ratios(rows: list[dict[str, Any]], peers: Sequence[str]) -> list[list[str]]:

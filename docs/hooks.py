@@ -1,0 +1,58 @@
+"""Hooks of mkdocs: formulas as MathML, files from outside docs/, and the commands' own help."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+
+OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/results/cpu.md", "benchmarks/results/cpu.png")
+"""Files of the repository that are pages of the site, too. Links to them are right in both places."""
+
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
+_HELP = re.compile(r"<!-- help:(\w*) -->")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    for name in OUTSIDE:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links as they lead on the site, and the help of commands where a page asks for it."""
+    name = page.file.src_uri
+    if name in OUTSIDE:
+        markdown = markdown.replace("](docs/", "](" + "../" * name.count("/"))
+    else:
+        outside = "../" * (name.count("/") + 1)
+        markdown = re.sub(rf"\]\({re.escape(outside)}(?!\.)", f"]({outside[3:]}", markdown)
+    return _HELP.sub(lambda match: f"```text\n{_help(match[1])}\n```", markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    return _FORMULA.sub(_mathml, content)
+
+
+def _help(command: str) -> str:
+    words = [command, "--help"] if command else ["--help"]
+    environment = os.environ | {"COLUMNS": "100", "TERM": "dumb"}
+    call = [sys.executable, "-m", "learned_resizer_cuda", *words]
+    return subprocess.run(call, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _mathml(match: re.Match[str]) -> str:
+    tag, text = match.groups()
+    latex = html.unescape(text).strip()[2:-2]
+    # The converter makes \lvert an operator, with an operator's space around it.
+    latex = latex.replace(r"\lvert", r"\left|").replace(r"\rvert", r"\right|")
+    return f'<{tag} class="formula">{convert(latex, display="block" if tag == "div" else "inline")}</{tag}>'
