@@ -40,6 +40,24 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: for any other name.
         RuntimeError: from an op inside the block with "native" where the native kernel cannot run; says why.
+
+    Examples:
+        Pure PyTorch on every device, for instance to compare with:
+
+        >>> import torch
+        >>> from learned_resizer_cuda import resize, use_backend
+        >>> with use_backend("torch"):
+        ...     small = resize(torch.rand(3, 8, 8), 4)
+        >>> small.shape
+        torch.Size([3, 4, 4])
+
+        No silent fallback:
+
+        >>> with use_backend("native"):
+        ...     small = resize(torch.rand(3, 8, 8), 4)
+        Traceback (most recent call last):
+            ...
+        RuntimeError: ...: native kernels run on CUDA tensors only, not on cpu
     """
     if name not in BACKENDS:
         raise ValueError(f"name must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")

@@ -36,6 +36,8 @@ from .ops.resizer import Resizer
 from .ops.statistics import accumulation_dtype
 from .ops.stem import normalise, normalised
 
+__all__ = ["decompositions", "to_onnx"]
+
 Decomposition = Callable[..., Any]
 
 _PROTOBUF_LIMIT = 3 << 29
@@ -45,13 +47,26 @@ _PROTOBUF_LIMIT = 3 << 29
 def decompositions() -> dict[torch._ops.OperatorBase, Decomposition]:
     """Forward ops of this package in plain ATen, for ``ExportedProgram.run_decompositions``.
 
+    The functions compute the same as the ops, in the same dtypes, for fixed and symbolic sizes. Results differ by
+    rounding, and where ``resample`` of float32 on a CPU uses torch's kernel, by that kernel's rounded coordinates
+    (``docs/math.md``, 1.6). There are no backward ops: export for inference, in eval mode.
+
     Returns:
         A new dict from op to function. Alone it leaves every other op unchanged; to decompose those too, add it to a
         table: ``table = torch.export.default_decompositions(); table.update(decompositions())``.
 
-    The functions compute the same as the ops, in the same dtypes, for fixed and symbolic sizes. Results differ by
-    rounding, and where ``resample`` of float32 on a CPU uses torch's kernel, by that kernel's rounded coordinates
-    (``docs/math.md``, 1.6). There are no backward ops: export for inference, in eval mode.
+    Examples:
+        >>> import torch
+        >>> from learned_resizer_cuda import Resize, export
+        >>> images = torch.rand(2, 3, 24, 32)
+        >>> program = torch.export.export(Resize(16, interpolation="lanczos"), (images,))
+        >>> [node.name for node in program.graph.nodes if "learned_resizer" in str(node.target)]
+        ['resample']
+        >>> program = program.run_decompositions(export.decompositions())
+        >>> [node.name for node in program.graph.nodes if "learned_resizer" in str(node.target)]
+        []
+        >>> program.module()(images).shape
+        torch.Size([2, 3, 16, 16])
     """
     ops = torch.ops.learned_resizer
     functions: dict[str, Callable[[Any], Any]] = {
@@ -92,6 +107,20 @@ def to_onnx(
         TypeError, ValueError: for unsuitable arguments, naming what was expected.
         ImportError: onnx or onnxscript is not installed; both come with the extra ``test``.
         Exception: from ``torch.export.export``, for instance if the network fixes an axis declared dynamic.
+
+    Examples:
+        A model that takes images of any size, run without PyTorch:
+
+        >>> import numpy as np
+        >>> import onnxruntime
+        >>> import torch
+        >>> from learned_resizer_cuda import FusedResizer, export
+        >>> resizer = FusedResizer(16, num_filters=4, num_blocks=0).eval()
+        >>> program = export.to_onnx(resizer, "resizer.onnx", torch.rand(1, 3, 32, 32), dynamic_size=True)
+        >>> session = onnxruntime.InferenceSession("resizer.onnx")
+        >>> (small,) = session.run(None, {"image": np.zeros((5, 3, 40, 24), np.float32)})
+        >>> small.shape
+        (5, 3, 16, 16)
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: got {type(module).__name__}; expected a torch.nn.Module")

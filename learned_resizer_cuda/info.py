@@ -23,16 +23,27 @@ def info() -> dict[str, Any]:
     """Versions, native build, its GPUs and each op's backend on this machine.
 
     Returns:
-        A dict that `json.dumps` takes:
-            versions: of this package, python, torch, torch's CUDA, triton, numpy, the NVIDIA driver and the newest
-                CUDA it supports; None if absent.
-            devices: a dict for each CUDA device of torch: name, capability (as "9.0").
-            native: state ("loaded" or one of `NativeUnavailable.state`), reason (None if loaded), and
-                record (`kernels.native.build_record`).
-            backend: asked for by `use_backend`.
-            ops: for each op and each of "cpu", "cuda" and "other" (mps, xpu, any other device of torch): backend
-                ("torch", "native" or None if neither can run), native_refused (why native cannot run, or None);
-                for float32 on the current GPU, for resample_fixed uint8.
+        A dict that ``json.dumps`` takes, with these keys.
+
+        - ``"versions"``: of this package, python, torch, torch's CUDA, triton, numpy, the NVIDIA driver and the newest
+          CUDA it supports; None if absent.
+        - ``"devices"``: a dict for each CUDA device of torch: ``name``, ``capability`` (as ``"9.0"``).
+        - ``"native"``: ``state`` (``"loaded"``, ``"not built"``, ``"built for something else"`` or ``"failed to
+          load"``), ``reason`` (None if loaded) and ``record``, how the native module was built (None unless loaded):
+          ``version``, ``cuda``, ``architectures`` and ``ptx`` (lists, as ``"90"``), ``host_compiler``, ``python``,
+          ``pybind11``, ``ops`` (the names of each op's dtypes).
+        - ``"backend"``: asked for by ``use_backend``.
+        - ``"ops"``: for each op and each of ``"cpu"``, ``"cuda"`` and ``"other"`` (mps, xpu, any other device of
+          torch): ``backend`` (``"torch"``, ``"native"`` or None if neither can run), ``native_refused`` (why native
+          cannot run, or None); for float32 on the current GPU, for ``resample_fixed`` uint8.
+
+    Examples:
+        >>> from learned_resizer_cuda import info
+        >>> found = info()
+        >>> sorted(found)
+        ['backend', 'devices', 'native', 'ops', 'versions']
+        >>> found["ops"]["resample"]["cpu"]
+        {'backend': 'torch', 'native_refused': 'native kernels run on CUDA tensors only, not on cpu'}
     """
     try:
         record = native.load().build_record()

@@ -16,13 +16,25 @@ class EMDLoss(nn.Module):
     ``EMD(p, q) = (1/K · Σ_k |CDF_p(k) - CDF_q(k)|^d)^(1/d)`` (Talebi & Milanfar, ICCV 2021; K ordered bins).
 
     The gradient is finite everywhere. At zero distance, where the root's slope is infinite, it is 0, the subgradient
-    of least norm.
+    of least norm. Deterministic on a CPU; on CUDA where ``torch.cumsum`` is.
 
     Args:
         d: exponent, a finite number of at least 1; 2 in the paper.
 
     Raises:
         TypeError, ValueError: if ``d`` is not such a number.
+
+    Examples:
+        Unlike a cross-entropy, it knows that a score of 2 is nearer to 1 than a score of 4 is:
+
+        >>> import torch
+        >>> from learned_resizer_cuda import EMDLoss
+        >>> loss = EMDLoss(d=1)
+        >>> certainly_1 = torch.tensor([[1000.0, 0.0, 0.0, 0.0]])
+        >>> loss(certainly_1, torch.tensor([[0.0, 1.0, 0.0, 0.0]]))
+        tensor(0.2500)
+        >>> loss(certainly_1, torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
+        tensor(0.7500)
     """
 
     def __init__(self, d: float = 2) -> None:
@@ -34,15 +46,29 @@ class EMDLoss(nn.Module):
         self.d: float = d
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean distance, a scalar in [0, 1].
+        """Mean distance of a batch.
 
         Args:
-            logits: ``(B, K)``, before the softmax.
-            target: ``(B, K)``, histograms that sum to 1.
+            logits: ``(B, K)``, floating-point, before the softmax.
+            target: ``(B, K)``, floating-point, histograms that sum to 1.
+
+        Returns:
+            A scalar in [0, 1], of float32, or float64 for float64 logits.
 
         Raises:
             TypeError: if either is not a floating-point tensor.
             ValueError: if the shapes are not ``(B, K)`` and equal, or B or K is 0.
+
+        Examples:
+            Equal distributions; the gradient is finite there too:
+
+            >>> import torch
+            >>> from learned_resizer_cuda import EMDLoss
+            >>> logits = torch.zeros(3, 10, requires_grad=True)
+            >>> distance = EMDLoss()(logits, torch.full((3, 10), 0.1))
+            >>> distance.backward()
+            >>> distance.item(), logits.grad.abs().max().item()
+            (0.0, 0.0)
         """
         _check_logits(logits)
         if not target.is_floating_point():
@@ -70,13 +96,23 @@ class SigmoidCrossEntropyLoss(nn.Module):
     """Cross-entropy of independent sigmoids against smoothed one-hot targets.
 
     Summed over classes, mean over the batch. The target is ``(1 - s)·one_hot + s/K`` for smoothing ``s``, as in
-    ``torch.nn.CrossEntropyLoss``; each class is then a binary problem. This is our reading of the paper's loss.
+    ``torch.nn.CrossEntropyLoss``; each class is then a binary problem. This is our reading of the loss of Talebi &
+    Milanfar, ICCV 2021. Deterministic.
 
     Args:
         label_smoothing: ``s``, a number in [0, 1].
 
     Raises:
         TypeError, ValueError: if ``label_smoothing`` is not such a number.
+
+    Examples:
+        Logits of 0 cost log 2 for each of ten classes, whatever the target:
+
+        >>> import torch
+        >>> from learned_resizer_cuda import SigmoidCrossEntropyLoss
+        >>> loss = SigmoidCrossEntropyLoss(label_smoothing=0.1)
+        >>> loss(torch.zeros(2, 10), torch.tensor([3, 7]))
+        tensor(6.9315)
     """
 
     def __init__(self, label_smoothing: float = 0.1) -> None:
@@ -89,15 +125,34 @@ class SigmoidCrossEntropyLoss(nn.Module):
         self.label_smoothing: float = label_smoothing
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss, a scalar of at least 0.
+        """Mean loss of a batch.
 
         Args:
-            logits: ``(B, K)``, before the sigmoid.
-            target: ``(B,)`` class indices (int64) in [0, K), or ``(B, K)`` distributions.
+            logits: ``(B, K)``, floating-point, before the sigmoid.
+            target: ``(B,)`` class indices, integers in [0, K), or ``(B, K)`` floating-point distributions.
+
+        Returns:
+            A scalar of at least 0, in the dtype of the logits.
 
         Raises:
             TypeError: if ``logits`` is not floating-point, or class indices are not integers.
-            ValueError: if a shape is wrong, or a class index is out of range.
+            ValueError: if a shape is wrong, or a class index is out of range; on CUDA an index is left to the device's
+                own assertion.
+
+        Examples:
+            Class indices, and the same as distributions:
+
+            >>> import torch
+            >>> from learned_resizer_cuda import SigmoidCrossEntropyLoss
+            >>> logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
+            >>> loss = SigmoidCrossEntropyLoss()
+            >>> of_indices = loss(logits, torch.tensor([0, 1]))
+            >>> of_indices.equal(loss(logits, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])))
+            True
+            >>> loss(logits, torch.tensor([0, 3]))
+            Traceback (most recent call last):
+                ...
+            ValueError: target: got class index 3; expected 0 to 2
         """
         _check_logits(logits)
         classes = logits.shape[1]

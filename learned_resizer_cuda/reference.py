@@ -28,6 +28,8 @@ from .ops.regions import Region, regions
 from .resize import Size, check_antialias, check_interpolation, check_size, resize
 from .resize_batch import Boxes, Flip, check_boxes, check_flip
 
+__all__ = ["Resizer"]
+
 
 class Block(nn.Module):
     """Residual block at output resolution, ``z + BN(Conv3×3(LReLU(BN(Conv3×3(z)))))``; no activation afterwards.
@@ -53,6 +55,9 @@ class Block(nn.Module):
 class Resizer(nn.Module):
     """Learned resizer, every layer a torch.nn module and every intermediate a tensor.
 
+    Talebi & Milanfar, ICCV 2021. ``FusedResizer`` computes the same function without the intermediates at input
+    resolution, and has the same ``state_dict``. Deterministic where torch's convolutions are.
+
     Args:
         size: output size, an int for both sides or ``(height, width)``.
         in_channels: channels of the image, in and out.
@@ -62,11 +67,24 @@ class Resizer(nn.Module):
         antialias: widen R's filter when shrinking; ``False`` reproduces the paper.
         negative_slope: of every LeakyReLU, at least 0.
         zero_init: zero the last convolution, so that the module starts as exactly ``resize``.
-        mean, std: of each channel. uint8 images are normalised to ``(image / 255 - mean) / std``; without mean and std
-            they are refused. Images of other dtypes are not changed.
+        mean: of each channel, with ``std``. uint8 images are normalised to ``(image / 255 - mean) / std``; without mean
+            and std they are refused. Images of other dtypes are not changed.
+        std: of each channel, above 0.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
+
+    Examples:
+        The same function as ``FusedResizer``, up to float32's rounding:
+
+        >>> import torch
+        >>> from learned_resizer_cuda import FusedResizer, reference
+        >>> oracle, resizer = reference.Resizer(16), FusedResizer(16)
+        >>> resizer.load_state_dict(oracle.state_dict())
+        <All keys matched successfully>
+        >>> images = torch.rand(2, 3, 40, 32)
+        >>> torch.allclose(resizer(images), oracle(images), rtol=0, atol=1e-4)
+        True
     """
 
     image_mean: Tensor | None
@@ -127,22 +145,41 @@ class Resizer(nn.Module):
             image: ``(B, in_channels, H, W)``, in the dtype of the weights or under autocast; or uint8, if the module
                 has ``mean`` and ``std``. Or a list or tuple of B images ``(in_channels, H_i, W_i)``.
             size: output size of this call instead of the module's.
-            boxes, flip: as in ``FusedResizer``.
+            boxes: ``(B, 4)``, of each image the region to resize, ``(top, left, height, width)`` in pixels, floats; on
+                the CPU. As in ``FusedResizer``.
+            flip: ``(B,)`` bools, which crops to mirror horizontally; on the CPU.
 
         Returns:
-            ``(B, in_channels, height, width)``.
+            ``(B, in_channels, height, width)``, in the dtype of the image, or of the weights for a uint8 one.
 
         Raises:
             TypeError, ValueError: for an unsuitable argument, naming it and what was expected.
+
+        Examples:
+            What a fixed filter does not need, and what ``FusedResizer`` never stores: maps at input resolution.
+
+            >>> import torch
+            >>> from learned_resizer_cuda import reference
+            >>> oracle = reference.Resizer(16).eval()
+            >>> hook = oracle.conv2.register_forward_hook(lambda module, args, output: print(output.shape))
+            >>> oracle(torch.rand(2, 3, 48, 64)).shape
+            torch.Size([2, 16, 48, 64])
+            torch.Size([2, 3, 16, 16])
+
+            Images of different sizes:
+
+            >>> hook.remove()
+            >>> oracle([torch.rand(3, 40, 30), torch.rand(3, 25, 50)], size=(12, 20)).shape
+            torch.Size([2, 3, 12, 20])
         """
-        sides = self.check_input(image, size)
+        sides = self._check_input(image, size)
         images, boxes, flip = as_list(image, boxes, flip)
         if images is None:
-            whole = self.normalised(cast(Tensor, image))
+            whole = self._normalise(cast(Tensor, image))
             f, base = (self._interpolate(x, sides) for x in (self.norm1(self._stem(whole)), whole))
         else:
             places = regions([image.shape[1:] for image in images], boxes, flip)
-            crops = [self.normalised(r.view(image).unsqueeze(0)) for image, r in zip(images, places, strict=True)]
+            crops = [self._normalise(r.view(image).unsqueeze(0)) for image, r in zip(images, places, strict=True)]
             crops = [crop.flip(-1) if r.flip else crop for crop, r in zip(crops, places, strict=True)]
             f, base = (
                 torch.cat([self._interpolate(x, sides, r) for x, r in zip(maps, places, strict=True)])
@@ -173,7 +210,7 @@ class Resizer(nn.Module):
         places = (region.rows, region.columns)
         return resample_dense(x, *sides, None, None, self.interpolation, self.antialias, places).to(x.dtype)
 
-    def normalised(self, image: Tensor) -> Tensor:
+    def _normalise(self, image: Tensor) -> Tensor:
         """uint8 images as ``(image/255 - mean)/std`` in the parameters' dtype; others unchanged."""
         if self.image_mean is None or self.image_std is None:
             return image
@@ -181,7 +218,7 @@ class Resizer(nn.Module):
         dtype = torch.get_default_dtype() if like is None else like.dtype
         return _normalised(image, self.image_mean, self.image_std, dtype)
 
-    def check_input(self, image: Tensor | Sequence[Tensor], size: Size | None) -> tuple[int, int]:
+    def _check_input(self, image: Tensor | Sequence[Tensor], size: Size | None) -> tuple[int, int]:
         """Check image and size of a call, and return its output size."""
         if isinstance(image, torch.fx.Proxy):
             return _sides(size, self.size)

@@ -80,6 +80,35 @@ def resize(
             unknown ``interpolation`` or ``parity``, or neither ``size`` nor ``scale_factor``; for ``"pillow"`` in an
             export of dynamic height and width, on which the order of its passes depends.
         RuntimeError: under ``use_backend("native")`` if the native kernel cannot run, for instance under a transform.
+
+    Examples:
+        A size for both sides, or a factor:
+
+        >>> import torch
+        >>> from learned_resizer_cuda import resize
+        >>> photos = torch.rand(8, 3, 448, 336)
+        >>> resize(photos, 224, interpolation="lanczos").shape
+        torch.Size([8, 3, 224, 224])
+        >>> resize(photos, scale_factor=0.25).shape
+        torch.Size([8, 3, 112, 84])
+
+        The gradient says which pixels an output pixel is made of:
+
+        >>> row = torch.zeros(1, 1, 8, requires_grad=True)
+        >>> resize(row, (1, 2))[0, 0, 0].backward()
+        >>> (row.grad * 28).round()
+        tensor([[[5., 7., 7., 5., 3., 1., 0., 0.]]])
+
+        Pillow's bytes, of a tensor on any device:
+
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> photo = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
+        >>> picture = Image.fromarray(photo.permute(1, 2, 0).numpy())
+        >>> expected = np.array(picture.resize((30, 20), Image.Resampling.BICUBIC))
+        >>> small = resize(photo, (20, 30), interpolation="bicubic", parity="pillow")
+        >>> np.array_equal(small.permute(1, 2, 0), expected)
+        True
     """
     if has_torch_function_unary(image):
         if (tv_tensors := tv_tensors_of(image)) is not None:
@@ -194,10 +223,29 @@ class Resize(nn.Module):
 
     Args:
         size: output size, an int for *both* sides or ``(height, width)``.
-        interpolation, antialias, parity: as in ``resize``.
+        interpolation: ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"nearest"``, ``"box"`` or ``"hamming"``.
+        antialias: widen the filter when shrinking.
+        parity: ``"exact"``; or ``"pillow"`` or ``"pillow-12"`` for Pillow's bytes of uint8 images.
 
     Raises:
         TypeError, ValueError: as ``resize``.
+
+    Examples:
+        >>> import torch
+        >>> from learned_resizer_cuda import Resize
+        >>> shrink = Resize((1, 3), interpolation="box")
+        >>> shrink
+        Resize(size=(1, 3), interpolation='box', antialias=True)
+        >>> shrink(torch.tensor([[[0.0, 2.0, 10.0, 12.0, 20.0, 22.0]]]))
+        tensor([[[ 1., 11., 21.]]])
+
+        In front of a network, with a gradient for the images:
+
+        >>> network = torch.nn.Sequential(Resize(16), torch.nn.Conv2d(3, 8, kernel_size=3))
+        >>> images = torch.rand(2, 3, 50, 40, requires_grad=True)
+        >>> network(images).sum().backward()
+        >>> images.grad.shape
+        torch.Size([2, 3, 50, 40])
     """
 
     def __init__(
@@ -210,7 +258,27 @@ class Resize(nn.Module):
         self.parity = check_parity(parity)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(..., C, H, W)`` → ``(..., C, *size)``; see ``resize``."""
+        """Resize an image, or any number of them of one size.
+
+        Args:
+            image: ``(..., C, H, W)``, at least 3-D, in any dtype that ``resize`` takes; uint8 with Pillow's ``parity``.
+
+        Returns:
+            ``(..., C, height, width)`` in the image's dtype. Deterministic.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as ``resize``.
+
+        Examples:
+            Two videos of five frames; the dtype stays:
+
+            >>> import torch
+            >>> from learned_resizer_cuda import Resize
+            >>> videos = torch.randint(0, 256, (2, 5, 3, 48, 64), dtype=torch.uint8)
+            >>> small = Resize((24, 32), interpolation="bicubic")(videos)
+            >>> small.shape, small.dtype
+            (torch.Size([2, 5, 3, 24, 32]), torch.uint8)
+        """
         return resize(image, self.size, interpolation=self.interpolation, antialias=self.antialias, parity=self.parity)
 
     def extra_repr(self) -> str:

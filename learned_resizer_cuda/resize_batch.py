@@ -44,10 +44,13 @@ def resize_batch(
             image is as if cropped to the pixels that the region touches: those beyond do not count. ``docs/math.md``,
             1.8.
         flip: ``(B,)`` bools: mirror the region horizontally first. Numbers or a CPU tensor.
-        mean, std: of each channel, for uint8 images: the result is ``(y / 255 - mean) / std``, in one pass.
+        mean: of each channel, for uint8 images, with ``std``: the result is ``(y / 255 - mean) / std``, in one pass.
+        std: of each channel, above 0.
         dtype: of the result. Default: that of the images, or float32 with ``mean`` and ``std``. A float dtype of uint8
             images keeps what lies between two levels and beyond them, as if the images were converted first.
-        interpolation, antialias: as in ``resize``.
+        interpolation: ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"nearest"``, ``"box"`` or ``"hamming"``, as in
+            ``resize``.
+        antialias: widen the filter when shrinking.
 
     Returns:
         ``(B, C, height, width)``; channels_last if every image interleaves its channels. uint8 results are rounded half
@@ -58,6 +61,28 @@ def resize_batch(
         TypeError, ValueError: naming the argument, the index of an image or box, its value and what was expected.
         NotImplementedError: under ``torch.vmap``.
         RuntimeError: under ``use_backend("native")`` if the native kernel cannot run.
+
+    Examples:
+        Each image as ``resize`` alone would give it, and a gradient of its own size:
+
+        >>> import torch
+        >>> from learned_resizer_cuda import resize, resize_batch
+        >>> images = [torch.rand(3, 48, 64, requires_grad=True), torch.rand(3, 30, 20, requires_grad=True)]
+        >>> batch = resize_batch(images, 16)
+        >>> torch.equal(batch[1], resize(images[1], 16))
+        True
+        >>> batch.sum().backward()
+        >>> [tuple(image.grad.shape) for image in images]
+        [(3, 48, 64), (3, 30, 20)]
+
+        Regions of photographs, the first one mirrored, as a network wants them:
+
+        >>> photos = [torch.randint(0, 256, image.shape, dtype=torch.uint8) for image in images]
+        >>> boxes = [(0, 8, 48, 48), (2.5, 0, 20, 19.75)]  # top, left, height, width
+        >>> mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        >>> batch = resize_batch(photos, 16, boxes=boxes, flip=[True, False], mean=mean, std=std)
+        >>> batch.shape, batch.dtype
+        (torch.Size([2, 3, 16, 16]), torch.float32)
     """
     height, width = check_size(size)
     check_interpolation(interpolation)

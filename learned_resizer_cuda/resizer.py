@@ -56,11 +56,33 @@ class FusedResizer(reference.Resizer):
         antialias: widen the filter when shrinking; ``False`` reproduces the paper.
         negative_slope: of every LeakyReLU, at least 0.
         zero_init: zero the last convolution, so that the module starts as exactly ``resize``.
-        mean, std: of each channel. The stem normalises uint8 images to ``(image / 255 - mean) / std`` as it loads
-            them; without mean and std they are refused. Images of other dtypes are not changed.
+        mean: of each channel, with ``std``. The stem normalises uint8 images to ``(image / 255 - mean) / std`` as it
+            loads them; without mean and std they are refused. Images of other dtypes are not changed.
+        std: of each channel, above 0.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what was expected.
+
+    Examples:
+        Small, and with ``zero_init`` a fixed filter to start from:
+
+        >>> import torch
+        >>> from learned_resizer_cuda import FusedResizer, resize
+        >>> resizer = FusedResizer(24, interpolation="lanczos", zero_init=True)
+        >>> sum(parameter.numel() for parameter in resizer.parameters())
+        12035
+        >>> images = torch.rand(4, 3, 64, 48)
+        >>> torch.equal(resizer(images), resize(images, 24, interpolation="lanczos"))
+        True
+
+        Trained together with the network behind it:
+
+        >>> network = torch.nn.Sequential(resizer, torch.nn.Conv2d(3, 8, kernel_size=3))
+        >>> optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+        >>> network(images).square().mean().backward()
+        >>> optimiser.step()
+        >>> torch.equal(resizer(images), resize(images, 24, interpolation="lanczos"))
+        False
     """
 
     # Not part of the state, not copied.
@@ -96,11 +118,29 @@ class FusedResizer(reference.Resizer):
             TypeError, ValueError: for an unsuitable argument, naming it, its index in a list and what was expected; in
                 training mode also if a batch normalisation would get fewer than two values per channel.
             RuntimeError: under ``use_backend("native")`` if the layers have to run themselves; says why.
+
+        Examples:
+            Images of any size, to any size:
+
+            >>> import torch
+            >>> from learned_resizer_cuda import FusedResizer
+            >>> resizer = FusedResizer(16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).eval()
+            >>> resizer(torch.rand(2, 3, 40, 30)).shape
+            torch.Size([2, 3, 16, 16])
+            >>> resizer(torch.rand(2, 3, 40, 30), size=(24, 20)).shape
+            torch.Size([2, 3, 24, 20])
+
+            Photographs of different sizes, of each a region, the second one mirrored:
+
+            >>> photos = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((40, 30), (25, 50))]
+            >>> batch = resizer(photos, boxes=[(0, 0, 30, 30), (2.5, 10, 20, 20)], flip=[False, True])
+            >>> batch.shape, batch.dtype
+            (torch.Size([2, 3, 16, 16]), torch.float32)
         """
         layers = self._fused(image)
         if layers is None:
             return super().forward(image, size, boxes=boxes, flip=flip)
-        height, width = self.check_input(image, size)
+        height, width = self._check_input(image, size)
         images, boxes, flip = as_list(image, boxes, flip)
         images = [cast(Tensor, image)] if images is None else list(images)
         _check_counts(layers, images, boxes, height * width)
@@ -136,12 +176,16 @@ class FusedResizer(reference.Resizer):
             path_or_repo: a folder, a run's ``resizer.safetensors``, or a repository of the Hugging Face Hub,
                 ``"owner/name"``. A folder or file takes precedence.
             map_location: device of the module.
-            revision, token, cache_dir, force_download, local_files_only: passed to
-                ``huggingface_hub.hf_hub_download``; unused for a folder.
+            revision: branch, tag or commit of a repository. This and what follows goes to
+                ``huggingface_hub.hf_hub_download``, and is unused for a folder or file.
+            token: of an account of the Hub; True: the one stored on this machine.
+            cache_dir: folder that keeps downloads.
+            force_download: download even what the cache has.
+            local_files_only: download nothing; take what the cache has.
 
         Returns:
-            A module of this class in eval mode with the saved arguments, weights and dtypes: the same input gives the
-            same bits. Nothing in the files is executed.
+            A module of this class in eval mode with the saved arguments, weights and dtypes, which gives the same bits
+            for the same input. Nothing in the files is executed.
 
         Raises:
             ModuleNotFoundError: ``safetensors`` or, for a repository, ``huggingface_hub`` is not installed.
@@ -149,6 +193,18 @@ class FusedResizer(reference.Resizer):
             ValueError: the files are not those of a learned resizer, or the weights do not fit the arguments or are
                 not finite.
             Exception: from ``hf_hub_download``, for a repository that is missing or unreachable.
+
+        Examples:
+            >>> import torch
+            >>> from learned_resizer_cuda import FusedResizer
+            >>> trained = FusedResizer((16, 24), num_filters=8).eval()
+            >>> trained.save_pretrained("my-resizer")
+            >>> resizer = FusedResizer.from_pretrained("my-resizer")
+            >>> resizer.size, resizer.num_filters, resizer.training
+            ((16, 24), 8, False)
+            >>> images = torch.rand(2, 3, 40, 30)
+            >>> torch.equal(resizer(images), trained(images))
+            True
         """
         from .hub import from_pretrained
 
@@ -169,6 +225,16 @@ class FusedResizer(reference.Resizer):
 
         Raises:
             ModuleNotFoundError: ``huggingface_hub`` or ``safetensors`` is not installed.
+
+        Examples:
+            >>> import json
+            >>> from pathlib import Path
+            >>> from learned_resizer_cuda import FusedResizer
+            >>> FusedResizer(96, interpolation="lanczos").save_pretrained("my-resizer", license="mit")
+            >>> sorted(path.name for path in Path("my-resizer").iterdir())
+            ['README.md', 'config.json', 'model.safetensors']
+            >>> json.loads(Path("my-resizer/config.json").read_text())["interpolation"]
+            'lanczos'
         """
         from .hub import save_pretrained
 
@@ -190,7 +256,11 @@ class FusedResizer(reference.Resizer):
         Args:
             repo_id: ``"owner/name"``; created if missing. Its model card is replaced.
             license: of the weights, for the model card; an identifier of the Hub.
-            commit_message, private, token, branch, create_pr: passed to ``huggingface_hub.PyTorchModelHubMixin``.
+            commit_message: this and what follows goes to ``huggingface_hub.PyTorchModelHubMixin``.
+            private: of a new repository; None: what the owner's default is.
+            token: of an account of the Hub; None: the one stored on this machine.
+            branch: to commit to; None: ``main``.
+            create_pr: open a pull request instead of committing to the branch.
 
         Returns:
             The address of the commit.
@@ -198,6 +268,13 @@ class FusedResizer(reference.Resizer):
         Raises:
             ModuleNotFoundError: ``huggingface_hub`` or ``safetensors``, in the ``[train]`` extra, is not installed.
             Exception: from ``huggingface_hub``.
+
+        Examples:
+            >>> from learned_resizer_cuda import FusedResizer
+            >>> resizer = FusedResizer(96, zero_init=True)
+            >>> # Needs an account of the Hub, from `hf auth login`
+            >>> resizer.push_to_hub("my-name/my-resizer", private=True)  # doctest: +SKIP
+            'https://huggingface.co/my-name/my-resizer/commit/...'
         """
         from .hub import push_to_hub
 

@@ -31,19 +31,24 @@ def collate_images(samples: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
             ``(top, left, height, width)``, a bool.
 
     Returns:
-        ``(images, labels)`` or ``(images, labels, boxes, flip)``, as ``resize_batch`` and ``FusedResizer`` take them:
-        the images are a list, boxes a float64 tensor ``(B, 4)`` and flip a bool tensor ``(B,)``. With
+        ``(images, labels)`` or ``(images, labels, boxes, flip)``, as ``resize_batch`` and ``FusedResizer`` take them.
+        The images are a list, boxes a float64 tensor ``(B, 4)`` and flip a bool tensor ``(B,)``. With
         ``pin_memory=True`` images and labels are pinned. Move images to a GPU one by one; boxes and flip stay.
 
     Raises:
         ValueError: there are no samples, or one has other parts than the first; says which.
 
-    Example::
-
-        loader = DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=collate_images)
-        for images, labels, boxes, flip in loader:
-            images = [image.to("cuda", non_blocking=True) for image in images]
-            logits = network(resizer(images, boxes=boxes, flip=flip))
+    Examples:
+        >>> import torch
+        >>> from torch.utils.data import DataLoader
+        >>> from learned_resizer_cuda import resize_batch
+        >>> from learned_resizer_cuda.data import collate_images
+        >>> dataset = [(torch.rand(3, 40, 30), 0), (torch.rand(3, 20, 50), 1), (torch.rand(3, 35, 35), 1)]
+        >>> loader = DataLoader(dataset, batch_size=3, collate_fn=collate_images)
+        >>> for images, labels in loader:
+        ...     images = [image.to("cpu", non_blocking=True) for image in images]  # or "cuda"
+        ...     print(resize_batch(images, 16).shape, labels)
+        torch.Size([3, 3, 16, 16]) tensor([0, 1, 1])
     """
     if not samples:
         raise ValueError("samples: got none; expected at least one (image, label)")
@@ -66,29 +71,48 @@ class NativeFolder(Dataset[Sample]):
     """Images of class folders at their own sizes, with random regions.
 
     A sample is a uint8 image (C, H, W), its label, a box, and whether to mirror it. Box and flip are drawn anew each
-    time, from torch's random generator, which a ``DataLoader`` seeds in its workers.
+    time, from torch's random generator, which a ``DataLoader`` seeds in its workers: deterministic for a seed and a
+    number of workers.
 
     Args:
         root: folder with a folder of images for each class, such as ``train``.
-        augment: ``"none"``, ``"flip"`` or ``"crop"``; see ``image_view.drawn_view``.
-        fit: ``"crop"`` or ``"squash"``, the region unless ``augment`` crops; see ``image_view.fixed_view``.
+        augment: ``"crop"``: the box is a random rectangle of 8 to 100 % of the area and an aspect of 3/4 to 4/3, as
+            torchvision's ``RandomResizedCrop`` draws it, every other one mirrored; ``"flip"``: that of ``fit``, every
+            other one mirrored; ``"none"``: that of ``fit``.
+        fit: the box unless ``augment`` is ``"crop"``. ``"crop"``: the square in the centre whose side is 0.875 of the
+            shorter side; ``"squash"``: the whole image.
         max_pixels: larger images are reduced to as many pixels; None: no limit.
         in_channels: 3 for colour, 1 for grey.
 
     Attributes:
-        classes: names of the classes, sorted.
-        paths, labels: of every image.
+        classes (list[str]): names of the classes, sorted.
+        paths (list[Path]): of every image.
+        labels (list[int]): of every image, its class's place in ``classes``.
 
     Raises:
-        ValueError: ``root`` holds no image in a class folder, or an argument is not one of these.
+        ValueError: ``root`` holds no image in a class folder, or an argument is not one of these. Reading an image that
+            cannot be read raises one too, which names the file.
 
-    Example::
+    Examples:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> for name, width, height in (("cat", 60, 40), ("dog", 30, 50)):
+        ...     Path("photos", name).mkdir(parents=True)
+        ...     Image.new("RGB", (width, height)).save(Path("photos", name, "1.png"))
+        >>> from learned_resizer_cuda.data import NativeFolder, collate_images
+        >>> dataset = NativeFolder("photos", augment="none")
+        >>> image, label, box, mirrored = dataset[0]
+        >>> image.shape, dataset.classes[label], box, mirrored
+        (torch.Size([3, 40, 60]), 'cat', (2, 12, 35, 35), False)
 
-        resizer = FusedResizer(224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-        dataset = NativeFolder("photographs/train")
-        loader = DataLoader(dataset, batch_size=16, shuffle=True, num_workers=2, collate_fn=collate_images)
-        for images, labels, boxes, flip in loader:
-            logits = network(resizer(images, boxes=boxes, flip=flip))
+        Batches of a resizer, which reads each image in its box only:
+
+        >>> from torch.utils.data import DataLoader
+        >>> from learned_resizer_cuda import FusedResizer
+        >>> resizer = FusedResizer(16, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> for images, labels, boxes, flip in DataLoader(dataset, batch_size=2, collate_fn=collate_images):
+        ...     print(resizer(images, boxes=boxes, flip=flip).shape, labels)
+        torch.Size([2, 3, 16, 16]) tensor([0, 1])
     """
 
     def __init__(

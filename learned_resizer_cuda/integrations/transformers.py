@@ -28,6 +28,8 @@ except ImportError as error:
         'and Pillow: pip install "learned-resizer-cuda[transformers]"'
     ) from error
 
+__all__ = ["accelerate"]
+
 P = TypeVar("P")
 
 # What resizes past the method that is replaced, and methods that do so with a network's outputs.
@@ -58,6 +60,17 @@ def accelerate(processor: P, *, parity: str = "pillow") -> P:
         TypeError: if ``processor`` is not an image processor and has none, if it is backed by Pillow or NumPy, or if
             its class also resizes past ``TorchvisionBackend.resize``, where it would be half replaced.
         ValueError: for an unknown ``parity``.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import CLIPImageProcessor
+        >>> from learned_resizer_cuda.integrations.transformers import accelerate
+        >>> processor = accelerate(CLIPImageProcessor())
+        >>> isinstance(processor, CLIPImageProcessor)
+        True
+        >>> photo = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)  # or on a GPU
+        >>> processor(photo, return_tensors="pt")["pixel_values"].shape
+        torch.Size([1, 3, 224, 224])
     """
     check_parity(parity)
     classes = [(part, _accelerated(_checked(name, part), parity)) for name, part in _parts(processor).items()]

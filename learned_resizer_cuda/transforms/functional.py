@@ -18,6 +18,8 @@ from ..resize import check_parity
 from ..resize import resize as resize_image
 from ..tracing import constant_while_traced
 
+__all__ = ["resize"]
+
 Size = int | Sequence[int] | None
 Interpolation: TypeAlias = "str | InterpolationMode | int"
 
@@ -86,6 +88,25 @@ def resize(
             ``max_size`` or ``antialias`` of another type.
         ValueError: for sizes below 1, an unknown ``interpolation`` or ``parity``, a tensor of fewer than three
             dimensions or with an empty side, or a ``max_size`` that is not above ``size``.
+
+    Examples:
+        An int is the shorter side, of tensors and of PIL images:
+
+        >>> import torch
+        >>> from torchvision.transforms.v2.functional import to_pil_image
+        >>> from learned_resizer_cuda.transforms.functional import resize
+        >>> photo = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
+        >>> resize(photo, 20, interpolation="lanczos").shape
+        torch.Size([3, 20, 30])
+        >>> resize(to_pil_image(photo), 20, max_size=24).size  # width, height
+        (24, 16)
+
+        Masks keep their labels:
+
+        >>> from torchvision import tv_tensors
+        >>> labels = tv_tensors.Mask(torch.tensor([[[0, 0, 7, 7], [0, 0, 7, 7]]]))
+        >>> resize(labels, (1, 3)).tolist()
+        [[[0, 0, 7]]]
     """
     check_size(size, max_size)
     check_antialias(antialias)

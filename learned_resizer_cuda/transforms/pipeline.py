@@ -43,6 +43,27 @@ def use_in(transform: _Pipeline, *, parity: str = "pillow") -> _Pipeline:
         TypeError: if something resizes, judging by its class or name, and cannot be replaced, which it names; or if
             there is no transform.
         ValueError: for an unknown ``parity``.
+
+    Examples:
+        A tensor gives what the PIL image gives:
+
+        >>> import torch
+        >>> from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
+        >>> from torchvision.transforms.functional import to_pil_image
+        >>> from learned_resizer_cuda import transforms
+        >>> original = Compose([Resize(32), CenterCrop(24), ToTensor()])
+        >>> pipeline = transforms.use_in(original)
+        >>> photo = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)  # or on a GPU
+        >>> torch.equal(pipeline(photo), original(to_pil_image(photo)))
+        True
+
+        What cannot be replaced is named:
+
+        >>> from torchvision.transforms.functional import resize
+        >>> transforms.use_in(Compose([resize, ToTensor()]))
+        Traceback (most recent call last):
+            ...
+        TypeError: transform: got torchvision.transforms.functional.resize, which resizes and cannot be replaced; ...
     """
     check_parity(parity)
     transform = copy.deepcopy(transform)

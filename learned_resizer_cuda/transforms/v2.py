@@ -25,10 +25,25 @@ class Resize(v2.Resize):
         interpolation: an ``InterpolationMode``, its name or Pillow's constant.
         max_size: limit of the longer side, if ``size`` is an int or None.
         antialias: widen the filter when shrinking a tensor.
-        parity: arithmetic for uint8 tensors.
+        parity: arithmetic for uint8 tensors: None for torchvision's, ``"exact"``, ``"pillow"`` or ``"pillow-12"``.
 
     Raises:
         TypeError, ValueError: as ``functional.resize``.
+
+    Examples:
+        >>> import torch
+        >>> from torchvision import tv_tensors
+        >>> from learned_resizer_cuda import transforms
+        >>> transforms.Resize(32, interpolation="lanczos")(torch.rand(3, 64, 96)).shape
+        torch.Size([3, 32, 48])
+
+        An image with its boxes:
+
+        >>> boxes = tv_tensors.BoundingBoxes([[0, 32, 48, 64]], format="XYXY", canvas_size=(64, 96))
+        >>> sample = {"image": tv_tensors.Image(torch.rand(3, 64, 96)), "boxes": boxes}
+        >>> small = transforms.Resize((32, 24))(sample)
+        >>> small["image"].shape, small["boxes"].tolist()
+        (torch.Size([3, 32, 24]), [[0, 16, 12, 32]])
     """
 
     # Scripted, a transform of torchvision's is replaced by this class; None refuses.
