@@ -28,10 +28,10 @@ def info() -> dict[str, Any]:
         - ``"versions"``: of this package, python, torch, torch's CUDA, triton, numpy, the NVIDIA driver and the newest
           CUDA it supports; None if absent.
         - ``"devices"``: a dict for each CUDA device of torch: ``name``, ``capability`` (as ``"9.0"``).
-        - ``"native"``: ``state`` (``"loaded"``, ``"not built"``, ``"built for something else"`` or ``"failed to
-          load"``), ``reason`` (None if loaded) and ``record``, how the native module was built (None unless loaded):
-          ``version``, ``cuda``, ``architectures`` and ``ptx`` (lists, as ``"90"``), ``host_compiler``, ``python``,
-          ``pybind11``, ``ops`` (the names of each op's dtypes).
+        - ``"native"``: ``state`` (``"loaded"``, ``"not built"``, ``"built for something else"`` or
+          ``"failed to load"``), ``reason`` (None if loaded) and ``record``, how the native module was built (None
+          unless loaded): ``version``, ``cuda``, ``architectures`` and ``ptx`` (lists, as ``"90"``),
+          ``host_compiler``, ``python``, ``pybind11``, ``ops`` (the names of each op's dtypes).
         - ``"backend"``: asked for by ``use_backend``.
         - ``"ops"``: for each op and each of ``"cpu"``, ``"cuda"`` and ``"other"`` (mps, xpu, any other device of
           torch): ``backend`` (``"torch"``, ``"native"`` or None if neither can run), ``native_refused`` (why native
@@ -42,8 +42,8 @@ def info() -> dict[str, Any]:
         >>> found = info()
         >>> sorted(found)
         ['backend', 'devices', 'native', 'ops', 'versions']
-        >>> found["ops"]["resample"]["cpu"]
-        {'backend': 'torch', 'native_refused': 'native kernels run on CUDA tensors only, not on cpu'}
+        >>> found["ops"]["resample"]["cpu"]["native_refused"]
+        'native kernels run on CUDA tensors only, not on cpu'
     """
     try:
         record = native.load().build_record()
