@@ -3,9 +3,10 @@
     python -m benchmarks.readme            # rewrites the pages
     python -m benchmarks.readme --check    # exit code 1 if a page differs from the results
 
-Tables stand between `<!-- table:NAME -->` and `<!-- /table -->`; `<!-- table:NAME/PART -->` asks for one of them, the
-benchmarks of the function PART. NAME is a file of benchmarks/results without its ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or written by
+Tables stand between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a file of benchmarks/results without its
+ending: the summary.json of a run of `learned-resizer` (`benchmarks.experiments.paper`), or written by
 `benchmarks.report`, `benchmarks.cpu.busy`, `benchmarks.cpu.main_job`, or a module of `benchmarks.experiments`.
+NAME/PART is one of the tables that `benchmark_tables` makes.
 """
 
 from __future__ import annotations

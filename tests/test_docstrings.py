@@ -6,7 +6,6 @@ import doctest
 import inspect
 import io
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import torch
 
 from learned_resizer_cuda import backend
 from tests.helpers.public_names import PublicName, public_names
-
-README = Path(__file__).resolve().parent.parent / "README.md"
 
 NOT_RUN = {"learned_resizer_cuda.FusedResizer.push_to_hub": 1}
 """Examples skipped in a docstring: this one uploads to an account of the Hub."""
@@ -101,12 +98,3 @@ def test_sections_are_complete(name: str, caplog: pytest.LogCaptureFixture) -> N
     assert described == ([] if annotation in RETURNS_NOTHING else [annotation])
     assert "raises" in sections or not parameters
     assert "examples" in sections
-
-
-def test_names_of_the_readme_are_public() -> None:
-    (table,) = re.findall(r"^\| name \| description \|\n\|[-|]+\|\n(.*?)\n\n", README.read_text("utf-8"), re.M | re.S)
-    cells = [row.split(" | ")[0] for row in table.splitlines()]
-    names = {name.lstrip(".") for cell in cells for name in re.findall(r"`([\w.]+)", cell)}
-    assert len(names) > 15
-    known = public_names()
-    assert {name for name in names if not any(f".{public}".endswith(f".{name}") for public in known)} == set()
