@@ -20,6 +20,7 @@ COMMANDS = {
     "transfer": ("training", "put a trained resizer in front of another network and tune both"),
     "ablate": ("training", "train the learned resizer with several numbers of blocks and filters"),
     "resize": ("resize", "resize image files and folders"),
+    "compare": ("compare", "write a page that shows images by every filter and a trained resizer"),
     "info": ("", "show versions, what is built, and which backend each op uses here"),
 }
 

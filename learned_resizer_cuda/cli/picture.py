@@ -162,7 +162,7 @@ def encode_picture(picture: Picture) -> bytes:
     Raises:
         ImageRefused: the format cannot hold the mode or the size.
     """
-    image = _as_image(picture)
+    image = as_image(picture)
     options = _SAVE_OPTIONS.get(picture.format, {}) | {"icc_profile": picture.icc_profile}
     if picture.exif:
         options["exif"] = picture.exif
@@ -191,7 +191,8 @@ def _written_size(encoded: BytesIO, file_format: str) -> tuple[int, int] | None:
             return None
 
 
-def _as_image(picture: Picture) -> Image.Image:
+def as_image(picture: Picture) -> Image.Image:
+    """Pillow's image; floats of integer modes are rounded half up and saturated."""
     planes = picture.planes
     if picture.mode == "F":
         return Image.fromarray(planes[0].to(torch.float32).contiguous().numpy())

@@ -167,12 +167,13 @@ class Run:
         save_weights(fitted.network, folder / NETWORK, self.output_names)
         if stage.front.is_learned:
             resizer = learned_part(fitted.resizer)
-            notes = {"data": printable(str(self.config.data), "utf-8"), "arm": stage.arm, "seed": str(stage.seed)}
+            notes = {"data": printable(str(self.config.data), "utf-8"), "input_size": str(stage.input_size)}
+            notes |= {"arm": stage.arm, "seed": str(stage.seed), "steps": str(stage.steps)}
             # Where the run normalises images before the resizer, users of the file need the resizer to do it. At native
             # sizes the resizer in the run has a mean and std in any case
             mean, std = (self.config.mean, self.config.std) if self.config.normalize else (None, None)
             arguments = replace(ResizerConfig.of(cast(Resizer, resizer)), mean=mean, std=std)
-            save_resizer(resizer, arguments, folder / RESIZER, notes | {"steps": str(stage.steps)})
+            save_resizer(resizer, arguments, folder / RESIZER, notes)
         values = {
             "steps": stage.steps,
             "batch_size": self.batch_sizes[stage.input_size],

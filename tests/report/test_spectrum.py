@@ -143,3 +143,21 @@ def test_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_size: tuple[
     assert nyquist is not None
     at = next(line for line in power.lines if line.get_label().startswith("input")).get_xdata()
     assert max(at) <= 0.5 * min(in_size) / 16 + 1e-9
+
+
+@pytest.mark.parametrize("size", [(32, 32), (31, 20), (96, 95), (100, 40)])
+def test_density_below_is_that_of_the_ideal_resize(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole transform's low frequencies, in the units of the smaller grid; 0 where the image has none."""
+    monkeypatch.setattr(spectrum, "_PIECE", 1000)  # several pieces of ten rows
+    image = noise(3, 96, 95)
+    found = spectrum.power_density_below(image, size)
+    whole = power_density(image[None])
+    scale = 96 / size[0] * 95 / size[1]
+    for row in range(size[0]):
+        for column in range(size[1]):
+            y, x = ((at + side // 2) % side - side // 2 for at, side in zip((row, column), size, strict=True))
+            if not (-48 <= y < 48 and abs(x) <= 47):
+                assert found[row, column] == 0
+            # float64 sums of 96 · 95 terms, and a mean that was removed before or after
+            elif (row, column) != (0, 0):
+                assert float(found[row, column]) == pytest.approx(float(whole[y, x]) / scale, rel=1e-9, abs=1e-20)

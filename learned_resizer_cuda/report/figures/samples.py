@@ -16,7 +16,7 @@ from ...train.config import FIXED
 from ...train.models import learned_part
 from ...train.results import METRICS, StageResult
 from ...train.tasks import at_size_of, mean_score
-from .style import new_figure, save_figure
+from .style import central_range, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -209,11 +209,7 @@ def _panels(
         return panels
     output = learned_part(learned.resizer)(batch)
     shown, base = display(output), display(resize_batch(batch, tuple(output.shape[-2:]), interpolation=interpolation))
-    # By sorting: torch.quantile takes at most 16 million values.
-    ordered = shown.flatten().float().sort().values
-    low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
-    if not low < high:
-        low, high = low - 0.5, low + 0.5
+    low, high = central_range(shown)
     title = f"{arm} {_sides(output)}\nshown: {low:.2f} to {high:.2f}".replace("-", "−")
     panels.append(Panel(title, shown, low, high, answers=_answers(learned, output)))
     gap = (shown - base).mean(1, keepdim=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOW, HIGH = (0.0, 0.25), (0.25, 0.5)
 """The lower and upper half of the frequencies that an image can hold, in cycles per pixel."""
 _LEAST_SIDE = 4
+_PIECE = 1 << 20  # pixels
 # In cycles per side. Nearer to 0 lies the window's main lobe, from which the mean is removed.
 _LOBE = 1.5
 
@@ -63,6 +64,47 @@ def power_density(images: Tensor) -> Tensor:
         mean = (channels * window).sum((1, 2), keepdim=True) / window.sum()
         total += torch.fft.fft2((channels - mean) * window).abs().square().sum(0)
     return total / (images.shape[0] * images.shape[1] * window.square().sum())
+
+
+def power_density_below(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Power density of an image at the frequencies of its resized version.
+
+    ``P(f / s) / s²``, s input pixels per output pixel, with P as of ``power_density``: the spectrum that an ideal
+    low-pass resize to ``size`` would have. Frequencies that the image lacks, since it is smaller, have power 0. Takes
+    memory for (H, w) complex numbers, so that photographs of any size can be measured.
+
+    Args:
+        image: uint8 or floating-point (C, H, W).
+        size: output (height, width).
+
+    Returns:
+        float64 (height, width) on the CPU, frequencies in the order of ``torch.fft.fft2``.
+    """
+    windows = [torch.hann_window(side, dtype=torch.float64) for side in image.shape[1:]]
+    # By pairs of frequency numbers: where they stand in the image's transform, and where in the result
+    (rows, to_rows), (columns, to_columns) = (
+        _common_frequencies(side, other) for side, other in zip(image.shape[1:], size, strict=True)
+    )
+    of_window = torch.outer(torch.fft.fft(windows[0])[rows], torch.fft.fft(windows[1])[columns])
+    power = torch.zeros(len(rows), len(columns), dtype=torch.float64)
+    for plane in image:
+        pieces = plane.split(max(1, _PIECE // plane.shape[1]))
+        half = torch.cat([torch.fft.fft(piece.double() * windows[1])[:, columns] for piece in pieces])
+        transform = torch.fft.fft(half * windows[0][:, None], dim=0)[rows]
+        # The transform is linear: removing the mean from the image removes that multiple of the window's transform
+        power += (transform - transform[0, 0] / of_window[0, 0] * of_window).abs().square()
+    density = torch.zeros(size, dtype=torch.float64)
+    density[to_rows[:, None], to_columns] = power
+    scale = (image.shape[1] / size[0]) * (image.shape[2] / size[1])
+    energy = float(windows[0].square().sum() * windows[1].square().sum())
+    return density / (image.shape[0] * energy * scale)
+
+
+def _common_frequencies(side: int, other: int) -> tuple[Tensor, Tensor]:
+    """Places of the lower frequencies, 0 first, in transforms of two lengths."""
+    least = min(side, other)
+    numbers = (torch.fft.fftfreq(least, dtype=torch.float64) * least).round().long()
+    return numbers % side, numbers % other
 
 
 def radial_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,13 +150,23 @@ def band_gain(
     """
     if reference not in outputs:
         raise ValueError(f"reference: got {reference!r}; expected one of {', '.join(outputs) or 'none'}")
-    height, width = _common_size(outputs)
+    _common_size(outputs)
+    power = {name: band_power(power_density(values), band) for name, values in outputs.items()}
+    return {name: decibel(value, power[reference]) for name, value in power.items()}
+
+
+def band_power(density: Tensor, band: tuple[float, float]) -> float:
+    """Mean of a ``power_density`` over a frequency band, as in ``band_gain``.
+
+    Raises:
+        ValueError: the band holds no frequency.
+    """
+    height, width = density.shape
     radius = _radius((height, width), (1.0, 1.0))
     inside = (radius >= max(band[0], _LOBE / min(height, width))) & (radius <= band[1])
     if not inside.any():
         raise ValueError(f"band: got {band}; expected one that holds frequencies of {height}x{width} pixels")
-    power = {name: float(power_density(values)[inside].mean()) for name, values in outputs.items()}
-    return {name: _decibel(value, power[reference]) for name, value in power.items()}
+    return float(density[inside].mean())
 
 
 def save_spectrum(
@@ -153,7 +205,7 @@ def save_spectrum(
         order = 3 if name == "learned" else 2
         look: dict[str, Any] = {"color": colours[name], "label": name, "linewidth": 2, "zorder": order}
         power.plot(frequencies, values, **look)
-        ratio = [_decibel(float(a), float(b)) for a, b in zip(values, spectra[reference][1], strict=True)]
+        ratio = [decibel(float(a), float(b)) for a, b in zip(values, spectra[reference][1], strict=True)]
         gain.plot(frequencies, ratio, **look | {"label": f"{name} {gains[name]:+.1f} dB".replace("-", "−")})
     power.set_xscale("log")
     power.set_yscale("log")
@@ -212,7 +264,8 @@ def _radius(shape: tuple[int, int], step: tuple[float, float]) -> Tensor:
     return torch.hypot(vertical[:, None], horizontal[None, :])
 
 
-def _decibel(power: float, reference: float) -> float:
+def decibel(power: float, reference: float) -> float:
+    """10 log10 of a ratio of powers, finite for 0 too."""
     tiny = torch.finfo(torch.float64).tiny
     return 10 * math.log10(max(power, tiny) / max(reference, tiny))
 

@@ -15,6 +15,7 @@ from ...atomic import atomic_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 # Okabe and Ito's palette and two of Tol's muted colours, which can be told apart with any colour vision. Without the
 # yellow, which is too light for lines on white.
@@ -53,6 +54,14 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
     shades = map(to_hex, colormaps["turbo"](np.linspace(0.05, 0.95, len(others))))
     colours = COLOURS | dict(zip(others, shades, strict=True))
     return {name: colours[name] for name in names}
+
+
+def central_range(values: Tensor) -> tuple[float, float]:
+    """1st and 99th percentile, for values of no fixed range; 1 apart if equal."""
+    # By sorting: torch.quantile takes at most 16 million values.
+    ordered = values.flatten().float().sort().values
+    low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
+    return (low, high) if low < high else (low - 0.5, low + 0.5)
 
 
 def finish_axes(axes: Axes, title: str, x: str, y: str) -> None:
