@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import html
+import io
 import os
 import re
-import subprocess
-import sys
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
+
+from learned_resizer_cuda.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,9 +48,11 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def _help(command: str) -> str:
     words = [command, "--help"] if command else ["--help"]
-    environment = os.environ | {"COLUMNS": "100", "TERM": "dumb"}
-    call = [sys.executable, "-m", "learned_resizer_cuda", *words]
-    return subprocess.run(call, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    text = io.StringIO()
+    # In this process: each command imports torch.
+    with mock.patch.dict(os.environ, COLUMNS="100", TERM="dumb"), redirect_stdout(text), suppress(SystemExit):
+        main(words)
+    return text.getvalue().strip()
 
 
 def _mathml(match: re.Match[str]) -> str:

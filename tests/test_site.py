@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from .helpers.browser import chromium, missing_browser
 from .helpers.public_names import public_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,3 +79,21 @@ def test_the_commands_help_is_on_its_page(site: Path) -> None:
     for command in ("train", "evaluate", "transfer", "ablate", "resize", "compare"):
         assert re.search(rf"Usage: learned-resizer {command}\b", text), command
     assert "help:" not in text
+
+
+@pytest.mark.skipif(missing_browser() is not None, reason=str(missing_browser()))
+def test_pages_in_a_browser(site: Path) -> None:
+    """On a desktop and a phone, light and dark: no error, no request to elsewhere, no page wider than the screen."""
+    with chromium() as browser:
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            said: list[str] = []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("request", lambda request, said=said: said.append(request.url) if "//" in request.url[5:8] else None)
+            for name in ("index", "start", "math", "results", "reference/resizer", "reference/command-line", "examples/index"):
+                page.goto((site / f"{name}.html").as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
+                assert page.locator("h1").count() == 1
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", background)[:3])) > 600) == (scheme == "light")
+            assert [text for text in said if not text.startswith("file:") and "ERR_FILE_NOT_FOUND" not in text] == []
