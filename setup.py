@@ -31,6 +31,9 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "learned_resizer_cuda"
 NOTE = "_build_note.txt"
+OLDEST = "cp310"  # that loads the module, whose functions of CPython are those of this version's limited API
+# The free-threaded CPython has no stable ABI yet: there the module is built for that one version.
+STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 # One minor version for all, since nvcc, its headers and its libraries must match. The first of CUDA 13,
 # since a driver refuses PTX newer than itself.
@@ -136,24 +139,26 @@ class CMakeBuild(build_ext):
         say(f"building the native module: {PLAN.why}")
         try:
             self._cmake(PLAN.nvcc)
-        except (OSError, ImportError, subprocess.CalledProcessError) as error:
+        except (OSError, subprocess.CalledProcessError) as error:
             raise CompileError(
                 f"building the native module failed, see the messages above ({error}). "
                 f"It was tried because {PLAN.why}. LEARNED_RESIZER_CUDA=0 installs without native code."
             ) from error
 
     def _cmake(self, nvcc: Path) -> None:
-        import pybind11
-
         build = Path(self.build_temp).resolve()
         prefix = ROOT if self.inplace else Path(self.build_lib).resolve()
         cmake, ninja = find_tool("cmake"), find_tool("ninja")
+        if self.inplace:
+            # One with the name of this version, as earlier releases built it, would be imported instead of the new one.
+            for stale in (ROOT / PACKAGE).glob("_C.*.so"):
+                stale.unlink()
         options = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_CUDA_COMPILER": nvcc,
             "CMAKE_MAKE_PROGRAM": ninja,
             "Python_EXECUTABLE": sys.executable,
-            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "LEARNED_RESIZER_STABLE_ABI": "ON" if STABLE_ABI else "OFF",
             "LEARNED_RESIZER_CUDA_ARCHS": os.environ.get("LEARNED_RESIZER_CUDA_ARCHS", ""),
         }
         # --fresh: an earlier build's cache points into an isolated environment that no longer exists.
@@ -196,6 +201,7 @@ PLAN = make_plan()
 setup(
     # setuptools hands these to pip as further build requirements (PEP 517, get_requires_for_build_wheel).
     setup_requires=list(PLAN.requires),
-    ext_modules=[Extension(f"{PACKAGE}._C", sources=[])] if PLAN.build else [],
+    ext_modules=[Extension(f"{PACKAGE}._C", sources=[], py_limited_api=STABLE_ABI)] if PLAN.build else [],
+    options={"bdist_wheel": {"py_limited_api": OLDEST}} if PLAN.build and STABLE_ABI else {},
     cmdclass={"build_ext": CMakeBuild, "build_py": BuildPython},
 )

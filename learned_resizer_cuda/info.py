@@ -97,10 +97,8 @@ def format_info(found: dict[str, Any]) -> str:
     else:
         codes = [f"sm_{arch}" for arch in record["architectures"]] + [f"PTX {arch}" for arch in record["ptx"]]
         lines.append(f"native module: version {record['version']}, for {', '.join(codes)}")
-        lines.append(
-            f"  built with CUDA {record['cuda']}, {record['host_compiler']}, Python {record['python']}, "
-            f"pybind11 {record['pybind11']}"
-        )
+        pythons = f"{record['stable_abi']} and newer" if record["stable_abi"] else f"{record['python']} alone"
+        lines.append(f"  built with CUDA {record['cuda']}, {record['host_compiler']}, for CPython {pythons}")
         for op, dtypes in record["ops"].items():
             lines.append(f"  {op}: {', '.join(dtypes)}")
     lines.append("")

@@ -198,6 +198,14 @@ def test_loader_built_for_another_python(tmp_path):
     assert f"_C{SUFFIX}" in said
 
 
+def test_loader_leaves_the_stable_abi_to_pythons_that_have_it(tmp_path, monkeypatch):
+    (tmp_path / "_C.abi3.so").write_bytes(b"")
+    monkeypatch.setattr(native, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(sys, "abiflags", "t")
+    with pytest.raises(native.NativeUnavailable, match=r"found _C\.abi3\.so, but this Python loads _C\.cpython"):
+        native._load()
+
+
 def test_loader_keeps_the_linkers_words(tmp_path):
     said = load_in_copy(tmp_path, **{f"_C{SUFFIX}": b"no library"})
     assert said.startswith("failed to load|")

@@ -1,25 +1,26 @@
 // The Python module _C: the launchers of csrc/core with raw pointers, and a record of how they were built.
 // Includes no torch header, so that one build serves every torch version.
 #include <cuda_runtime_api.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
 
-namespace py = pybind11;
+#include "registration.h"
 
-void bind_conv(py::module_& module);
-void bind_head(py::module_& module);
-void bind_reduce(py::module_& module);
-void bind_resample(py::module_& module);
-void bind_resample_fixed(py::module_& module);
-void bind_stem(py::module_& module);
-void bind_tables(py::module_& module);
-void bind_trunk(py::module_& module);
+void bind_conv(PyObject* module);
+void bind_head(PyObject* module);
+void bind_reduce(PyObject* module);
+void bind_resample(PyObject* module);
+void bind_resample_fixed(PyObject* module);
+void bind_stem(PyObject* module);
+void bind_tables(PyObject* module);
+void bind_trunk(PyObject* module);
 
 namespace {
+
+using namespace learned_resizer;
 
 std::vector<std::string> split(const std::string& text) {
     std::vector<std::string> parts;
@@ -29,28 +30,28 @@ std::vector<std::string> split(const std::string& text) {
 }
 
 // How this module was built. Reads constants only: makes no CUDA context and needs no driver.
-py::dict build_record() {
+Dict build_record() {
     // The names that Python asks for, one line per op; a backward runs on its forward's kernels.
-    py::dict ops;
-    ops["resample"] = std::vector<std::string>{"float64", "float32", "float16", "bfloat16", "uint8"};
-    ops["resample_batch"] = ops["resample"];
-    ops["resample_fixed"] = std::vector<std::string>{"uint8"};
-    ops["stem"] = std::vector<std::string>{"float32", "float16", "bfloat16"};
-    ops["conv"] = ops["stem"];
-    ops["head"] = ops["stem"];
-    ops["trunk"] = std::vector<std::string>{"float16", "bfloat16"};
+    Dict ops;
+    for (const char* op : {"resample", "resample_batch"}) ops.set(op, split("float64,float32,float16,bfloat16,uint8"));
+    ops.set("resample_fixed", split("uint8"));
+    for (const char* op : {"stem", "conv", "head"}) ops.set(op, split("float32,float16,bfloat16"));
+    ops.set("trunk", split("float16,bfloat16"));
 
-    py::dict record;
-    record["version"] = LEARNED_RESIZER_VERSION;
-    record["cuda"] = LEARNED_RESIZER_CUDA_VERSION;
-    record["architectures"] = split(LEARNED_RESIZER_ARCHITECTURES);
-    record["ptx"] = split(LEARNED_RESIZER_PTX);
-    record["host_compiler"] = LEARNED_RESIZER_HOST_COMPILER;
-    record["python"] = PY_VERSION;
-    std::ostringstream pybind;
-    pybind << PYBIND11_VERSION_MAJOR << '.' << PYBIND11_VERSION_MINOR;
-    record["pybind11"] = pybind.str();
-    record["ops"] = ops;
+    Dict record;
+    record.set("version", LEARNED_RESIZER_VERSION);
+    record.set("cuda", LEARNED_RESIZER_CUDA_VERSION);
+    record.set("architectures", split(LEARNED_RESIZER_ARCHITECTURES));
+    record.set("ptx", split(LEARNED_RESIZER_PTX));
+    record.set("host_compiler", LEARNED_RESIZER_HOST_COMPILER);
+    record.set("python", PY_VERSION);
+#ifdef Py_LIMITED_API
+    // As in its name of a version: 0x030A0000 is 3.10.
+    record.set("stable_abi", std::to_string(Py_LIMITED_API >> 24) + "." + std::to_string(Py_LIMITED_API >> 16 & 0xFF));
+#else
+    record.set("stable_abi", Object::borrowed(Py_None));
+#endif
+    record.set("ops", std::move(ops));
     return record;
 }
 
@@ -61,19 +62,39 @@ int driver_version() {
     return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
+int bind(PyObject* module) noexcept {
+    try {
+        add_function<&build_record>(module, "build_record", "",
+                                    "How this module was built, as a dict. Makes no CUDA context.");
+        add_function<&driver_version>(module, "driver_version", "",
+                                      "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. "
+                                      "Makes no CUDA context.");
+        bind_conv(module);
+        bind_head(module);
+        bind_reduce(module);
+        bind_resample(module);
+        bind_resample_fixed(module);
+        bind_stem(module);
+        bind_tables(module);
+        bind_trunk(module);
+        return 0;
+    } catch (...) {
+        raise();
+        return -1;
+    }
+}
+
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&bind)}, {0, nullptr}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                          "_C",
+                          "Native kernels of learned_resizer_cuda. Internal: use the package's functions.",
+                          0,
+                          nullptr,
+                          slots,
+                          nullptr,
+                          nullptr,
+                          nullptr};
+
 }  // namespace
 
-PYBIND11_MODULE(_C, module) {
-    module.doc() = "Native kernels of learned_resizer_cuda. Internal: use the package's functions.";
-    module.def("build_record", &build_record, "How this module was built, as a dict. Makes no CUDA context.");
-    module.def("driver_version", &driver_version,
-               "Newest CUDA version the driver serves, as 13000 for 13.0; 0 without a driver. Makes no CUDA context.");
-    bind_conv(module);
-    bind_head(module);
-    bind_reduce(module);
-    bind_resample(module);
-    bind_resample_fixed(module);
-    bind_stem(module);
-    bind_tables(module);
-    bind_trunk(module);
-}
+PyMODINIT_FUNC PyInit__C() { return PyModuleDef_Init(&definition); }

@@ -1,165 +1,159 @@
 // The resample kernel for Python: a plan object, and its launches on raw pointers.
 #include "resample/resample.h"
 
-#include <pybind11/pybind11.h>
-
 #include <algorithm>
 #include <array>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "arguments.h"
+#include "registration.h"
 #include "resample/resample_plan.h"
 
-namespace py = pybind11;
+namespace learned_resizer {
+
+template <>
+struct From<ResamplePlan> : Class<ResamplePlan> {
+    static constexpr const char* kName = "ResamplePlan";
+};
+
+}  // namespace learned_resizer
 
 namespace {
 
 using namespace learned_resizer;
 
 constexpr std::array<const char*, 5> kDTypes = {"float64", "float32", "float16", "bfloat16", "uint8"};
-constexpr std::array<int64_t, 5> kSizes = {8, 4, 2, 2, 1};
+constexpr std::array<uintptr_t, 5> kSizes = {8, 4, 2, 2, 1};
 
-DType parse_dtype(const char* argument, const std::string& name) {
-    for (size_t i = 0; i < kDTypes.size(); ++i)
-        if (name == kDTypes[i]) return static_cast<DType>(i);
-    throw py::value_error(std::string(argument) + ": got '" + name +
-                          "'; expected float64, float32, float16, bfloat16 or uint8");
-}
-
-using Strides = std::array<int64_t, 5>;  // image, plane, channel, row, column, in elements
-
-Strides parse_five(const py::handle& value) {
-    const auto strides = value.cast<py::tuple>();
-    if (strides.size() != 5)
-        throw py::value_error("strides: got " + std::to_string(strides.size()) +
-                              "; expected 5: image, plane, channel, row, column");
-    Strides result;
-    for (size_t i = 0; i < 5; ++i) result[i] = strides[i].cast<int64_t>();
-    return result;
-}
-
-// (in, out, offset, extent, factor): make_axis.
-Axis parse_axis(const py::handle& value, int interpolation, bool antialias) {
-    const auto axis = value.cast<py::tuple>();
-    if (axis.size() != 5) throw py::value_error("axis: expected (in, out, offset, extent, factor)");
-    if (interpolation < 0 || interpolation > static_cast<int>(Filter::kLanczos))
-        throw py::value_error("interpolation: got " + std::to_string(interpolation) + "; expected 0 to 5");
-    return make_axis(axis[0].cast<int32_t>(), axis[1].cast<int32_t>(), static_cast<Filter>(interpolation), antialias,
-                     axis[2].cast<double>(), axis[3].cast<double>(), axis[4].cast<double>());
-}
-
-// (images, channels, interleaved, vectors, rows, columns, whole, mirrored): ResamplePlanTensor; whole: None, or in the
-// adjoint (height, width, top, left).
-ResamplePlanTensor parse_tensor(const py::handle& value, int interpolation, bool antialias) {
-    const auto item = value.cast<py::tuple>();
-    if (item.size() != 8)
-        throw py::value_error(
-            "tensor: expected (images, channels, interleaved, vectors, rows, columns, whole, mirrored)");
-    ResamplePlanTensor t{};
-    t.images = item[0].cast<int64_t>(), t.channels = item[1].cast<int64_t>();
-    t.interleaved = item[2].cast<bool>(), t.vectors = item[3].cast<bool>();
-    t.rows = parse_axis(item[4], interpolation, antialias), t.columns = parse_axis(item[5], interpolation, antialias);
-    if (!item[6].is_none()) {
-        const auto whole = item[6].cast<py::tuple>();
-        t.out_height = whole[0].cast<int32_t>(), t.out_width = whole[1].cast<int32_t>();
-        t.top = whole[2].cast<int32_t>(), t.left = whole[3].cast<int32_t>();
+struct NamedDType {
+    DType dtype;
+    static NamedDType from(const Value& value) {
+        const auto name = value.as<std::string_view>();
+        for (size_t i = 0; i < kDTypes.size(); ++i)
+            if (name == kDTypes[i]) return {static_cast<DType>(i)};
+        value.refuse(value.shown(), "float64, float32, float16, bfloat16 or uint8");
     }
-    t.mirrored = item[7].cast<bool>();
-    return t;
-}
+};
+uintptr_t size_of(DType dtype) { return kSizes[static_cast<size_t>(dtype)]; }
 
-// (address of the first pixel, strides, address of the output)
-ResampleImage parse_image(const py::handle& value, DType dtype, DType out_dtype) {
-    const auto item = value.cast<py::tuple>();
-    if (item.size() != 3) throw py::value_error("image: expected (address, strides, output)");
-    ResampleImage image{};
-    const auto from = item[0].cast<uintptr_t>(), to = item[2].cast<uintptr_t>();
-    const Strides strides = parse_five(item[1]);
-    check_address("image", from, static_cast<uintptr_t>(kSizes[static_cast<size_t>(dtype)]));
-    check_address("output", to, static_cast<uintptr_t>(kSizes[static_cast<size_t>(out_dtype)]));
-    image.image = address(from), image.output = address(to);
-    std::copy(strides.begin(), strides.end(), image.stride);
-    return image;
-}
+// As in make_axis.
+struct PlanAxis {
+    int32_t in, out;
+    double offset, extent, factor;
+    static PlanAxis from(const Value& value) {
+        return unpack_as<PlanAxis, int32_t, int32_t, double, double, double>(value,
+                                                                             "(in, out, offset, extent, factor)");
+    }
+};
+// The output of an adjoint, and the region's place in it.
+struct Whole {
+    int32_t height, width, top, left;
+    static Whole from(const Value& value) {
+        using Int = int32_t;
+        return unpack_as<Whole, Int, Int, Int, Int>(value, "(height, width, top, left)");
+    }
+};
+struct PlanTensor {
+    int64_t images, channels;
+    bool interleaved, vectors;
+    PlanAxis rows, columns;
+    std::optional<Whole> whole;
+    bool mirrored;
+    static PlanTensor from(const Value& value) {
+        return unpack_as<PlanTensor, int64_t, int64_t, bool, bool, PlanAxis, PlanAxis, std::optional<Whole>, bool>(
+            value, "(images, channels, interleaved, vectors, rows, columns, whole, mirrored)");
+    }
+    ResamplePlanTensor planned(Filter filter, bool antialias) const {
+        const auto axis = [&](const PlanAxis& a) {
+            return make_axis(a.in, a.out, filter, antialias, a.offset, a.extent, a.factor);
+        };
+        const Whole out = whole.value_or(Whole{});
+        return {images,     channels,  interleaved, vectors,  axis(rows), axis(columns),
+                out.height, out.width, out.top,     out.left, mirrored};
+    }
+};
+
+// The address of the first pixel, strides in elements, the address of the output
+struct Image {
+    uintptr_t image;
+    Strides<5> strides;
+    uintptr_t output;
+    static Image from(const Value& value) {
+        return unpack_as<Image, uintptr_t, Strides<5>, uintptr_t>(value, "(image, strides, output)");
+    }
+    ResampleImage checked(DType dtype, DType out_dtype) const {
+        check_address("image", image, size_of(dtype));
+        check_address("output", output, size_of(out_dtype));
+        ResampleImage result{reinterpret_cast<void*>(image), {}, reinterpret_cast<void*>(output)};
+        copy(strides, result.stride);
+        return result;
+    }
+};
 
 // images: those that travel with the plan's tables, of several sizes; norm: scale and shift of each channel, or empty.
-ResamplePlan plan_resample(const std::string& dtype, const std::string& out_dtype, bool transposed,
-                           const py::sequence& tensors, int interpolation, bool antialias, int multiprocessors,
-                           int shared_memory, const py::sequence& images, const py::sequence& norm) {
-    ResamplePlanRequest request{};
-    request.dtype = parse_dtype("dtype", dtype), request.out_dtype = parse_dtype("out_dtype", out_dtype);
-    request.transposed = transposed;
-    for (const auto& tensor : tensors) request.tensors.push_back(parse_tensor(tensor, interpolation, antialias));
-    request.multiprocessors = multiprocessors, request.shared_memory = shared_memory;
-    const auto attach = [&](const void* data, size_t bytes) {
-        const auto* from = static_cast<const unsigned char*>(data);
-        request.attached.insert(request.attached.end(), from, from + bytes);
+ResamplePlan plan_resample(NamedDType dtype, NamedDType out_dtype, bool transposed,
+                           const std::vector<PlanTensor>& tensors, Filter interpolation, bool antialias,
+                           int multiprocessors, int shared_memory, const std::vector<Image>& images,
+                           const std::vector<float>& norm) {
+    ResamplePlanRequest request{{}, dtype.dtype, out_dtype.dtype, transposed, multiprocessors, shared_memory};
+    for (const PlanTensor& tensor : tensors) request.tensors.push_back(tensor.planned(interpolation, antialias));
+    const auto attach = [&](const auto& value) {
+        const auto* from = reinterpret_cast<const unsigned char*>(&value);
+        request.attached.insert(request.attached.end(), from, from + sizeof(value));
     };
-    for (const auto& image : images) {
-        const ResampleImage parsed = parse_image(image, request.dtype, request.out_dtype);
-        attach(&parsed, sizeof(parsed));
-    }
-    for (const auto& value : norm) {
-        const auto number = value.cast<float>();
-        attach(&number, sizeof(number));
-    }
+    for (const Image& image : images) attach(image.checked(request.dtype, request.out_dtype));
+    for (const float number : norm) attach(number);
     return make_resample_plan(request);
 }
 
-bool resample_vectors(const std::string& dtype, uintptr_t image, int64_t width, int64_t channels,
-                      const py::tuple& strides) {
-    return vectors_allowed(parse_dtype("dtype", dtype), address(image), width, channels, parse_five(strides));
+bool resample_vectors(NamedDType dtype, Optional<void, 1> image, int64_t width, int64_t channels,
+                      const Strides<5>& strides) {
+    return vectors_allowed(dtype.dtype, image, width, channels,
+                           {strides.at[0], strides.at[1], strides.at[2], strides.at[3], strides.at[4]});
 }
 
 // Makes on the device what follows from the bytes that are there.
-void make_tables(const ResamplePlan& plan, uintptr_t tables, int device, uintptr_t stream) {
-    check_address("tables", tables, 16);
-    auto* memory = static_cast<unsigned char*>(address(tables));
+void make_tables(const ResamplePlan& plan, Pointer<unsigned char, 16> tables, int device, Stream stream) {
     const auto count = static_cast<int32_t>(plan.axes.size());
-    check_launch("bands", launch_bands({memory, plan.axes_at, count, plan.shape.most_bands}, device, address(stream)),
-                 device);
+    check_launch("bands", launch_bands({tables, plan.axes_at, count, plan.shape.most_bands}, device, stream), device);
     if (plan.shape.transposed != 0)
-        check_launch("transposed_bands",
-                     launch_transposed_bands({memory, plan.shape.transpose_table, count, plan.shape.most_bands}, device,
-                                             address(stream)),
-                     device);
-    check_launch("resample_tables", launch_resample_tables(plan.shape, memory, device, address(stream)), device);
+        check_launch(
+            "transposed_bands",
+            launch_transposed_bands({tables, plan.shape.transpose_table, count, plan.shape.most_bands}, device, stream),
+            device);
+    check_launch("resample_tables", launch_resample_tables(plan.shape, tables, device, stream), device);
 }
 
-void resample(const ResamplePlan& plan, uintptr_t tables, const py::sequence& images, bool normalised, int device,
-              uintptr_t stream) {
-    check_address("tables", tables, 16);
-    if (device < 0) throw py::value_error("device: got " + std::to_string(device) + "; expected a CUDA device's index");
+void resample(const ResamplePlan& plan, Pointer<const unsigned char, 16> tables, const std::vector<Image>& images,
+              bool normalised, int device, Stream stream) {
+    if (device < 0)
+        throw std::invalid_argument("device: got " + std::to_string(device) + "; expected a CUDA device's index");
     if (images.size() != static_cast<size_t>(plan.shape.tensors))
-        throw py::value_error("images: got " + std::to_string(images.size()) + "; expected as many as the plan has, " +
-                              std::to_string(plan.shape.tensors));
+        throw std::invalid_argument("images: got " + std::to_string(images.size()) +
+                                    "; expected as many as the plan has, " + std::to_string(plan.shape.tensors));
+    // The outputs of an entry are stored at once.
+    const uintptr_t store = static_cast<uintptr_t>(plan.shape.outputs) * size_of(plan.shape.out_dtype);
     ResampleParams params{};
     params.plan = plan.shape;
-    params.tables = static_cast<const unsigned char*>(address(tables));
-    std::vector<ResampleImage> parsed;
-    for (const auto& image : images) {
-        parsed.push_back(parse_image(image, plan.shape.dtype, plan.shape.out_dtype));
-        // The outputs of an entry are stored at once.
-        const int64_t store = plan.shape.outputs * kSizes[static_cast<size_t>(plan.shape.out_dtype)];
-        if (plan.tensors[parsed.size() - 1].whole_store != 0)
-            check_address("output", reinterpret_cast<uintptr_t>(parsed.back().output),
-                          static_cast<uintptr_t>(std::min<int64_t>(store, 16)));
+    params.tables = tables;
+    for (size_t i = 0; i < images.size(); ++i) {
+        const ResampleImage image = images[i].checked(plan.shape.dtype, plan.shape.out_dtype);
+        if (plan.tensors[i].whole_store != 0) check_address("output", images[i].output, std::min<uintptr_t>(store, 16));
+        if (i == 0) params.image = image;
     }
-    params.image = parsed[0];
     const unsigned char* attached = params.tables + plan.attached_at;
-    if (parsed.size() > 1) {
+    if (images.size() > 1) {
         params.images = reinterpret_cast<const ResampleImage*>(attached);
-        attached += parsed.size() * sizeof(ResampleImage);
+        attached += images.size() * sizeof(ResampleImage);
     }
     if (normalised) params.norm = reinterpret_cast<const float*>(attached);
-    check_launch("resample", launch_resample(params, device, address(stream)), device);
+    check_launch("resample", launch_resample(params, device, stream), device);
 }
 
-py::dict tensor_dict(const ResampleTensor& t) {
-    py::dict d;
-#define LR_FIELD(name) d[#name] = t.name
+Dict tensor_dict(const ResampleTensor& t) {
+    Dict d;
+#define LR_FIELD(name) d.set(#name, t.name)
     LR_FIELD(planes), LR_FIELD(plane_groups), LR_FIELD(channels), LR_FIELD(group_channels), LR_FIELD(channel_groups);
     LR_FIELD(group_planes), LR_FIELD(plane_elements), LR_FIELD(strip_rows), LR_FIELD(unit_rows), LR_FIELD(strips);
     LR_FIELD(strip_steps), LR_FIELD(tile_columns), LR_FIELD(tiles), LR_FIELD(pieces), LR_FIELD(piece_columns);
@@ -167,48 +161,49 @@ py::dict tensor_dict(const ResampleTensor& t) {
     LR_FIELD(block), LR_FIELD(steps), LR_FIELD(strip_count), LR_FIELD(tile_table), LR_FIELD(entry_table);
     LR_FIELD(weight_table);
 #undef LR_FIELD
-    d["whole_store"] = t.whole_store != 0;
+    d.set("whole_store", t.whole_store != 0);
     return d;
 }
 
-py::dict shape_dict(const ResamplePlan& plan) {
+Dict shape_dict(const ResamplePlan& plan) {
     const ResampleShape& s = plan.shape;
-    py::dict d;
-    d["dtype"] = kDTypes[static_cast<size_t>(s.dtype)];
-    d["vectors"] = s.vectors != 0;
-    d["resident"] = plan.resident;
-#define LR_FIELD(name) d[#name] = s.name
+    Dict d;
+    d.set("dtype", kDTypes[static_cast<size_t>(s.dtype)]);
+    d.set("vectors", s.vectors != 0);
+    d.set("resident", plan.resident);
+#define LR_FIELD(name) d.set(#name, s.name)
     LR_FIELD(slots), LR_FIELD(outputs), LR_FIELD(threads), LR_FIELD(shared_bytes), LR_FIELD(blocks), LR_FIELD(entries);
 #undef LR_FIELD
-    py::list tensors;
-    for (const ResampleTensor& t : plan.tensors) tensors.append(tensor_dict(t));
-    d["tensors"] = tensors;
+    std::vector<Object> tensors;
+    for (const ResampleTensor& t : plan.tensors) tensors.push_back(tensor_dict(t));
+    d.set("tensors", std::move(tensors));
     return d;
 }
+
+Object stored(const ResamplePlan& plan) { return bytes(plan.stored); }
+int64_t table_bytes(const ResamplePlan& plan) { return plan.bytes; }
+
+PyGetSetDef properties[] = {
+    Property<&stored>::define("stored", "The bytes to put at the begin of its tables on the device, 16-byte aligned."),
+    Property<&table_bytes>::define("table_bytes", "Bytes of all tables."),
+    Property<&shape_dict>::define("shape", "What was planned, as a dict."),
+    {},
+};
 
 }  // namespace
 
-void bind_resample(py::module_& module) {
-    py::class_<ResamplePlan>(
-        module, "ResamplePlan", py::buffer_protocol(), py::module_local(),
-        "Plan of one launch. As a buffer: the bytes to put at the begin of its tables on the device, 16-byte aligned.")
-        .def_buffer([](ResamplePlan& plan) {
-            return py::buffer_info(plan.stored.data(), 1, py::format_descriptor<unsigned char>::format(), 1,
-                                   {static_cast<py::ssize_t>(plan.stored.size())}, {1}, true);
-        })
-        .def_property_readonly(
-            "table_bytes", [](const ResamplePlan& plan) { return plan.bytes; }, "Bytes of all tables.")
-        .def("make_tables", &make_tables, py::arg("tables"), py::arg("device"), py::arg("stream"),
-             "Launches that make the rest of the tables.")
-        .def_property_readonly("shape", &shape_dict, "What was planned, as a dict.");
-    module.def("plan_resample", &plan_resample, py::arg("dtype"), py::arg("out_dtype"), py::arg("transposed"),
-               py::arg("tensors"), py::arg("interpolation"), py::arg("antialias"), py::arg("multiprocessors"),
-               py::arg("shared_memory"), py::arg("images"), py::arg("norm"),
-               "Plan for images of any sizes: (images, channels, interleaved, vectors, rows, columns, whole, mirrored) "
-               "of each tensor, rows and columns (in, out, offset, extent, factor).");
-    module.def("resample_vectors", &resample_vectors, py::arg("dtype"), py::arg("image"), py::arg("width"),
-               py::arg("channels"), py::arg("strides"), "Whether rows of this image can be read as aligned vectors.");
-    module.def("resample", &resample, py::arg("plan"), py::arg("tables"), py::arg("images"), py::arg("normalised"),
-               py::arg("device"), py::arg("stream"),
-               "Launch on a stream of a device; images are (address, strides in elements, address of the output).");
+void bind_resample(PyObject* module) {
+    add_class<ResamplePlan>(module, "Plan of one launch.", properties,
+                            Function<&make_tables, true>::define("make_tables", "tables, device, stream",
+                                                                 "Launches that make the rest of the tables."));
+    add_function<&plan_resample>(
+        module, "plan_resample",
+        "dtype, out_dtype, transposed, tensors, interpolation, antialias, multiprocessors, shared_memory, images, norm",
+        "Plan for images of any sizes: (images, channels, interleaved, vectors, rows, columns, whole, mirrored) of "
+        "each tensor, rows and columns (in, out, offset, extent, factor).");
+    add_function<&resample_vectors>(module, "resample_vectors", "dtype, image, width, channels, strides",
+                                    "Whether rows of this image can be read as aligned vectors.");
+    add_function<&resample>(
+        module, "resample", "plan, tables, images, normalised, device, stream",
+        "Launch on a stream of a device; images are (address, strides in elements, address of the output).");
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,10 +65,13 @@ def _load() -> ModuleType:
         why = note.read_text(encoding="utf-8").strip() if note.exists() else "there is none in this source tree"
         raise NativeUnavailable("not built", f"{why}; {_REBUILD}")
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
+    if "t" in sys.abiflags:  # free-threaded: 3.13 and 3.14 would load a module of the stable ABI, and crash
+        suffixes = [suffix for suffix in suffixes if suffix != ".abi3.so"]
     if not any(f"_C{suffix}" in found for suffix in suffixes):
         raise NativeUnavailable(
             "built for something else",
-            f"found {', '.join(found)}, but this Python loads _C{suffixes[0]}; {_REBUILD}",
+            f"found {', '.join(found)}, but this Python loads {', '.join(f'_C{suffix}' for suffix in suffixes)}; "
+            f"{_REBUILD}",
         )
     try:
         module = importlib.import_module("learned_resizer_cuda._C")
@@ -85,8 +89,9 @@ def _load() -> ModuleType:
 def build_record() -> dict[str, Any] | None:
     """How `_C` was built, or None if it cannot be loaded.
 
-    Keys: version, cuda, architectures and ptx (lists, as "90"), host_compiler, python, pybind11, ops (the
-    dtype names of each op). Creates no CUDA context.
+    Keys: version, cuda, architectures and ptx (lists, as "90"), host_compiler, python, stable_abi (the
+    oldest CPython that loads it, as "3.10"; None: only the one it was built for), ops (the dtype names of each op).
+    Creates no CUDA context.
     """
     try:
         return load().build_record()

@@ -95,12 +95,14 @@ def _round_up(size: int) -> int:
 
 def _table_bytes(plan: Any) -> int:
     """Of a plan's tables, those that the device makes included."""
-    return _round_up(getattr(plan, "table_bytes", 0) or memoryview(plan).nbytes)
+    return _round_up(len(plan) if isinstance(plan, bytes) else plan.table_bytes)
 
 
 def _store(plan: Any, address: int, index: int, stream: int) -> None:
-    native.load().store_tables(plan, address, index, stream)
-    if hasattr(plan, "make_tables"):
+    if isinstance(plan, bytes):
+        native.load().store_tables(plan, address, index, stream)
+    else:
+        native.load().store_tables(plan.stored, address, index, stream)
         plan.make_tables(address, index, stream)
 
 
@@ -133,8 +135,8 @@ def on_stream(plan: Any, gpu: torch.device, index: int, stream: int) -> Tables:
     """A plan's tables, for launches on a device's current stream.
 
     Args:
-        plan: hashable, and a buffer of the tables' bytes; where the device makes more of them, with ``table_bytes`` and
-            ``make_tables(address, index, stream)``.
+        plan: the tables' bytes; or, where the device makes more of them, a plan of the native module, of which some
+            are ``stored``.
         gpu: the CUDA device.
         index: of the device; with `stream`, from `device.place`.
         stream: the device's current one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -45,10 +44,6 @@ def start() -> tuple[subprocess.Popen[str], IO[str]]:
 
 def _build() -> None:
     options = ["-DLEARNED_RESIZER_NATIVE=OFF", "-DLEARNED_RESIZER_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}"]
-    if importlib.util.find_spec("pybind11") is not None:
-        import pybind11
-
-        options.append(f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
     BUILD.mkdir(parents=True, exist_ok=True)
     # The first of xdist's workers builds; the others find their test run's name and leave the folder alone.
     stamp, run = BUILD / "test-run.txt", os.environ.get("PYTEST_XDIST_TESTRUNUID")

@@ -30,7 +30,7 @@ _SHARED_MEMORY = 227 * 1024
 def _module() -> ModuleType:
     found = sorted((kernels_host.build() / "csrc" / "tests").glob("_C.*.so"))
     if not found:
-        pytest.skip("needs Python's headers and pybind11 to build the native module for the host")
+        pytest.skip("needs Python's headers to build the native module for the host")
     spec = importlib.util.spec_from_file_location("learned_resizer_host._C", found[0])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -204,14 +204,17 @@ def test_offsets_beyond_32_bits() -> None:
 def test_binding_names_a_bad_argument() -> None:
     with native_on_host():
         module, tensor, plan = native.load(), _tensor((8, 4), (8, 4)), _plan()
-        assert 0 < memoryview(plan).nbytes < plan.table_bytes and plan.shape["outputs"] == 1
+        assert 0 < len(plan.stored) < plan.table_bytes and plan.shape["outputs"] == 1
         for change, message in (
             ({"tensors": []}, "got no images"),
             ({"tensors": [_tensor((8, 4), (8, 4), images=0)]}, "images is 0"),
             ({"tensors": [_tensor((8, 4), (8, 4), channels=0)]}, "channels is 0"),
             ({"tensors": [_tensor((8, 0), (8, 4))]}, "8 pixels and 0 outputs"),
-            ({"tensors": [tensor[:7]]}, "tensor: expected"),
-            ({"tensors": [(*tensor[:4], (8, 4), *tensor[5:])]}, "axis: expected"),
+            ({"tensors": [tensor[:7]]}, r"tensors\[0\]: got 7 values; expected \(images, channels, "),
+            (
+                {"tensors": [(*tensor[:4], (8, 4), *tensor[5:])]},
+                r"tensors\[0\].rows: got 2 values; expected \(in, out, offset, extent, factor\)",
+            ),
             ({"transposed": True, "tensors": [(*tensor[:6], (8, 8, 1, 0), False)]}, "outside its image"),
             ({"dtype": "int8"}, "dtype: got 'int8'"),
             ({"interpolation": 6}, "interpolation: got 6; expected 0 to 5"),
@@ -231,7 +234,7 @@ def test_binding_names_a_bad_argument() -> None:
             (plan, 16, [(0, *image[1:])], 0, "image: got address 0"),
             (plan, 16, [(*image[:2], 6)], 0, "output: got address 6; expected one aligned to 4 bytes"),
             (enlarging, 16, [(*image[:2], 12)], 0, "output: got address 12; expected one aligned to 16 bytes"),
-            (plan, 16, [(16, (8, 1), 16)], 0, "strides: got 2"),
+            (plan, 16, [(16, (8, 1), 16)], 0, "strides: got 2 values"),
             (plan, 16, [image, image], 0, "images: got 2; expected as many as the plan has, 1"),
             (plan, 16, [image], -1, "device: got -1"),
         ):

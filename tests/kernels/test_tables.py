@@ -248,7 +248,7 @@ def test_errors_name_what_failed(watched: Watched) -> None:
     for target in (0, 8):
         with pytest.raises(ValueError, match=f"target: got address {target}; expected one aligned to 16 bytes"):
             module.store_tables(b"1", target, 0, 0)
-    with pytest.raises(ValueError, match="source: expected a contiguous vector of bytes"):
+    with pytest.raises(TypeError, match=r"source: got array\("):
         module.store_tables(np.zeros((4, 4), np.uint8), 4096, 0, 0)
 
 
@@ -276,11 +276,11 @@ def test_the_device_makes_the_rest_of_a_plan(watched: Watched, filter: str) -> N
     tensor, rest = (2, 3, False, True, *axes, None, False), (options[1], True, 132, 227 * 1024, [], [])
     resampling = watched.module.plan_resample("float32", "float32", False, [tensor], *rest)
     for made in (plan, backward, resampling):
-        stored, size = memoryview(made).nbytes, made.table_bytes
+        stored, size = len(made.stored), made.table_bytes
         assert stored < 1024 < size < tables._MOST_BYTES
         kept, temporary = tables.on_stream(made, CPU, 0, 0), tables.temporary(made, CPU, 0, 0)
         assert kept.memory is None and temporary.memory is not None
-        assert _read(kept, stored) == bytes(made) == _read(temporary, stored)
+        assert _read(kept, stored) == made.stored == _read(temporary, stored)
         assert tables.on_stream(made, CPU, 0, 0) is kept
     assert watched.stored() == 6
 
