@@ -165,7 +165,7 @@ class CMakeBuild(build_ext):
         command = [cmake, "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
         subprocess.run([*command, *(f"-D{name}={value}" for name, value in options.items())], check=True)
         subprocess.run([cmake, "--build", str(build), "--target", "_C"], check=True)
-        subprocess.run([cmake, "--install", str(build), "--prefix", str(prefix)], check=True)
+        subprocess.run([cmake, "--install", str(build), "--strip", "--prefix", str(prefix)], check=True)
 
     def get_outputs(self) -> list[str]:
         return [] if self.inplace else [self.get_ext_fullpath(extension.name) for extension in self.extensions]
