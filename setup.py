@@ -149,10 +149,6 @@ class CMakeBuild(build_ext):
         build = Path(self.build_temp).resolve()
         prefix = ROOT if self.inplace else Path(self.build_lib).resolve()
         cmake, ninja = find_tool("cmake"), find_tool("ninja")
-        if self.inplace:
-            # One with the name of this version, as earlier releases built it, would be imported instead of the new one.
-            for stale in (ROOT / PACKAGE).glob("_C.*.so"):
-                stale.unlink()
         options = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_CUDA_COMPILER": nvcc,
@@ -165,6 +161,10 @@ class CMakeBuild(build_ext):
         command = [cmake, "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
         subprocess.run([*command, *(f"-D{name}={value}" for name, value in options.items())], check=True)
         subprocess.run([cmake, "--build", str(build), "--target", "_C"], check=True)
+        if self.inplace:
+            # One with the name of this version, as earlier releases built it, would be imported instead of the new one.
+            for stale in (ROOT / PACKAGE).glob("_C.*.so"):
+                stale.unlink()
         subprocess.run([cmake, "--install", str(build), "--strip", "--prefix", str(prefix)], check=True)
 
     def get_outputs(self) -> list[str]:
