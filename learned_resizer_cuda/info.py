@@ -31,7 +31,8 @@ def info() -> dict[str, Any]:
         - ``"native"``: ``state`` (``"loaded"``, ``"not built"``, ``"built for something else"`` or
           ``"failed to load"``), ``reason`` (None if loaded) and ``record``, how the native module was built (None
           unless loaded): ``version``, ``cuda``, ``architectures`` and ``ptx`` (lists, as ``"90"``),
-          ``host_compiler``, ``python``, ``pybind11``, ``ops`` (the names of each op's dtypes).
+          ``host_compiler``, ``python`` that built it, ``stable_abi`` (the oldest Python that loads it, or None if
+          only ``python`` does), ``ops`` (the names of each op's dtypes).
         - ``"backend"``: asked for by ``use_backend``.
         - ``"ops"``: for each op and each of ``"cpu"``, ``"cuda"`` and ``"other"`` (mps, xpu, any other device of
           torch): ``backend`` (``"torch"``, ``"native"`` or None if neither can run), ``native_refused`` (why native
