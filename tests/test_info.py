@@ -180,7 +180,10 @@ def test_help_names_every_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["retrain"], ": unknown command 'retrain'; expected one of train, evaluate, transfer, ablate, resize, compare, info"),
+        (
+            ["retrain"],
+            ": unknown command 'retrain'; expected one of train, evaluate, transfer, ablate, resize, compare, info",
+        ),
         (["info", "--yaml"], " info: got '--yaml'; expected no argument but --json"),
     ],
 )
