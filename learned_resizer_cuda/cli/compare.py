@@ -30,12 +30,15 @@ class _Resizers(NamedTuple):
 
     Attributes:
         size: of the panels; None if it depends on the image.
-        learned: a trained resizer, and a sentence about it.
+        learned: a trained resizer.
+        about: sentences about it.
+        trained_for: size of the images that it was trained on, if the file says so.
     """
 
     size: tuple[int, int] | None
     learned: PictureResizer | None = None
     about: str = ""
+    trained_for: tuple[int, int] | None = None
 
 
 def compare(
@@ -55,19 +58,19 @@ def compare(
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Resizers compared",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page.")] = False,
 ) -> None:
-    """Write a page that shows images by every filter, and by a trained resizer, side by side.
+    """Write a page that shows images by every resizer, side by side.
 
-    One HTML file that loads nothing: the panels zoom in step, and show differences to a chosen one and spectra. It
-    holds the pixels that `learned-resizer resize` writes, with these exceptions, which it names: 16-bit grey is
-    rounded to 8 bits, alpha is laid over white, colour profiles are left out. Files that are not images, damaged or
-    too large are named and left out.
+    One HTML file that loads nothing, with a panel for each filter and for a trained resizer. Panels zoom in step, and
+    show differences to a chosen one, and spectra. It holds the pixels that `learned-resizer resize` writes, with
+    exceptions that it names: 16-bit grey is rounded to 8 bits, alpha is laid over white, colour profiles are left
+    out. Files that are not images, damaged or too large are named and left out.
 
     Exit code: 0 all images are on the page, 1 some are not or it cannot be written, 2 nothing done because of a wrong
     argument, 128 + its number for a signal.
     """
     try:
-        _check_files(images, output, overwrite)
         resizers = _resizers(size, weights)
+        _check_files(images, output, overwrite)
     except (TypeError, ValueError, OSError) as error:
         fail("compare", error)
     remove_leftovers(output.parent)
@@ -105,9 +108,10 @@ def _resizers(size: str | None, weights: Path | None) -> _Resizers:
     if min(target) < LEAST_SIDE:
         raise ValueError(f"--size: the resizer was trained for {pixels(config.size)}; choose at least {LEAST_SIDE}")
     notes = {name: shorten(text) for name, text in WeightsFile(weights).notes.items()}
+    input_size = notes.get("input_size", "")
+    trained_for = (int(input_size), int(input_size)) if input_size.isascii() and input_size.isdecimal() else None
     about = f"{shown_path(weights.name)}: trained to resize"
-    if "input_size" in notes:
-        about += f" images of {notes['input_size']} pixels"
+    about += f" images of {pixels(trained_for)}" if trained_for else ""
     about += f" to {pixels(config.size)}"
     about += f", in {notes['steps']} steps on {notes['data']}. " if {"steps", "data"} <= notes.keys() else ". "
     if target != config.size:
@@ -116,7 +120,9 @@ def _resizers(size: str | None, weights: Path | None) -> _Resizers:
     about += ", its normalisation undone" if config.mean else ""
     about += "; what leaves an image's range is cut off. If that is more than 1 % of its values, a second panel is "
     about += "stretched between their 1st and 99th percentile."
-    return _Resizers(target, PictureResizer(target, config.interpolation, config.antialias, learned), about)
+    return _Resizers(
+        target, PictureResizer(target, config.interpolation, config.antialias, learned), about, trained_for
+    )
 
 
 def _write(images: Sequence[Path], resizers: _Resizers, title: str, output: Path, overwrite: bool) -> int:
@@ -162,17 +168,19 @@ class _TooLargeError(Exception):
 def _compare_one(image: Path, resizers: _Resizers, room: int) -> Comparison:
     from ..data.image_file import ImageRefused
     from ..report.comparison import compare as compare_panels
-    from .compare_panels import FILTERS, default_size, panels, readable_notes, visible
+    from .compare_panels import FILTERS, default_size, panels, pixels, readable_notes, visible
     from .picture import read_picture
 
     try:
         picture = read_picture(image)
         notes = readable_notes(picture)
+        if resizers.trained_for not in (None, picture.planes.shape[1:]):
+            notes.append(f"The learned resizer was trained on images of {pixels(resizers.trained_for)}.")
         size = resizers.size or default_size(picture)
         count = len(FILTERS) + (2 if resizers.learned else 0)
         if count * size[0] * size[1] > room:
             raise _TooLargeError(
-                f"--size: {shown_path(image)} in {count} panels of {size[0]}×{size[1]} makes more than "
+                f"--size: {shown_path(image)} in {count} panels of {pixels(size)} makes more than "
                 f"{_LARGEST_PAGE >> 20} million pixels; choose a smaller size or fewer images"
             )
         return compare_panels(

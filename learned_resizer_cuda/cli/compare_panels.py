@@ -1,4 +1,4 @@
-"""Panels of `learned-resizer compare`: a picture by every filter, as a browser shows it."""
+"""Panels of `learned-resizer compare`: a picture by every resizer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def panels(picture: Picture, size: tuple[int, int], learned: PictureResizer | No
 
 
 def visible(picture: Picture) -> Tensor:
-    """Pixels that a browser shows exactly: uint8 (C, H, W), grey or RGB, alpha over white."""
+    """Pixels that a browser shows exactly, alpha over white.
+
+    Uint8 (C, H, W), grey or RGB.
+    """
     if picture.mode == "I;16":
         picture = replace(picture, mode="L", planes=picture.planes / 257)
     image = as_image(picture)
@@ -78,7 +81,7 @@ def readable_notes(picture: Picture) -> list[str]:
 
 
 def default_size(picture: Picture) -> tuple[int, int]:
-    """Half of each side, or less where the longer side would exceed 384."""
+    """Half of each side, or less to keep both within 384."""
     height, width = picture.planes.shape[1:]
     factor = min(0.5, _LONGEST_DEFAULT / max(height, width))
     return max(LEAST_SIDE, round(height * factor)), max(LEAST_SIDE, round(width * factor))

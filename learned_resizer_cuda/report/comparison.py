@@ -34,7 +34,7 @@ _FLOOR = 10 * math.log10(_NOISE)
 
 
 class Panel(NamedTuple):
-    """An image as one resizer makes it: uint8 (C, h, w), grey or RGB."""
+    """An image by one resizer: uint8 (C, h, w), grey or RGB."""
 
     name: str
     pixels: Tensor
@@ -62,7 +62,7 @@ class Shown(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One image's part of the page: its original and panels, all spectra from ``low`` to ``high`` dB."""
+    """One image's part of the page; spectra from ``low`` to ``high`` dB."""
 
     name: str
     size: tuple[int, int]
@@ -96,7 +96,7 @@ def compare(name: str, original: Tensor, panels: Sequence[Panel], notes: Sequenc
 
 
 def render_page(title: str, comparisons: Sequence[Comparison], learned: str = "") -> str:
-    """The page's HTML: one file that loads nothing, by its own policy too.
+    """HTML of the page, which loads nothing, by its own policy too.
 
     Args:
         title: of the page.
@@ -123,7 +123,10 @@ def render_page(title: str, comparisons: Sequence[Comparison], learned: str = ""
 
 
 def _gain(density: Tensor, held: Tensor, band: tuple[float, float]) -> float:
-    """Power in a band over the original's, in dB, neither less than rounding noise."""
+    """Power in a band over the original's, in dB.
+
+    Neither power counts as less than rounding noise.
+    """
     return decibel(*(max(band_power(values, band), _NOISE) for values in (density, held)))
 
 
@@ -135,7 +138,7 @@ def _show(panel: Panel, density: Tensor, high: float) -> Shown:
 
 
 def _reduced(original: Tensor) -> tuple[Tensor, str]:
-    """The original, or an average over squares of its pixels, and words for it."""
+    """The original, averaged over squares if it is large, and its caption."""
     height, width = original.shape[1:]
     factor = math.ceil(math.sqrt(height * width / LARGEST_ORIGINAL))
     if factor == 1:

@@ -141,9 +141,15 @@ def test_notes_of_the_weights(tmp_path: Path) -> None:
     weights = trained(tmp_path / "<i>.safetensors", notes=notes)
     compared(tmp_path, photo(tmp_path / "<u>.png"), "--weights", weights, "--title", "<s>")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "trained to resize images of 96 pixels to 12×10, in 60 steps on &lt;b&gt;xxx" in page
+    assert "trained to resize images of 96×96 to 12×10, in 60 steps on &lt;b&gt;xxx" in page
     assert "x" * 100 not in page and "…" in page
     assert not any(mark in page for mark in ("<b>x", "<i>", "<u>", "<s>"))
+    for side in (96, 95):
+        ((section, _),) = compared(tmp_path, photo(tmp_path / "a.png", side, 96), "--weights", weights)
+        assert ("The learned resizer was trained on images of 96×96." in section["text"]) == (side == 95)
+    weights = trained(tmp_path / "native", notes={"input_size": "native"})
+    ((section, _),) = compared(tmp_path, tmp_path / "a.png", "--weights", weights)
+    assert "trained on images" not in section["text"]
 
 
 def test_several_images_and_bad_ones(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
 
 
 def central_range(values: Tensor) -> tuple[float, float]:
-    """1st and 99th percentile, for values of no fixed range; 1 apart if equal."""
+    """1st and 99th percentile, or a range of 1 if equal."""
     # By sorting: torch.quantile takes at most 16 million values.
     ordered = values.flatten().float().sort().values
     low, high = (float(ordered[round(share * (len(ordered) - 1))]) for share in (0.01, 0.99))
