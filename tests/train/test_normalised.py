@@ -16,7 +16,7 @@ from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.train.batches import Batches
 from learned_resizer_cuda.train.config import RunConfig
 from learned_resizer_cuda.train.models import check_normalisation
-from learned_resizer_cuda.weights import ResizerConfig, load_resizer
+from learned_resizer_cuda.weights import ResizerConfig, WeightsFile, load_resizer
 from tests.helpers.failures import command
 from tests.helpers.image_files import opened
 from tests.helpers.photo_folders import class_folder
@@ -34,6 +34,8 @@ def test_a_normalised_run(tmp_path: Path) -> None:
     for arm in ("learned", "blind"):
         assert load_resizer(FusedResizer, run / f"stages/{arm}-16-seed0/resizer.safetensors")[1].mean == MEAN
     resizer, config = load_resizer(FusedResizer, run / "resizer.safetensors")
+    notes = WeightsFile(run / "resizer.safetensors").notes
+    assert (notes["arm"], notes["input_size"]) == ("learned", "16")
     assert (config.mean, config.std) == (MEAN, STD)
 
     source = RunConfig.load(run / "config.yaml").open_source(16)
