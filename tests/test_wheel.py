@@ -93,8 +93,9 @@ def test_its_description_is_the_projects(wheel: Path) -> None:
 
 
 def test_it_is_small(wheel: Path) -> None:
-    size = wheel.stat().st_size
-    assert size < (1 + len(ARCHITECTURES)) * 2**20, f"{size} bytes"
+    # 6.6 MB for one architecture and its PTX, 14.3 MB for a release's four: 4 MB, and 2.6 MB an architecture. A quarter
+    # more is allowed; PyPI takes 100 MB.
+    assert wheel.stat().st_size < 1.25 * (4.0e6 + 2.6e6 * len(ARCHITECTURES))
 
 
 def test_the_module_needs_the_system_alone_and_exports_its_entry_alone(module: Path) -> None:
