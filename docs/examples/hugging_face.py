@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-from fine_patterns import fine_pattern  # only where --image is not given
 from PIL import Image
+from stand_ins import fine_pattern  # only without --image
 from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTImageProcessorPil

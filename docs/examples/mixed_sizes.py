@@ -12,10 +12,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
-from fine_patterns import write_images  # only where --data is not given
+from stand_ins import small_network, write_images  # in place of your network and, without --data, of your images
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -27,10 +26,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main() -> None:
-    """Train a ResNet behind a resizer of images of any sizes."""
+    """Train a network behind a resizer of images of any sizes."""
     parser = argparse.ArgumentParser(description="Train a learned resizer on images of different sizes.")
     parser.add_argument("--data", type=Path, help="folder of train/CLASS and val/CLASS; default: synthetic images")
-    parser.add_argument("--size", type=int, default=32, help="side that the network sees")
+    parser.add_argument("--size", type=int, default=24, help="side that the network sees")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=32)
     args = parser.parse_args()
@@ -44,13 +43,14 @@ def main() -> None:
         val_loader = DataLoader(val_set, args.batch_size, collate_fn=collate_images)
         # The resizer normalises the bytes itself, as mean and std say.
         resizer = FusedResizer(args.size, mean=MEAN, std=STD).to(DEVICE)
-        network = timm.create_model("test_resnet", num_classes=len(train_set.classes)).to(DEVICE)
+        network = small_network(len(train_set.classes)).to(DEVICE)
 
         def logits(images: list[Tensor], boxes: Tensor, flip: Tensor) -> Tensor:
             # Boxes and flips are read on the CPU and stay there.
             return network(resizer([image.to(DEVICE) for image in images], boxes=boxes, flip=flip))
 
-        optimiser = torch.optim.AdamW([*resizer.parameters(), *network.parameters()], lr=1e-3)
+        optimiser = torch.optim.AdamW([*resizer.parameters(), *network.parameters()], lr=3e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=args.epochs * len(train_loader))
         sizes = set()
         for _ in range(args.epochs):
             for images, labels, boxes, flip in train_loader:
@@ -59,6 +59,7 @@ def main() -> None:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                schedule.step()
         resizer.eval()
         network.eval()
         with torch.inference_mode():

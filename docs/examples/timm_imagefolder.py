@@ -9,13 +9,15 @@ loads them. Before a pretrained model (``--pretrained``) the resizer starts as e
 from __future__ import annotations
 
 import argparse
+import functools
+import random
 import tempfile
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
-from fine_patterns import write_images  # only where --data is not given
+from stand_ins import write_images  # only without --data
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     args = parser.parse_args()
     torch.manual_seed(0)
+    random.seed(0)  # timm's transforms draw from it
     with tempfile.TemporaryDirectory() as temporary:
         data = args.data or write_images(Path(temporary))
         classes = sorted(folder.name for folder in (data / "train").iterdir())
@@ -60,8 +63,9 @@ def main() -> None:
         large = (3, 2 * size, 2 * size)
         # normalize=False: the transforms end with uint8, a quarter of float32's bytes in queues and on the bus.
         # use_in: timm's transforms take these tensors too, and resize them to the bytes that Pillow would give.
-        train_transform = use_in(timm.data.create_transform(large, is_training=True, scale=(0.5, 1), normalize=False))
-        val_transform = use_in(timm.data.create_transform(large, crop_pct=1.0, normalize=False))
+        make = functools.partial(timm.data.create_transform, large, normalize=False)
+        train_transform = use_in(make(is_training=True, scale=(0.5, 1), color_jitter=0.0))
+        val_transform = use_in(make(crop_pct=1.0))
         train_set = ImageFolder(data / "train", train_transform, loader=load)
         val_set = ImageFolder(data / "val", val_transform, loader=load)
         train_loader = DataLoader(train_set, args.batch_size, shuffle=True, drop_last=True)
@@ -72,7 +76,9 @@ def main() -> None:
         resizer = FusedResizer(size, mean=config["mean"], std=config["std"], zero_init=args.pretrained)
         model = nn.Sequential(resizer, network).to(DEVICE)
         before = accuracy(model, val_loader)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4 if args.pretrained else 1e-3)
+        rate = 1e-4 if args.pretrained else 1e-3
+        optimiser = torch.optim.AdamW(model.parameters(), rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=args.epochs * len(train_loader))
         for _ in range(args.epochs):
             model.train()
             for images, labels in train_loader:
@@ -80,6 +86,7 @@ def main() -> None:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                schedule.step()
         print(
             f"{args.model}, {2 * size} to {size} pixels: validation accuracy {accuracy(model, val_loader):.1%}, "
             f"untrained {before:.1%}, chance {1 / len(classes):.1%}"

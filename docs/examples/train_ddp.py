@@ -13,11 +13,10 @@ import os
 import tempfile
 from pathlib import Path
 
-import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fine_patterns import write_images  # only where --data is not given
+from stand_ins import small_network, write_images  # in place of your network and, without --data, of your images
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, Subset
@@ -27,7 +26,7 @@ from torchvision.transforms import v2
 from learned_resizer_cuda import FusedResizer
 from learned_resizer_cuda.sync_batch_norm import synchronise
 
-SIZE, INPUT_SIZE = 32, 96  # what the network sees, and what the resizer sees
+SIZE, INPUT_SIZE = 24, 96  # what the network sees, and what the resizer sees
 
 
 def train(data: Path, epochs: int, batch_size: int, device: torch.device) -> None:
@@ -41,12 +40,13 @@ def train(data: Path, epochs: int, batch_size: int, device: torch.device) -> Non
     train_loader = DataLoader(train_set, batch_size // world, sampler=sampler, drop_last=True)
     val_loader = DataLoader(Subset(val_set, range(rank, len(val_set), world)), batch_size)
 
-    network = timm.create_model("test_resnet", num_classes=len(train_set.classes))
+    network = small_network(len(train_set.classes))
     model: nn.Module = nn.Sequential(FusedResizer(SIZE), network).to(device)
     # On GPUs this is nn.SyncBatchNorm.convert_sync_batchnorm, which FusedResizer takes; torch's own refuses CPUs.
     model = synchronise(model, device)
     parallel = DistributedDataParallel(model, [device.index] if device.type == "cuda" else None)
-    optimiser = torch.optim.AdamW(parallel.parameters(), lr=1e-3)
+    optimiser = torch.optim.AdamW(parallel.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=epochs * len(train_loader))
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         for images, labels in train_loader:
@@ -54,6 +54,7 @@ def train(data: Path, epochs: int, batch_size: int, device: torch.device) -> Non
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            schedule.step()
 
     model.eval()
     hits = torch.zeros((), device=device)
@@ -78,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a learned resizer in several processes.")
     parser.add_argument("--data", type=Path, help="folder of train/CLASS and val/CLASS; default: synthetic images")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
+    parser.add_argument("--batch-size", type=int, default=32, help="of all processes together")
     args = parser.parse_args()
     device = torch.device("cpu")
     if torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"]):

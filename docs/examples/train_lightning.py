@@ -1,4 +1,4 @@
-"""A learned resizer as part of a LightningModule, trained together with a ResNet by Lightning's Trainer.
+"""A learned resizer as part of a LightningModule, trained together with its network by Lightning's Trainer.
 
 Nothing is special about it: the resizer is a submodule, and precision, devices and several processes are the Trainer's.
 
@@ -12,11 +12,10 @@ import tempfile
 from pathlib import Path
 
 import lightning as L
-import timm
 import torch
 import torch.nn.functional as F
-from fine_patterns import write_images  # only where --data is not given
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from stand_ins import small_network, write_images  # in place of your network and, without --data, of your images
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -24,7 +23,7 @@ from torchvision.transforms import v2
 
 from learned_resizer_cuda import FusedResizer
 
-SIZE, INPUT_SIZE = 32, 96  # what the network sees, and what the resizer sees
+SIZE, INPUT_SIZE = 24, 96  # what the network sees, and what the resizer sees
 
 
 class ResizedClassifier(L.LightningModule):
@@ -51,7 +50,7 @@ class ResizedClassifier(L.LightningModule):
         self.log("val_accuracy", (self(images).argmax(1) == labels).float().mean(), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with a one-cycle schedule."""
+        """Return AdamW for both parts, with a one-cycle schedule."""
         optimiser = torch.optim.AdamW(self.parameters(), self.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, total_steps=steps)
@@ -63,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a learned resizer with Lightning.")
     parser.add_argument("--data", type=Path, help="folder of train/CLASS and val/CLASS; default: synthetic images")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("resizer"), help="folder for the trained resizer")
     args = parser.parse_args()
     L.seed_everything(0)
@@ -72,7 +71,7 @@ def main() -> None:
         to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
         transform = v2.Compose([v2.Resize(INPUT_SIZE), v2.CenterCrop(INPUT_SIZE), *to_float])
         train_set, val_set = (ImageFolder(data / split, transform) for split in ("train", "val"))
-        model = ResizedClassifier(timm.create_model("test_resnet", num_classes=len(train_set.classes)))
+        model = ResizedClassifier(small_network(len(train_set.classes)))
         # sync_batchnorm: on several GPUs the resizer's norms, and the network's, see the joint batch.
         trainer = L.Trainer(
             max_epochs=args.epochs, sync_batchnorm=True, logger=False, enable_checkpointing=False, log_every_n_steps=1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from fine_patterns import write_images  # only where --data is not given
+from stand_ins import small_network, write_images  # in place of your network and, without --data, of your images
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -25,16 +25,6 @@ from learned_resizer_cuda import FusedResizer, Resize
 
 SIZE, INPUT_SIZE = 24, 96  # what the network sees, and what the resizer sees
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def classifier(num_classes: int) -> nn.Module:
-    """Build a small network (B, 3, SIZE, SIZE) → logits; put yours here."""
-
-    def block(channels: int, width: int) -> list[nn.Module]:
-        return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-
-    layers = [*block(3, 32), nn.MaxPool2d(2), *block(32, 64), nn.MaxPool2d(2), *block(64, 128)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, num_classes))
 
 
 def train(model: nn.Module, loader: DataLoader, epochs: int) -> None:
@@ -64,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a learned resizer in a plain PyTorch loop.")
     parser.add_argument("--data", type=Path, help="folder of train/CLASS and val/CLASS; default: synthetic images")
     parser.add_argument("--epochs", type=int, default=6, help="of each of the three trainings")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("resizer"), help="folder for the trained resizer")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -84,7 +74,7 @@ def main() -> None:
         train_loader = DataLoader(train_set, args.batch_size, shuffle=True, drop_last=True)
         val_loader = DataLoader(val_set, args.batch_size)
 
-        network = classifier(len(train_set.classes))
+        network = small_network(len(train_set.classes))
         control = nn.Sequential(Resize(SIZE), network).to(DEVICE)
         train(control, train_loader, args.epochs)
         start = accuracy(control, val_loader)

@@ -1,10 +1,11 @@
-"""Synthetic images for the other examples: four classes that differ only in a pattern of three to four pixels.
+"""Stand-ins for your images and your network, which the other examples use.
 
-A bilinear resize to a quarter of the side removes most of such a pattern, and a learned one can keep what tells the
-classes apart: the images show the mechanism, not what to expect of photographs. The other examples write them into
-a temporary folder unless ``--data`` names a folder of your own.
+The images are synthetic, of four classes that differ only in a pattern of three to four pixels. A bilinear resize to a
+quarter of the side removes most of such a pattern, and a learned one can keep what tells the classes apart: they show
+the mechanism, not what to expect of photographs. The other examples write them into a temporary folder where ``--data``
+names no folder of your own.
 
-    python docs/examples/fine_patterns.py patterns/ --train 256 --val 64
+    python docs/examples/stand_ins.py patterns/ --train 128 --val 32
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 CLASSES = ("checks", "columns", "rings", "rows")
 
@@ -39,7 +41,7 @@ def fine_pattern(name: str, height: int, width: int, generator: np.random.Genera
 
 
 def write_images(
-    folder: Path, train: int = 256, val: int = 64, sides: tuple[int, int] = (96, 96), seed: int = 0
+    folder: Path, train: int = 128, val: int = 32, sides: tuple[int, int] = (96, 96), seed: int = 0
 ) -> Path:
     """Write ``train/CLASS/*.png`` and ``val/CLASS/*.png``, so many of each class.
 
@@ -55,12 +57,22 @@ def write_images(
     return folder
 
 
+def small_network(num_classes: int) -> nn.Module:
+    """Build a network (B, 3, h, w) → logits, with 94,000 parameters."""
+
+    def block(channels: int, width: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+
+    layers = [*block(3, 32), nn.MaxPool2d(2), *block(32, 64), nn.MaxPool2d(2), *block(64, 128)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, num_classes))
+
+
 def main() -> None:
     """Write a folder of images."""
     parser = argparse.ArgumentParser(description="Write synthetic images with fine patterns.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=256, help="images of each class for training")
-    parser.add_argument("--val", type=int, default=64, help="images of each class for validation")
+    parser.add_argument("--train", type=int, default=128, help="images of each class for training")
+    parser.add_argument("--val", type=int, default=32, help="images of each class for validation")
     args = parser.parse_args()
     write_images(args.folder, args.train, args.val)
     print(f"{args.folder}: {len(CLASSES)} classes, {args.train} images of each for training, {args.val} for validation")
