@@ -19,6 +19,8 @@ from .ops.update_running import UpdateRunning, update
 if TYPE_CHECKING:
     from types import ModuleType
 
+__all__ = ["synchronise"]
+
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -91,6 +93,16 @@ def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
     Raises:
         TypeError: for a batch normalisation of any other class, which could lose behaviour of its own. Nothing is
             changed then.
+
+    Examples:
+        >>> import torch
+        >>> from learned_resizer_cuda import FusedResizer
+        >>> from learned_resizer_cuda.sync_batch_norm import synchronise
+        >>> resizer = synchronise(FusedResizer(16), torch.device("cpu"))
+        >>> type(resizer.norm1).__name__
+        'SynchronisedBatchNorm2d'
+        >>> resizer(torch.rand(2, 3, 40, 32)).shape  # one process: its own batch
+        torch.Size([2, 3, 16, 16])
     """
     timm = sys.modules.get("timm.layers")  # loaded if the module has a norm of timm's
     with_act = () if timm is None else (timm.BatchNormAct2d,)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from learned_resizer_cuda import __version__
 from learned_resizer_cuda.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,3 +67,9 @@ def test_the_two_commands_are_there() -> None:
     first, second = next(block for block in blocks("README.md", "bash") if "venv" in block).strip().splitlines()
     assert first.endswith('pip install ".[train]" && learned-resizer train')
     assert second.endswith('pip install ".[test]" && pytest -n 2')
+
+
+def test_the_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.findall(r"^version: (.*)$", text, re.M) == [__version__]
+    assert f"\n## [{__version__}]" in PAGES["CHANGELOG.md"]

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 import griffe
 
 PACKAGE = "learned_resizer_cuda"
-MODULES = (PACKAGE, f"{PACKAGE}.data", f"{PACKAGE}.integrations.transformers", f"{PACKAGE}.transforms")
+MODULES = (
+    PACKAGE,
+    f"{PACKAGE}.data",
+    f"{PACKAGE}.integrations.transformers",
+    f"{PACKAGE}.sync_batch_norm",
+    f"{PACKAGE}.transforms",
+)
 """Modules that users import; others follow from their ``__all__``."""
 
 CALLED_BY_OTHERS = {"extra_repr", "transform"}
