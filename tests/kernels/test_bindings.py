@@ -295,12 +295,17 @@ def test_no_reference_is_lost_or_kept(module: Any) -> None:
         return [sys.getallocatedblocks(), *map(sys.getrefcount, held)]
 
     repeats = 40
+
+    def growth(call: Callable[[], Any]) -> list[int]:
+        before = counted()
+        for _ in range(repeats):
+            with contextlib.suppress(TypeError, RuntimeError):
+                call()
+        return [after - first for first, after in zip(before, counted(), strict=True)]
+
     for call in calls:
-        for warm in (True, False):
-            before = counted()
-            for _ in range(repeats):
-                with contextlib.suppress(TypeError, RuntimeError):
-                    call()
-            # One lost at each call would be `repeats`; a few come and go with the interpreter's free lists.
-            grown = [after - first for first, after in zip(before, counted(), strict=True)]
-            assert warm or max(map(abs, grown)) < repeats / 2, (call, grown)
+        growth(call)  # fills caches
+        # One lost at each call would be `repeats`, each time that it is measured; what the interpreter's free lists and
+        # the other threads of the process take meanwhile is not.
+        grown = min((growth(call) for _ in range(3)), key=lambda found: max(map(abs, found)))
+        assert max(map(abs, grown)) < repeats / 2, (call, grown)
