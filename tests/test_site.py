@@ -17,7 +17,7 @@ from .helpers.browser import chromium, missing_browser
 from .helpers.public_names import public_names
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOKED_AT = ("index", "start", "math", "results", "reference/resizer", "reference/command-line", "examples/index")
+LOOKED_AT = ("index", "start", "math", "results", "reference/resizer", "reference/command-line", "examples")
 
 
 @pytest.fixture(scope="module")
