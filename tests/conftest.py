@@ -11,7 +11,9 @@ import importlib
 import importlib.util
 import os
 import runpy
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is loaded, and so without importing the package, which loads it.
@@ -68,3 +70,11 @@ def stages_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.M
         run = importlib.import_module("learned_resizer_cuda.train.run")
         shares = run.shares
         monkeypatch.setattr(run, "shares", lambda config, stages: (config.jobs or 1, shares(config, stages)[1]))
+
+
+@pytest.fixture
+def hangup_counts() -> Iterator[None]:
+    """SIGHUP ends a process here and in those that it starts, also under ``nohup pytest``."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
