@@ -60,4 +60,6 @@ def _mathml(match: re.Match[str]) -> str:
     latex = html.unescape(text).strip()[2:-2]
     # The converter makes \lvert an operator, with an operator's space around it.
     latex = latex.replace(r"\lvert", r"\left|").replace(r"\rvert", r"\right|")
+    # And it puts a formula's number right after it.
+    latex = latex.replace(r"\tag", r"\qquad \tag")
     return f'<{tag} class="formula">{convert(latex, display="block" if tag == "div" else "inline")}</{tag}>'
