@@ -73,8 +73,10 @@ def stages_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def hangup_counts() -> Iterator[None]:
-    """SIGHUP ends a process here and in those that it starts, also under ``nohup pytest``."""
-    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_count() -> Iterator[None]:
+    """Ctrl-C and SIGHUP end a process, also of tests that run in the background or under ``nohup``."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    former = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGHUP, former)
+    for number, handler in former.items():
+        signal.signal(number, handler)

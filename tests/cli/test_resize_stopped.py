@@ -122,7 +122,7 @@ CASES = [
 ]
 
 
-@pytest.mark.usefixtures("hangup_counts")
+@pytest.mark.usefixtures("signals_count")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_case(case: Case, tmp_path: Path) -> None:
     case.check(tmp_path)

@@ -158,6 +158,7 @@ def test_two_jobs_give_the_results_of_one(data: Path, alone: Path, tmp_path: Pat
     assert len(listed) == 1 and "bee/2.png" in listed[0]
 
 
+@pytest.mark.usefixtures("signals_count")
 @needs_forks
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_the_server_ends_with_the_command_also_while_it_imports(

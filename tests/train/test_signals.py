@@ -30,7 +30,7 @@ from tests.helpers.failures import Case, Outcome, names
 from tests.helpers.gloo_processes import needs_gloo
 from tests.helpers.interrupted_runs import LATE, SETTINGS, again, before, finished, same_bits, shared, train, working_in
 
-pytestmark = pytest.mark.usefixtures("hangup_counts")
+pytestmark = pytest.mark.usefixtures("signals_count")
 
 
 def _everywhere(number: int) -> None:
