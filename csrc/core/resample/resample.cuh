@@ -39,14 +39,7 @@ struct Resample {
     using Taps = ColumnTaps<A, R, kOutputs, E>;
     using RowBytes = typename Source<T, V, kVectors>::RowBytes;
 
-    // What is common to a block's threads, at the begin of dynamic shared memory.
-    struct alignas(16) Place {
-        ResampleTensor tensor;
-        ResampleImage image;
-        int64_t plane, channel;  // the first of the block
-    };
-
-    // Behind it, in this order (the planner adds up the same sizes).
+    // In dynamic shared memory behind `place`, in this order (the planner adds up the same sizes).
     A* rows;         // [R][E]: the batch, after the vertical filter
     S* steps;        // [kChunkSteps]
     A* weights;      // outputs 1: [taps/2][entry_columns][2], 4: [taps][entry_columns][4]
@@ -54,15 +47,15 @@ struct Resample {
     A* partial;      // [strip_rows][tile_entries][kOutputs], only if pieces > 1
 
     const ResampleParams& p;
-    Place& place;
+    ResamplePlace& place;
     const ResampleTensor& t;
     char* target;     // the tile's first output of the next batch
     int entry_count;  // of this tile
     int piece;
 
     LR_DEVICE explicit Resample(const ResampleParams& params)
-        : p(params), place(*reinterpret_cast<Place*>(dynamic_shared())), t(place.tensor) {
-        rows = reinterpret_cast<A*>(dynamic_shared() + sizeof(Place));
+        : p(params), place(*reinterpret_cast<ResamplePlace*>(dynamic_shared())), t(place.tensor) {
+        rows = reinterpret_cast<A*>(dynamic_shared() + sizeof(ResamplePlace));
         steps = reinterpret_cast<S*>(rows + R * E);
         weights = reinterpret_cast<A*>(steps + kChunkSteps);
     }
@@ -291,7 +284,6 @@ struct Resample {
     LR_DEVICE void run_strip(const Source<T, V, kVectors>& source, int64_t strip, int64_t window) {
         const int32_t* strip_first = in_tables<int32_t>(p.tables, t.strip_first) + strip * kGroupSteps;
         const int end = in_tables<int32_t>(p.tables, t.strip_count)[strip];
-        const S* program = in_tables<S>(p.tables, t.steps) + strip * t.strip_steps;
         const auto row_bytes = static_cast<RowBytes>(place.image.stride[3] * static_cast<int64_t>(sizeof(T)));
         typename Source<T, V, kVectors>::Raw raw[kGroupSteps] = {};
         LR_UNROLL
@@ -305,6 +297,7 @@ struct Resample {
         for (int chunk = 0; chunk < end; chunk += kChunkSteps) {
             const int count = end - chunk < kChunkSteps ? end - chunk : kChunkSteps;
             if (chunk > 0) barrier();  // the steps before are free
+            const S* program = in_tables<S>(p.tables, t.steps) + place.strip * t.strip_steps;
             copy_to_shared(steps, program + chunk, count * static_cast<int>(sizeof(S)));
             barrier();
             LR_NO_UNROLL
@@ -399,6 +392,8 @@ struct Resample {
         divide(rest, t.strips, rest, strip);
         divide(rest, t.channel_groups, plane_group, channel_group);
         if (thread_index() == 0) {
+            place.block = block;
+            place.strip = strip;
             place.plane = plane_group * t.group_planes;
             place.channel = channel_group * t.group_channels;
         }
@@ -434,6 +429,7 @@ struct Resample {
                 }
             }
             run_strip(source, strip, window);
+            block = place.block;  // not kept in registers over the strip
             if (++piece == t.pieces) {
                 piece = 0;
                 block += block_count();

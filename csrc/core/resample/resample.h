@@ -145,6 +145,14 @@ struct ResampleImage {
     void* output;       // [planes][rows.out][columns.out][channels], dense
 };
 
+// What is common to a block's threads, at the begin of its shared memory.
+struct alignas(16) ResamplePlace {
+    ResampleTensor tensor;
+    ResampleImage image;
+    int64_t block, strip;
+    int64_t plane, channel;  // the first of the block
+};
+
 struct ResampleParams {
     ResampleShape plan;
     const unsigned char* tables;  // 16-byte aligned, in the memory the kernel runs on

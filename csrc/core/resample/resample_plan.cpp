@@ -14,8 +14,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
-// Bytes of shared memory before the batch: Resample::Place.
-constexpr int64_t kPlaceBytes = (sizeof(ResampleTensor) + sizeof(ResampleImage) + 16 + 15) / 16 * 16;
 
 int64_t divide_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 int64_t round_up(int64_t n, int64_t d) { return divide_up(n, d) * d; }
@@ -57,7 +55,8 @@ struct TensorPlanner {
         const int64_t a = accumulator_bytes(shape.dtype);
         const int64_t entries = group_planes * c.entry_columns * c.group_channels;
         const int64_t partial = c.pieces > 1 ? strip_rows * entries * shape.outputs * a : 0;
-        return kPlaceBytes + kBatchRows * capacity() * a + kChunkSteps * step_bytes(shape.dtype, shape.slots) +
+        return static_cast<int64_t>(sizeof(ResamplePlace)) + kBatchRows * capacity() * a +
+               kChunkSteps * step_bytes(shape.dtype, shape.slots) +
                round_up(c.taps * c.entry_columns * shape.outputs * a, 16) +
                round_up(entries * static_cast<int64_t>(sizeof(Entry)), 16) + partial;
     }
