@@ -17,10 +17,12 @@ namespace {
 
 int failures = 0;
 
-void expect(bool good, const std::string& what) {
+// `what` makes the text, which takes longer than the checks.
+template <class What>
+void expect(bool good, const What& what) {
     if (good) return;
     ++failures;
-    std::printf("%s\n", what.c_str());
+    std::printf("%s\n", what().c_str());
 }
 
 using Kernel = learned_resizer::Filter;
@@ -94,27 +96,30 @@ void check(const std::vector<Case>& cases, bool ties = false) {
         for (int32_t o = 0; o < a.out; ++o) {
             expect(bands.begin[o] >= 0 && bands.begin[o] < bands.end[o] && bands.end[o] <= a.in &&
                        bands.end[o] - bands.begin[o] <= a.taps,
-                   cases[i].text() + ": band of output " + std::to_string(o));
+                   [&] { return cases[i].text() + ": band of output " + std::to_string(o); });
             if (o > 0)
                 expect(bands.begin[o] >= bands.begin[o - 1] && bands.end[o] >= bands.end[o - 1],
-                       cases[i].text() + ": decreases at output " + std::to_string(o));
+                       [&] { return cases[i].text() + ": decreases at output " + std::to_string(o); });
             for (int32_t at = bands.begin[o]; at < bands.end[o]; ++at) ++open[at];
             for (int32_t at = 0; at < a.in; ++at) {
                 const double weight = band_weight(bands, a.taps, o, at);
                 // Roundings of coordinates up to 500, times the filters' slopes; Pillow's float32 constants. Where a
                 // box ends at a pixel's centre the roundings decide: tests/kernels compares with the package's tables.
                 const double bound = a.filter == Kernel::kHamming ? 1e-7 : 1e-12;
-                expect(std::fabs(weight - expected.at(o, at)) < bound || (ties && a.filter == Kernel::kBox),
-                       cases[i].text() + ": weight " + std::to_string(o) + ", " + std::to_string(at) + " is " +
-                           std::to_string(weight) + ", expected " + std::to_string(expected.at(o, at)));
+                expect(std::fabs(weight - expected.at(o, at)) < bound || (ties && a.filter == Kernel::kBox), [&] {
+                    return cases[i].text() + ": weight " + std::to_string(o) + ", " + std::to_string(at) + " is " +
+                           std::to_string(weight) + ", expected " + std::to_string(expected.at(o, at));
+                });
             }
         }
         for (int32_t at = 0; at < a.in; ++at) {
-            expect(open[at] <= most_open(a), cases[i].text() + ": " + std::to_string(open[at]) + " open at " +
-                                                 std::to_string(at) + ", expected at most " +
-                                                 std::to_string(most_open(a)));
+            expect(open[at] <= most_open(a), [&] {
+                return cases[i].text() + ": " + std::to_string(open[at]) + " open at " + std::to_string(at) +
+                       ", expected at most " + std::to_string(most_open(a));
+            });
             const int32_t first = first_above(bands.end, a.out, at), last = first_above(bands.begin, a.out, at);
-            expect(last - first == open[at], cases[i].text() + ": transposed band of pixel " + std::to_string(at));
+            expect(last - first == open[at],
+                   [&] { return cases[i].text() + ": transposed band of pixel " + std::to_string(at); });
         }
     }
 }

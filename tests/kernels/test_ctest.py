@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 
+import pytest
+
 from tests.helpers import kernels_host
 
 
-def test_ctest_passes() -> None:
+@pytest.mark.parametrize("labels", ["-LE", pytest.param("-L", marks=pytest.mark.slow)])
+def test_ctest_passes(labels: str) -> None:
     build = kernels_host.build()
+    parallel = ["--parallel", str(os.cpu_count())]
     done = subprocess.run(
-        ["ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error", "--parallel", str(os.cpu_count())],
+        ["ctest", "--test-dir", build, labels, "slow", "--output-on-failure", "--no-tests=error", *parallel],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -40,7 +40,7 @@ constexpr std::size_t kExchangeBytes = 72;  // most that a lane publishes
 // are switched here instead, four times as fast overall.
 #if defined(__x86_64__)
 struct Context {
-    void* stack_pointer;
+    void* stack_pointer = nullptr;
 };
 extern "C" void learned_resizer_switch(void** save, void* stack_pointer);
 // The registers that a call must preserve; the others are the caller's. No code here changes the floating-point modes.
@@ -62,6 +62,10 @@ void prepare(Context& context, unsigned char* stack, std::size_t bytes, void (*e
     top[-2] = reinterpret_cast<void*>(entry);
     context.stack_pointer = top - 8;
 }
+// The lowest byte in use of a stack that has run, else its end.
+unsigned char* in_use(const Context& context, unsigned char*, unsigned char* end) {
+    return context.stack_pointer == nullptr ? end : static_cast<unsigned char*>(context.stack_pointer);
+}
 #else
 using Context = ucontext_t;
 void switch_to(Context& from, const Context& to) { swapcontext(&from, &to); }
@@ -72,6 +76,7 @@ void prepare(Context& context, unsigned char* stack, std::size_t bytes, void (*e
     context.uc_link = nullptr;
     makecontext(&context, entry, 0);
 }
+unsigned char* in_use(const Context&, unsigned char* stack, unsigned char*) { return stack; }
 #endif
 
 struct Copy {
@@ -95,7 +100,7 @@ struct Block {
     Launch launch;
     int64_t index = 0;
     int current = 0;
-    std::vector<Fiber> fibers;
+    Fiber* fibers = nullptr;  // [launch.threads]
     Context scheduler;
     void* scheduler_fake_stack = nullptr;
     const void* scheduler_bottom = nullptr;
@@ -161,15 +166,18 @@ void run_warp(int begin, int end) {
 }
 
 void run_block() {
-    for (Fiber& fiber : block->fibers) {
-        // The thread of the block before left its data there without returning.
-        ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);
+    const int threads = block->launch.threads;
+    for (int i = 0; i < threads; ++i) {
+        Fiber& fiber = block->fibers[i];
+        // The thread of the block before left its last frames there without returning.
+        unsigned char* end = fiber.stack.get() + kStackBytes;
+        unsigned char* begin = in_use(fiber.context, fiber.stack.get(), end);
+        ASAN_UNPOISON_MEMORY_REGION(begin, end - begin);
         prepare(fiber.context, fiber.stack.get(), kStackBytes, fiber_main);
         fiber.exchanges = 0;
         fiber.open.clear();
         fiber.groups.clear();
     }
-    const int threads = block->launch.threads;
     const int warps = (threads + kWarp - 1) / kWarp;
     const Fiber& first = block->fibers[0];
     do {
@@ -188,8 +196,13 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
     Block state;
     state.launch = launch;
     state.kernel = &kernel;
-    state.fibers.resize(launch.threads);
-    for (Fiber& fiber : state.fibers) fiber.stack.reset(new unsigned char[kStackBytes]);
+    // Kept between launches: the sanitizer takes longer to allocate the stacks than a small kernel runs.
+    static thread_local std::vector<Fiber> fibers;
+    while (fibers.size() < static_cast<std::size_t>(launch.threads)) {
+        fibers.emplace_back();
+        fibers.back().stack.reset(new unsigned char[kStackBytes]);
+    }
+    state.fibers = fibers.data();
     for (auto& set : state.published) set.resize((launch.threads + kWarp) * kExchangeBytes);
     block = &state;
     for (state.index = 0; state.index < launch.blocks; ++state.index) {
