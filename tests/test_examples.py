@@ -90,6 +90,7 @@ def test_train_loop(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / "resizer/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_train_lightning(images: Path, tmp_path: Path) -> None:
     place = {"resizer/": tmp_path / "resizer"}
     text = run("train_lightning", "--data", images, "--epochs", "2", "--batch-size", "8", places=place)
@@ -97,12 +98,14 @@ def test_train_lightning(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / "resizer/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_timm_imagefolder(images: Path) -> None:
     text = run("timm_imagefolder", "--data", images, "--epochs", "3", "--batch-size", "8")
     after, before = numbers(r"validation accuracy (\S+%), untrained (\S+%)", text)
     assert after > LEARNED > before
 
 
+@pytest.mark.slow
 def test_mixed_sizes() -> None:
     # Without --data, as the other examples write their images too.
     text = run("mixed_sizes", "--epochs", "1", "--batch-size", "8")
@@ -119,6 +122,7 @@ def test_compiled() -> None:
     assert min(numbers(r"(\S+) ms eager, (\S+) ms compiled", text)) > 0
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_train_ddp(images: Path) -> None:
     text = run("train_ddp", "--data", images, "--epochs", "2", "--batch-size", "8")

@@ -53,7 +53,14 @@ class _Side(nn.Module):
         return {name: arm(image) for name, arm in self.arms.items()}
 
 
-@pytest.mark.parametrize("size", [(11, 7), (40, 33), (9, 50)], ids=["down", "up", "down and up"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((11, 7), id="down", marks=pytest.mark.slow),
+        pytest.param((40, 33), id="up", marks=pytest.mark.slow),
+        pytest.param((9, 50), id="down and up"),
+    ],
+)
 def test_onnx_model_agrees_with_eager(size: tuple[int, int], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -75,6 +75,7 @@ def test_train_through_a_pipe(
     assert any(re.fullmatch(r"testing bilinear 16, seed 0, 1 of 1 \(0:00:0\d\)", line) for line in told)
 
 
+@pytest.mark.slow
 def test_train_on_a_narrow_ascii_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = class_folder(tmp_path / "data-\udcff", train=6, val=3)
     for name, value in {"COLUMNS": "40", "LINES": "20", "TERM": "xterm"}.items():

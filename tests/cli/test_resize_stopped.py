@@ -123,6 +123,9 @@ CASES = [
 
 
 @pytest.mark.usefixtures("signals_count")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.what, marks=pytest.mark.slow if case.act is _killed else ()) for case in CASES],
+)
 def test_case(case: Case, tmp_path: Path) -> None:
     case.check(tmp_path)

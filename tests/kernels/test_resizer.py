@@ -13,7 +13,7 @@ from tests.helpers.arithmetic import close
 from tests.helpers.native_host import native_ops_on_host
 
 
-@pytest.mark.parametrize("num_blocks", [1, 2])
+@pytest.mark.parametrize("num_blocks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_resizer_trains_on_native_kernels(num_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, every gradient and running statistic of a step, all ops native at once, against float64."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

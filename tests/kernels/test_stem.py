@@ -153,7 +153,7 @@ def test_stem(
 @pytest.mark.parametrize(
     "arithmetic, parameters", [("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("float16", "float16")]
 )
-@pytest.mark.parametrize("n", [1, 5, 8, 24, 31])
+@pytest.mark.parametrize("n", [5, 31, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8, 24))])
 def test_any_number_of_filters_with_parameters_in_their_own_dtype(arithmetic: str, parameters: str, n: int) -> None:
     draw, dtype = Draw(arithmetic), getattr(torch, parameters)
     w0, b0, w1, b1 = _weights(draw, n, 3, dtype)

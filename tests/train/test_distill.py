@@ -108,6 +108,7 @@ def run(photos: Path, network: tuple[nn.Module, Path], tmp_path_factory: pytest.
     return folder
 
 
+@pytest.mark.slow
 def test_arms_agree_as_often_as_their_networks_do(run: Path, photos: Path, network: tuple[nn.Module, Path]) -> None:
     """Counted again with the filters and the network alone, in the network's normalisation."""
     images = []

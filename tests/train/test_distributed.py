@@ -88,7 +88,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         # within ten steps. Here they stay below it for the steps that are made.
         pytest.param("lightning", "32-true", 1e-4, marks=pytest.mark.slow),
         # 5e-15 was seen; a mistake in what is summed over the processes would be far larger.
-        ("lightning", "64-true", 1e-12),
+        pytest.param("lightning", "64-true", 1e-12, marks=pytest.mark.slow),
         ("torchrun", "64-true", 1e-12),
         pytest.param("nodes", "32-true", 1e-4, marks=pytest.mark.slow),
     ],

@@ -143,6 +143,7 @@ def _time(path: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_two_jobs_give_the_results_of_one(data: Path, alone: Path, tmp_path: Path) -> None:
     code, printed = finish(start(data, tmp_path / "run", "--jobs", 2))
     assert code == 0, printed

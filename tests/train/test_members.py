@@ -187,6 +187,7 @@ def test_tests_after_the_epochs_asked_for() -> None:
     assert steps_tested(made["bilinear"], config, 10.0)[-1] == made["bilinear"].steps  # the baseline's own epochs
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_each_network_trains_behind_a_filter_as_it_would_alone(tmp_path: Path) -> None:
     """Bit for bit: nothing but a shared resizer connects them."""
@@ -200,6 +201,7 @@ def test_each_network_trains_behind_a_filter_as_it_would_alone(tmp_path: Path) -
         assert all(torch.equal(both[f"networks.{number}.{name}"], value) for name, value in alone.items())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_two_tasks_from_start_to_transfer(tmp_path: Path) -> None:
     """Verdicts for each network, the same figures by `evaluate`, a resumed run, and a network it never saw."""

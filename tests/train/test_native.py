@@ -89,6 +89,7 @@ def test_statistics_are_recomputed(data: Path) -> None:
     assert not torch.equal(norm.running_mean, before) and int(norm.num_batches_tracked) == 2
 
 
+@pytest.mark.slow
 def test_a_run(data: Path, tmp_path: Path) -> None:
     """One size and native in a sweep; then resumed, tested at other sizes, and its resizer in use."""
     run = tmp_path / "run"

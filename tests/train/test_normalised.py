@@ -24,6 +24,7 @@ from tests.helpers.photo_folders import class_folder
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@pytest.mark.slow
 def test_a_normalised_run(tmp_path: Path) -> None:
     """What is kept takes the bytes of an image as training took them; so do the command and a transfer."""
     data = class_folder(tmp_path / "data", train=2, val=2)

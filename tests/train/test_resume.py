@@ -92,6 +92,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     """Killed before there is anything, after the test before the first step, within a stage, between the two, within
     the second, and while the report is made."""
