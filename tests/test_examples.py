@@ -114,6 +114,7 @@ def test_mixed_sizes() -> None:
     assert sizes > 300 and accuracy > LEARNED
 
 
+@pytest.mark.slow
 def test_compiled() -> None:
     text = run("compiled", "--steps", "2", "--batch-size", "4", "--input-size", "48")
     found, statistics = numbers(r"logits and gradients (\S+), running statistics (\S+)", text)
@@ -130,6 +131,7 @@ def test_train_ddp(images: Path) -> None:
     assert numbers(r"validation accuracy (\S+%)", text)[0] > LEARNED
 
 
+@pytest.mark.slow
 def test_export_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
@@ -143,6 +145,7 @@ def test_export_onnx(tmp_path: Path) -> None:
         assert difference <= 3e-5 and spread >= 1e-2
 
 
+@pytest.mark.slow
 def test_hugging_face() -> None:
     pytest.importorskip("transformers")
     text = run("hugging_face", "--size", "64")

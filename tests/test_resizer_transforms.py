@@ -97,7 +97,9 @@ TRANSFORMS: dict[str, tuple[Callable[[Function], Tensor], Callable[[Tensor, Tens
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize(
+    "interpolation", [pytest.param(i, marks=() if i == "lanczos" else pytest.mark.slow) for i in INTERPOLATIONS]
+)
 @pytest.mark.parametrize("kind", MODULES)
 def test_derivatives(kind: type[reference.Resizer], interpolation: str, training: bool) -> None:
     oracle = _resizer(reference.Resizer, training, interpolation=interpolation)

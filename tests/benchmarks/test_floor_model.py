@@ -14,7 +14,7 @@ pytest.importorskip("benchmarks.floor", reason="the benchmarks are not beside th
 from benchmarks.floor import disassembly, hopper, model, program, tensor, tensor_kernels
 from benchmarks.floor.machine import H100
 from benchmarks.floor.simulation import Op, simulate
-from tests.benchmarks.test_floor import ALL, QUICK, needs_disassembly
+from tests.benchmarks.test_floor import ALL, needs_disassembly
 
 LOAD = Op(write=0, pipe=5, wavefronts=1.0, latency=500, l2=1e-9, load=True, reason="global")
 NEXT = Op(wait=(0,))  # waits for what scoreboard 0 guards
@@ -105,9 +105,8 @@ def _frames(made: program.Program, i: int) -> list[str]:
     return tensor.describe(made.kernel.instructions[i].chain)
 
 
-@pytest.mark.parametrize(
-    ("name", "arithmetic"), [pytest.param(*key, marks=[] if key == QUICK else [pytest.mark.slow]) for key in ALL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "arithmetic"), ALL)
 def test_simulated_instructions_and_bytes_are_the_counted_ones(name: str, arithmetic: str) -> None:
     """Paths of warps have the instructions that tensor.py counts and the shapes' DRAM bytes; accesses have rules."""
     needs_disassembly()

@@ -26,6 +26,7 @@ from tests.helpers.terminals import CONTROLS, Broken, Terminal, command, stream
 from tests.train.test_bad_data import SHORT
 
 
+@pytest.mark.slow
 def test_train_through_a_pipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,6 +153,7 @@ def test_image_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
         assert all(-1 <= figure["mean"] <= 1 for figure in arm["metrics"].values())
 
 
+@pytest.mark.slow
 def test_normalised_sweep_from_a_file(tmp_path: Path, small: tuple[str, ...]) -> None:
     """--config takes any option, the command line takes precedence, and --normalize reaches the resizer."""
     (tmp_path / "mine.yaml").write_text("seed: 7\nnormalize: true\narms: [bilinear]\nsteps: 2\n")

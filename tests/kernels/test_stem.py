@@ -259,7 +259,7 @@ def test_gradients_of_both_slopes(arithmetic: str, statistics: bool, image_grad:
     _check_backward(a, BOUND[arithmetic])
 
 
-@pytest.mark.parametrize("n", [16, 32])
+@pytest.mark.parametrize("n", [16, pytest.param(32, marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_the_number_of_blocks(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     """With one multiprocessor blocks take several images, and add them up themselves."""
     draw = Draw("bfloat16")

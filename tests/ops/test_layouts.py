@@ -156,7 +156,7 @@ def test_resize_of_decoded_images_compiles(batched: bool) -> None:
             _check(torch.compile(run, fullgraph=True, backend=backend), run, image, 0.0)
 
 
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("batched", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_follows_a_resize_reads_the_strides_that_were_promised(batched: bool) -> None:
     image, conv = _decoded((480, 640)), nn.Conv2d(3, 4, 3)
 
