@@ -145,7 +145,6 @@ def test_export_onnx(tmp_path: Path) -> None:
         assert difference <= 3e-5 and spread >= 1e-2
 
 
-@pytest.mark.slow
 def test_hugging_face() -> None:
     pytest.importorskip("transformers")
     text = run("hugging_face", "--size", "64")
