@@ -297,10 +297,10 @@ def nvcc_that_knows(folder: Path, *codes: str) -> Path:
     ("compute_caps", "codes", "missing"),
     [
         ("9.0", {"90": "sm_90 compute_90"}, ""),
-        pytest.param("7.5 8.6 12.0 8.6", {"86": "sm_86", "120": "sm_120 compute_120"}, "", marks=pytest.mark.slow),
+        ("7.5 8.6 12.0 8.6", {"86": "sm_86", "120": "sm_120 compute_120"}, ""),
         # No GPU that the kernels run on, one newer than this nvcc, none at all: the default list.
-        pytest.param("7.5", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100", marks=pytest.mark.slow),
-        pytest.param("8.0 13.0", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100", marks=pytest.mark.slow),
+        ("7.5", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100"),
+        ("8.0 13.0", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100"),
         ("No devices were found", {"80": "sm_80 sm_90", "120": "sm_120 compute_120"}, "100"),
     ],
 )

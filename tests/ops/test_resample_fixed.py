@@ -282,7 +282,6 @@ class _Side(nn.Module):
 FEW = [("nearest", True), ("box", True), ("lanczos", True)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cases", "channels", "parity", "in_size", "size"),
     [

@@ -297,6 +297,7 @@ struct Resample {
         for (int chunk = 0; chunk < end; chunk += kChunkSteps) {
             const int count = end - chunk < kChunkSteps ? end - chunk : kChunkSteps;
             if (chunk > 0) barrier();  // the steps before are free
+            // Found again for each chunk: kept, it would take a register that some instances do not have.
             const S* program = in_tables<S>(p.tables, t.steps) + place.strip * t.strip_steps;
             copy_to_shared(steps, program + chunk, count * static_cast<int>(sizeof(S)));
             barrier();
